@@ -1,0 +1,10 @@
+"""Train semantic-segmentation networks with delayed quantization-aware training.
+
+tfmot 0.8 works with Keras 2 only. The choice is made here, once, because it must
+stand in the environment before TensorFlow is first imported.
+"""
+
+import os
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,0 +1,65 @@
+"""How every command here begins and ends: flags in, one line and a status out."""
+
+import re
+import sys
+
+from absl import app, flags, logging
+
+USER_ERRORS = (ValueError, OSError, RuntimeError)
+_INNER_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*?)(?:\s*Traceback|\Z)", re.DOTALL)
+
+
+def run(main) -> None:
+    """Runs `main()` after flag parsing; ends the process.
+
+    Status 0 for success, the value that main returns if it is an int, 1 for what the user can
+    cause (one line on stderr), 2 for wrong flags, 130 for Ctrl-C. Any other exception is a
+    fault of this project and keeps its traceback.
+    """
+    app.run(lambda _: sys.exit(_guarded(main)), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise flags.UnparsedFlagAccessError(
+                f"unexpected argument {rest[1]!r}; use --flag=value"
+            )
+    except flags.Error as error:
+        _complain(f"{_one_line(str(error))}; --help lists the flags")
+        sys.exit(2)
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    return rest
+
+
+def _guarded(main) -> int:
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing half-written is left, the same command starts again")
+        return 130
+    except USER_ERRORS as error:
+        _complain(_one_line(str(error)) or type(error).__name__)
+        return 1
+    except Exception as error:
+        if not _is_tensorflow_error(error):
+            raise
+        inner = _INNER_ERROR.search(str(error))
+        _complain(_one_line(inner.group(1) if inner else str(error)))
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _is_tensorflow_error(error: Exception) -> bool:
+    # By name, because commands that only run files do not load TensorFlow.
+    return any(base.__name__ == "OpError" for base in type(error).__mro__)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:600]
+
+
+def _complain(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)

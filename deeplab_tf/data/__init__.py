@@ -1,0 +1,1 @@
+"""Labels, dataset readers, the preprocessing contract and the training pipeline."""

@@ -1,0 +1,66 @@
+"""CamVid in the layout of the SegNet tutorial: a list of `photo annotation` lines a split.
+
+Brostow et al. 2009; 11 classes and the palette of Badrinarayanan et al. 2017, SegNet,
+arXiv:1511.00561. Masks store 0..10, and 11 for unlabelled (ignored).
+"""
+
+import pathlib
+
+from deeplab_tf.data.dataset import FileDataset, Sample, identity_ids
+from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
+
+LABEL_SET = LabelSet(
+    names=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign_symbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    colors=(
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
+)
+UNLABELLED = 11
+
+
+def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
+    """Reads `<data_dir>/<split>.txt`.
+
+    Raises:
+        FileNotFoundError: the list does not exist.
+        ValueError: a line is not `photo annotation`, or the list is empty.
+    """
+    listing = data_dir / f"{split}.txt"
+    if not listing.is_file():
+        raise FileNotFoundError(
+            f"{listing}: no such list; CamVid needs `photo annotation` lines in "
+            "<data_dir>/<split>.txt"
+        )
+    samples = []
+    for number, line in enumerate(listing.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        fields = line.split()
+        if len(fields) != 2:
+            raise ValueError(f"{listing}:{number}: expected `photo annotation`, got {line!r}")
+        samples.append(Sample(*fields))
+    table = identity_ids(LABEL_SET.num_classes)
+    table[UNLABELLED] = IGNORE_LABEL
+    return FileDataset("camvid", split, LABEL_SET, data_dir, tuple(samples), table)

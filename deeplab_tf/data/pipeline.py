@@ -1,0 +1,130 @@
+"""tf.data pipelines: training batches by example number, validation batches in order."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.data.augmentation import Augmentation, augment
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.labels import IGNORE_LABEL
+from deeplab_tf.data.preprocessing import Preprocessing, place, place_label
+
+
+class CachedReader:
+    """Reads samples, keeping decoded ones in memory up to a budget. Thread-safe."""
+
+    def __init__(self, dataset: SegmentationDataset, budget_bytes: int):
+        self._dataset = dataset
+        self._budget_bytes = budget_bytes
+        self._held_bytes = 0
+        self._samples: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, index) -> tuple[np.ndarray, np.ndarray]:
+        index = int(index)
+        sample = self._samples.get(index)
+        if sample is None:
+            sample = self._dataset.read(index)
+            size = sample[0].nbytes + sample[1].nbytes
+            with self._lock:
+                if index not in self._samples and self._held_bytes + size <= self._budget_bytes:
+                    self._samples[index] = sample
+                    self._held_bytes += size
+        return sample
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingPipeline:
+    """Endless training batches, each a function of the seed and the step alone.
+
+    Attributes:
+        dataset: the training list.
+        preprocessing: normalization.
+        augmentation: random changes.
+        crop_height, crop_width: size of an example.
+        batch_size: examples a step, over all workers.
+        seed: of order and augmentation.
+        cache_mb: memory for decoded photos; larger lists are decoded again each time.
+    """
+
+    dataset: SegmentationDataset
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    crop_height: int
+    crop_width: int
+    batch_size: int
+    seed: int
+    cache_mb: int = 2048
+
+    def batches(self, first_step: int, shard: int = 0, num_shards: int = 1) -> tf.data.Dataset:
+        """Batches from `first_step` on.
+
+        Returns:
+            a data set of (image float32 [batch / num_shards, crop_height, crop_width, channels]
+            normalized, label uint8 [batch / num_shards, crop_height, crop_width]).
+        """
+        if self.batch_size % num_shards:
+            raise ValueError(
+                f"batch size {self.batch_size} is not a multiple of {num_shards} workers"
+            )
+        reader = CachedReader(self.dataset, self.cache_mb << 20)
+        count = len(self.dataset)
+        channels = self.dataset.channels
+
+        def example(number):
+            epoch, position = number // count, number % count
+            order_seed = tf.stack([tf.cast(self.seed, tf.int32), tf.cast(epoch, tf.int32)])
+            index = tf.random.experimental.index_shuffle(
+                position, order_seed, tf.constant(count - 1, tf.int64)
+            )
+            image, label = tf.numpy_function(reader, [index], (tf.uint8, tf.uint8), stateful=False)
+            image.set_shape([None, None, channels])
+            label.set_shape([None, None])
+            seed = tf.stack([tf.cast(self.seed, tf.int32), tf.cast(number, tf.int32)])
+            image, label = augment(
+                image, label, seed, self.augmentation, self.crop_height, self.crop_width
+            )
+            return self.preprocessing.normalize(image), label
+
+        start = first_step * self.batch_size
+        numbers = tf.data.Dataset.range(start, np.iinfo(np.int64).max)
+        if num_shards > 1:
+            numbers = numbers.shard(num_shards, shard)
+        examples = numbers.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        batches = examples.batch(self.batch_size // num_shards, drop_remainder=True)
+        options = tf.data.Options()
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+        return batches.with_options(options).prefetch(2)
+
+
+def validation_batches(
+    dataset: SegmentationDataset,
+    preprocessing: Preprocessing,
+    height: int,
+    width: int,
+    batch_size: int,
+) -> tf.data.Dataset:
+    """The whole list once, in order, each photo placed on the network's canvas.
+
+    Returns:
+        a data set of (image float32 [batch, height, width, channels] normalized,
+        label uint8 [batch, height, width], 255 where the canvas is padded).
+    """
+
+    def read(index):
+        image, label = dataset.read(int(index))
+        canvas, _ = place(image, height, width)
+        return canvas, place_label(label, height, width, IGNORE_LABEL)
+
+    def example(index):
+        image, label = tf.numpy_function(read, [index], (tf.uint8, tf.uint8), stateful=False)
+        image.set_shape([height, width, dataset.channels])
+        label.set_shape([height, width])
+        return preprocessing.normalize(image), label
+
+    indices = tf.data.Dataset.range(len(dataset))
+    return (
+        indices.map(example, num_parallel_calls=2, deterministic=True).batch(batch_size).prefetch(1)
+    )

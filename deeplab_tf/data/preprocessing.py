@@ -1,0 +1,165 @@
+"""The ONE contract between pixels and network input: training, calibration, evaluation.
+
+    normalized = (pixel - mean) / std,   mean = std = 128 for photos
+
+so that a uint8 model with input scale 1/128 and zero point 128 takes camera bytes
+unchanged: real = scale * (quantized - zero_point) = (pixel - 128) / 128. The widespread
+x / 127.5 - 1 puts every 8-bit pixel on a rounding tie instead.
+"""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+PAD_PIXEL = 128
+"""Gray that fills what a photo does not cover: 0 after normalization."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a photo lies on the network's canvas, top left.
+
+    Attributes:
+        height, width: size of the placed photo on the canvas.
+        source_height, source_width: size of the photo before it was placed.
+    """
+
+    height: int
+    width: int
+    source_height: int
+    source_width: int
+
+    def restore_label(self, label: np.ndarray) -> np.ndarray:
+        """Brings a class map from the canvas back to the photo's own size.
+
+        Args:
+            label: integer [canvas height, canvas width].
+
+        Returns:
+            same dtype [source_height, source_width], nearest neighbour, half-pixel centres.
+        """
+        covered = label[: self.height, : self.width]
+        if covered.shape == (self.source_height, self.source_width):
+            return covered
+        rows = _nearest_indices(self.source_height, self.height)
+        columns = _nearest_indices(self.source_width, self.width)
+        return covered[rows[:, None], columns]
+
+
+def _nearest_indices(target: int, source: int) -> np.ndarray:
+    """Half-pixel nearest: floor((i + 0.5) * source / target)."""
+    return ((np.arange(target) + 0.5) * source / target).astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Normalization of each channel.
+
+    Attributes:
+        mean, std: one value a channel, in pixel units.
+    """
+
+    mean: tuple[float, ...] = (128.0, 128.0, 128.0)
+    std: tuple[float, ...] = (128.0, 128.0, 128.0)
+
+    def __post_init__(self):
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(
+                f"mean and std need one value a channel; got {len(self.mean)} and {len(self.std)}"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive; got {self.std}")
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+    def normalize(self, image):
+        """(pixel - mean) / std, channels last; NumPy arrays and tensors alike.
+
+        Args:
+            image: uint8 or float [..., height, width, channels].
+
+        Returns:
+            float32 of the same shape.
+        """
+        mean = np.asarray(self.mean, np.float32)
+        inverse = np.asarray([1.0 / value for value in self.std], np.float32)
+        if isinstance(image, np.ndarray):
+            return (image.astype(np.float32) - mean) * inverse
+        import tensorflow as tf  # noqa: PLC0415 - interpreters' children must not load it
+
+        return (tf.cast(image, tf.float32) - mean) * inverse
+
+    @property
+    def input_range(self) -> tuple[float, float]:
+        """Smallest and largest normalized value of an 8-bit pixel over all channels."""
+        low = min(-mean / std for mean, std in zip(self.mean, self.std, strict=True))
+        high = max((255 - mean) / std for mean, std in zip(self.mean, self.std, strict=True))
+        return low, high
+
+    @property
+    def uint8_quantization(self) -> tuple[float, int] | None:
+        """(scale, zero point) of a uint8 input that takes the pixels unchanged.
+
+        None where channels differ or the mean is not a pixel value: no per-tensor scale does it.
+        """
+        if len(set(self.mean)) > 1 or len(set(self.std)) > 1 or self.mean[0] % 1:
+            return None
+        return 1.0 / self.std[0], int(self.mean[0])
+
+
+def place(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Placement]:
+    """Puts a photo on a canvas of the network's size: aspect kept, top left, padded gray.
+
+    A photo that fits in one direction exactly is not resampled; others are scaled, up or down,
+    until they just fit. Pillow's bilinear filter, which widens when shrinking (antialias).
+
+    Args:
+        image: uint8 [source_height, source_width, channels].
+        height, width: canvas size.
+
+    Returns:
+        uint8 [height, width, channels] and the placement.
+    """
+    source_height, source_width = image.shape[:2]
+    scale = min(height / source_height, width / source_width)
+    placed_height = min(height, max(1, round(source_height * scale)))
+    placed_width = min(width, max(1, round(source_width * scale)))
+    if (placed_height, placed_width) != (source_height, source_width):
+        image = _resize(image, placed_height, placed_width)
+    placement = Placement(placed_height, placed_width, source_height, source_width)
+    if (placed_height, placed_width) == (height, width):
+        return image, placement
+    canvas = np.full((height, width, image.shape[2]), PAD_PIXEL, np.uint8)
+    canvas[:placed_height, :placed_width] = image
+    return canvas, placement
+
+
+def place_label(label: np.ndarray, height: int, width: int, fill: int) -> np.ndarray:
+    """The label beside a placed photo: nearest neighbour, padded with `fill`.
+
+    Args:
+        label: uint8 [source_height, source_width].
+
+    Returns:
+        uint8 [height, width].
+    """
+    scale = min(height / label.shape[0], width / label.shape[1])
+    rows = _nearest_indices(min(height, max(1, round(label.shape[0] * scale))), label.shape[0])
+    columns = _nearest_indices(min(width, max(1, round(label.shape[1] * scale))), label.shape[1])
+    canvas = np.full((height, width), fill, label.dtype)
+    canvas[: len(rows), : len(columns)] = label[rows[:, None], columns]
+    return canvas
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Channel by channel, so that any number of channels works."""
+    if image.shape[2] == 3:
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.BILINEAR))
+    planes = [
+        np.asarray(Image.fromarray(plane).resize((width, height), Image.BILINEAR))
+        for plane in np.moveaxis(image, -1, 0)
+    ]
+    return np.stack(planes, axis=-1)

@@ -1,0 +1,87 @@
+"""DeepLabV3+: backbone, atrous spatial pyramid pooling, decoder.
+
+Chen et al. 2018, DeepLabv3+, arXiv:1802.02611. The slim pyramid (image pooling and one 1x1
+branch) is that of the published mobile models.
+"""
+
+import tf_keras as keras
+
+from deeplab_tf.models.blocks import BatchNorm, conv_bn, resize_like, separable_conv_bn
+from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.mobilenet_v2 import build_mobilenet_v2
+
+layers = keras.layers
+
+LOW_LEVEL_CHANNELS = 48
+"""Channels that the low-level features are reduced to (DeepLabv3+, table 1)."""
+
+
+def build_aspp(features, config: ModelConfig, batch_norm: BatchNorm):
+    """Atrous spatial pyramid pooling.
+
+    Args:
+        features: [batch, height, width, channels] at the output stride.
+
+    Returns:
+        [batch, height, width, config.aspp_channels], or `features` unchanged for Aspp.NONE.
+    """
+    if config.aspp is Aspp.NONE:
+        return features
+    channels = config.aspp_channels
+    pooled = layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pooling")(features)
+    pooled = conv_bn(pooled, channels, batch_norm, "aspp_pooling")
+    branches = [
+        resize_like(pooled, features, "aspp_pooling_resize"),
+        conv_bn(features, channels, batch_norm, "aspp_1x1"),
+    ]
+    if config.aspp is Aspp.ATROUS:
+        branches += [
+            separable_conv_bn(features, channels, batch_norm, f"aspp_rate{rate}", rate)
+            for rate in config.atrous_rates
+        ]
+    joined = layers.Concatenate(name="aspp_concat")(branches)
+    return conv_bn(joined, channels, batch_norm, "aspp_project")
+
+
+def build_decoder(features, low_level_features, config: ModelConfig, batch_norm: BatchNorm):
+    """DeepLabv3+ decoder.
+
+    Args:
+        features: [batch, height / output_stride, width / output_stride, channels].
+        low_level_features: [batch, height / 4, width / 4, channels].
+
+    Returns:
+        [batch, height / 4, width / 4, config.decoder_channels].
+    """
+    low_level = conv_bn(low_level_features, LOW_LEVEL_CHANNELS, batch_norm, "decoder_low_level")
+    upsampled = resize_like(features, low_level, "decoder_upsample")
+    x = layers.Concatenate(name="decoder_concat")([upsampled, low_level])
+    for index in range(2):
+        x = separable_conv_bn(x, config.decoder_channels, batch_norm, f"decoder_conv{index}")
+    return x
+
+
+def build_deeplab(config: ModelConfig, height: int, width: int) -> keras.Model:
+    """Builds the network up to logits at its own resolution (stride 4 with decoder).
+
+    Upsampling to full size is not part of it: the loss does it in training, the export head in
+    a file (`export.head`).
+
+    Args:
+        config: what to build.
+        height, width: input size; a multiple of the output stride, or one more.
+
+    Returns:
+        image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
+    """
+    config.check_size(height, width)
+    batch_norm = BatchNorm(config.batch_norm_momentum)
+    image = keras.Input((height, width, config.channels), name="image")
+    features, low_level_features = build_mobilenet_v2(
+        image, config.width_multiplier, config.output_stride, batch_norm
+    )
+    x = build_aspp(features, config, batch_norm)
+    if config.decoder:
+        x = build_decoder(x, low_level_features, config, batch_norm)
+    logits = layers.Conv2D(config.num_classes, 1, name="logits")(x)
+    return keras.Model(image, logits, name="deeplab")

@@ -1,0 +1,1 @@
+"""Quantization-aware schemes and the rewriting of batch norms and weights."""

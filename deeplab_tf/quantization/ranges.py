@@ -1,0 +1,83 @@
+"""Ranges of the fake-quantizers from weights and from calibration, never from a default.
+
+tfmot starts every range at +-6 with a decay of 0.999: 1000 to 3000 steps until it is forgotten
+(tfmot issue 368).
+"""
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from deeplab_tf.quantization.apply import load_float_weights, short_name, wrapped_layers
+
+
+def fit_weight_ranges(model: keras.Model) -> None:
+    """Sets each weight's range to what its kernel now holds, symmetric, per channel.
+
+    tfmot stores the ranges of the step before the last update; a file converted from those
+    would clip the last update away.
+    """
+    for wrapper in wrapped_layers(model).values():
+        for kernel, quantizer, variables in getattr(wrapper, "_weight_vars", []):
+            channels_last = quantizer.channels_last(kernel)
+            largest = tf.reduce_max(tf.abs(channels_last), axis=[0, 1, 2])
+            variables["min_var"].assign(-largest)
+            variables["max_var"].assign(largest)
+
+
+def observe_ranges(model: keras.Model, names: list[str], batches) -> dict[str, tuple]:
+    """Mean over batches of the smallest and largest value of each layer's output.
+
+    Args:
+        model: float network.
+        names: layers to watch.
+        batches: iterable of float32 [batch, height, width, channels], normalized.
+
+    Returns:
+        {name: (min, max)}, with 0 inside each range as TFLite requires.
+
+    Raises:
+        ValueError: no batches.
+    """
+    taps = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
+
+    @tf.function
+    def extremes(batch):
+        values = taps(batch, training=False)
+        return tf.stack([[tf.reduce_min(value), tf.reduce_max(value)] for value in values])
+
+    observed = [extremes(batch).numpy() for batch in batches]
+    if not observed:
+        raise ValueError("no calibration images; give at least one")
+    mean = np.mean(observed, axis=0)
+    return {
+        name: (min(float(low), 0.0), max(float(high), 0.0))
+        for name, (low, high) in zip(names, mean, strict=True)
+    }
+
+
+def fill_ranges(
+    model: keras.Model, source: keras.Model, arrays: dict[str, np.ndarray], batches
+) -> None:
+    """Loads float weights into both networks and sets every range of the quantization-aware one.
+
+    Args:
+        model: quantization-aware network; changed in place.
+        source: its float twin; changed in place.
+        arrays: "layer/weight" arrays of the float network.
+        batches: iterable of calibration images, float32 [batch, height, width, channels].
+    """
+    for layer in source.layers:
+        layer.set_weights([arrays[f"{layer.name}/{short_name(v)}"] for v in layer.weights])
+    load_float_weights(model, arrays)
+    fit_weight_ranges(model)
+    watched = {
+        name: wrapper
+        for name, wrapper in wrapped_layers(model).items()
+        if any(short_name(variable) == "output_min" for variable in wrapper.weights)
+    }
+    ranges = observe_ranges(source, list(watched), batches)
+    for name, wrapper in watched.items():
+        for variable in wrapper.weights:
+            if short_name(variable) in ("output_min", "output_max"):
+                variable.assign(ranges[name][short_name(variable) == "output_max"])

@@ -1,0 +1,236 @@
+"""Which tensors of a network are quantized: our policy, carried out by tfmot's wrappers.
+
+The converter fuses convolution, batch norm and activation into one integer operator, and some
+operators have one range for input and output. So a tensor gets a range of its own only where
+the integer file has one:
+
+    convolution -> batch norm -> ReLU6          one range, after the ReLU6
+    resize, max pool, average pool, pad         none: they share their input's range
+    a -> concatenation <- b                     one range, after the concatenation
+    network input                               fixed by the preprocessing contract
+
+Weights are quantized per channel, depthwise ones too (stock tfmot: per tensor).
+"""
+
+import dataclasses
+
+import tf_keras as keras
+from tensorflow_model_optimization.python.core.quantization.keras import (
+    quantize_config as tfmot_config,
+)
+from tensorflow_model_optimization.python.core.quantization.keras import (
+    quantize_layer,
+    quantize_layout_transform,
+    quantize_scheme,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_registry,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations import (
+    model_transformer,
+    transforms,
+)
+
+from deeplab_tf.quantization.quantizers import (
+    ConvolutionWeightQuantizer,
+    DepthwiseWeightQuantizer,
+    FixedRangeQuantizer,
+    activation_quantizer,
+)
+
+layers = keras.layers
+
+WEIGHT_QUANTIZERS = {
+    layers.Conv2D: ConvolutionWeightQuantizer,
+    layers.DepthwiseConv2D: DepthwiseWeightQuantizer,
+}
+
+PASS_THROUGH = (
+    layers.Resizing,
+    layers.UpSampling2D,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+    layers.ZeroPadding2D,
+    layers.Cropping2D,
+    layers.Reshape,
+    layers.Dropout,
+)
+"""Layers whose integer operator keeps the range of its input."""
+
+OWN_RANGE = (
+    layers.Add,
+    layers.Multiply,
+    layers.Concatenate,
+    layers.GlobalAveragePooling2D,
+    layers.BatchNormalization,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.Activation,
+)
+
+
+def fused_into_next(layer, follower) -> bool:
+    """Whether the converter computes both in one integer operator."""
+    if isinstance(follower, layers.BatchNormalization):
+        return isinstance(layer, tuple(WEIGHT_QUANTIZERS))
+    if isinstance(follower, layers.Activation):
+        if follower.activation.__name__ not in ("relu", "relu6", "linear"):
+            return False
+    elif not isinstance(follower, layers.ReLU):
+        return False
+    return isinstance(layer, (*WEIGHT_QUANTIZERS, layers.BatchNormalization, layers.Add))
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What is quantized in a layer.
+
+    Attributes:
+        weights: whether its kernel is.
+        output: whether its output has a range of its own.
+    """
+
+    weights: bool
+    output: bool
+
+
+def plan_layers(model: keras.Model) -> dict[str, LayerPlan]:
+    """The plan for each layer of a flat Functional model, by layer name.
+
+    Raises:
+        ValueError: a layer that the scheme does not know, naming it.
+    """
+    outputs = {id(tensor) for tensor in model.outputs}
+    plans = {}
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        known = isinstance(layer, (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE))
+        if not known:
+            raise ValueError(
+                f"layer {layer.name!r} ({type(layer).__name__}) cannot be trained "
+                "quantization-aware; supported: convolutions, batch norm, ReLU, add, "
+                "concatenation, pooling, resize, pad"
+            )
+        plans[layer.name] = LayerPlan(
+            weights=isinstance(layer, tuple(WEIGHT_QUANTIZERS)),
+            output=_needs_own_range(layer, id(layer.output) in outputs),
+        )
+    return plans
+
+
+def _needs_own_range(layer, is_output: bool) -> bool:
+    if isinstance(layer, PASS_THROUGH):
+        return False
+    followers = [node.outbound_layer for node in layer.outbound_nodes]
+    if is_output or not followers:
+        return True
+    if len(followers) == 1 and fused_into_next(layer, followers[0]):
+        return False
+    return not all(_ends_in_concatenation(follower) for follower in followers)
+
+
+def _ends_in_concatenation(layer) -> bool:
+    if isinstance(layer, layers.Concatenate):
+        return True
+    followers = [node.outbound_layer for node in layer.outbound_nodes]
+    return (
+        isinstance(layer, PASS_THROUGH)
+        and len(followers) == 1
+        and _ends_in_concatenation(followers[0])
+    )
+
+
+class PlannedConfig(tfmot_config.QuantizeConfig):
+    """tfmot's view of a LayerPlan."""
+
+    def __init__(self, weight_kind: str | None, output: bool):
+        self.weight_kind, self.output = weight_kind, output
+
+    def _kernel_name(self) -> str:
+        return "depthwise_kernel" if self.weight_kind == "DepthwiseConv2D" else "kernel"
+
+    def _weight_quantizer(self):
+        kinds = {kind.__name__: quantizer for kind, quantizer in WEIGHT_QUANTIZERS.items()}
+        return kinds[self.weight_kind]()
+
+    def get_weights_and_quantizers(self, layer):
+        if self.weight_kind is None:
+            return []
+        return [(getattr(layer, self._kernel_name()), self._weight_quantizer())]
+
+    def get_activations_and_quantizers(self, layer):
+        return []
+
+    def set_quantize_weights(self, layer, quantize_weights):
+        if self.weight_kind is not None:
+            setattr(layer, self._kernel_name(), quantize_weights[0])
+
+    def set_quantize_activations(self, layer, quantize_activations):
+        pass
+
+    def get_output_quantizers(self, layer):
+        return [activation_quantizer()] if self.output else []
+
+    def get_config(self):
+        return {"weight_kind": self.weight_kind, "output": self.output}
+
+
+def config_for(layer, plan: LayerPlan) -> PlannedConfig:
+    return PlannedConfig(type(layer).__name__ if plan.weights else None, plan.output)
+
+
+class _FixedInputRange(transforms.Transform):
+    """InputLayer => InputLayer -> QuantizeLayer with the contract's range."""
+
+    def __init__(self, input_range: tuple[float, float]):
+        self._range = input_range
+
+    def pattern(self):
+        return transforms.LayerPattern("InputLayer")
+
+    def replacement(self, match_layer):
+        layer = quantize_layer.QuantizeLayer(
+            FixedRangeQuantizer(*self._range), name="quantize_image"
+        )
+        config = keras.utils.legacy.serialize_keras_object(layer)
+        config["name"] = layer.name
+        return transforms.LayerNode(config, input_layers=[match_layer])
+
+    def custom_objects(self):
+        return custom_objects()
+
+
+class _Transform(quantize_layout_transform.QuantizeLayoutTransform):
+    def __init__(self, input_range):
+        self._range = input_range
+
+    def apply(self, model, layer_quantize_map):
+        return model_transformer.ModelTransformer(
+            model,
+            [_FixedInputRange(self._range)],
+            set(layer_quantize_map) | {model.input_names[0]},
+            layer_quantize_map,
+        ).transform()
+
+
+class FixedInputScheme(quantize_scheme.QuantizeScheme):
+    """tfmot scheme that only fixes the input's range: the plan has decided all else."""
+
+    def __init__(self, input_range: tuple[float, float]):
+        self._range = input_range
+
+    def get_layout_transformer(self):
+        return _Transform(self._range)
+
+    def get_quantize_registry(self):
+        return default_8bit_quantize_registry.Default8BitQuantizeRegistry()
+
+
+def custom_objects() -> dict:
+    """Names that Keras needs to clone a quantization-aware model of this scheme."""
+    return {
+        "PlannedConfig": PlannedConfig,
+        "FixedRangeQuantizer": FixedRangeQuantizer,
+        "QuantizeLayer": quantize_layer.QuantizeLayer,
+    }

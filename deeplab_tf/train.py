@@ -1,0 +1,167 @@
+"""Trains a network, float first and quantization-aware after a delay.
+
+    python -m deeplab_tf.train --dataset=camvid --data_dir=DIR --run_dir=runs/camvid \
+        --train_steps=4000 --quantize_delay_step=3000
+
+The same command goes on where it was stopped.
+"""
+
+import pathlib
+
+from absl import flags, logging
+
+from deeplab_tf import command
+from deeplab_tf.data.augmentation import Augmentation
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.data.registry import DATASETS, open_dataset
+from deeplab_tf.models.config import OUTPUT_STRIDES, Aspp, ModelConfig
+from deeplab_tf.models.registry import NETWORKS
+from deeplab_tf.training.config import Distribution, TrainingConfig
+from deeplab_tf.training.losses import ClassWeighting
+from deeplab_tf.training.schedules import OptimizerName
+
+FLAGS = flags.FLAGS
+_MODEL = ModelConfig(num_classes=1)
+_AUGMENTATION = Augmentation()
+_RUN = TrainingConfig(model=_MODEL, dataset="")
+
+
+def _define_flags() -> None:
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set.", required=True)
+    flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
+    flags.DEFINE_string("split", "train", "Training list.")
+    flags.DEFINE_string("validation_split", "val", "Validation list, or holdout.")
+    flags.DEFINE_integer("holdout_images", 0, "Samples held out of the training list.")
+    flags.DEFINE_string("run_dir", None, "Folder of the run; made if missing.", required=True)
+    _define_model_flags()
+    _define_step_flags()
+    _define_start_flags()
+
+
+def _define_model_flags() -> None:
+    flags.DEFINE_enum("network", _MODEL.network, sorted(NETWORKS), "Network.")
+    flags.DEFINE_float("width_multiplier", _MODEL.width_multiplier, "Width of the backbone.")
+    flags.DEFINE_enum("output_stride", "16", [str(s) for s in OUTPUT_STRIDES], "Output stride.")
+    flags.DEFINE_enum("aspp", _MODEL.aspp.value, [a.value for a in Aspp], "Pyramid.")
+    flags.DEFINE_list("atrous_rates", list(_MODEL.atrous_rates), "Rates of the pyramid.")
+    flags.DEFINE_integer("aspp_channels", _MODEL.aspp_channels, "Channels of the pyramid.")
+    flags.DEFINE_bool("decoder", _MODEL.decoder, "Join low-level features in.")
+    flags.DEFINE_integer("decoder_channels", _MODEL.decoder_channels, "Channels of the decoder.")
+    flags.DEFINE_float("batch_norm_momentum", _MODEL.batch_norm_momentum, "Batch-norm momentum.")
+
+
+def _define_step_flags() -> None:
+    flags.DEFINE_integer("train_steps", _RUN.train_steps, "Steps in all.")
+    flags.DEFINE_integer(
+        "quantize_delay_step",
+        _RUN.quantize_delay_step,
+        "Float before this step, quantization-aware from it on; 0 = from the start, -1 = never.",
+    )
+    flags.DEFINE_list("crop_size", ["256", "256"], "Height,width of a training example.")
+    flags.DEFINE_integer("batch_size", _RUN.batch_size, "Examples a step, over all workers.")
+    flags.DEFINE_enum("optimizer", "sgd", [o.value for o in OptimizerName], "Optimizer.")
+    flags.DEFINE_float("learning_rate", _RUN.learning_rate, "Base rate of the float phase.")
+    flags.DEFINE_float(
+        "quantize_learning_rate", _RUN.quantize_learning_rate, "Base rate of the quantized phase."
+    )
+    flags.DEFINE_float("decay_power", _RUN.decay_power, "Power of the poly decay.")
+    flags.DEFINE_integer("warmup_steps", _RUN.warmup_steps, "Linear warm-up of the float phase.")
+    flags.DEFINE_float("weight_decay", _RUN.weight_decay, "Decoupled weight decay of kernels.")
+    flags.DEFINE_float("label_smoothing", _RUN.label_smoothing, "Share spread over all classes.")
+    flags.DEFINE_enum(
+        "class_weights", "none", [w.value for w in ClassWeighting], "Class weights in the loss."
+    )
+    flags.DEFINE_float("min_scale", _AUGMENTATION.min_scale, "Smallest random scale.")
+    flags.DEFINE_float("max_scale", _AUGMENTATION.max_scale, "Largest random scale.")
+    flags.DEFINE_bool("flip", _AUGMENTATION.flip, "Mirror half of the examples.")
+    flags.DEFINE_float("color_jitter", _AUGMENTATION.color_jitter, "Colour change; 0 is off.")
+    flags.DEFINE_bool("freeze_batch_norm", False, "Freeze batch norms in the float phase.")
+    flags.DEFINE_bool(
+        "quantize_freeze_batch_norm", True, "Freeze batch norms in the quantized phase."
+    )
+
+
+def _define_start_flags() -> None:
+    flags.DEFINE_string("init_from", "", "Run folder or .npz to start from.")
+    flags.DEFINE_string(
+        "backbone_weights", "none", "imagenet (downloads), none, or a .tflite, .npz or .h5 file."
+    )
+    flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation and hold-out.")
+    flags.DEFINE_bool("deterministic", False, "Bit-for-bit repeatable on one CPU; slower.")
+    flags.DEFINE_enum("distribution", "none", [d.value for d in Distribution], "tf.distribute.")
+    flags.DEFINE_integer("quantize_calibration_images", 64, "Photos that fill the ranges.")
+    flags.DEFINE_integer("validation_interval", _RUN.validation_interval, "Steps between.")
+    flags.DEFINE_integer("checkpoint_interval", _RUN.checkpoint_interval, "Steps between.")
+    flags.DEFINE_integer("summary_interval", _RUN.summary_interval, "Steps between.")
+    flags.DEFINE_integer("cache_mb", _RUN.cache_mb, "Memory for decoded training photos.")
+
+
+def _integers(name: str) -> tuple[int, ...]:
+    values = FLAGS[name].value
+    try:
+        return tuple(int(value) for value in values)
+    except ValueError as error:
+        raise ValueError(f"--{name} takes integers, got {','.join(values)}") from error
+
+
+def config_from_flags() -> TrainingConfig:
+    """Raises ValueError for values that do not fit together."""
+    crop = _integers("crop_size")
+    if len(crop) != 2:
+        raise ValueError(f"--crop_size takes height,width; got {','.join(FLAGS.crop_size)}")
+    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
+    model = ModelConfig(
+        num_classes=dataset.label_set.num_classes,
+        channels=dataset.channels,
+        network=FLAGS.network,
+        width_multiplier=FLAGS.width_multiplier,
+        output_stride=int(FLAGS.output_stride),
+        aspp=Aspp(FLAGS.aspp),
+        atrous_rates=_integers("atrous_rates"),
+        aspp_channels=FLAGS.aspp_channels,
+        decoder=FLAGS.decoder,
+        decoder_channels=FLAGS.decoder_channels,
+        batch_norm_momentum=FLAGS.batch_norm_momentum,
+    )
+    augmentation = Augmentation(FLAGS.min_scale, FLAGS.max_scale, FLAGS.flip, FLAGS.color_jitter)
+    same_name = ["data_dir", "split", "validation_split", "holdout_images", "batch_size", "train_steps", "quantize_delay_step", "quantize_calibration_images", "learning_rate", "quantize_learning_rate", "decay_power", "warmup_steps", "weight_decay", "label_smoothing", "freeze_batch_norm", "quantize_freeze_batch_norm", "init_from", "backbone_weights", "seed", "deterministic", "validation_interval", "checkpoint_interval", "summary_interval", "cache_mb"]
+    return TrainingConfig(
+        model=model,
+        dataset=FLAGS.dataset,
+        preprocessing=Preprocessing(),
+        augmentation=augmentation,
+        crop_height=crop[0],
+        crop_width=crop[1],
+        optimizer=OptimizerName(FLAGS.optimizer),
+        class_weighting=ClassWeighting(FLAGS.class_weights),
+        distribution=Distribution(FLAGS.distribution),
+        **{name: FLAGS[name].value for name in same_name},
+    )
+
+
+def _read_folded(path: pathlib.Path):
+    from tflite_tools.convolution_weights import read_convolutions  # noqa: PLC0415
+    from tflite_tools.graph import read_graph  # noqa: PLC0415
+
+    return read_convolutions(read_graph(path))
+
+
+def main() -> int:
+    config = config_from_flags()
+    from deeplab_tf.training.loop import TrainingRun  # noqa: PLC0415 - flags are checked first
+    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
+    from deeplab_tf.training.start import initializer  # noqa: PLC0415
+
+    folder = RunFolder(pathlib.Path(FLAGS.run_dir))
+    score = TrainingRun(config, folder, initializer(config, _read_folded)).train()
+    logging.info("done: validation mIoU %.4f; run folder %s", score, folder.path)
+    return 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

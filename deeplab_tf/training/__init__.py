@@ -1,0 +1,1 @@
+"""Losses, schedules, the step loop, checkpoints and the quantization switch."""

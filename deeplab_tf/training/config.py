@@ -1,0 +1,175 @@
+"""Everything that decides what a training run does; stored as `config.json` in its folder."""
+
+import dataclasses
+import enum
+import json
+import pathlib
+
+from deeplab_tf.data.augmentation import Augmentation
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.training.losses import ClassWeighting
+from deeplab_tf.training.schedules import OptimizerName
+
+
+class Distribution(enum.Enum):
+    """Which tf.distribute strategy takes the steps."""
+
+    NONE = "none"
+    """One device."""
+    MIRRORED = "mirrored"
+    """All devices of this machine, weights mirrored."""
+    MULTI_WORKER = "multi_worker"
+    """Several machines, listed in the environment variable TF_CONFIG."""
+
+
+NEVER = -1
+"""Value of quantize_delay_step: never quantize."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """A training run.
+
+    Attributes:
+        model: the network.
+        dataset, data_dir, split: the training list.
+        validation_split: list whose mIoU is reported during training and chooses the best
+            checkpoint; "holdout" for the samples held out of the training list.
+        holdout_images: samples held out of the training list, chosen by `seed`.
+        preprocessing, augmentation: see `deeplab_tf.data`.
+        crop_height, crop_width: size of a training example.
+        batch_size: examples a step, over all workers.
+        train_steps: steps in all, both phases.
+        quantize_delay_step: float before this step, quantization-aware from it on; 0 = from the
+            first step, -1 = never.
+        quantize_calibration_images: training photos whose activations fill the quantizers'
+            ranges at the switch.
+        learning_rate: base rate of the float phase, decayed over that phase.
+        quantize_learning_rate: base rate of the quantization-aware phase.
+        decay_power, warmup_steps: poly decay; the warm-up belongs to the first phase.
+        label_smoothing: share of the target spread over all classes.
+        freeze_batch_norm: keep batch-norm statistics and parameters in the float phase.
+        quantize_freeze_batch_norm: likewise in the quantization-aware phase.
+        init_from: run folder or weights file to start from, layer by layer.
+        backbone_weights: "imagenet", "none" or a file.
+        deterministic: bit-for-bit repeatable on one CPU, at some cost in speed.
+        validation_interval, checkpoint_interval, summary_interval: steps between.
+        cache_mb: memory for decoded training photos.
+    """
+
+    model: ModelConfig
+    dataset: str
+    data_dir: str = ""
+    split: str = "train"
+    validation_split: str = "val"
+    holdout_images: int = 0
+    preprocessing: Preprocessing = Preprocessing()
+    augmentation: Augmentation = Augmentation()
+    crop_height: int = 256
+    crop_width: int = 256
+    batch_size: int = 8
+    train_steps: int = 3000
+    quantize_delay_step: int = NEVER
+    quantize_calibration_images: int = 64
+    optimizer: OptimizerName = OptimizerName.SGD
+    learning_rate: float = 0.02
+    quantize_learning_rate: float = 0.001
+    decay_power: float = 0.9
+    warmup_steps: int = 0
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.0
+    class_weighting: ClassWeighting = ClassWeighting.NONE
+    freeze_batch_norm: bool = False
+    quantize_freeze_batch_norm: bool = True
+    init_from: str = ""
+    backbone_weights: str = "none"
+    seed: int = 0
+    deterministic: bool = False
+    distribution: Distribution = Distribution.NONE
+    validation_interval: int = 500
+    checkpoint_interval: int = 200
+    summary_interval: int = 50
+    cache_mb: int = 2048
+
+    def __post_init__(self):
+        self.model.check_size(self.crop_height, self.crop_width)
+        if self.train_steps < 1:
+            raise ValueError(f"train_steps must be at least 1; got {self.train_steps}")
+        if not NEVER <= self.quantize_delay_step <= self.train_steps:
+            raise ValueError(
+                "quantize_delay_step must be -1 (never) or 0 to train_steps "
+                f"({self.train_steps}); got {self.quantize_delay_step}"
+            )
+        for name in (
+            "batch_size",
+            "validation_interval",
+            "checkpoint_interval",
+            "summary_interval",
+            "quantize_calibration_images",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("learning_rate", "quantize_learning_rate"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be 0 to below 1; got {self.label_smoothing}")
+        if (self.validation_split == "holdout") != (self.holdout_images > 0):
+            raise ValueError(
+                "holdout_images and validation_split=holdout belong together; got "
+                f"holdout_images={self.holdout_images}, validation_split={self.validation_split}"
+            )
+        if self.preprocessing.channels != self.model.channels:
+            raise ValueError(
+                f"preprocessing has {self.preprocessing.channels} channels, "
+                f"the model {self.model.channels}; give one mean and std a channel"
+            )
+
+    def to_json(self) -> dict:
+        values = {
+            field.name: getattr(self, field.name).value
+            if isinstance(getattr(self, field.name), enum.Enum)
+            else getattr(self, field.name)
+            for field in dataclasses.fields(self)
+        }
+        return values | {
+            "model": self.model.to_json(),
+            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "augmentation": dataclasses.asdict(self.augmentation),
+        }
+
+    @classmethod
+    def from_json(cls, values: dict) -> "TrainingConfig":
+        """Raises ValueError for an unknown key."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := set(values) - known:
+            raise ValueError(f"unknown training keys {sorted(unknown)}; known: {sorted(known)}")
+        preprocessing = {name: tuple(value) for name, value in values["preprocessing"].items()}
+        return cls(
+            **{
+                **values,
+                "model": ModelConfig.from_json(values["model"]),
+                "preprocessing": Preprocessing(**preprocessing),
+                "augmentation": Augmentation(**values["augmentation"]),
+                "optimizer": OptimizerName(values["optimizer"]),
+                "class_weighting": ClassWeighting(values["class_weighting"]),
+                "distribution": Distribution(values["distribution"]),
+            }
+        )
+
+
+def read_config(run_dir: pathlib.Path) -> TrainingConfig:
+    """Reads `config.json` of a run folder.
+
+    Raises:
+        FileNotFoundError: not a run folder.
+        ValueError: not the JSON of a training run.
+    """
+    path = pathlib.Path(run_dir) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not a run folder; give the --run_dir of a training run")
+    try:
+        return TrainingConfig.from_json(json.loads(path.read_text()))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not the configuration of a training run ({error})") from error

@@ -1,0 +1,281 @@
+"""A training run from its configuration: float phase, quantization switch, quantized phase.
+
+A run is a function of its configuration: batches depend on the seed and the step alone, the
+switch on the last float checkpoint alone. So a run that was killed anywhere goes on from its
+last checkpoint and ends with the weights of a run never stopped.
+"""
+
+import json
+import os
+import time
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+from absl import logging
+from tqdm import tqdm
+
+from deeplab_tf.data.confusion import iou_per_class, mean_iou
+from deeplab_tf.data.dataset import SegmentationDataset, class_frequencies, hold_out
+from deeplab_tf.data.pipeline import TrainingPipeline
+from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.models.registry import build_network
+from deeplab_tf.quantization.apply import quantize_aware
+from deeplab_tf.quantization.ranges import fill_ranges
+from deeplab_tf.training import losses
+from deeplab_tf.training.config import NEVER, TrainingConfig
+from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.training.schedules import PolyDecay
+from deeplab_tf.training.stepper import Stepper, freeze_batch_norms, make_strategy
+from deeplab_tf.training.validation import Validator
+from deeplab_tf.training.weights_file import read_weights, save_weights
+
+
+def open_training_lists(
+    config: TrainingConfig,
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """The training list and the one that is validated on."""
+    training = open_dataset(config.dataset, config.data_dir, config.split)
+    if config.holdout_images:
+        return hold_out(training, config.holdout_images, config.seed)
+    return training, open_dataset(config.dataset, config.data_dir, config.validation_split)
+
+
+def phase_steps(config: TrainingConfig) -> list[tuple[Phase, int, int]]:
+    """(phase, first step, step after the last) of each phase that takes part."""
+    switch = config.train_steps
+    if config.quantize_delay_step != NEVER:
+        switch = config.quantize_delay_step
+    phases = [(Phase.FLOAT, 0, switch)]
+    if config.quantize_delay_step != NEVER:
+        phases.append((Phase.QUANTIZED, switch, config.train_steps))
+    return phases
+
+
+class TrainingRun:
+    """One run in its folder. `initialize` is called once, on the new float network."""
+
+    def __init__(self, config: TrainingConfig, folder: RunFolder, initialize=None):
+        """Opens the data and prepares the folder.
+
+        Args:
+            config: what to do.
+            folder: where to keep it.
+            initialize: function of (model, batches) that loads initial weights, or None.
+                batches: an iterator over normalized training crops, for batch-norm statistics.
+
+        Raises:
+            ValueError, FileNotFoundError, FileExistsError: see the configuration and readers.
+        """
+        self.config, self.folder = config, folder
+        self._initialize = initialize
+        self.training, self.validation = open_training_lists(config)
+        if self.training.label_set.num_classes != config.model.num_classes:
+            raise ValueError(
+                f"the model has {config.model.num_classes} classes, {config.dataset} has "
+                f"{self.training.label_set.num_classes}"
+            )
+        keras.utils.set_random_seed(config.seed)
+        if config.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        self.strategy = make_strategy(config.distribution)
+        resolver = self.strategy.cluster_resolver
+        self._worker = resolver.task_id if resolver else 0
+        if self._is_chief:
+            folder.prepare(config, self.training.label_set)
+        self.pipeline = TrainingPipeline(
+            self.training,
+            config.preprocessing,
+            config.augmentation,
+            config.crop_height,
+            config.crop_width,
+            config.batch_size,
+            config.seed,
+            config.cache_mb,
+        )
+        weighting = config.class_weighting
+        self._class_weights = (
+            np.ones(config.model.num_classes, np.float32)
+            if weighting is losses.ClassWeighting.NONE
+            else losses.class_weights(weighting, *class_frequencies(self.training))
+        )
+
+    @property
+    def _is_chief(self) -> bool:
+        return self._worker == 0
+
+    def train(self) -> float:
+        """Trains to the end, from wherever the folder stands.
+
+        Returns:
+            validation mIoU at the last validation.
+        """
+        score = float("nan")
+        for phase, first_step, last_step in phase_steps(self.config):
+            score = self._train_phase(phase, first_step, last_step)
+        return score
+
+    def _train_phase(self, phase: Phase, first_step: int, last_step: int) -> float:
+        done = self.folder.weights(phase).is_file()
+        later = phase is Phase.FLOAT and tf.train.latest_checkpoint(
+            self.folder.checkpoints(Phase.QUANTIZED)
+        )
+        if done and (later or phase is not self._last_phase):
+            return float("nan")
+        with self.strategy.scope():
+            stepper = self._new_stepper(phase, first_step, last_step)
+        manager = tf.train.CheckpointManager(
+            stepper.checkpoint, self._checkpoint_folder(phase), max_to_keep=2
+        )
+        self._restore_or_start(stepper, phase)
+        score = self._take_steps(stepper, manager, phase, last_step)
+        if self._is_chief:
+            save_weights(stepper.model, self.folder.weights(phase))
+        return score
+
+    @property
+    def _last_phase(self) -> Phase:
+        return phase_steps(self.config)[-1][0]
+
+    def _checkpoint_folder(self, phase: Phase) -> str:
+        folder = self.folder.checkpoints(phase)
+        # Every worker must take part in saving; only the chief's files are kept.
+        return str(folder if self._is_chief else folder.parent / f"worker{self._worker}")
+
+    def _new_stepper(self, phase: Phase, first_step: int, last_step: int) -> Stepper:
+        config = self.config
+        quantized = phase is Phase.QUANTIZED
+        model = self.build(phase, config.crop_height, config.crop_width)
+        if config.quantize_freeze_batch_norm if quantized else config.freeze_batch_norm:
+            freeze_batch_norms(model)
+        schedule = PolyDecay(
+            config.quantize_learning_rate if quantized else config.learning_rate,
+            last_step - first_step,
+            config.decay_power,
+            config.warmup_steps if first_step == 0 and not quantized else 0,
+        )
+        return Stepper(model, config, self._class_weights, self.strategy, schedule, first_step)
+
+    def build(self, phase: Phase, height: int, width: int) -> keras.Model:
+        """The network of a phase at a size, with new weights."""
+        model = build_network(self.config.model, height, width)
+        if phase is Phase.QUANTIZED:
+            model = quantize_aware(model, self.config.preprocessing.input_range)
+        return model
+
+    def _restore_or_start(self, stepper: Stepper, phase: Phase) -> None:
+        latest = tf.train.latest_checkpoint(self.folder.checkpoints(phase))
+        if latest:
+            stepper.checkpoint.restore(latest).assert_existing_objects_matched()
+            logging.info("%s phase goes on from step %d", phase.value, int(stepper.step.numpy()))
+        elif phase is Phase.QUANTIZED:
+            self._switch(stepper.model)
+        elif self._initialize is not None:
+            self._initialize(stepper.model, self.calibration_batches())
+
+    def calibration_batches(self):
+        """Normalized training crops, float32 [batch, crop_height, crop_width, channels]."""
+        count = -(-self.config.quantize_calibration_images // self.config.batch_size)
+        for image, _ in self.pipeline.batches(0).take(count):
+            yield image
+
+    def _switch(self, model: keras.Model) -> None:
+        """Float weights into the quantization-aware graph, ranges filled by calibration."""
+        source = self.build(Phase.FLOAT, self.config.crop_height, self.config.crop_width)
+        arrays = read_weights(self.folder.weights(Phase.FLOAT))
+        fill_ranges(model, source, arrays, self.calibration_batches())
+        logging.info("quantization-aware from here on")
+
+    def _take_steps(self, stepper: Stepper, manager, phase: Phase, last_step: int) -> float:
+        config = self.config
+        step = int(stepper.step.numpy())
+        iterator = iter(self._distributed_batches(step))
+        validator = self._validator(phase) if self._is_chief else None
+        writer = tf.summary.create_file_writer(str(self.folder.events / phase.value))
+        best = self._best_so_far(phase)
+        score = float("nan")
+        bar = tqdm(
+            total=last_step,
+            initial=step,
+            desc=phase.value,
+            unit="step",
+            disable=not self._is_chief or None,
+        )
+        loss = None
+        with writer.as_default(), bar:
+            while step < last_step:
+                loss = stepper.take(iterator)
+                step += 1
+                bar.update()
+                if step % config.summary_interval == 0 or step == last_step:
+                    value = float(loss)
+                    if not np.isfinite(value):
+                        raise RuntimeError(
+                            f"loss is {value} at step {step}; lower the learning rate and "
+                            "train again in a new --run_dir"
+                        )
+                    bar.set_postfix(loss=f"{value:.4f}")
+                    tf.summary.scalar("loss", value, step)
+                    tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
+                    logging.info("%s step %d loss %.4f", phase.value, step, value)
+                if step % config.validation_interval == 0 or step == last_step:
+                    weights = stepper.model.get_weights()
+                    if validator is not None:
+                        score = self._validate(validator, weights, phase, step)
+                        if score > best:
+                            best = score
+                            save_weights(stepper.model, self.folder.best_weights(phase))
+                if step % config.checkpoint_interval == 0 or step == last_step:
+                    manager.save(checkpoint_number=step)
+        return score
+
+    def _distributed_batches(self, step: int):
+        if self.strategy.num_replicas_in_sync == 1:
+            return self.pipeline.batches(step)
+        return self.strategy.distribute_datasets_from_function(
+            lambda context: self.pipeline.batches(
+                step, context.input_pipeline_id, context.num_input_pipelines
+            )
+        )
+
+    def _validator(self, phase: Phase) -> Validator:
+        height, width = self.config.model.padded_size(*self.validation.image(0).shape[:2])
+        return Validator(
+            self.build(phase, height, width), self.validation, self.config.preprocessing
+        )
+
+    def _validate(self, validator: Validator, weights, phase: Phase, step: int) -> float:
+        started = time.monotonic()
+        matrix = validator.confusion_matrix(weights)
+        score, counted = mean_iou(matrix)
+        seconds = time.monotonic() - started
+        logging.info(
+            "%s step %d: mIoU %.4f over %d classes, %s list of %d images (%.0f s)",
+            *(phase.value, step, score, counted),
+            *(self.validation.split, len(self.validation), seconds),
+        )
+        tf.summary.scalar("validation_miou", score, step)
+        label_set = self.training.label_set
+        image, label, prediction = validator.pictures()
+        if image.shape[-1] == 3:
+            pixels = np.clip(image * 128.0 + 128.0, 0, 255).astype(np.uint8)
+            rows = np.concatenate(
+                [pixels, label_set.colorize(label), label_set.colorize(prediction)], axis=2
+            )
+            tf.summary.image("photo_truth_prediction", rows, step, max_outputs=len(rows))
+        line = {
+            "phase": phase.value,
+            "step": step,
+            "miou": score,
+            "classes": counted,
+            "iou": dict(zip(label_set.names, iou_per_class(matrix).tolist(), strict=True)),
+        }
+        with self.folder.history.open("a") as stream:
+            stream.write(json.dumps(line) + os.linesep)
+        return score
+
+    def _best_so_far(self, phase: Phase) -> float:
+        if not (self.folder.history.is_file() and self.folder.best_weights(phase).is_file()):
+            return -1.0
+        lines = map(json.loads, self.folder.history.read_text().splitlines())
+        return max((line["miou"] for line in lines if line["phase"] == phase.value), default=-1.0)

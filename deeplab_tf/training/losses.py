@@ -1,0 +1,66 @@
+"""Pixel-wise cross-entropy with ignored pixels, label smoothing and class weights."""
+
+import enum
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.data.labels import IGNORE_LABEL
+
+
+class ClassWeighting(enum.Enum):
+    """How rare classes are weighted in the loss."""
+
+    NONE = "none"
+    """Every pixel counts the same."""
+    MEDIAN_FREQUENCY = "median_frequency"
+    """median(f) / f_c, f_c over the images that hold class c (Eigen & Fergus 2015)."""
+    ENET = "enet"
+    """1 / ln(1.02 + p_c) (Paszke et al. 2016, ENet, arXiv:1606.02147, section 5.2)."""
+
+
+def class_weights(weighting: ClassWeighting, pixels: np.ndarray, present: np.ndarray):
+    """Weights of the classes.
+
+    Args:
+        weighting: the rule.
+        pixels: int64 [num_classes], see `data.dataset.class_frequencies`.
+        present: int64 [num_classes], likewise.
+
+    Returns:
+        float32 [num_classes]. A class that never occurs weighs 1: it is never counted.
+    """
+    occurs = pixels > 0
+    weights = np.ones(len(pixels), np.float32)
+    if weighting is ClassWeighting.MEDIAN_FREQUENCY:
+        frequency = pixels[occurs] / present[occurs]
+        weights[occurs] = np.median(frequency) / frequency
+    elif weighting is ClassWeighting.ENET:
+        weights[occurs] = 1.0 / np.log(1.02 + pixels[occurs] / pixels.sum())
+    return weights
+
+
+def segmentation_loss(label, logits, weights: np.ndarray, label_smoothing: float = 0.0):
+    """Mean cross-entropy over labelled pixels, logits brought to the label's size.
+
+    Args:
+        label: uint8 [batch, height, width], 255 = ignored.
+        logits: float32 [batch, h, w, num_classes]; resized bilinearly, half-pixel centres.
+        weights: float32 [num_classes].
+        label_smoothing: share of the target spread evenly over all classes.
+
+    Returns:
+        float32 scalar: sum of weight * cross-entropy over the sum of weights; 0 if every pixel
+        is ignored.
+    """
+    logits = tf.image.resize(tf.cast(logits, tf.float32), tf.shape(label)[1:3])
+    valid = tf.not_equal(label, IGNORE_LABEL)
+    target = tf.where(valid, tf.cast(label, tf.int32), 0)
+    cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)
+    if label_smoothing:
+        uniform = tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_mean(logits, axis=-1)
+        cross_entropy = (1.0 - label_smoothing) * cross_entropy + label_smoothing * uniform
+    weight = tf.cast(valid, tf.float32)
+    if np.any(weights != 1.0):
+        weight *= tf.gather(tf.constant(weights, tf.float32), target)
+    return tf.math.divide_no_nan(tf.reduce_sum(weight * cross_entropy), tf.reduce_sum(weight))

@@ -1,0 +1,94 @@
+"""Where a training run keeps what, and what of it survives a kill at any moment.
+
+config.json                 the run's TrainingConfig
+labels.json                 class names and colours
+checkpoints/<phase>/        tf.train.CheckpointManager: weights, optimizer, step
+float.npz, quantized.npz    weights at the end of each phase
+best_<phase>.npz            weights with the best validation mIoU of a phase
+history.jsonl               one line a validation
+events/                     TensorBoard
+"""
+
+import dataclasses
+import enum
+import json
+import pathlib
+
+from deeplab_tf import atomic_file
+from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.training.config import TrainingConfig
+
+
+class Phase(enum.Enum):
+    """The two parts of a run with delayed quantization."""
+
+    FLOAT = "float"
+    QUANTIZED = "quantized"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: pathlib.Path
+
+    @property
+    def config(self) -> pathlib.Path:
+        return self.path / "config.json"
+
+    @property
+    def labels(self) -> pathlib.Path:
+        return self.path / "labels.json"
+
+    @property
+    def events(self) -> pathlib.Path:
+        return self.path / "events"
+
+    @property
+    def history(self) -> pathlib.Path:
+        return self.path / "history.jsonl"
+
+    def checkpoints(self, phase: Phase) -> pathlib.Path:
+        return self.path / "checkpoints" / phase.value
+
+    def weights(self, phase: Phase) -> pathlib.Path:
+        return self.path / f"{phase.value}.npz"
+
+    def best_weights(self, phase: Phase) -> pathlib.Path:
+        return self.path / f"best_{phase.value}.npz"
+
+    def prepare(self, config: TrainingConfig, label_set: LabelSet) -> None:
+        """Creates the folder, or checks that it belongs to the same run.
+
+        Raises:
+            FileExistsError: the folder holds a run with other settings.
+        """
+        wanted = json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n"
+        if self.config.is_file():
+            stored = json.loads(self.config.read_text())
+            changed = [
+                f"{key} {stored.get(key)!r} -> {value!r}"
+                for key, value in json.loads(wanted).items()
+                if stored.get(key) != value
+            ]
+            if changed:
+                raise FileExistsError(
+                    f"{self.path} holds a run with other settings ({'; '.join(changed)}); "
+                    "give another --run_dir, or the same settings to go on"
+                )
+            return
+        atomic_file.write_text(self.labels, labels_to_json(label_set))
+        atomic_file.write_text(self.config, wanted)
+
+    def read_labels(self) -> LabelSet:
+        """Class names and colours of the run."""
+        return labels_from_json(self.labels)
+
+
+def labels_to_json(label_set: LabelSet) -> str:
+    return json.dumps({"names": label_set.names, "colors": label_set.colors}, indent=1) + "\n"
+
+
+def labels_from_json(path: pathlib.Path) -> LabelSet:
+    values = json.loads(path.read_text())
+    return LabelSet(tuple(values["names"]), tuple(tuple(color) for color in values["colors"]))

@@ -1,0 +1,83 @@
+"""One phase of training: a model, its optimizer and the compiled step, under a strategy."""
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from deeplab_tf.training.config import Distribution, TrainingConfig
+from deeplab_tf.training.losses import segmentation_loss
+from deeplab_tf.training.schedules import PolyDecay, build_optimizer
+
+
+def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:
+    """The tf.distribute strategy of a run; multi_worker reads TF_CONFIG."""
+    if distribution is Distribution.MIRRORED:
+        return tf.distribute.MirroredStrategy()
+    if distribution is Distribution.MULTI_WORKER:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def freeze_batch_norms(model: keras.Model) -> None:
+    """Batch norms compute with their moving statistics and learn nothing."""
+    for layer in model.layers:
+        inner = getattr(layer, "layer", layer)  # tfmot's wrapper holds the layer inside
+        if isinstance(inner, keras.layers.BatchNormalization):
+            inner.trainable = False
+
+
+class Stepper:
+    """Takes optimizer steps; all of its state is in `checkpoint`.
+
+    Attributes:
+        model: the network in training.
+        step: int64 variable, steps of the whole run taken so far.
+        checkpoint: tf.train.Checkpoint of model, optimizer and step.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        config: TrainingConfig,
+        class_weights: np.ndarray,
+        strategy: tf.distribute.Strategy,
+        schedule: PolyDecay,
+        first_step: int,
+    ):
+        """Must be called inside `strategy.scope()`, where `model` was built too."""
+        self.model = model
+        self.schedule = schedule
+        self.first_step = first_step
+        self.step = tf.Variable(first_step, dtype=tf.int64, trainable=False, name="step")
+        self._optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay)
+        self._optimizer.build(model.trainable_variables)
+        self._strategy = strategy
+        self.checkpoint = tf.train.Checkpoint(
+            model=model, optimizer=self._optimizer, step=self.step
+        )
+
+        def replica_step(image, label):
+            with tf.GradientTape() as tape:
+                loss = segmentation_loss(
+                    label, model(image, training=True), class_weights, config.label_smoothing
+                )
+                scaled = loss / strategy.num_replicas_in_sync
+            gradients = tape.gradient(scaled, model.trainable_variables)
+            self._optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            return loss
+
+        @tf.function
+        def train_step(iterator):
+            losses = strategy.run(replica_step, args=next(iterator))
+            self.step.assign_add(1)
+            return strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None)
+
+        self._train_step = train_step
+
+    def take(self, iterator) -> tf.Tensor:
+        """One step; returns the loss, float32 scalar, mean over the workers."""
+        return self._train_step(iterator)
+
+    def learning_rate(self) -> float:
+        """Rate of the next step."""
+        return float(self.schedule(int(self.step.numpy()) - self.first_step))

@@ -1,0 +1,48 @@
+"""Weights as "layer/weight" arrays in one `.npz`: no code inside, nothing to run on loading."""
+
+import pathlib
+
+import numpy as np
+import tf_keras as keras
+
+from deeplab_tf import atomic_file
+from deeplab_tf.training.initialization import layer_arrays
+
+
+def named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    """All weights of a flat model, keyed "layer/weight"."""
+    return {
+        f"{layer.name}/{name}": value
+        for layer in model.layers
+        for name, value in layer_arrays(layer).items()
+    }
+
+
+def save_weights(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes the file whole or not at all."""
+    with atomic_file.atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **named_arrays(model))
+
+
+def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads a weights file; float16 arrays come back as float32.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a weights file.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weights file")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except Exception as error:
+        raise ValueError(f"{path}: not a weights file ({error})") from error
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{path}: {name} holds NaN or infinity; the training diverged")
+    return {
+        name: value.astype(np.float32) if value.dtype == np.float16 else value
+        for name, value in arrays.items()
+    }

@@ -1,0 +1,63 @@
+"""The convolutions of a `.tflite` in graph order, as float kernels in Keras' layout."""
+
+import dataclasses
+
+import numpy as np
+
+from tflite_tools.graph import Graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A convolution with batch norm folded in.
+
+    Attributes:
+        name: of the output tensor.
+        depthwise: kind of convolution.
+        kernel: float32 [height, width, in, out], depthwise [height, width, in, multiplier].
+        bias: float32 [out].
+    """
+
+    name: str
+    depthwise: bool
+    kernel: np.ndarray
+    bias: np.ndarray
+
+
+def read_convolutions(graph: Graph) -> list[Convolution]:
+    """All CONV_2D and DEPTHWISE_CONV_2D of a file, dequantized, in the order of execution."""
+    return [
+        _read(graph, operator)
+        for operator in graph.operators
+        if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D")
+    ]
+
+
+def _read(graph, operator) -> Convolution:
+    depthwise = operator.kind == "DEPTHWISE_CONV_2D"
+    weights = constant(graph, operator.inputs[1])
+    if depthwise:  # [1, height, width, in * multiplier]
+        multiplier = operator.options.depthMultiplier
+        kernel = weights[0].reshape(*weights.shape[1:3], -1, multiplier)
+    else:  # [out, height, width, in]
+        kernel = weights.transpose(1, 2, 3, 0)
+    channels = weights.shape[3] if depthwise else weights.shape[0]
+    has_bias = len(operator.inputs) > 2 and operator.inputs[2] >= 0
+    bias = constant(graph, operator.inputs[2]) if has_bias else np.zeros(channels, np.float32)
+    # The converter joins the names of all that it fused with ";".
+    name = graph.tensors[operator.outputs[0]].name.split(";")[0]
+    return Convolution(name, depthwise, kernel, bias)
+
+
+def constant(graph: Graph, index: int) -> np.ndarray:
+    """A constant as float32, through the DEQUANTIZE of float16 files where there is one.
+
+    Raises:
+        ValueError: the tensor is computed from the input.
+    """
+    tensor = graph.tensors[index]
+    if tensor.data is None:
+        producer = graph.producer(index)
+        if producer is not None and producer.kind == "DEQUANTIZE":
+            return constant(graph, producer.inputs[0])
+    return tensor.dequantized()

@@ -1,0 +1,336 @@
+"""A `.tflite` file as a graph, read through the schema that the runtime's package ships.
+
+Nothing here runs the file. A foreign or damaged file ends in one ValueError: the native
+runtime can crash on an index that points nowhere, so indices and buffer sizes are checked
+before any interpreter sees the file.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+FILE_IDENTIFIER = b"TFL3"
+MAX_RANK = 8
+
+_DTYPES = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.FLOAT16: np.float16,
+    schema.TensorType.FLOAT64: np.float64,
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.UINT8: np.uint8,
+    schema.TensorType.INT16: np.int16,
+    schema.TensorType.UINT16: np.uint16,
+    schema.TensorType.INT32: np.int32,
+    schema.TensorType.UINT32: np.uint32,
+    schema.TensorType.INT64: np.int64,
+    schema.TensorType.UINT64: np.uint64,
+    schema.TensorType.BOOL: np.bool_,
+}
+_TYPE_NAMES = {
+    value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")
+}
+_OPERATOR_NAMES = {
+    value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """real = scale * (quantized - zero_point), along one axis where there are several scales.
+
+    Attributes:
+        scale: float32 [1] or [channels].
+        zero_point: int64, the same shape.
+        quantized_dimension: the axis of the channels; 0 for a single scale.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    quantized_dimension: int
+
+    @property
+    def per_channel(self) -> bool:
+        return len(self.scale) > 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One tensor of the graph.
+
+    Attributes:
+        index: in the file.
+        name: in the file; need not be unique.
+        shape: as stored; a dynamic dimension is stored as 1.
+        shape_signature: the same with -1 for dynamic dimensions.
+        dtype: NumPy dtype, or None for types that NumPy lacks (`type_name` has the name).
+        type_name: name in the schema.
+        quantization: None for float tensors.
+        data: constant value with `shape`, or None for what is computed.
+    """
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    shape_signature: tuple[int, ...]
+    dtype: np.dtype | None
+    type_name: str
+    quantization: Quantization | None
+    data: np.ndarray | None
+
+    @property
+    def is_float(self) -> bool:
+        return self.type_name in ("FLOAT16", "FLOAT32", "FLOAT64")
+
+    def dequantized(self) -> np.ndarray:
+        """The constant value as float32.
+
+        Raises:
+            ValueError: the tensor is not constant.
+        """
+        if self.data is None:
+            raise ValueError(f"tensor {self.name!r} is computed, not constant")
+        if self.quantization is None:
+            return self.data.astype(np.float32)
+        scale, zero_point = self.quantization.scale, self.quantization.zero_point
+        if self.quantization.per_channel:
+            along = [1] * self.data.ndim
+            along[self.quantization.quantized_dimension] = -1
+            scale, zero_point = scale.reshape(along), zero_point.reshape(along)
+        return (scale * (self.data.astype(np.float64) - zero_point)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Operator:
+    """One operator of the graph.
+
+    Attributes:
+        position: in the order of execution.
+        kind: builtin name such as "CONV_2D", or "CUSTOM:<name>".
+        inputs: tensor indices; -1 stands for an optional input that is left out.
+        outputs: tensor indices.
+        options: the schema's options object, or None.
+    """
+
+    position: int
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: object | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """The one subgraph of a file.
+
+    Attributes:
+        path: the file.
+        tensors: all of them, by index.
+        operators: in the order of execution.
+        inputs, outputs: tensor indices.
+        size_bytes: of the file.
+    """
+
+    path: pathlib.Path
+    tensors: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    size_bytes: int
+
+    def producer(self, tensor_index: int) -> Operator | None:
+        """The operator that computes a tensor; None for inputs and constants."""
+        for operator in self.operators:
+            if tensor_index in operator.outputs:
+                return operator
+        return None
+
+    def consumers(self, tensor_index: int) -> list[Operator]:
+        return [operator for operator in self.operators if tensor_index in operator.inputs]
+
+
+# Inputs that an operator may leave out (index -1): everything else must be there, because
+# the native kernels of several operators dereference it without a look.
+_OPTIONAL_INPUTS = {
+    "CONV_2D": {2},
+    "DEPTHWISE_CONV_2D": {2},
+    "TRANSPOSE_CONV": {3},
+    "FULLY_CONNECTED": {2},
+}
+_ANY_OPTIONAL = {
+    "LSTM",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM",
+    "BIDIRECTIONAL_SEQUENCE_LSTM",
+    "UNIDIRECTIONAL_SEQUENCE_RNN",
+    "BIDIRECTIONAL_SEQUENCE_RNN",
+    "SVDF",
+}
+
+
+def read_graph(path: str | pathlib.Path) -> Graph:
+    """Reads and checks a file with one subgraph.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a `.tflite`, damaged, or with several subgraphs.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a .tflite model")
+    content = path.read_bytes()
+    model = parse_model(content, str(path))
+    try:
+        return _read_subgraph(model, path, len(content))
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: damaged .tflite ({type(error).__name__}: {error})") from error
+
+
+def parse_model(content: bytes, name: str) -> schema.ModelT:
+    """Unpacks a flatbuffer.
+
+    Raises:
+        ValueError: not a `.tflite`, or its tables point outside the file.
+    """
+    if len(content) < 16 or content[4:8] != FILE_IDENTIFIER:
+        raise ValueError(
+            f"{name}: not a .tflite file (identifier {content[4:8]!r} instead of "
+            f"{FILE_IDENTIFIER!r}); give the converter's output"
+        )
+    try:
+        return schema.ModelT.InitFromPackedBuf(content, 0)
+    except Exception as error:
+        raise ValueError(
+            f"{name}: damaged .tflite ({type(error).__name__} while unpacking); fetch it again"
+        ) from error
+
+
+def _read_subgraph(model: schema.ModelT, path: pathlib.Path, size_bytes: int) -> Graph:
+    subgraphs = model.subgraphs or []
+    if len(subgraphs) != 1:
+        raise ValueError(
+            f"{path}: {len(subgraphs)} subgraphs (control flow); only files with one are supported"
+        )
+    subgraph = subgraphs[0]
+    buffers = model.buffers or []
+    tensors = tuple(
+        _read_tensor(index, tensor, buffers, path)
+        for index, tensor in enumerate(_items(subgraph.tensors))
+    )
+    operators = tuple(
+        _read_operator(position, operator, model.operatorCodes or [], len(tensors), path)
+        for position, operator in enumerate(_items(subgraph.operators))
+    )
+    inputs, outputs = _indices(subgraph.inputs), _indices(subgraph.outputs)
+    for index in inputs + outputs:
+        if not 0 <= index < len(tensors):
+            raise ValueError(f"{path}: damaged .tflite (input or output tensor {index} missing)")
+    if not inputs or not outputs or not operators:
+        raise ValueError(f"{path}: damaged .tflite (no input, no output or no operator)")
+    graph = Graph(path, tensors, operators, inputs, outputs, size_bytes)
+    _check_order(graph)
+    return graph
+
+
+def _items(vector):
+    return [] if vector is None else vector
+
+
+def _indices(vector) -> tuple[int, ...]:
+    return tuple(int(index) for index in _items(vector))
+
+
+def _read_tensor(index, tensor, buffers, path) -> Tensor:
+    shape = _indices(tensor.shape)
+    name = (tensor.name or b"").decode(errors="replace")
+    if len(shape) > MAX_RANK or min(shape, default=0) < 0:
+        raise ValueError(f"{path}: damaged .tflite (tensor {name!r} has shape {list(shape)})")
+    type_name = _TYPE_NAMES.get(tensor.type, f"type {tensor.type}")
+    dtype = _DTYPES.get(tensor.type)
+    if not 0 <= tensor.buffer < len(buffers):
+        raise ValueError(f"{path}: damaged .tflite (tensor {name!r} has no buffer)")
+    raw = buffers[tensor.buffer].data
+    data = None
+    if raw is not None and len(raw):
+        data = _constant(name, shape, dtype, type_name, raw, tensor.sparsity, path)
+    return Tensor(
+        index,
+        name,
+        shape,
+        _indices(tensor.shapeSignature) or shape,
+        np.dtype(dtype) if dtype else None,
+        type_name,
+        _read_quantization(name, shape, tensor.quantization, path),
+        data,
+    )
+
+
+def _constant(name, shape, dtype, type_name, raw, sparsity, path):
+    if sparsity is not None:
+        raise ValueError(
+            f"{path}: tensor {name!r} is stored sparse; convert the model without sparsity"
+        )
+    if dtype is None:
+        if type_name in ("STRING", "RESOURCE", "VARIANT"):
+            return None
+        raise ValueError(
+            f"{path}: tensor {name!r} has {type_name} weights, which are not supported; "
+            "convert the model with int8 or float weights"
+        )
+    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    if len(raw) != expected:
+        raise ValueError(
+            f"{path}: damaged .tflite (tensor {name!r} holds {len(raw)} bytes, "
+            f"its shape {list(shape)} needs {expected})"
+        )
+    return np.frombuffer(np.asarray(raw, np.uint8).tobytes(), dtype).reshape(shape)
+
+
+def _read_quantization(name, shape, quantization, path) -> Quantization | None:
+    if quantization is None or quantization.scale is None or not len(quantization.scale):
+        return None
+    scale = np.asarray(quantization.scale, np.float32)
+    zero_point = np.asarray(_items(quantization.zeroPoint), np.int64)
+    if len(zero_point) == 0:
+        zero_point = np.zeros(len(scale), np.int64)
+    dimension = int(quantization.quantizedDimension)
+    fits = len(scale) == 1 or (0 <= dimension < len(shape) and shape[dimension] == len(scale))
+    if len(zero_point) != len(scale) or not fits or not np.isfinite(scale).all():
+        raise ValueError(f"{path}: damaged .tflite (quantization of tensor {name!r} is invalid)")
+    return Quantization(scale, zero_point, dimension if len(scale) > 1 else 0)
+
+
+def _read_operator(position, operator, codes, num_tensors, path) -> Operator:
+    if not 0 <= operator.opcodeIndex < len(codes):
+        raise ValueError(f"{path}: damaged .tflite (operator {position} has no code)")
+    code = codes[operator.opcodeIndex]
+    # Files older than schema 3a keep the code in the deprecated int8 field.
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    kind = _OPERATOR_NAMES.get(number, f"operator {number}")
+    if kind == "CUSTOM":
+        kind = f"CUSTOM:{(code.customCode or b'').decode(errors='replace')}"
+    inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
+    optional = _OPTIONAL_INPUTS.get(kind, set())
+    for slot, index in enumerate(inputs):
+        allowed = index == -1 and (kind in _ANY_OPTIONAL or slot in optional)
+        if not allowed and not 0 <= index < num_tensors:
+            raise ValueError(
+                f"{path}: damaged .tflite (operator {position}, {kind}, reads tensor {index})"
+            )
+    if not outputs or not all(0 <= index < num_tensors for index in outputs):
+        raise ValueError(f"{path}: damaged .tflite (operator {position}, {kind}, writes nowhere)")
+    return Operator(position, kind, inputs, outputs, operator.builtinOptions)
+
+
+def _check_order(graph: Graph) -> None:
+    """Every computed tensor must be written once, before it is read."""
+    known = set(graph.inputs)
+    known |= {tensor.index for tensor in graph.tensors if tensor.data is not None}
+    written: set[int] = set()
+    for operator in graph.operators:
+        for index in operator.outputs:
+            if index in written or index in known:
+                raise ValueError(f"{graph.path}: damaged .tflite (tensor {index} is written twice)")
+            written.add(index)
