@@ -20,8 +20,8 @@ def atomic_path(path: str | pathlib.Path):
     os.close(handle)
     try:
         yield pathlib.Path(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        pathlib.Path(temporary).chmod(0o666 & ~_umask())
+        pathlib.Path(temporary).replace(path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise

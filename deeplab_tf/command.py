@@ -62,4 +62,5 @@ def _one_line(text: str) -> str:
 
 
 def _complain(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.flush()

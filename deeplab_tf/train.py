@@ -21,6 +21,32 @@ from deeplab_tf.training.losses import ClassWeighting
 from deeplab_tf.training.schedules import OptimizerName
 
 FLAGS = flags.FLAGS
+_SAME_NAME = (  # flags that are fields of TrainingConfig as they are
+    "data_dir",
+    "split",
+    "validation_split",
+    "holdout_images",
+    "batch_size",
+    "train_steps",
+    "quantize_delay_step",
+    "quantize_calibration_images",
+    "learning_rate",
+    "quantize_learning_rate",
+    "decay_power",
+    "warmup_steps",
+    "weight_decay",
+    "label_smoothing",
+    "freeze_batch_norm",
+    "quantize_freeze_batch_norm",
+    "init_from",
+    "backbone_weights",
+    "seed",
+    "deterministic",
+    "validation_interval",
+    "checkpoint_interval",
+    "summary_interval",
+    "cache_mb",
+)
 _MODEL = ModelConfig(num_classes=1)
 _AUGMENTATION = Augmentation()
 _RUN = TrainingConfig(model=_MODEL, dataset="")
@@ -124,7 +150,6 @@ def config_from_flags() -> TrainingConfig:
         batch_norm_momentum=FLAGS.batch_norm_momentum,
     )
     augmentation = Augmentation(FLAGS.min_scale, FLAGS.max_scale, FLAGS.flip, FLAGS.color_jitter)
-    same_name = ["data_dir", "split", "validation_split", "holdout_images", "batch_size", "train_steps", "quantize_delay_step", "quantize_calibration_images", "learning_rate", "quantize_learning_rate", "decay_power", "warmup_steps", "weight_decay", "label_smoothing", "freeze_batch_norm", "quantize_freeze_batch_norm", "init_from", "backbone_weights", "seed", "deterministic", "validation_interval", "checkpoint_interval", "summary_interval", "cache_mb"]
     return TrainingConfig(
         model=model,
         dataset=FLAGS.dataset,
@@ -135,7 +160,7 @@ def config_from_flags() -> TrainingConfig:
         optimizer=OptimizerName(FLAGS.optimizer),
         class_weighting=ClassWeighting(FLAGS.class_weights),
         distribution=Distribution(FLAGS.distribution),
-        **{name: FLAGS[name].value for name in same_name},
+        **{name: FLAGS[name].value for name in _SAME_NAME},
     )
 
 

@@ -64,8 +64,8 @@ class TrainingConfig:
     split: str = "train"
     validation_split: str = "val"
     holdout_images: int = 0
-    preprocessing: Preprocessing = Preprocessing()
-    augmentation: Augmentation = Augmentation()
+    preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
     crop_height: int = 256
     crop_width: int = 256
     batch_size: int = 8

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import h5py
 import numpy as np
 import tf_keras as keras
 
@@ -38,6 +39,15 @@ def layer_arrays(layer) -> dict[str, np.ndarray]:
     return {
         variable.name.split("/")[-1].split(":")[0]: value
         for variable, value in zip(layer.weights, layer.get_weights(), strict=True)
+    }
+
+
+def named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    """All weights of a flat model, keyed "layer/weight"."""
+    return {
+        f"{layer.name}/{name}": value
+        for layer in model.layers
+        for name, value in layer_arrays(layer).items()
     }
 
 
@@ -122,3 +132,34 @@ def _set_folded(layer, kernel, bias) -> None:
         raise ValueError(f"layer {layer.name} has neither a bias nor a batch norm for one")
     ones, zeros = np.ones_like(bias), np.zeros_like(bias)
     follower.set_weights([ones, bias, zeros, ones - follower.epsilon])
+
+
+def read_h5(path) -> dict[str, np.ndarray]:
+    """Arrays of a Keras weights file, without running anything that it may carry.
+
+    Reads both layouts: Keras 2 (`<layer>/<layer>/kernel:0`) and Keras 3 (`layers/<layer>/vars/0`,
+    whose names are positions: "0" is the kernel, or gamma, beta, mean, variance in that order).
+
+    Raises:
+        ValueError: not an HDF5 file, or none of the two layouts.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def visit(name, item):
+        if not isinstance(item, h5py.Dataset):
+            return
+        parts = name.split("/")
+        if "vars" in parts:
+            layer = parts[parts.index("vars") - 1]
+            arrays[f"{layer}/{parts[-1]}"] = np.asarray(item)
+        elif parts[-1].endswith(":0"):
+            arrays[f"{parts[-2]}/{parts[-1].removesuffix(':0')}"] = np.asarray(item)
+
+    try:
+        with h5py.File(path, "r") as content:
+            content.visititems(visit)
+    except OSError as error:
+        raise ValueError(f"{path}: not an HDF5 weights file ({error})") from error
+    if not arrays:
+        raise ValueError(f"{path}: holds no layer weights in a layout of Keras 2 or 3")
+    return arrays

@@ -6,16 +6,7 @@ import numpy as np
 import tf_keras as keras
 
 from deeplab_tf import atomic_file
-from deeplab_tf.training.initialization import layer_arrays
-
-
-def named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """All weights of a flat model, keyed "layer/weight"."""
-    return {
-        f"{layer.name}/{name}": value
-        for layer in model.layers
-        for name, value in layer_arrays(layer).items()
-    }
+from deeplab_tf.training.initialization import named_arrays
 
 
 def save_weights(model: keras.Model, path: pathlib.Path) -> None:
