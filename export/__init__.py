@@ -1,0 +1,1 @@
+"""From trained weights to `.tflite` files: freeze, calibrate, convert, check."""

@@ -1,0 +1,197 @@
+"""The export stage: freeze, calibrate once, convert each file, check it, put it in place."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+import tempfile
+
+import numpy as np
+from absl import logging
+
+from deeplab_tf import atomic_file
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.training.run_folder import Phase
+from export import gate
+from export.calibration import Calibration, calibrate
+from export.convert import Conversion, ConverterProcess
+from export.freeze import write_saved_model
+from export.source import Source
+from export.variants import RULES, FileSpec
+from tflite_tools.graph import read_graph
+from tflite_tools.manifest import Manifest, manifest_path, sha256_of
+
+_PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportPlan:
+    """An export.
+
+    Attributes:
+        output_dir: where the files go.
+        height, width: of the networks' input.
+        files: what to make.
+        preprocessing, label_set: for the manifests.
+        calibration_dataset: split that images are chosen from, or None.
+        calibration_images, calibration_seed: how many, and which.
+        overwrite: replace files that exist.
+    """
+
+    output_dir: pathlib.Path
+    height: int
+    width: int
+    files: list[FileSpec]
+    preprocessing: Preprocessing
+    label_set: LabelSet
+    calibration_dataset: SegmentationDataset | None
+    calibration_images: int = 100
+    calibration_seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self):
+        existing = [spec.file_name for spec in self.files if self._path(spec).exists()]
+        if existing and not self.overwrite:
+            raise FileExistsError(
+                f"{self.output_dir} already holds {', '.join(existing)}; give --overwrite"
+            )
+        needs = [spec.file_name for spec in self.files if RULES[spec.variant].calibrated]
+        if needs and self.calibration_dataset is None:
+            raise ValueError(
+                f"{', '.join(needs)} needs calibration images; give --dataset and --data_dir"
+            )
+
+    def _path(self, spec: FileSpec) -> pathlib.Path:
+        return self.output_dir / spec.file_name
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedFile:
+    """What became of one file.
+
+    Attributes:
+        spec: what was asked for.
+        path: the file, or None if it failed.
+        failure: cause, or "".
+        size_bytes: of the file.
+    """
+
+    spec: FileSpec
+    path: pathlib.Path | None
+    failure: str
+    size_bytes: int = 0
+
+
+def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
+    """Makes every file of a plan; a file that fails costs only itself.
+
+    Also leaves `saved_model/` (with `frozen_inference_graph.pb`) of the first head.
+
+    Returns:
+        one entry a file, in the plan's order.
+    """
+    plan.output_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="export-") as scratch,
+        ConverterProcess() as converter,
+    ):
+        folder = pathlib.Path(scratch)
+        calibration_file, calibration = _calibrate(plan, folder)
+        saved_models: dict[tuple, pathlib.Path] = {}
+        results = []
+        for spec in plan.files:
+            rule = RULES[spec.variant]
+            phase = Phase.QUANTIZED if rule.quantization_aware else Phase.FLOAT
+            try:
+                key = (phase, spec.head)
+                if key not in saved_models:
+                    saved_models[key] = folder / f"{phase.value}_{spec.head.value}"
+                    frozen = source.frozen(phase, spec.head, plan.height, plan.width)
+                    write_saved_model(frozen, saved_models[key])
+                    if len(saved_models) == 1:
+                        write_saved_model(frozen, plan.output_dir / "saved_model")
+                conversion = Conversion(
+                    saved_models[key],
+                    spec,
+                    calibration_file if rule.calibrated else None,
+                    plan.preprocessing,
+                )
+                content = converter.convert(conversion)
+                record = calibration if rule.calibrated else None
+                results.append(_place(plan, source, spec, content, record))
+            except (ValueError, RuntimeError) as error:
+                cause = " ".join(str(error).split())
+                results.append(ExportedFile(spec, None, cause))
+            _log(results[-1])
+    return results
+
+
+def _calibrate(plan: ExportPlan, folder: pathlib.Path):
+    if not any(RULES[spec.variant].calibrated for spec in plan.files):
+        return None, None
+    images, record = calibrate(
+        plan.calibration_dataset,
+        plan.preprocessing,
+        plan.height,
+        plan.width,
+        plan.calibration_images,
+        plan.calibration_seed,
+    )
+    path = folder / "calibration.npy"
+    np.save(path, images)
+    logging.info(
+        "calibration: %d images of %s %s cover %d of %d classes",
+        *(len(images), record.dataset, record.split),
+        *(record.classes_covered, plan.calibration_dataset.label_set.num_classes),
+    )
+    return path, record
+
+
+def _place(
+    plan: ExportPlan, source: Source, spec: FileSpec, content: bytes, record: Calibration | None
+) -> ExportedFile:
+    """Checks a finished file and moves it, with its manifest, under its final name."""
+    final = plan.output_dir / spec.file_name
+    with atomic_file.atomic_path(final) as temporary:
+        temporary.write_bytes(content)
+        if faults := gate.check_file(temporary, spec, plan.preprocessing):
+            raise RuntimeError("refused by the gate: " + "; ".join(faults))
+        manifest = _manifest(plan, source, spec, temporary, content, record)
+    manifest.write(manifest_path(final))
+    return ExportedFile(spec, final, "", len(content))
+
+
+def _manifest(plan, source, spec, path, content, record) -> Manifest:
+    graph = read_graph(path)
+    image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    return Manifest(
+        variant=spec.variant.value,
+        head=spec.head.value,
+        height=plan.height,
+        width=plan.width,
+        preprocessing=plan.preprocessing,
+        label_set=plan.label_set,
+        input_dtype=image.type_name.lower(),
+        output_dtype=output.type_name.lower(),
+        input_quantization=_scale_and_zero_point(image),
+        output_quantization=_scale_and_zero_point(output),
+        calibration=record.to_json() if record else None,
+        source=source.description,
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        sha256=sha256_of(content),
+        size_bytes=len(content),
+    )
+
+
+def _scale_and_zero_point(tensor):
+    if tensor.quantization is None:
+        return None
+    return float(tensor.quantization.scale[0]), int(tensor.quantization.zero_point[0])
+
+
+def _log(result: ExportedFile) -> None:
+    if result.failure:
+        logging.error("%s FAILED: %s", result.spec.file_name, result.failure)
+    else:
+        logging.info("%s: %.2f MB", result.spec.file_name, result.size_bytes / 1e6)

@@ -1,0 +1,199 @@
+"""Where a network to be shipped comes from: a run, a Keras file, a SavedModel, a frozen graph."""
+
+import abc
+import dataclasses
+import json
+import pathlib
+import zipfile
+
+import h5py
+import tf_keras as keras
+
+from deeplab_tf.models.registry import build_network
+from deeplab_tf.quantization.apply import quantize_aware
+from deeplab_tf.quantization.ranges import fit_weight_ranges
+from deeplab_tf.training.config import read_config
+from deeplab_tf.training.initialization import load_named
+from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.training.weights_file import read_weights
+from export import freeze
+from export.variants import Head
+
+UNSAFE_LAYERS = ("Lambda", "TFOpLambda", "SlicingOpLambda")
+
+
+class Source(abc.ABC):
+    """A network that can be frozen at a size.
+
+    Attributes:
+        description: for the manifest.
+        quantization_aware: whether a quantization-aware graph exists beside the float one.
+        choosable_heads: False where the graph ends in a head of its own.
+    """
+
+    description: str
+    quantization_aware: bool = False
+    choosable_heads: bool = False
+
+    @abc.abstractmethod
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        """Concrete function float32 [1, height, width, channels] -> one output."""
+
+
+@dataclasses.dataclass
+class RunSource(Source):
+    """A training run: float weights, quantization-aware weights, or both."""
+
+    folder: RunFolder
+    best: bool = False
+    choosable_heads = True
+
+    def __post_init__(self):
+        self._config = read_config(self.folder.path)
+        if not any(self._weights(phase).is_file() for phase in Phase):
+            raise FileNotFoundError(
+                f"{self.folder.path}: the run has not finished a phase; train it to the end, or "
+                "give --checkpoint=best if it has validated once"
+            )
+        self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
+        network = self._config.model
+        self.description = (
+            f"{network.network}, width {network.width_multiplier}, {self._config.dataset}"
+        )
+
+    def _weights(self, phase: Phase) -> pathlib.Path:
+        return (self.folder.best_weights if self.best else self.folder.weights)(phase)
+
+    def model(self, phase: Phase, height: int, width: int) -> keras.Model:
+        """The network of a phase with its trained weights.
+
+        The float network of a run that was quantization-aware from the first step is the one
+        inside the quantization-aware network.
+        """
+        model = build_network(self._config.model, height, width)
+        stored = self._weights(phase)
+        if phase is Phase.QUANTIZED:
+            model = quantize_aware(model, self._config.preprocessing.input_range)
+            arrays = read_weights(stored)
+        elif stored.is_file() and self._config.quantize_delay_step != 0:
+            arrays = read_weights(stored)
+        else:
+            arrays = {
+                name.removeprefix("quant_"): value
+                for name, value in read_weights(self._weights(Phase.QUANTIZED)).items()
+                if not name.endswith(("_min", "_max", "optimizer_step"))
+            }
+        report = load_named(model, arrays)
+        if report.missing or report.mismatched:
+            raise ValueError(
+                f"{self.folder.path}: weights do not fit the network ({report.lines()[1]})"
+            )
+        if phase is Phase.QUANTIZED:
+            fit_weight_ranges(model)
+        return model
+
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        return freeze.freeze_model(self.model(phase, height, width), head)
+
+
+@dataclasses.dataclass
+class KerasFileSource(Source):
+    """A `.keras` or `.h5` file of stock layers that ends in logits."""
+
+    path: pathlib.Path
+    choosable_heads = True
+
+    def __post_init__(self):
+        self.description = self.path.name
+        refuse_foreign_code(self.path)
+        self._model = keras.models.load_model(self.path, compile=False, safe_mode=True)
+
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        own = self._model.input_shape[1:3]
+        if None not in own and own != (height, width):
+            raise ValueError(
+                f"{self.path} is built for {own[0]},{own[1]}; give --size={own[0]},{own[1]}"
+            )
+        return freeze.freeze_model(self._resized(height, width), head)
+
+    def _resized(self, height: int, width: int) -> keras.Model:
+        image = keras.Input((height, width, self._model.input_shape[-1]))
+        return keras.Model(image, self._model(image))
+
+
+@dataclasses.dataclass
+class SavedModelSource(Source):
+    """The default signature of a SavedModel."""
+
+    path: pathlib.Path
+
+    def __post_init__(self):
+        self.description = self.path.name
+
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        return freeze.freeze_saved_model(self.path, height, width)
+
+
+@dataclasses.dataclass
+class FrozenGraphSource(Source):
+    """A TF1 frozen graph."""
+
+    path: pathlib.Path
+    input_array: str
+    output_array: str
+
+    def __post_init__(self):
+        self.description = self.path.name
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such frozen graph")
+
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        return freeze.freeze_graph(self.path, self.input_array, self.output_array, height, width)
+
+
+def refuse_foreign_code(path: pathlib.Path) -> None:
+    """Looks into a Keras file without loading it: stock layers only.
+
+    Loading runs what a Lambda layer carries, for `.h5` even in Keras' safe mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a Keras file, or a layer that is not a stock layer.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such Keras file")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                config = json.loads(archive.read("config.json"))
+        else:
+            with h5py.File(path, "r") as content:
+                config = json.loads(content.attrs["model_config"])
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a Keras model file with its architecture") from error
+    for name in _class_names(config):
+        if name in UNSAFE_LAYERS or not _is_stock(name):
+            raise ValueError(
+                f"{path}: holds {name}, which is no stock Keras layer; loading it would run "
+                "foreign code. Rebuild the network from stock layers and load the weights"
+            )
+
+
+def _class_names(config):
+    """Every class_name in a serialized model."""
+    if isinstance(config, dict):
+        if "class_name" in config:
+            yield config["class_name"]
+        for value in config.values():
+            yield from _class_names(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _class_names(value)
+
+
+def _is_stock(name: str) -> bool:
+    if name in ("Functional", "Sequential", "Model", "__tuple__", "__numpy__"):
+        return True
+    rooms = (keras.layers, keras.initializers, keras.regularizers, keras.constraints)
+    rooms += (keras.mixed_precision, keras.activations)
+    return any(hasattr(room, name) for room in rooms)

@@ -1,0 +1,174 @@
+"""Turns a trained network into `.tflite` files, each checked and with a manifest.
+
+    python -m export.to_tflite --run_dir=runs/camvid
+
+makes every variant with full-size logits and with a class map, in <run_dir>/tflite.
+"""
+
+import pathlib
+
+from absl import flags, logging
+
+from deeplab_tf import command
+from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.data.registry import DATASETS, open_dataset
+from export.variants import Head, IoDtype, Variant, plan_files
+
+FLAGS = flags.FLAGS
+_NO_RUN = "For --keras_file, --saved_model and --frozen_graph: "
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("run_dir", "", "Run folder of deeplab_tf.train.")
+    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Which weights of the run.")
+    flags.DEFINE_string("keras_file", "", "Instead: .keras or .h5 file of stock layers.")
+    flags.DEFINE_string("saved_model", "", "Instead: SavedModel folder.")
+    flags.DEFINE_string("frozen_graph", "", "Instead: TF1 frozen graph.")
+    flags.DEFINE_string("input_arrays", "", "Input array of --frozen_graph.")
+    flags.DEFINE_string("output_arrays", "", "Output array of --frozen_graph.")
+    flags.DEFINE_string("output_dir", "", "Default: <run_dir>/tflite.")
+    flags.DEFINE_list(
+        "variants", "", "Default: all. Of " + ", ".join(variant.value for variant in Variant)
+    )
+    flags.DEFINE_list("heads", "logits,argmax", "Of " + ", ".join(head.value for head in Head))
+    io_dtypes = [dtype.value for dtype in IoDtype]
+    flags.DEFINE_enum("input_dtype", "uint8", io_dtypes, "Input of full-integer variants.")
+    flags.DEFINE_enum("output_dtype", "uint8", io_dtypes, "Output of full-integer variants.")
+    flags.DEFINE_list("size", "", "Height,width; default: the first photo's, padded to fit.")
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Of calibration; default: the run's own.")
+    flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
+    flags.DEFINE_string("calibration_split", "train", "List that images are chosen from.")
+    flags.DEFINE_integer("calibration_images", 100, "How many.")
+    flags.DEFINE_integer("calibration_seed", 0, "Which.")
+    flags.DEFINE_bool("calibrate_on_evaluation", False, "Allow the list that is evaluated on.")
+    flags.DEFINE_list("mean", "128,128,128", _NO_RUN + "pixel mean of each channel.")
+    flags.DEFINE_list("std", "128,128,128", _NO_RUN + "pixel divisor of each channel.")
+    flags.DEFINE_string("labels", "", _NO_RUN + "text file, a class name a line.")
+    flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+
+
+def _choices(name: str, kind):
+    known = [member.value for member in kind]
+    values = [value for value in FLAGS[name].value if value] or known
+    for value in values:
+        if value not in known:
+            raise ValueError(f"--{name}: unknown {value!r}; known: {', '.join(known)}")
+    return [kind(value) for value in values]
+
+
+def _numbers(name: str, kind=float):
+    try:
+        return tuple(kind(value) for value in FLAGS[name].value)
+    except ValueError as error:
+        raise ValueError(f"--{name} takes numbers, got {','.join(FLAGS[name].value)}") from error
+
+
+def _open_source():
+    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415 - flags are checked first
+    from export import source  # noqa: PLC0415
+
+    given = [n for n in ("run_dir", "keras_file", "saved_model", "frozen_graph") if FLAGS[n].value]
+    if len(given) != 1:
+        raise ValueError(
+            "give one of --run_dir, --keras_file, --saved_model, --frozen_graph; got "
+            + (", ".join(given) or "none")
+        )
+    path = pathlib.Path(FLAGS[given[0]].value)
+    if given[0] == "run_dir":
+        return source.RunSource(RunFolder(path), FLAGS.checkpoint == "best")
+    if given[0] == "keras_file":
+        return source.KerasFileSource(path)
+    if given[0] == "saved_model":
+        return source.SavedModelSource(path)
+    if not (FLAGS.input_arrays and FLAGS.output_arrays):
+        raise ValueError("--frozen_graph needs --input_arrays and --output_arrays")
+    return source.FrozenGraphSource(path, FLAGS.input_arrays, FLAGS.output_arrays)
+
+
+def _calibration_dataset(config):
+    dataset = FLAGS.dataset or (config.dataset if config else None)
+    if dataset is None:
+        return None
+    data_dir = FLAGS.data_dir or (config.data_dir if config else "")
+    evaluated = config.validation_split if config else "val"
+    if FLAGS.calibration_split == evaluated and not FLAGS.calibrate_on_evaluation:
+        raise ValueError(
+            f"--calibration_split={evaluated} is the list that results are reported on; choose "
+            "another, or give --calibrate_on_evaluation"
+        )
+    return open_dataset(dataset, data_dir, FLAGS.calibration_split)
+
+
+def _size(config, dataset) -> tuple[int, int]:
+    if [value for value in FLAGS.size if value]:
+        size = _numbers("size", int)
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"--size takes height,width; got {','.join(FLAGS.size)}")
+        return size
+    if config is None or dataset is None:
+        raise ValueError("give --size=height,width")
+    return config.model.padded_size(*dataset.image(0).shape[:2])
+
+
+def _labels(dataset) -> LabelSet:
+    if FLAGS.labels:
+        names = pathlib.Path(FLAGS.labels).read_text().splitlines()
+        return LabelSet.from_names(name.strip() for name in names if name.strip())
+    if dataset is None:
+        raise ValueError("give --labels=FILE, one class name a line, or --dataset")
+    return dataset.label_set
+
+
+def main() -> int:
+    variants = _choices("variants", Variant)
+    heads = _choices("heads", Head)
+    source = _open_source()
+    from deeplab_tf.training.config import read_config  # noqa: PLC0415
+    from export.pipeline import ExportPlan, export_files  # noqa: PLC0415
+
+    config = read_config(pathlib.Path(FLAGS.run_dir)) if FLAGS.run_dir else None
+    dataset = _calibration_dataset(config)
+    height, width = _size(config, dataset)
+    if not [name for name in FLAGS.variants if name] and not source.quantization_aware:
+        variants.remove(Variant.QAT_INT8)
+    elif Variant.QAT_INT8 in variants and not source.quantization_aware:
+        raise ValueError(
+            "qat_int8 needs a run with quantization-aware training; train with "
+            "--quantize_delay_step of 0 or more"
+        )
+    if not source.choosable_heads:
+        heads = [Head.LOGITS]
+        logging.info("the graph's own output is kept: heads apply to runs and Keras files")
+    files, left_out = plan_files(
+        variants, heads, IoDtype(FLAGS.input_dtype), IoDtype(FLAGS.output_dtype)
+    )
+    for line in left_out:
+        logging.warning("left out: %s", line)
+    plan = ExportPlan(
+        output_dir=pathlib.Path(FLAGS.output_dir or pathlib.Path(FLAGS.run_dir) / "tflite"),
+        height=height,
+        width=width,
+        files=files,
+        preprocessing=config.preprocessing
+        if config
+        else Preprocessing(_numbers("mean"), _numbers("std")),
+        label_set=_labels(dataset),
+        calibration_dataset=dataset,
+        calibration_images=FLAGS.calibration_images,
+        calibration_seed=FLAGS.calibration_seed,
+        overwrite=FLAGS.overwrite,
+    )
+    results = export_files(source, plan)
+    failed = [result for result in results if result.failure]
+    logging.info("%d of %d files in %s", len(results) - len(failed), len(results), plan.output_dir)
+    return 1 if failed else 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()
