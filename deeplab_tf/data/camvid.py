@@ -6,7 +6,7 @@ arXiv:1511.00561. Masks store 0..10, and 11 for unlabelled (ignored).
 
 import pathlib
 
-from deeplab_tf.data.dataset import FileDataset, Sample, identity_ids
+from deeplab_tf.data.dataset import FileDataset, Sample, identity_ids, read_lines
 from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
 
 LABEL_SET = LabelSet(
@@ -54,7 +54,7 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
             "<data_dir>/<split>.txt"
         )
     samples = []
-    for number, line in enumerate(listing.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(listing), 1):
         if not line.strip():
             continue
         fields = line.split()

@@ -26,7 +26,8 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int
     # ignored pixels is cheaper than a boolean selection.
     row = np.minimum(label, num_classes).astype(np.uint16)
     if prediction.dtype.kind == "i":
-        prediction = np.where(prediction < 0, num_classes, prediction)
+        # int16 at least: int8 does not hold the extra column of 128 and more classes.
+        prediction = np.where(prediction < 0, np.int16(num_classes), prediction)
     column = np.minimum(prediction, num_classes).astype(np.uint16)
     counts = np.bincount((row * columns + column).ravel(), minlength=columns * columns)
     return counts.reshape(columns, columns)[:num_classes].astype(np.int64)

@@ -64,6 +64,64 @@ class Sample:
     label: str
 
 
+def read_lines(path: pathlib.Path) -> list[str]:
+    """Lines of a UTF-8 text file; ValueError naming the file if it is not one."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+
+
+def read_stems(listing: pathlib.Path) -> list[str]:
+    """Names of a list with one name a line; blank lines are allowed.
+
+    Raises:
+        FileNotFoundError: the list does not exist; the message names its neighbours.
+        ValueError: a line holds more than a name, or one name stands twice.
+    """
+    if not listing.is_file():
+        known = sorted(path.stem for path in listing.parent.glob("*.txt"))
+        raise FileNotFoundError(
+            f"{listing}: no such list; lists there: {', '.join(known) or 'none'}; check --split"
+        )
+    stems: dict[str, int] = {}
+    for number, line in enumerate(read_lines(listing), 1):
+        stem = line.strip()
+        if not stem:
+            continue
+        if len(stem.split()) > 1:
+            raise ValueError(f"{listing}:{number}: expected one name a line, got {line!r}")
+        if stem in stems:
+            raise ValueError(
+                f"{listing}:{number}: {stem} stands in line {stems[stem]} too; remove one"
+            )
+        stems[stem] = number
+    return list(stems)
+
+
+def pair_by_stem(photos: dict[str, str], masks: dict[str, str], where: str) -> tuple[Sample, ...]:
+    """Joins photos and masks of one name, in the order of the sorted names.
+
+    Args:
+        photos, masks: path below the data folder of each name.
+        where: the folder, for messages.
+
+    Raises:
+        ValueError: a photo has no mask, or a mask no photo.
+    """
+    for have, lack, rule in (
+        (photos, masks, "photo without a mask"),
+        (masks, photos, "mask without a photo"),
+    ):
+        lonely = sorted(have.keys() - lack.keys())
+        if lonely:
+            more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+            raise ValueError(
+                f"{where}: {rule}: {have[lonely[0]]}{more}; add its other half or remove it"
+            )
+    return tuple(Sample(photos[stem], masks[stem]) for stem in sorted(photos))
+
+
 def identity_ids(num_classes: int) -> np.ndarray:
     """Table for masks that already store class ids: 0..num_classes-1 and 255."""
     table = np.full(256, -1, np.int16)
@@ -109,8 +167,9 @@ class FileDataset(SegmentationDataset):
     def label(self, index: int) -> np.ndarray:
         path = self.data_dir / self.samples[index].label
         raw = images.read_mask(path)
-        if raw.size and (raw.max() >= len(self.id_table) or raw.min() < 0):
-            raise ValueError(self._unknown_id(path, raw.max()))
+        if raw.max(initial=0) >= len(self.id_table) or raw.min(initial=0) < 0:
+            outside = raw[(raw < 0) | (raw >= len(self.id_table))]
+            raise ValueError(self._unknown_id(path, outside[0]))
         label = self.id_table[raw]
         if label.min(initial=0) < 0:
             raise ValueError(self._unknown_id(path, raw[label < 0].max()))

@@ -14,16 +14,22 @@ MAX_PIXELS = 89_478_485
 """Pillow's own warning level (a 256 MiB RGB image); more is refused as a bomb."""
 
 
-def _open(path: pathlib.Path) -> Image.Image:
+_STORED_STEP = {"L;2": 85, "L;4": 17}
+"""Pillow spreads gray of 2 and 4 bits over 0..255; this much lies between two values."""
+
+
+def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
+    """The decoded image, and Pillow's name for how the file stores its pixels."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image; check the list and --data_dir")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-            image.load()
+            with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+                stored = image.tile[0][3] if image.tile else image.mode
+                image.load()
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{path}: image larger than {MAX_PIXELS} pixels ({error}); "
@@ -31,7 +37,7 @@ def _open(path: pathlib.Path) -> Image.Image:
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: not a readable image ({error}); replace or remove it") from error
-    return image
+    return image, stored if isinstance(stored, str) else image.mode
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
@@ -48,18 +54,21 @@ def read_image(path: pathlib.Path) -> np.ndarray:
         FileNotFoundError: the file does not exist.
         ValueError: the file does not decode, or is a decompression bomb.
     """
-    image = _open(pathlib.Path(path))
+    image, _ = _open(pathlib.Path(path))
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit gray at 255 instead of scaling it.
         gray = (np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode == "F":
         raise ValueError(f"{path}: a float image has no agreed range; store 8-bit RGB")
+    image.info.pop("transparency", None)  # or Pillow warns that the alpha channel gets lost
     return np.asarray(image.convert("RGB"))
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
     """Reads a mask as the integers that it stores (palette indices, not colours).
+
+    Gray of 1, 2 or 4 bits gives 0..1, 0..3 or 0..15, not the gray levels that a viewer shows.
 
     Returns:
         uint8 or uint16/int32 (16-bit files) [height, width].
@@ -68,10 +77,14 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
         FileNotFoundError: the file does not exist.
         ValueError: the file does not decode, or stores colours instead of class ids.
     """
-    image = _open(pathlib.Path(path))
+    image, stored = _open(pathlib.Path(path))
     if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
         raise ValueError(
             f"{path}: a mask must store one class id a pixel (grayscale or palette), "
             f"this one is {image.mode}; convert its colours to class ids"
         )
-    return np.asarray(image if image.mode != "1" else image.convert("L"))
+    if image.mode == "1":
+        return np.asarray(image).astype(np.uint8)
+    return (
+        np.asarray(image) // _STORED_STEP[stored] if stored in _STORED_STEP else np.asarray(image)
+    )

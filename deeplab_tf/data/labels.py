@@ -58,7 +58,8 @@ class LabelSet:
         """
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes] = self.colors
-        return palette[np.clip(label, 0, 255).astype(np.uint8)]
+        inside = (label >= 0) & (label < self.num_classes)
+        return palette[np.where(inside, label, IGNORE_LABEL).astype(np.uint8)]
 
 
 def voc_colormap(count: int) -> tuple[tuple[int, int, int], ...]:

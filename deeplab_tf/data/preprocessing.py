@@ -105,7 +105,9 @@ class Preprocessing:
 
         None where channels differ or the mean is not a pixel value: no per-tensor scale does it.
         """
-        if len(set(self.mean)) > 1 or len(set(self.std)) > 1 or self.mean[0] % 1:
+        if len(set(self.mean)) > 1 or len(set(self.std)) > 1:
+            return None
+        if self.mean[0] % 1 or not 0 <= self.mean[0] <= 255:
             return None
         return 1.0 / self.std[0], int(self.mean[0])
 

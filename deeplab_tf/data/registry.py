@@ -2,11 +2,15 @@
 
 import pathlib
 
-from deeplab_tf.data import camvid
+from deeplab_tf.data import ade20k, camvid, cityscapes, folder, voc
 from deeplab_tf.data.dataset import SegmentationDataset
 
 DATASETS = {
+    "ade20k": ade20k.open_split,
     "camvid": camvid.open_split,
+    "cityscapes": cityscapes.open_split,
+    "folder": folder.open_split,
+    "voc": voc.open_split,
 }
 
 
@@ -23,7 +27,7 @@ def open_dataset(name: str, data_dir: str | pathlib.Path | None, split: str) -> 
         return DATASETS[name](split)
     if not data_dir:
         raise ValueError(f"data set {name!r} needs --data_dir, the folder that holds it")
-    folder = pathlib.Path(data_dir)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; --data_dir must hold {name}")
-    return DATASETS[name](folder, split)
+    root = pathlib.Path(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; --data_dir must hold {name}")
+    return DATASETS[name](root, split)

@@ -1,0 +1,101 @@
+"""Cityscapes, fine annotations, the 19 evaluated classes.
+
+Cordts et al. 2016, arXiv:1604.01685; ids, names and colours of cityscapesScripts, labels.py.
+Masks are `*_gtFine_labelIds.png` as the archive brings them: nothing needs to be prepared.
+"""
+
+import pathlib
+
+import numpy as np
+
+from deeplab_tf.data.dataset import FileDataset, pair_by_stem
+from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
+
+LABEL_SET = LabelSet(
+    names=(
+        "road",
+        "sidewalk",
+        "building",
+        "wall",
+        "fence",
+        "pole",
+        "traffic light",
+        "traffic sign",
+        "vegetation",
+        "terrain",
+        "sky",
+        "person",
+        "rider",
+        "car",
+        "truck",
+        "bus",
+        "train",
+        "motorcycle",
+        "bicycle",
+    ),
+    colors=(
+        (128, 64, 128),
+        (244, 35, 232),
+        (70, 70, 70),
+        (102, 102, 156),
+        (190, 153, 153),
+        (153, 153, 153),
+        (250, 170, 30),
+        (220, 220, 0),
+        (107, 142, 35),
+        (152, 251, 152),
+        (70, 130, 180),
+        (220, 20, 60),
+        (255, 0, 0),
+        (0, 0, 142),
+        (0, 0, 70),
+        (0, 60, 100),
+        (0, 80, 100),
+        (0, 0, 230),
+        (119, 11, 32),
+    ),
+)
+TRAIN_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+"""Stored id of each class, in the order of the classes."""
+
+LARGEST_LABEL_ID = 33
+_PHOTO_ENDING = "_leftImg8bit.png"
+_MASK_ENDING = "_gtFine_labelIds.png"
+
+
+def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
+    """Reads `leftImg8bit/<split>/<city>` with `gtFine/<split>/<city>`.
+
+    Raises:
+        FileNotFoundError: a folder of the split does not exist.
+        ValueError: the split is empty, or a photo or mask stands alone.
+    """
+    photos = _find(data_dir, "leftImg8bit", split, _PHOTO_ENDING)
+    masks = _find(data_dir, "gtFine", split, _MASK_ENDING)
+    samples = pair_by_stem(photos, masks, str(data_dir))
+    return FileDataset("cityscapes", split, LABEL_SET, data_dir, samples, _id_table())
+
+
+def _find(data_dir: pathlib.Path, kind: str, split: str, ending: str) -> dict[str, str]:
+    """Path below data_dir of each `<city>/<name>` without its ending."""
+    folder = data_dir / kind / split
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder; Cityscapes needs <data_dir>/leftImg8bit/<split> and "
+            "<data_dir>/gtFine/<split>, check --data_dir and --split"
+        )
+    return {
+        path.relative_to(folder).as_posix().removesuffix(ending): path.relative_to(
+            data_dir
+        ).as_posix()
+        for path in folder.glob(f"*/*{ending}")
+    }
+
+
+def _id_table() -> np.ndarray:
+    """Stored ids 0..33 to classes; -1 (license plate) is stored as 255."""
+    table = np.full(256, -1, np.int16)
+    table[: LARGEST_LABEL_ID + 1] = IGNORE_LABEL
+    table[255] = IGNORE_LABEL
+    table[list(TRAIN_LABEL_IDS)] = np.arange(len(TRAIN_LABEL_IDS))
+    return table

@@ -1,0 +1,182 @@
+"""Anyone's own data: photos, masks and a list of classes.
+
+    classes.txt             one class a line, in the order of the ids 0, 1, 2, ...:
+                            `name`, or `name red green blue`
+    images/  labels/        photos (.jpg .jpeg .png .bmp) and masks (.png .bmp) of the same name
+
+Masks store the class id of each pixel, 255 where it is ignored. The splits follow from what
+is there, the first that fits:
+
+1. `<split>.txt`: one name without ending a line. Only the listed photos are looked at.
+2. `images/<split>/` and `labels/<split>/`.
+3. Neither lists nor sub-folders: `train` and `val` are 80% and 20% of all photos. The names are
+   ordered by the SHA-256 of `0:<name>` and the first fifth is val, so the division depends on
+   the names alone, on every machine, and photos added later leave most others where they were.
+"""
+
+import hashlib
+import pathlib
+
+from absl import logging
+
+from deeplab_tf.data.dataset import (
+    FileDataset,
+    Sample,
+    identity_ids,
+    pair_by_stem,
+    read_lines,
+    read_stems,
+)
+from deeplab_tf.data.labels import LabelSet, voc_colormap
+
+PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
+MASK_ENDINGS = (".png", ".bmp")
+CLASSES_FILE = "classes.txt"
+SPLIT_SEED = 0
+
+
+def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
+    """Opens a split of a folder in the layout above.
+
+    Raises:
+        FileNotFoundError: classes.txt, a folder or the list of the split does not exist.
+        ValueError: a bad line, an empty split, a photo or mask that stands alone, or two
+            photos or masks of one name.
+    """
+    label_set = read_classes(data_dir / CLASSES_FILE)
+    lists = sorted(path.name for path in data_dir.glob("*.txt") if path.name != CLASSES_FILE)
+    if f"{split}.txt" in lists:
+        samples = _listed(data_dir, split)
+    elif (data_dir / "images" / split).is_dir():
+        samples = _pairs(data_dir, f"images/{split}", f"labels/{split}")
+    else:
+        samples = _divided(data_dir, split, lists)
+    table = identity_ids(label_set.num_classes)
+    return FileDataset("folder", split, label_set, data_dir, samples, table)
+
+
+def read_classes(path: pathlib.Path) -> LabelSet:
+    """Reads a list of classes; a class without a colour gets that of the VOC colour map.
+
+    Three integers at the end of a line are always a colour, never part of the name.
+
+    Raises:
+        FileNotFoundError: the list does not exist.
+        ValueError: no classes, a blank line between them, a bad colour, one name twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; write one class name a line, id 0 first")
+    lines = [line.strip() for line in read_lines(path)]
+    while lines and not lines[-1]:
+        lines.pop()
+    names: list[str] = []
+    colors: list[tuple[int, int, int] | None] = []
+    for number, line in enumerate(lines, 1):
+        name, color = _parse_class(line)
+        if not name:
+            raise ValueError(f"{path}:{number}: blank line; line {number} names class {number - 1}")
+        if name in names:
+            raise ValueError(f"{path}:{number}: class {name!r} stands twice; rename one")
+        if color and not all(0 <= value <= 255 for value in color):
+            raise ValueError(f"{path}:{number}: a colour is 3 numbers 0..255, got {color}")
+        names.append(name)
+        colors.append(color)
+    if not names:
+        raise ValueError(f"{path}: names no class; write one class name a line, id 0 first")
+    defaults = voc_colormap(len(names))
+    return LabelSet(tuple(names), tuple(c or d for c, d in zip(colors, defaults, strict=True)))
+
+
+def _parse_class(line: str) -> tuple[str, tuple[int, int, int] | None]:
+    fields = line.rsplit(maxsplit=3)
+    if len(fields) == 4:
+        try:
+            red, green, blue = (int(field) for field in fields[1:])
+        except ValueError:
+            return line, None
+        return fields[0], (red, green, blue)
+    return line, None
+
+
+def _listed(data_dir: pathlib.Path, split: str) -> tuple[Sample, ...]:
+    photos = _find(data_dir, "images", PHOTO_ENDINGS)
+    masks = _find(data_dir, "labels", MASK_ENDINGS)
+    stems = read_stems(data_dir / f"{split}.txt")
+    for kind, found in (("photo", photos), ("mask", masks)):
+        missing = [stem for stem in stems if stem not in found]
+        if missing:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise ValueError(
+                f"{data_dir / f'{split}.txt'}: no {kind} named {missing[0]}{more}; "
+                "add the file or strike the line"
+            )
+    return tuple(Sample(photos[stem], masks[stem]) for stem in stems)
+
+
+def _pairs(data_dir: pathlib.Path, images: str, labels: str) -> tuple[Sample, ...]:
+    photos = _find(data_dir, images, PHOTO_ENDINGS)
+    masks = _find(data_dir, labels, MASK_ENDINGS)
+    return pair_by_stem(photos, masks, str(data_dir))
+
+
+def _divided(data_dir: pathlib.Path, split: str, lists: list[str]) -> tuple[Sample, ...]:
+    folders = sorted(p.name for p in data_dir.glob("images/*") if p.is_dir())
+    if lists or folders:
+        raise FileNotFoundError(
+            f"{data_dir}: neither {split}.txt nor images/{split}; splits come from "
+            f"{', '.join(lists + folders)}; check --split, or move what is no split away"
+        )
+    if split not in ("train", "val"):
+        raise ValueError(
+            f"{data_dir}: a folder without lists is divided into train and val; for {split!r} "
+            f"write {split}.txt"
+        )
+    pairs = _pairs(data_dir, "images", "labels")
+    if len(pairs) < 2:
+        raise ValueError(
+            f"{data_dir}: {len(pairs)} photos cannot be divided into train and val; "
+            f"add photos, or write {split}.txt"
+        )
+    by_stem = {pathlib.PurePath(pair.image).stem: pair for pair in pairs}
+    chosen = _validation_stems(list(by_stem))
+    return tuple(pair for stem, pair in by_stem.items() if (stem in chosen) == (split == "val"))
+
+
+def _validation_stems(stems: list[str]) -> set[str]:
+    """A fifth of the names, at least one."""
+
+    def order(stem: str) -> str:
+        return hashlib.sha256(f"{SPLIT_SEED}:{stem}".encode()).hexdigest()
+
+    return set(sorted(stems, key=order)[: max(1, round(len(stems) / 5))])
+
+
+def _find(data_dir: pathlib.Path, folder: str, endings: tuple[str, ...]) -> dict[str, str]:
+    """Path below data_dir of each name; counts what has another ending."""
+    if not (data_dir / folder).is_dir():
+        raise FileNotFoundError(
+            f"{data_dir / folder}: no such folder; photos belong in images, masks in labels"
+        )
+    found: dict[str, str] = {}
+    others = []
+    for path in sorted((data_dir / folder).iterdir()):
+        if path.is_dir() or path.name.startswith("."):
+            continue
+        if path.suffix.lower() not in endings:
+            others.append(path.name)
+            continue
+        name = f"{folder}/{path.name}"
+        if path.stem in found:
+            raise ValueError(
+                f"{data_dir}: {found[path.stem]} and {name} have one name; rename or remove one"
+            )
+        found[path.stem] = name
+    if others:
+        logging.warning(
+            "%s: left out %d files that do not end in %s, for example %s",
+            data_dir / folder,
+            len(others),
+            " ".join(endings),
+            others[0],
+        )
+    return found

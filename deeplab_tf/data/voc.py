@@ -1,0 +1,65 @@
+"""PASCAL VOC 2012 segmentation in the layout of the development kit.
+
+Everingham et al. 2015, the PASCAL visual object classes challenge. Masks are palette PNGs whose
+indices are the classes; 255 (the contour of each object) is ignored.
+"""
+
+import pathlib
+
+from deeplab_tf.data.dataset import FileDataset, Sample, identity_ids, read_stems
+from deeplab_tf.data.labels import LabelSet
+
+LABEL_SET = LabelSet.from_names(
+    (
+        "background",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    )
+)
+_LISTS = pathlib.Path("ImageSets", "Segmentation")
+
+
+def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
+    """Reads `ImageSets/Segmentation/<split>.txt`, `JPEGImages` and `SegmentationClass`.
+
+    Args:
+        data_dir: VOC2012, VOCdevkit, or the folder that holds VOCdevkit.
+        split: name of a list, for example train, val or trainval.
+
+    Raises:
+        FileNotFoundError: no such layout or list.
+        ValueError: a line of the list is not one name, or the list is empty.
+    """
+    root = _find_root(data_dir)
+    samples = tuple(
+        Sample(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png")
+        for stem in read_stems(root / _LISTS / f"{split}.txt")
+    )
+    return FileDataset("voc", split, LABEL_SET, root, samples, identity_ids(LABEL_SET.num_classes))
+
+
+def _find_root(data_dir: pathlib.Path) -> pathlib.Path:
+    for root in (data_dir / "VOCdevkit" / "VOC2012", data_dir / "VOC2012", data_dir):
+        if (root / _LISTS).is_dir():
+            return root
+    raise FileNotFoundError(
+        f"{data_dir}: no VOC2012/{_LISTS.as_posix()} in it; give the folder that holds VOCdevkit"
+    )

@@ -1,0 +1,89 @@
+"""Scores worked out by hand.
+
+The matrix of `MATRIX`, 3 classes (a, b, c never occurs):
+    truth a: 3 pixels, predicted a, a, b        truth b: 2 pixels, predicted b, outside
+    IoU a = 2 / (3 + 2 - 2) = 2/3               IoU b = 1 / (2 + 2 - 1) = 1/3
+"""
+
+import numpy as np
+import pytest
+
+from deeplab_tf.data.confusion import (
+    confusion_matrix,
+    iou_per_class,
+    mean_class_accuracy,
+    mean_iou,
+    pixel_accuracy,
+)
+
+LABEL = np.array([[0, 0, 0, 1], [1, 255, 255, 255]], np.uint8)
+PREDICTION = np.array([[0, 0, 1, 1], [7, 0, 1, 2]])
+MATRIX = [[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
+
+
+def test_matrix_by_hand():
+    matrix = confusion_matrix(LABEL, PREDICTION, 3)
+    assert matrix.dtype == np.int64
+    assert matrix.tolist() == MATRIX
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.uint16])
+def test_every_integer_type_of_prediction_counts_alike(dtype):
+    assert confusion_matrix(LABEL, PREDICTION.astype(dtype), 3).tolist() == MATRIX
+
+
+def test_negative_predictions_cost_the_true_class_its_pixels():
+    matrix = confusion_matrix(np.array([[0, 1]], np.uint8), np.array([[-1, -128]], np.int8), 2)
+    assert matrix.tolist() == [[0, 0, 1], [0, 0, 1]]
+
+
+def test_int8_predictions_with_more_classes_than_int8_holds():
+    matrix = confusion_matrix(np.array([[5, 6]], np.uint8), np.array([[5, -3]], np.int8), 150)
+    assert (matrix[5, 5], matrix[6, 150], matrix.sum()) == (1, 1, 2)
+
+
+@pytest.mark.parametrize("num_classes", [2, 19, 254, 255])
+def test_matrix_equals_counting_pixel_by_pixel(num_classes):
+    rng = np.random.default_rng(num_classes)
+    label = rng.choice([*range(num_classes), 255], (23, 31)).astype(np.uint8)
+    prediction = rng.integers(0, 256, (23, 31), dtype=np.uint8)
+    expected = np.zeros((num_classes, num_classes + 1), np.int64)
+    for truth, guess in zip(label.ravel().tolist(), prediction.ravel().tolist(), strict=True):
+        if truth != 255:
+            expected[truth, guess if guess < num_classes else num_classes] += 1
+    np.testing.assert_array_equal(confusion_matrix(label, prediction, num_classes), expected)
+
+
+def test_iou_is_nan_where_nothing_was_true_or_predicted():
+    np.testing.assert_allclose(iou_per_class(np.array(MATRIX)), [2 / 3, 1 / 3, np.nan], rtol=1e-15)
+
+
+def test_mean_iou_counts_classes_with_a_union():
+    score, counted = mean_iou(np.array(MATRIX))
+    assert counted == 2
+    assert score == pytest.approx((2 / 3 + 1 / 3) / 2, rel=1e-15)
+
+
+def test_class_that_is_only_predicted_counts_as_zero():
+    """The convention: with the classes of the truth alone this would be 0.75."""
+    matrix = confusion_matrix(np.array([[0, 0, 0, 0]], np.uint8), np.array([[0, 0, 0, 1]]), 3)
+    assert mean_iou(matrix) == (0.375, 2)  # (3/4 + 0) / 2
+
+
+def test_accuracies_by_hand():
+    matrix = np.array(MATRIX)
+    assert pixel_accuracy(matrix) == 3 / 5
+    assert mean_class_accuracy(matrix) == pytest.approx((2 / 3 + 1 / 2) / 2, rel=1e-15)
+
+
+def test_ignored_pixels_alone_give_nan_not_zero():
+    label = np.full((2, 2), 255, np.uint8)
+    matrix = confusion_matrix(label, np.array([[0, 1], [2, 9]]), 3)
+    score, counted = mean_iou(matrix)
+    assert (matrix.sum(), counted) == (0, 0)
+    assert np.isnan([score, pixel_accuracy(matrix), mean_class_accuracy(matrix)]).all()
+
+
+def test_sizes_must_agree():
+    with pytest.raises(ValueError, match=r"label \(2, 4\) and prediction \(4, 2\) differ in size"):
+        confusion_matrix(LABEL, PREDICTION.T, 3)
