@@ -61,7 +61,8 @@ def freeze_saved_model(folder: pathlib.Path, height: int, width: int):
             f"{folder}: the signature must have one input and one output; it has "
             f"{sorted(inputs)} and {sorted(signature.structured_outputs)}"
         )
-    (input_name, spec), (output_name,) = *inputs.items(), signature.structured_outputs
+    input_name, spec = next(iter(inputs.items()))
+    output_name = next(iter(signature.structured_outputs))
 
     @tf.function
     def serve(image):

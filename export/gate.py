@@ -41,10 +41,10 @@ def _unfused_batch_norm(graph: Graph) -> list[str]:
         if operator.kind != "MUL":
             continue
         tensors = [graph.tensors[index] for index in operator.inputs]
-        constants = [tensor for tensor in tensors if tensor.data is not None]
+        constants = [tensor.data for tensor in tensors if tensor.data is not None]
         producers = [graph.producer(index) for index in operator.inputs]
         behind = [p for p in producers if p is not None and p.kind in _CONVOLUTIONS]
-        if behind and any(tensor.data.size > 1 for tensor in constants):
+        if behind and any(constant.size > 1 for constant in constants):
             faults.append(
                 f"operator {operator.position} (MUL after {behind[0].kind}) is a batch norm that "
                 "was not folded; fold it before conversion, or convert with static batch 1"

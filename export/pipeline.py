@@ -128,10 +128,11 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
 
 
 def _calibrate(plan: ExportPlan, folder: pathlib.Path):
-    if not any(RULES[spec.variant].calibrated for spec in plan.files):
+    dataset = plan.calibration_dataset
+    if dataset is None or not any(RULES[spec.variant].calibrated for spec in plan.files):
         return None, None
     images, record = calibrate(
-        plan.calibration_dataset,
+        dataset,
         plan.preprocessing,
         plan.height,
         plan.width,
@@ -143,7 +144,7 @@ def _calibrate(plan: ExportPlan, folder: pathlib.Path):
     logging.info(
         "calibration: %d images of %s %s cover %d of %d classes",
         *(len(images), record.dataset, record.split),
-        *(record.classes_covered, plan.calibration_dataset.label_set.num_classes),
+        *(record.classes_covered, dataset.label_set.num_classes),
     )
     return path, record
 

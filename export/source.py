@@ -194,6 +194,5 @@ def _class_names(config):
 def _is_stock(name: str) -> bool:
     if name in ("Functional", "Sequential", "Model", "__tuple__", "__numpy__"):
         return True
-    rooms = (keras.layers, keras.initializers, keras.regularizers, keras.constraints)
-    rooms += (keras.mixed_precision, keras.activations)
+    rooms = [keras.layers, keras.initializers, keras.regularizers, keras.constraints]
     return any(hasattr(room, name) for room in rooms)

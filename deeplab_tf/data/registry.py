@@ -2,7 +2,7 @@
 
 import pathlib
 
-from deeplab_tf.data import ade20k, camvid, cityscapes, folder, voc
+from deeplab_tf.data import ade20k, camvid, cityscapes, folder, synthetic, voc
 from deeplab_tf.data.dataset import SegmentationDataset
 
 DATASETS = {
@@ -10,8 +10,12 @@ DATASETS = {
     "camvid": camvid.open_split,
     "cityscapes": cityscapes.open_split,
     "folder": folder.open_split,
+    "synthetic": synthetic.open_split,
     "voc": voc.open_split,
 }
+
+DRAWN = ("synthetic",)
+"""Data sets that need no folder."""
 
 
 def open_dataset(name: str, data_dir: str | pathlib.Path | None, split: str) -> SegmentationDataset:
@@ -23,8 +27,8 @@ def open_dataset(name: str, data_dir: str | pathlib.Path | None, split: str) -> 
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known: {sorted(DATASETS)}")
-    if name == "synthetic":
-        return DATASETS[name](split)
+    if name in DRAWN:
+        return DATASETS[name](pathlib.Path(), split)
     if not data_dir:
         raise ValueError(f"data set {name!r} needs --data_dir, the folder that holds it")
     root = pathlib.Path(data_dir)

@@ -7,8 +7,12 @@ behind a convolution z, with any mean and variance, computes the same as before 
     beta'  = beta + gamma * (mean' - mean) / sqrt(var + eps)
 """
 
+import dataclasses
+
 import numpy as np
 import tf_keras as keras
+
+from deeplab_tf.models.imported import CONVOLUTIONS, NetworkDescription, Node, last_convolution
 
 
 def observe_inputs(model: keras.Model, batch_norms, batches):
@@ -68,3 +72,63 @@ def adopt_statistics(model: keras.Model, batches) -> None:
                 variance,
             ]
         )
+
+
+def insert_batch_norms(
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    momentum: float = 0.95,
+    epsilon: float = 1e-3,
+) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+    """Puts a batch norm behind every convolution, the function unchanged.
+
+    The convolution loses its bias to the batch norm's offset (gamma = 1, beta = bias, mean = 0,
+    variance = 1 - epsilon), and is renamed "<name>_conv": the batch norm takes its name, so
+    that ranges and other nodes mean the same tensor as before. `adopt_statistics` then makes
+    the mean and variance true ones. The last convolution, the classifier, gets none: logits
+    depend so much on which classes a batch shows that their statistics mean nothing.
+
+    Args:
+        description: the folded network.
+        arrays: its weights.
+        momentum, epsilon: of the new batch norms.
+
+    Returns:
+        the description and the arrays of the network with batch norms.
+
+    Raises:
+        ValueError: the network has no convolution beside the classifier.
+    """
+    classifier = last_convolution(description).name
+    nodes, changed = [], dict(arrays)
+    for node in description.nodes:
+        if node.kind in CONVOLUTIONS and node.name != classifier:
+            nodes += _with_batch_norm(node, changed, {"momentum": momentum, "epsilon": epsilon})
+        else:
+            nodes.append(node)
+    if len(nodes) == len(description.nodes):
+        raise ValueError("no convolution to put a batch norm behind, beside the classifier")
+    return dataclasses.replace(description, nodes=tuple(nodes)), changed
+
+
+def _with_batch_norm(node: Node, arrays: dict[str, np.ndarray], settings: dict) -> list[Node]:
+    """The convolution without bias and its batch norm; `arrays` changed in place."""
+    name = f"{node.name.removesuffix('_linear')}_conv"
+    kernel = "depthwise_kernel" if node.kind == "depthwise_conv2d" else "kernel"
+    weights = arrays.pop(f"{node.name}/{kernel}")
+    channels = weights.shape[2] if node.kind == "conv2d_transpose" else weights.shape[3]
+    if node.kind == "depthwise_conv2d":
+        channels = weights.shape[2] * weights.shape[3]
+    bias = arrays.pop(f"{node.name}/bias", np.zeros(channels, np.float32))
+    arrays[f"{name}/{kernel}"] = weights
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    arrays |= {
+        f"{node.name}/gamma": ones,
+        f"{node.name}/beta": bias,
+        f"{node.name}/moving_mean": zeros,
+        f"{node.name}/moving_variance": ones - np.float32(settings["epsilon"]),
+    }
+    convolution = dataclasses.replace(
+        node, name=name, attributes=node.attributes | {"use_bias": False}
+    )
+    return [convolution, Node(node.name, "batch_norm", (name,), settings)]

@@ -134,6 +134,37 @@ def _set_folded(layer, kernel, bias) -> None:
     follower.set_weights([ones, bias, zeros, ones - follower.epsilon])
 
 
+_KERAS3_NAMES = {
+    layers.Conv2D: "conv2d",
+    layers.DepthwiseConv2D: "depthwise_conv2d",
+    layers.BatchNormalization: "batch_normalization",
+    layers.Dense: "dense",
+}
+
+
+def load_h5(model: keras.Model, path) -> MatchReport:
+    """Loads a Keras weights file, without running anything that it may carry.
+
+    Keras 2 stores layers by name. Keras 3 (`.weights.h5`) stores them by kind and number
+    (`conv2d_3`), so they are matched with this network's layers of the same kind in graph order.
+
+    Raises:
+        ValueError: not such a file, or nothing matches.
+    """
+    arrays = read_h5(path)
+    if not any(key.rpartition("/")[2].isdigit() for key in arrays):
+        return load_named(model, arrays)
+    named = {}
+    for kind, stored in _KERAS3_NAMES.items():
+        own = [layer for layer in model.layers if type(layer) is kind]
+        for number, layer in enumerate(own):
+            prefix = f"{stored}_{number}" if number else stored
+            for position, weight in enumerate(layer_arrays(layer)):
+                if (value := arrays.get(f"{prefix}/{position}")) is not None:
+                    named[f"{layer.name}/{weight}"] = value
+    return load_named(model, named)
+
+
 def read_h5(path) -> dict[str, np.ndarray]:
     """Arrays of a Keras weights file, without running anything that it may carry.
 

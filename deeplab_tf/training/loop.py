@@ -7,6 +7,7 @@ last checkpoint and ends with the weights of a run never stopped.
 
 import json
 import os
+import pathlib
 import time
 
 import numpy as np
@@ -21,14 +22,17 @@ from deeplab_tf.data.pipeline import TrainingPipeline
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.apply import quantize_aware
-from deeplab_tf.quantization.ranges import fill_ranges
+from deeplab_tf.quantization.ranges import fill_ranges, fit_weight_ranges
 from deeplab_tf.training import losses
 from deeplab_tf.training.config import NEVER, TrainingConfig
+from deeplab_tf.training.initialization import named_arrays
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.schedules import PolyDecay
 from deeplab_tf.training.stepper import Stepper, freeze_batch_norms, make_strategy
 from deeplab_tf.training.validation import Validator
 from deeplab_tf.training.weights_file import read_weights, save_weights
+
+WORKER_PATIENCE_S = 120
 
 
 def open_training_lists(
@@ -129,9 +133,22 @@ class TrainingRun:
         )
         self._restore_or_start(stepper, phase)
         score = self._take_steps(stepper, manager, phase, last_step)
+        # Statistics of several workers are gathered on reading: all must read, one writes.
+        arrays = named_arrays(stepper.model)
         if self._is_chief:
-            save_weights(stepper.model, self.folder.weights(phase))
+            save_weights(arrays, self.folder.weights(phase))
+        self._await(self.folder.weights(phase))
         return score
+
+    def _await(self, path: pathlib.Path) -> None:
+        """Lets the other workers wait for what the chief writes on the file system they share."""
+        deadline = time.monotonic() + WORKER_PATIENCE_S
+        while not path.is_file():
+            if time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"{path} did not appear in {WORKER_PATIENCE_S} s; all workers need one --run_dir"
+                )
+            time.sleep(0.1)
 
     @property
     def _last_phase(self) -> Phase:
@@ -219,12 +236,15 @@ class TrainingRun:
                     tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
                     logging.info("%s step %d loss %.4f", phase.value, step, value)
                 if step % config.validation_interval == 0 or step == last_step:
+                    if phase is Phase.QUANTIZED:
+                        fit_weight_ranges(stepper.model)
                     weights = stepper.model.get_weights()
                     if validator is not None:
                         score = self._validate(validator, weights, phase, step)
                         if score > best:
                             best = score
-                            save_weights(stepper.model, self.folder.best_weights(phase))
+                            arrays = named_arrays(validator.model)
+                            save_weights(arrays, self.folder.best_weights(phase))
                 if step % config.checkpoint_interval == 0 or step == last_step:
                     manager.save(checkpoint_number=step)
         return score

@@ -38,7 +38,7 @@ def initializer(config: TrainingConfig, read_folded=None):
         convolutions = read_folded(path)
         return lambda model, batches: _load_folded(model, convolutions, batches)
     if path.suffix == ".h5":
-        return lambda model, batches: _load_h5(model, path)
+        return lambda model, batches: _report(initialization.load_h5(model, path))
     return lambda model, batches: _report(initialization.load_named(model, read_weights(path)))
 
 
@@ -68,10 +68,6 @@ def _load_imagenet(model: keras.Model, config: TrainingConfig) -> None:
         input_shape=(224, 224, 3), alpha=config.model.width_multiplier, include_top=False
     )
     _report(initialization.load_named(model, initialization.named_arrays(source)))
-
-
-def _load_h5(model: keras.Model, path: pathlib.Path) -> None:
-    _report(initialization.load_named(model, initialization.read_h5(path)))
 
 
 def _report(report: initialization.MatchReport) -> None:

@@ -15,6 +15,9 @@ class Validator:
 
     The size is that of the first photo, padded to what the network takes; others are placed on
     the same canvas.
+
+    Attributes:
+        model: the copy, with the weights of the last `confusion_matrix`.
     """
 
     def __init__(
@@ -25,7 +28,7 @@ class Validator:
         batch_size: int = 4,
     ):
         """`model` must have the weights' order of the trained one; its own are overwritten."""
-        self._model = model
+        self.model = model
         self._num_classes = dataset.label_set.num_classes
         _, height, width, _ = model.input_shape
         self._batches = validation_batches(dataset, preprocessing, height, width, batch_size)
@@ -40,7 +43,7 @@ class Validator:
 
     def confusion_matrix(self, weights: list[np.ndarray]) -> np.ndarray:
         """int64 [num_classes, num_classes + 1] over the whole list."""
-        self._model.set_weights(weights)
+        self.model.set_weights(weights)
         total = np.zeros((self._num_classes, self._num_classes + 1), np.int64)
         for image, label in self._batches:
             total += confusion.confusion_matrix(

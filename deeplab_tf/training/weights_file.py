@@ -3,16 +3,14 @@
 import pathlib
 
 import numpy as np
-import tf_keras as keras
 
 from deeplab_tf import atomic_file
-from deeplab_tf.training.initialization import named_arrays
 
 
-def save_weights(model: keras.Model, path: pathlib.Path) -> None:
-    """Writes the file whole or not at all."""
+def save_weights(arrays: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """Writes "layer/weight" arrays, the file whole or not at all."""
     with atomic_file.atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **named_arrays(model))
+        np.savez(stream, **arrays)
 
 
 def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -26,7 +24,7 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights file")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
     except Exception as error:
         raise ValueError(f"{path}: not a weights file ({error})") from error

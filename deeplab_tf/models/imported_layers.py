@@ -1,0 +1,290 @@
+"""What other people's networks compute and no stock Keras layer does.
+
+Each layer is registered, holds nothing but JSON settings and, where it has one, a constant that
+is saved like any weight. The converter turns each into the operator that it came from.
+"""
+
+import tensorflow as tf
+import tf_keras as keras
+
+_register = keras.utils.register_keras_serializable(package="deeplab_tf")
+
+
+@_register
+class AlignedResizing(keras.layers.Layer):
+    """Resize with a convention that `keras.layers.Resizing` (half-pixel centres) lacks.
+
+    Source coordinate of output row i:
+
+        align_corners   i * (in - 1) / (out - 1)
+        legacy          i * in / out
+        half_pixel      (i + 0.5) * in / out - 0.5
+
+    Args:
+        height, width: of the output.
+        interpolation: "bilinear" or "nearest".
+        alignment: "align_corners", "legacy" or "half_pixel".
+    """
+
+    def __init__(self, height, width, interpolation, alignment, **kwargs):
+        super().__init__(**kwargs)
+        self.height, self.width = height, width
+        self.interpolation, self.alignment = interpolation, alignment
+
+    def call(self, inputs):
+        """float32 [batch, h, w, channels] -> float32 [batch, height, width, channels]."""
+        bilinear = self.interpolation == "bilinear"
+        resize = tf.raw_ops.ResizeBilinear if bilinear else tf.raw_ops.ResizeNearestNeighbor
+        return resize(
+            images=inputs,
+            size=[self.height, self.width],
+            align_corners=self.alignment == "align_corners",
+            half_pixel_centers=self.alignment == "half_pixel",
+        )
+
+    def get_config(self):
+        return super().get_config() | {
+            "height": self.height,
+            "width": self.width,
+            "interpolation": self.interpolation,
+            "alignment": self.alignment,
+        }
+
+
+@_register
+class HardSwish(keras.layers.Layer):
+    """x * relu6(x + 3) / 6 (Howard et al. 2019, MobileNetV3, arXiv:1905.02244)."""
+
+    def call(self, inputs):
+        return inputs * tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
+
+
+@_register
+class Clip(keras.layers.Layer):
+    """Values below `minimum` and above `maximum` become those."""
+
+    def __init__(self, minimum, maximum, **kwargs):
+        super().__init__(**kwargs)
+        self.minimum, self.maximum = minimum, maximum
+
+    def call(self, inputs):
+        return tf.minimum(tf.maximum(inputs, self.minimum), self.maximum)
+
+    def get_config(self):
+        return super().get_config() | {"minimum": self.minimum, "maximum": self.maximum}
+
+
+@_register
+class ArgMax(keras.layers.Layer):
+    """Index of the largest value along `axis`, the first where several are; no gradient."""
+
+    def __init__(self, axis, output_type, **kwargs):
+        super().__init__(**kwargs)
+        self.axis, self.output_type = axis, output_type
+
+    def call(self, inputs):
+        return tf.argmax(inputs, self.axis, output_type=self.output_type)
+
+    def get_config(self):
+        return super().get_config() | {"axis": self.axis, "output_type": self.output_type}
+
+
+@_register
+class Cast(keras.layers.Layer):
+    """Values in another dtype, fractions cut off."""
+
+    def __init__(self, target, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.target = target
+
+    def call(self, inputs):
+        return tf.cast(inputs, self.target)
+
+    def get_config(self):
+        config = super().get_config()
+        config.pop("autocast", None)
+        return config | {"target": self.target}
+
+
+@_register
+class ReduceMean(keras.layers.Layer):
+    """Mean over any axes but the batch; over height and width use GlobalAveragePooling2D."""
+
+    def __init__(self, axes, keepdims, **kwargs):
+        super().__init__(**kwargs)
+        self.axes, self.keepdims = tuple(axes), keepdims
+
+    def call(self, inputs):
+        return tf.reduce_mean(inputs, self.axes, keepdims=self.keepdims)
+
+    def get_config(self):
+        return super().get_config() | {"axes": list(self.axes), "keepdims": self.keepdims}
+
+
+@_register
+class StridedSlice(keras.layers.Layer):
+    """x[:, begin:end:stride, ...] for every axis behind the batch.
+
+    Args:
+        slices: one [begin, end, stride] an axis, None for "from the first" or "to the last".
+        dropped: axes (batch = 0) of length 1 to drop afterwards.
+    """
+
+    def __init__(self, slices, dropped=(), **kwargs):
+        super().__init__(**kwargs)
+        self.slices, self.dropped = [tuple(item) for item in slices], tuple(dropped)
+
+    def call(self, inputs):
+        taken = inputs[(slice(None), *(slice(*item) for item in self.slices))]
+        return tf.squeeze(taken, self.dropped) if self.dropped else taken
+
+    def get_config(self):
+        return super().get_config() | {
+            "slices": [list(item) for item in self.slices],
+            "dropped": list(self.dropped),
+        }
+
+
+@_register
+class ElementwiseConstant(keras.layers.Layer):
+    """x + constant or x * constant, the constant a weight of any shape that broadcasts."""
+
+    def __init__(self, operation, shape, **kwargs):
+        super().__init__(**kwargs)
+        self.operation, self.shape = operation, tuple(shape)
+        if operation not in ("add", "multiply"):
+            raise ValueError(f"operation must be add or multiply; got {operation!r}")
+
+    def build(self, input_shape):
+        initial = "zeros" if self.operation == "add" else "ones"
+        self.constant = self.add_weight("constant", self.shape, initializer=initial)
+        super().build(input_shape)
+
+    def call(self, inputs):
+        return inputs + self.constant if self.operation == "add" else inputs * self.constant
+
+    def get_config(self):
+        return super().get_config() | {"operation": self.operation, "shape": list(self.shape)}
+
+
+@_register
+class SimulatedQuantization(keras.layers.Layer):
+    """Rounds to the values that an integer tensor can hold, as XNNPACK's kernels round.
+
+        real = scale * (quantized - zero_point), quantized_min <= quantized <= quantized_max
+
+    Some networks blow one step of difference up layer by layer, so near a tie the very way of
+    rounding counts. tf.quantization's fake-quant derives scale and zero point from a range
+    anew; here they are taken as they are. Where the sums of the integer kernel are known to be
+    whole multiples of `accumulator_scale`, they are found again from the float value:
+
+        quantized - zero_point = round_half_even(float32(sum) * multiplier)
+
+    and where a float tensor is quantized, round_half_even(value * inverse_scale). Otherwise
+    halves are rounded up. The gradient passes unchanged inside the range.
+
+    Args:
+        scale, zero_point, quantized_min, quantized_max: of the tensor.
+        accumulator_scale: of the sums; one value, or one a channel; None where unknown.
+        multiplier: accumulator_scale / scale as the kernel has it, float32.
+        half_up: round halves up with a known accumulator, too.
+        inverse_scale: 1 / scale, float32, for a tensor that the file has as float before.
+    """
+
+    def __init__(
+        self,
+        scale,
+        zero_point,
+        quantized_min,
+        quantized_max,
+        accumulator_scale=None,
+        multiplier=None,
+        half_up=False,
+        inverse_scale=None,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.scale, self.zero_point = scale, zero_point
+        self.quantized_min, self.quantized_max = quantized_min, quantized_max
+        self.accumulator_scale, self.multiplier = accumulator_scale, multiplier
+        self.half_up, self.inverse_scale = half_up, inverse_scale
+
+    def call(self, inputs):
+        """float32 or float64 of any shape -> float32."""
+        steps = tf.clip_by_value(
+            tf.cast(self._steps(inputs), tf.float32),
+            float(self.quantized_min - self.zero_point),
+            float(self.quantized_max - self.zero_point),
+        )
+        real = tf.constant(self.scale, tf.float32) * steps
+        low, high = (self.scale * (end - self.zero_point) for end in self._ends)
+        passed = tf.clip_by_value(tf.cast(inputs, tf.float32), low, high)
+        return passed + tf.stop_gradient(real - passed)
+
+    def _steps(self, inputs):
+        """quantized - zero_point before it is cut to the type's range."""
+        if self.inverse_scale is not None:
+            return tf.round(tf.cast(inputs, tf.float32) * self.inverse_scale)
+        exact = tf.cast(inputs, tf.float64)
+        if self.accumulator_scale is None:
+            # A float32 value is off by up to 2^-14 steps: on a grid of 2^-12 ties are ties again.
+            return tf.floor(tf.round(exact / self.scale * 4096) / 4096 + 0.5)
+        sums = tf.round(exact / tf.constant(self.accumulator_scale, tf.float64))
+        steps = tf.cast(sums, tf.float32) * tf.constant(self.multiplier, tf.float32)
+        return tf.floor(steps + 0.5) if self.half_up else tf.round(steps)
+
+    @property
+    def _ends(self):
+        return self.quantized_min, self.quantized_max
+
+    def get_config(self):
+        config = super().get_config()
+        config.pop("autocast", None)
+        return config | {
+            "scale": self.scale,
+            "zero_point": self.zero_point,
+            "quantized_min": self.quantized_min,
+            "quantized_max": self.quantized_max,
+            "accumulator_scale": self.accumulator_scale,
+            "multiplier": self.multiplier,
+            "half_up": self.half_up,
+            "inverse_scale": self.inverse_scale,
+        }
+
+
+@_register
+class SimulatedAdd(keras.layers.Layer):
+    """Sum or difference of two quantized tensors, as XNNPACK's fixed-point kernel gives it.
+
+        (quantized - zero_point) of the sum = floor(sum_i steps_i * multiplier_i + 1/2)
+
+    Args:
+        input_scales: of both tensors.
+        multipliers: input scale / output scale with 21 significant bits; negative to subtract.
+        scale: of the sum.
+    """
+
+    def __init__(self, input_scales, multipliers, scale, **kwargs):
+        super().__init__(**kwargs)
+        self.input_scales, self.multipliers = list(input_scales), list(multipliers)
+        self.scale = scale
+
+    def call(self, inputs):
+        """Two float32 tensors that broadcast -> float32."""
+        terms = [
+            tf.round(tf.cast(value, tf.float64) / scale) * multiplier
+            for value, scale, multiplier in zip(
+                inputs, self.input_scales, self.multipliers, strict=True
+            )
+        ]
+        exact = tf.cast(self.scale * tf.floor(terms[0] + terms[1] + 0.5), tf.float32)
+        signs = [1.0 if multiplier > 0 else -1.0 for multiplier in self.multipliers]
+        plain = signs[0] * inputs[0] + signs[1] * inputs[1]
+        return plain + tf.stop_gradient(exact - plain)
+
+    def get_config(self):
+        return super().get_config() | {
+            "input_scales": self.input_scales,
+            "multipliers": self.multipliers,
+            "scale": self.scale,
+        }

@@ -1,0 +1,107 @@
+"""Weights from elsewhere: what matches, what does not, and that every miss is named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.registry import build_network
+from deeplab_tf.quantization.batch_norm import adopt_statistics
+from deeplab_tf.training import initialization
+from deeplab_tf.training.config import TrainingConfig, read_config
+from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.training.weights_file import read_weights, save_weights
+from tflite_tools.convolution_weights import read_convolutions
+from tflite_tools.graph import read_graph
+
+SMALL = ModelConfig(num_classes=3, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=16)
+
+
+def test_weights_file_round_trip_and_report_of_what_differs(tmp_path):
+    model = build_network(SMALL, 32, 32)
+    save_weights(initialization.named_arrays(model), tmp_path / "w.npz")
+    arrays = read_weights(tmp_path / "w.npz")
+    other = build_network(ModelConfig(**{**vars(SMALL), "num_classes": 5}), 32, 32)
+    arrays["extra/kernel"] = np.zeros(3, np.float32)
+    report = initialization.load_named(other, arrays)
+    assert [line.split(":")[0] for line in report.mismatched] == ["logits"]
+    assert report.unused == ("extra",)
+    assert not report.missing
+    np.testing.assert_array_equal(
+        other.get_layer("Conv1").get_weights()[0], model.get_layer("Conv1").get_weights()[0]
+    )
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(ValueError, match="no layer of the network matches"):
+        initialization.load_named(build_network(SMALL, 32, 32), {"other/kernel": np.zeros(2)})
+
+
+def test_nan_weights_are_refused(tmp_path):
+    np.savez(tmp_path / "bad.npz", **{"Conv1/kernel": np.array([np.nan])})
+    with pytest.raises(ValueError, match="Conv1/kernel holds NaN"):
+        read_weights(tmp_path / "bad.npz")
+
+
+def test_a_file_that_is_no_weights_file_is_refused(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(ValueError, match="not a weights file"):
+        read_weights(tmp_path / "bad.npz")
+
+
+def test_folded_imagenet_backbone_keeps_its_function_with_observed_statistics(shared_dir):
+    graph = read_graph(shared_dir / "models" / "tf2_mobilenet_v2_1.0_224_ptq.tflite")
+    config = ModelConfig(num_classes=2, aspp=Aspp.NONE, decoder=False)
+    model = build_network(config, 64, 64)
+    report = initialization.load_convolution_sequence(model, read_convolutions(graph))
+    assert len(report.matched) == 51  # 1 + 16 x 3 + 2 (the first block has no expansion)
+    assert report.missing == ("logits",)
+    rng = np.random.default_rng(0)
+    images = [rng.uniform(-1, 1, (4, 64, 64, 3)).astype(np.float32) for _ in range(2)]
+    before = model(images[0]).numpy()
+    adopt_statistics(model, images)
+    after = model(images[0]).numpy()
+    assert np.abs(after - before).max() < 1e-4 * np.abs(before).max()
+    # With observed statistics, training mode sees nearly what inference mode sees.
+    trained = model(np.concatenate(images), training=True).numpy()[:4]
+    assert np.abs(trained - after).max() < 0.1 * np.abs(after).max()
+
+
+def test_run_folder_refuses_other_settings_and_names_the_change(tmp_path):
+    config = TrainingConfig(model=SMALL, dataset="synthetic", crop_height=32)
+    folder = RunFolder(tmp_path)
+    labels = LabelSet.from_names(["a", "b", "c"])
+    folder.prepare(config, labels)
+    folder.prepare(config, labels)
+    assert read_config(tmp_path) == config
+    assert folder.read_labels() == labels
+    changed = TrainingConfig(model=SMALL, dataset="synthetic", crop_height=32, seed=7)
+    with pytest.raises(FileExistsError, match="seed 0 -> 7"):
+        folder.prepare(changed, labels)
+
+
+def test_unknown_keys_in_a_stored_configuration_are_an_error(tmp_path):
+    config = TrainingConfig(model=SMALL, dataset="synthetic", crop_height=32)
+    values = config.to_json() | {"momentum": 1}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="unknown training keys \\['momentum'\\]"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train_steps": 0}, "train_steps must be at least 1"),
+        ({"quantize_delay_step": 4000}, "quantize_delay_step must be -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be 0 to below 1"),
+        ({"holdout_images": 5}, "belong together"),
+        ({"crop_height": 100}, "height 100 is not a multiple of output_stride 16"),
+    ],
+)
+def test_wrong_training_settings_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(model=SMALL, dataset="synthetic", **values)

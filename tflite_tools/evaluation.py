@@ -1,0 +1,292 @@
+"""Scores any number of `.tflite` files on one list, beside each other."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+from tqdm import tqdm
+
+from deeplab_tf.data import confusion
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.preprocessing import place
+from tflite_tools.chunk import Chunk, write_chunk
+from tflite_tools.contract import ModelContract
+from tflite_tools.latency import LatencyMs, measure_latency
+from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.runner import ModelRunner
+
+CHUNK_IMAGES = 64
+TASK_IMAGES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """How files are run.
+
+    Attributes:
+        processes: interpreters at work side by side, for accuracy.
+        num_threads: of the interpreter whose latency is measured.
+        latency_repeats, latency_warmup: invokes a file; 0 repeats skips latency.
+        limit: samples of the list, or 0 for all.
+    """
+
+    processes: int = 2
+    num_threads: int = 1
+    latency_repeats: int = 30
+    latency_warmup: int = 3
+    limit: int = 0
+
+    def __post_init__(self):
+        if self.processes < 1 or self.num_threads < 1:
+            raise ValueError(
+                f"processes and threads must be at least 1; got {self.processes} and "
+                f"{self.num_threads}"
+            )
+        if min(self.latency_repeats, self.latency_warmup, self.limit) < 0:
+            raise ValueError("latency repeats, warm-up and limit must not be negative")
+
+
+@dataclasses.dataclass
+class ModelResult:
+    """What is known of one file after the evaluation.
+
+    Attributes:
+        contract: how it was fed and read.
+        images: samples scored.
+        matrix: int64 [num_classes, num_classes + 1].
+        agreement: share of pixels with the reference's class, or None without reference.
+        constant_images: samples whose prediction was one single class.
+        latency: of one invoke, or None.
+        memory_mb: peak resident memory that a process of its own gained by loading and running
+            the file once.
+        failure: why there is no score, or "".
+        warnings: what a user must know, one line each.
+    """
+
+    contract: ModelContract
+    images: int = 0
+    matrix: np.ndarray | None = None
+    agreement: float | None = None
+    constant_images: int = 0
+    latency: LatencyMs | None = None
+    memory_mb: float | None = None
+    failure: str = ""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class _Score:
+    """Sum over the samples of one task."""
+
+    matrix: np.ndarray
+    constant: int
+    agreeing: int
+    pixels: int
+
+
+def score_samples(
+    runner: ModelRunner, chunk: Chunk, start: int, stop: int, num_classes: int, is_reference: bool
+) -> _Score:
+    """Runs in a child: samples start..stop-1 of a chunk."""
+    canvas = (runner.contract.height, runner.contract.width)
+    images, labels = chunk.images(canvas), chunk.label_file("label")
+    reference = chunk.label_file("reference", "r+" if is_reference else "r")
+    total = _Score(np.zeros((num_classes, num_classes + 1), np.int64), 0, 0, 0)
+    for index in range(start, stop):
+        label = chunk.sample(labels, index)
+        on_canvas = runner.class_map(images[index])
+        prediction = chunk.placements[canvas][index].restore_label(on_canvas)
+        total.matrix += confusion.confusion_matrix(label, prediction, num_classes)
+        total.constant += int(np.all(prediction == prediction[0, 0]))
+        if is_reference:
+            chunk.sample(reference, index)[:] = prediction
+        else:
+            total.agreeing += int((prediction == chunk.sample(reference, index)).sum())
+        total.pixels += prediction.size
+    return total
+
+
+def probe(runner: ModelRunner, image: np.ndarray) -> float:
+    """Runs in a child of its own: one invoke; returns the memory that it took, in MB."""
+    runner.class_map(image)
+    return runner.memory_mb()
+
+
+def evaluate(
+    contracts: list[ModelContract],
+    dataset: SegmentationDataset,
+    options: EvaluationOptions,
+    reference: int | None = None,
+) -> list[ModelResult]:
+    """Scores files.
+
+    Args:
+        contracts: the files.
+        dataset: the list.
+        options: how to run.
+        reference: index of the file that the others are compared with, or None.
+
+    Returns:
+        one result a file, in order.
+
+    Raises:
+        ValueError, FileNotFoundError: a sample cannot be read; or no file is left to score.
+    """
+    results = [ModelResult(contract) for contract in contracts]
+    for result in results:
+        _check_fit(result, dataset)
+    _probe_all(results, dataset)
+    count = min(options.limit or len(dataset), len(dataset))
+    with (
+        tempfile.TemporaryDirectory(prefix="evaluate-") as scratch,
+        InterpreterPool(contracts, options.processes) as pool,
+    ):
+        pool.broken |= {
+            index: result.failure for index, result in enumerate(results) if result.failure
+        }
+        _score_all(results, dataset, count, pool, pathlib.Path(scratch), reference)
+        for index, failure in pool.broken.items():
+            results[index].failure = failure
+    if options.latency_repeats:
+        measure_all(results, dataset, options)
+    for result in results:
+        _call_out(result, dataset)
+    return results
+
+
+def _check_fit(result: ModelResult, dataset: SegmentationDataset) -> None:
+    contract, label_set = result.contract, dataset.label_set
+    if contract.channels != dataset.channels:
+        result.failure = (
+            f"takes {contract.channels} channels, {dataset.name} has {dataset.channels}"
+        )
+    elif contract.num_classes is not None and contract.num_classes != label_set.num_classes:
+        result.failure = (
+            f"gives {contract.num_classes} classes, {dataset.name} has {label_set.num_classes}; "
+            "evaluate on the data set that it was trained for"
+        )
+    elif contract.label_set and contract.label_set.names != label_set.names:
+        result.warnings.append(
+            f"its label list differs from {dataset.name}'s; scores compare by index, not by name"
+        )
+    result.warnings += contract.warnings
+
+
+def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None:
+    """One invoke of each file in a fresh child: finds crashes, measures memory."""
+    image = dataset.image(0)
+    for result in results:
+        if result.failure:
+            continue
+        contract = result.contract
+        canvas, _ = place(image, contract.height, contract.width)
+        with InterpreterPool([contract], 1) as pool:
+            tasks = [Task(0, probe, (canvas,))]
+            for outcome in pool.run(tasks):
+                result.failure = outcome.failure
+                if not outcome.failure:
+                    result.memory_mb = float(outcome.value)  # type: ignore[arg-type]
+
+
+def _score_all(results, dataset, count, pool, scratch, reference) -> None:
+    alive = [index for index, result in enumerate(results) if not result.failure]
+    if not alive:
+        return
+    canvases = tuple(
+        sorted({(results[i].contract.height, results[i].contract.width) for i in alive})
+    )
+    totals = {
+        index: _Score(
+            np.zeros((dataset.label_set.num_classes, dataset.label_set.num_classes + 1), np.int64),
+            *(0, 0, 0),
+        )
+        for index in alive
+    }
+    order = sorted(alive, key=lambda index: index != reference)
+    bar = tqdm(total=count * len(alive), desc="evaluate", unit="image", disable=None)
+    with bar:
+        for number, first in enumerate(range(0, count, CHUNK_IMAGES)):
+            size = min(CHUNK_IMAGES, count - first)
+            chunk = write_chunk(dataset, first, size, canvases, scratch / f"chunk{number % 2}")
+            for group in ([reference], [i for i in order if i != reference]):
+                group_tasks = _tasks([i for i in group if i in totals], chunk, dataset, reference)
+                for outcome in pool.run(group_tasks):
+                    if outcome.failure:
+                        continue
+                    _add(totals[outcome.task.model], outcome.value)
+                    bar.update(outcome.task.arguments[2] - outcome.task.arguments[1])
+    with_reference = reference in totals and reference not in pool.broken
+    for index, total in totals.items():
+        result = results[index]
+        result.images, result.matrix, result.constant_images = count, total.matrix, total.constant
+        if with_reference and index != reference and total.pixels:
+            result.agreement = total.agreeing / total.pixels
+
+
+def _tasks(models, chunk, dataset, reference):
+    for index in models:
+        for start in range(0, chunk.count, TASK_IMAGES):
+            stop = min(start + TASK_IMAGES, chunk.count)
+            arguments = (chunk, start, stop, dataset.label_set.num_classes, index == reference)
+            yield Task(index, score_samples, arguments)
+
+
+def _add(total: _Score, part: _Score) -> None:
+    total.matrix += part.matrix
+    total.constant += part.constant
+    total.agreeing += part.agreeing
+    total.pixels += part.pixels
+
+
+def measure_all(
+    results: list[ModelResult], dataset: SegmentationDataset, options: EvaluationOptions
+) -> None:
+    """Latency of all files that ran, interleaved in one process."""
+    alive = [index for index, result in enumerate(results) if not result.failure]
+    measured = measure_latency(
+        [results[index].contract for index in alive],
+        dataset.image(0),
+        options.num_threads,
+        options.latency_warmup,
+        options.latency_repeats,
+    )
+    for index, latency in zip(alive, measured, strict=True):
+        results[index].latency = latency
+
+
+def _call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
+    """Loud words for a mask that says nothing."""
+    if result.failure or result.matrix is None or not result.images:
+        return
+    predicted = result.matrix.sum(0)
+    names = (*dataset.label_set.names, "a class that does not exist")
+    if result.constant_images == result.images:
+        only = names[int(predicted.argmax())]
+        result.warnings.insert(
+            0,
+            f"CONSTANT MASK: every one of {result.images} images is all {only!r}. Likely causes: "
+            "photos normalized twice or not at all, calibration on images that were not "
+            "normalized, batch-norm statistics of too few steps, or an argmax of a cast output",
+        )
+        return
+    if result.constant_images:
+        result.warnings.append(f"{result.constant_images} of {result.images} masks are constant")
+    truth = result.matrix.sum(1)
+    never = [
+        dataset.label_set.names[index]
+        for index in np.flatnonzero((truth > 0) & (predicted[: len(truth)] == 0))
+    ]
+    if never:
+        result.warnings.append("never predicted, though it occurs: " + ", ".join(never))
+    if predicted[-1]:
+        result.warnings.append(
+            f"{int(predicted[-1])} pixels got a class that {dataset.name} does not have; the "
+            "file's classes are in another order or number"
+        )
+
+
+def default_processes() -> int:
+    """One a processor core of this machine."""
+    return os.cpu_count() or 1

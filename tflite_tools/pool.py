@@ -1,0 +1,155 @@
+"""Interpreters in child processes: a file that crashes the runtime costs a message.
+
+Each child holds an interpreter for every file that it was given work for. A child that dies
+takes the blame for the file that it was running; another child takes its place.
+"""
+
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+
+from tflite_tools.contract import ModelContract
+from tflite_tools.runner import ModelRunner
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Work for one file.
+
+    Attributes:
+        model: which file, an index into the pool's contracts.
+        function: top-level function of (runner, *arguments), run in the child.
+        arguments: picklable.
+    """
+
+    model: int
+    function: Callable
+    arguments: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a task gave.
+
+    Attributes:
+        task: the task.
+        value: of the function, or None.
+        failure: one line, or "".
+    """
+
+    task: Task
+    value: object
+    failure: str
+
+
+def _serve(connection, contracts: list[ModelContract], num_threads: int, quiet: bool) -> None:
+    """The child's loop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if quiet:  # the runtime greets on stderr
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    runners: dict[int, ModelRunner] = {}
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        try:
+            if task.model not in runners:
+                runners[task.model] = ModelRunner(contracts[task.model], num_threads)
+            reply = (task.function(runners[task.model], *task.arguments), "")
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1].name
+            reply = (None, f"{type(error).__name__} in {where}: {' '.join(str(error).split())}")
+        connection.send(reply)
+
+
+class InterpreterPool:
+    """Runs tasks on `processes` children; results come as they are ready."""
+
+    def __init__(
+        self,
+        contracts: list[ModelContract],
+        processes: int,
+        num_threads: int = 1,
+        quiet: bool = True,
+    ):
+        if processes < 1:
+            raise ValueError(f"processes must be at least 1; got {processes}")
+        self._contracts = contracts
+        self._threads = num_threads
+        self._quiet = quiet
+        self._context = multiprocessing.get_context("spawn")
+        self._children = [self._start() for _ in range(processes)]
+        self.broken: dict[int, str] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process, connection in self._children:
+            connection.close()
+            process.terminate()
+        for process, _ in self._children:
+            process.join(10)
+
+    def _start(self):
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_serve,
+            args=(theirs, self._contracts, self._threads, self._quiet),
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        return process, ours
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
+        """Runs tasks; a file that failed once gets no further task.
+
+        Yields:
+            an outcome for each task, in the order in which they end.
+        """
+        waiting = iter(tasks)
+        running: dict[int, Task] = {}
+
+        def feed(slot: int) -> Outcome | None:
+            for task in waiting:
+                if task.model in self.broken:
+                    return Outcome(task, None, self.broken[task.model])
+                self._children[slot][1].send(task)
+                running[slot] = task
+                return None
+            return None
+
+        ready = list(range(len(self._children)))
+        while ready or running:
+            for slot in ready:
+                while (skipped := feed(slot)) is not None:
+                    yield skipped
+            ready = []
+            if not running:
+                return
+            connections = {self._children[slot][1]: slot for slot in running}
+            for connection in multiprocessing.connection.wait(list(connections)):
+                slot = connections[connection]
+                task = running.pop(slot)
+                value, failure = self._receive(slot)
+                if failure:
+                    self.broken.setdefault(task.model, failure)
+                ready.append(slot)
+                yield Outcome(task, value, failure)
+
+    def _receive(self, slot: int) -> tuple[object, str]:
+        process, connection = self._children[slot]
+        try:
+            return connection.recv()
+        except (EOFError, OSError):
+            process.join(10)
+            code = process.exitcode or 0
+            cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            self._children[slot] = self._start()
+            return None, f"the file crashed the runtime ({cause}); do not ship it"

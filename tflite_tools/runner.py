@@ -1,0 +1,71 @@
+"""One interpreter with its contract: pixels in, class map out. Runs in child processes."""
+
+import resource
+import time
+
+import numpy as np
+
+from tflite_tools.contract import ModelContract
+from tflite_tools.prediction import OutputReader
+
+
+class ModelRunner:
+    """Holds an interpreter with XNNPACK and a fixed number of threads.
+
+    Raises:
+        RuntimeError, ValueError: the runtime refuses the file.
+    """
+
+    def __init__(self, contract: ModelContract, num_threads: int = 1):
+        # The runtime writes to stderr when it is loaded; only children that run files load it.
+        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+
+        self.contract = contract
+        self._memory_before = _peak_memory_bytes()
+        self._interpreter = Interpreter(str(contract.path), num_threads=num_threads)
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._table = contract.quantize_table()
+        self._shape = (1, contract.height, contract.width, contract.channels)
+        self.reader = OutputReader(
+            contract.height, contract.width, contract.output_shape, contract.classes_output
+        )
+
+    def set_image(self, image: np.ndarray) -> None:
+        """Feeds uint8 [height, width, channels], normalized and quantized as the file wants."""
+        if self._table is not None:
+            channels = np.arange(self.contract.channels)
+            image = (
+                self._table[:, 0][image]
+                if np.ptp(self._table, axis=1).max() == 0
+                else self._table[image, channels]
+            )
+        self._interpreter.set_tensor(self._input, image.reshape(self._shape))
+
+    def invoke(self) -> None:
+        self._interpreter.invoke()
+
+    def output(self) -> np.ndarray:
+        """The raw output of the last `invoke`."""
+        return self._interpreter.get_tensor(self._output)
+
+    def class_map(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [height, width] for uint8 [height, width, channels]."""
+        self.set_image(image)
+        self.invoke()
+        return self.reader.on_canvas(self.output())
+
+    def memory_mb(self) -> float:
+        """Peak resident memory that this process gained since the file was loaded, 10^6 bytes."""
+        return (_peak_memory_bytes() - self._memory_before) / 1e6
+
+    def invoke_ms(self) -> float:
+        """Milliseconds of one `invoke`, without feeding and reading."""
+        started = time.perf_counter()
+        self.invoke()
+        return (time.perf_counter() - started) * 1e3
+
+
+def _peak_memory_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
