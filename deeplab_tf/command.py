@@ -1,5 +1,6 @@
 """How every command here begins and ends: flags in, one line and a status out."""
 
+import logging as stdlib_logging
 import re
 import sys
 
@@ -31,7 +32,13 @@ def _parse_flags(argv):
         sys.exit(2)
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_not_from_tensorflow)
     return rest
+
+
+def _not_from_tensorflow(record) -> bool:
+    """Keeps TensorFlow's own chatter about files and fingerprints out of a command's log."""
+    return record.levelno >= stdlib_logging.WARNING or "site-packages" not in record.pathname
 
 
 def _guarded(main) -> int:

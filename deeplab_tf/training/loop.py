@@ -146,7 +146,7 @@ class TrainingRun:
         while not path.is_file():
             if time.monotonic() > deadline:
                 raise RuntimeError(
-                    f"{path} did not appear in {WORKER_PATIENCE_S} s; all workers need one --run_dir"
+                    f"{path} did not appear in {WORKER_PATIENCE_S} s; workers share one --run_dir"
                 )
             time.sleep(0.1)
 

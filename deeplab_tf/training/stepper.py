@@ -26,6 +26,21 @@ def freeze_batch_norms(model: keras.Model) -> None:
             inner.trainable = False
 
 
+def learning_variables(model: keras.Model) -> list[tf.Variable]:
+    """Trainable variables without those of frozen layers inside tfmot's wrappers.
+
+    A wrapper keeps its own list of the trainable weights of the layer inside, made when it was
+    built, so that freezing the layer alone would let scale and offset go on learning.
+    """
+    frozen = {
+        id(weight)
+        for layer in model.layers
+        if not (inner := getattr(layer, "layer", layer)).trainable
+        for weight in inner.weights
+    }
+    return [variable for variable in model.trainable_variables if id(variable) not in frozen]
+
+
 class Stepper:
     """Takes optimizer steps; all of its state is in `checkpoint`.
 
@@ -50,7 +65,8 @@ class Stepper:
         self.first_step = first_step
         self.step = tf.Variable(first_step, dtype=tf.int64, trainable=False, name="step")
         self._optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay)
-        self._optimizer.build(model.trainable_variables)
+        variables = learning_variables(model)
+        self._optimizer.build(variables)
         self._strategy = strategy
         self.checkpoint = tf.train.Checkpoint(
             model=model, optimizer=self._optimizer, step=self.step
@@ -62,8 +78,8 @@ class Stepper:
                     label, model(image, training=True), class_weights, config.label_smoothing
                 )
                 scaled = loss / strategy.num_replicas_in_sync
-            gradients = tape.gradient(scaled, model.trainable_variables)
-            self._optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+            gradients = tape.gradient(scaled, variables)
+            self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
             return loss
 
         @tf.function

@@ -1,0 +1,97 @@
+"""Small files made by the converter, and their comparison with what they are rebuilt as."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from deeplab_tf.models.imported import build_imported, simulate_quantization
+from deeplab_tf.training.initialization import load_named
+from tflite_tools.graph import read_graph
+from tflite_tools.to_keras.fidelity import FileRunner
+from tflite_tools.to_keras.importer import import_graph
+
+
+def _build_loaded(network, simulated=False) -> keras.Model:
+    """The Keras model of an imported network, every weight of it loaded."""
+    description = network.description
+    if simulated:
+        description = simulate_quantization(description, network.ranges)
+    model = build_imported(description)
+    if network.arrays:
+        report = load_named(model, network.arrays)
+        assert not (report.missing or report.mismatched or report.unused), report
+    return model
+
+
+@dataclasses.dataclass
+class Conversion:
+    """A converted file, what it was rebuilt as, and both outputs on random images."""
+
+    path: object
+    graph: object
+    network: object
+    images: list
+
+    @property
+    def kinds(self):
+        return [operator.kind for operator in self.graph.operators]
+
+    @property
+    def layers(self):
+        return [type(layer).__name__ for layer in build_imported(self.network.description).layers]
+
+    def file_outputs(self):
+        run = FileRunner(self.path)
+        return [run(image) for image in self.images]
+
+    def outputs(self, simulated=False):
+        model = _build_loaded(self.network, simulated)
+        return [np.asarray(model(image, training=False)) for image in self.images]
+
+
+@pytest.fixture
+def build_loaded():
+    """Function of an imported network and `simulated`: its Keras model with all weights."""
+    return _build_loaded
+
+
+@pytest.fixture
+def convert(tmp_path):
+    """Converts a function of one image, or a Keras model, and imports the file."""
+
+    def run(source, shape=(9, 11, 4), variant="float32", trim_head=""):
+        random = np.random.default_rng(0)
+        images = [random.normal(size=(1, *shape)).astype(np.float32) for _ in range(3)]
+        path = tmp_path / "model.tflite"
+        path.write_bytes(_convert(source, shape, variant, images))
+        graph = read_graph(path)
+        return Conversion(path, graph, import_graph(graph, trim_head), images)
+
+    return run
+
+
+def _convert(source, shape, variant, images) -> bytes:
+    if isinstance(source, keras.Model):
+        converter = tf.lite.TFLiteConverter.from_keras_model(source)
+    else:
+        function = tf.function(source, input_signature=[tf.TensorSpec((1, *shape), tf.float32)])
+        converter = tf.lite.TFLiteConverter.from_concrete_functions(
+            [function.get_concrete_function()], None
+        )
+    if variant != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if variant == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if variant in ("int8", "int8_per_tensor"):
+        converter.representative_dataset = lambda: ([image] for image in images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    if variant == "int8_per_tensor":
+        converter._experimental_disable_per_channel = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own
+        return converter.convert()

@@ -1,0 +1,196 @@
+"""One small network in every number format, and with its dilation written both ways."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.models.deeplab import build_deeplab
+from deeplab_tf.models.imported import NetworkDescription, build_imported
+from tflite_tools.graph import read_graph
+from tflite_tools.to_keras.fidelity import FileRunner, measure, real_input
+from tflite_tools.to_keras.importer import import_graph
+
+layers = keras.layers
+
+
+def _network(batch_size=1) -> keras.Model:
+    """Layers with more than 1024 weights each: smaller ones stay float in dynamic range."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((17, 19, 4), batch_size=batch_size, name="image")
+    x = layers.Conv2D(48, 3, strides=2, padding="same", name="stem")(image)
+    x = layers.ReLU(6.0)(layers.BatchNormalization(name="stem_bn")(x))
+    y = layers.DepthwiseConv2D(5, padding="same", dilation_rate=2, name="wide")(x)
+    y = layers.ReLU()(layers.BatchNormalization(name="wide_bn")(y))
+    y = layers.Conv2D(48, 1, name="project")(y)
+    x = layers.Add(name="join")([x, y])
+    pooled = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(x)
+    pooled = layers.Conv2D(48, 1, activation="relu", name="pooled")(pooled)
+    pooled = layers.Resizing(9, 10, "bilinear", name="spread")(pooled)
+    x = layers.Concatenate(name="concat")([pooled, x])
+    x = layers.Conv2D(12, 3, padding="valid", name="logits")(x)
+    model = keras.Model(image, x)
+    random = np.random.default_rng(4)
+    model.set_weights(
+        [
+            random.uniform(0.5, 1.5, value.shape)
+            if "variance" in variable.name or "gamma" in variable.name
+            else random.normal(size=value.shape) * (0.3 if value.size < 1024 else 0.15)
+            for variable, value in zip(model.weights, model.get_weights(), strict=True)
+        ]
+    )
+    return model
+
+
+def _signal_to_noise_db(expected, found) -> float:
+    expected, found = np.concatenate(expected), np.concatenate(found)
+    return float(10 * np.log10((expected**2).sum() / ((expected - found) ** 2).sum()))
+
+
+@pytest.mark.parametrize("variant", ["float32", "float16"])
+def test_float_file_is_followed(convert, variant):
+    conversion = convert(_network(), (17, 19, 4), variant)
+    assert ("DEQUANTIZE" in conversion.kinds) == (variant == "float16")
+    for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_dynamic_range_weights_are_dequantized(convert):
+    conversion = convert(_network(), (17, 19, 4), "dynamic")
+    types = {tensor.type_name for tensor in conversion.graph.tensors}
+    assert "INT8" in types
+    assert not conversion.network.is_quantized
+    # The file rounds activations to 8 bits as it runs: about 40 dB are left.
+    assert _signal_to_noise_db(conversion.file_outputs(), conversion.outputs()) > 30
+
+
+@pytest.mark.parametrize("variant", ["int8", "int8_per_tensor"])
+def test_integer_file_is_followed(convert, variant):
+    conversion = convert(_network(), (17, 19, 4), variant)
+    expected = conversion.file_outputs()
+    step = conversion.network.ranges[conversion.network.description.output_name]["scale"]
+    assert _signal_to_noise_db(expected, conversion.outputs()) > 25
+    for reference, found in zip(expected, conversion.outputs(simulated=True), strict=True):
+        # XNNPACK's own arithmetic, so the same integers; one step where a resize rounds anew.
+        assert np.abs(reference - found).max() < 1.01 * step
+        assert (np.abs(reference - found) < 0.01 * step).mean() > 0.99
+
+
+def test_a_shifted_zero_point_is_seen(convert):
+    """The comparison above must fail on a wrong reading of the file."""
+    conversion = convert(_network(), (17, 19, 4), "int8")
+    (operator,) = [op for op in conversion.graph.operators if op.kind == "DEPTHWISE_CONV_2D"]
+    tensors = list(conversion.graph.tensors)
+    weights = tensors[operator.inputs[1]]
+    shifted = dataclasses.replace(
+        weights.quantization, zero_point=weights.quantization.zero_point + 3
+    )
+    tensors[weights.index] = dataclasses.replace(weights, quantization=shifted)
+    graph = dataclasses.replace(conversion.graph, tensors=tuple(tensors))
+    conversion.network = import_graph(graph)
+    expected, found = conversion.file_outputs(), conversion.outputs(simulated=True)
+    step = conversion.network.ranges[conversion.network.description.output_name]["scale"]
+    assert (np.abs(expected[0] - found[0]) < 0.01 * step).mean() < 0.9
+
+
+def test_ranges_have_real_ends(convert):
+    conversion = convert(_network(), (17, 19, 4), "int8")
+    for name, values in conversion.network.ranges.items():
+        assert values["quantized_min"] == -128, name
+        assert values["min"] == pytest.approx(values["scale"] * (-128 - values["zero_point"]))
+        assert values["min"] <= 0 <= values["max"], name
+    assert conversion.network.description.input_name in conversion.network.ranges
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kind", [layers.Conv2D, layers.DepthwiseConv2D])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_space_to_batch_becomes_a_dilation(convert, padding, kind, activation):
+    """A dynamic batch makes the converter write a dilated convolution in three operators."""
+    settings = {"kernel_size": 3, "dilation_rate": 2, "padding": padding, "activation": activation}
+    if kind is layers.Conv2D:
+        settings["filters"] = 6
+    layer = kind(**settings, bias_initializer="random_normal", name="wide")
+    source = keras.Sequential([keras.Input((13, 15, 4)), layer])
+    conversion = convert(source, (13, 15, 4))
+    assert "SPACE_TO_BATCH_ND" in conversion.kinds
+    model = build_imported(conversion.network.description)
+    (rebuilt,) = [item for item in model.layers if isinstance(item, kind)]  # bias folded in
+    assert (rebuilt.dilation_rate, rebuilt.padding) == ((2, 2), padding)
+    for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_relu_that_stands_in_the_range_comes_back(convert):
+    """An old converter drops the ReLU6 of an integer convolution: its range says the same."""
+    conversion = convert(_network(), (17, 19, 4), "int8")
+    expected = conversion.outputs()
+    changed = 0
+    for operator in conversion.graph.operators:
+        quantization = conversion.graph.tensors[operator.outputs[0]].quantization
+        if quantization.zero_point[0] == -128:
+            assert operator.options.fusedActivationFunction
+            operator.options.fusedActivationFunction = 0
+            changed += 1
+    assert changed == 2
+    conversion.network = import_graph(conversion.graph)
+    notes = [row.became for row in conversion.network.rows if "output's range" in row.became]
+    assert ["ReLU" in note for note in notes] == [True, True]
+    for before, after in zip(expected, conversion.outputs(), strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_description_survives_json(convert):
+    description = convert(_network(), (17, 19, 4)).network.description
+    again = NetworkDescription.from_json(description.to_json())
+    assert again == description
+    assert build_imported(again).count_params() == build_imported(description).count_params()
+
+
+def test_other_input_size(convert):
+    """Resizes follow what they were made to match."""
+    description = convert(_network(), (17, 19, 4)).network.description
+    assert build_imported(description).output_shape == (None, 7, 8, 12)
+    assert build_imported(description, 33, 35).output_shape == (None, 15, 16, 12)
+
+
+def test_rebuilt_network_is_converted_again(convert, tmp_path):
+    conversion = convert(_network(), (17, 19, 4))
+    model = build_imported(conversion.network.description)
+    function = tf.function(model, input_signature=[tf.TensorSpec((1, 17, 19, 4), tf.float32)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], model
+    )
+    path = tmp_path / "again.tflite"
+    path.write_bytes(converter.convert())
+    again = sorted(operator.kind for operator in read_graph(path).operators)
+    assert again == sorted(conversion.kinds)
+
+
+def test_own_network_survives_as_an_integer_file(build_loaded, tmp_path):
+    """DeepLabV3+ with ASPP and decoder, uint8 in and out: bit for bit when simulated."""
+    keras.utils.set_random_seed(1)
+    config = ModelConfig(num_classes=12, width_multiplier=0.35, aspp_channels=64)
+    source = build_deeplab(config, 64, 96)
+    random = np.random.default_rng(1)
+    images = [
+        (random.integers(0, 256, (1, 64, 96, 3)).astype(np.float32) - 128) / 128 for _ in range(3)
+    ]
+    function = tf.function(source, input_signature=[tf.TensorSpec((1, 64, 96, 3), tf.float32)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], source
+    )
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image] for image in images)
+    converter.inference_input_type = converter.inference_output_type = tf.uint8
+    path = tmp_path / "own.tflite"
+    path.write_bytes(converter.convert())
+    network = import_graph(read_graph(path))
+    pixels = random.integers(0, 256, (2, 1, 64, 96, 3)).astype(np.uint8)
+    reals = [real_input(batch, network.contract) for batch in pixels]
+    result = measure(FileRunner(path), build_loaded(network, simulated=True), reals)
+    assert result.equal_classes >= 0.998
+    assert measure(FileRunner(path), build_loaded(network), reals).correlation > 0.99

@@ -1,0 +1,99 @@
+"""Fidelity on published models and real photos. Bounds are those that the project promises."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from deeplab_tf.data.preprocessing import place
+from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.models.imported import build_imported, simulate_quantization
+from deeplab_tf.training.initialization import load_named
+from tflite_tools.to_keras.fidelity import FileRunner, measure, real_input
+from tflite_tools.to_keras.importer import import_file
+
+VOC_PHOTOS, CAMVID_PHOTOS = 8, 2
+
+
+def _photos(shared_dir: pathlib.Path, network, mean=None, std=None, voc=VOC_PHOTOS):
+    """Real photos as the network's input: whole, long side scaled, grey padding."""
+    contract = network.contract.with_normalization(mean, std)
+    height, width, _ = network.description.input_shape
+    data_dir = shared_dir / "data"
+    animals = open_dataset("voc", data_dir / "voc_animals", "val")
+    roads = open_dataset("camvid", data_dir / "camvid", "val")
+    photos = [animals.image(index * 7) for index in range(voc)]
+    photos += [roads.image(index * 40) for index in range(CAMVID_PHOTOS)]
+    return [real_input(place(photo, height, width)[0][None], contract) for photo in photos]
+
+
+def _measure(path, network, images, simulated=False):
+    description = network.description
+    if simulated:
+        description = simulate_quantization(description, network.ranges)
+    model = build_imported(description)
+    report = load_named(model, network.arrays)
+    assert not (report.missing or report.mismatched or report.unused), report.lines()
+    return measure(FileRunner(path), model, images)
+
+
+def test_float_deeplab(shared_dir):
+    path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
+    network = import_file(path)
+    assert network.contract.mean is None  # a float file does not say what its input means
+    result = _measure(path, network, _photos(shared_dir, network, 127.5, 127.5))
+    assert result.equal_classes >= 0.995
+    assert result.largest_difference < 1e-3
+
+
+@pytest.mark.slow
+def test_integer_deeplab(shared_dir):
+    path = shared_dir / "models" / "deeplabv3_mnv2_pascal_quant.tflite"
+    network = import_file(path)
+    assert (network.contract.mean, network.contract.std) == (128, 128)
+    images = _photos(shared_dir, network)
+    assert _measure(path, network, images).equal_classes >= 0.98
+    # Measured 1.0: the same integers up to the arg max.
+    assert _measure(path, network, images, simulated=True).equal_classes >= 0.998
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["tf2_mobilenet_v2_1.0_224_ptq.tflite", "mobilenet_v2_1.0_224_quant.tflite"]
+)
+def test_imagenet_classifiers(shared_dir, name):
+    path = shared_dir / "models" / name
+    network = import_file(path)
+    images = _photos(shared_dir, network, voc=20)
+    assert _measure(path, network, images).correlation > 0.97  # of 1001 probabilities, 8 bits
+    simulated = _measure(path, network, images, simulated=True)
+    assert simulated.equal_classes == 1.0
+    assert simulated.largest_difference < 1 / 256
+
+
+def test_swapped_channels_are_seen(shared_dir):
+    """The measure itself must fail on a network that reads BGR."""
+    path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
+    network = import_file(path)
+    first = next(key for key in network.arrays if network.arrays[key].shape[:3] == (3, 3, 3))
+    network.arrays[first] = network.arrays[first][:, :, ::-1]
+    images = _photos(shared_dir, network, 127.5, 127.5, voc=2)
+    assert _measure(path, network, images).equal_classes < 0.995
+
+
+def test_other_input_size_of_the_official_model(shared_dir):
+    network = import_file(shared_dir / "models" / "deeplabv3_mnv2_pascal_quant.tflite")
+    assert build_imported(network.description, 321, 481).output_shape == (None, 321, 481)
+
+
+def test_only_what_an_output_needs_is_read(shared_dir):
+    """A file with a custom operator and seven outputs has one output that can be rebuilt."""
+    folder = shared_dir / "models" / "edgetpu_uncompiled"
+    path = folder / "posenet__bodypix_mobilenet_v1_075_512_512_16_quant_decoder.tflite"
+    with pytest.raises(ValueError, match=r"7 outputs .*choose one with --trim_head"):
+        import_file(path)
+    with pytest.raises(ValueError, match=r"operator 43, CUSTOM:PosenetDecoderOp .*before the outp"):
+        import_file(path, "poses")
+    network = import_file(path, "float_segments")
+    assert build_imported(network.description).output_shape == (None, 33, 33, 1)
+    assert np.isfinite(network.arrays["float_segments1/kernel"]).all()

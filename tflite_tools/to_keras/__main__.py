@@ -1,0 +1,80 @@
+"""Rebuilds a `.tflite` as a Keras network that can be trained again.
+
+    python -m tflite_tools.to_keras --model=X.tflite --output_dir=D
+
+Writes D/network.json (the layers), D/float.npz (the weights), D/ranges.json (activation ranges
+of an integer file), D/report.md and D/report.json.
+"""
+
+import pathlib
+
+from absl import flags, logging
+
+from deeplab_tf import command
+from deeplab_tf.data.registry import DATASETS
+
+FLAGS = flags.FLAGS
+_SAME_NAME = (  # flags that are fields of ImportConfig as they are
+    "trim_head",
+    "num_classes",
+    "seed",
+    "unfold_batch_norm",
+    "simulate_quantization",
+    "data_dir",
+    "split",
+    "calibration_images",
+    "compare",
+    "mean",
+    "std",
+    "overwrite",
+)
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model", None, "The .tflite file.", required=True)
+    flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)
+    flags.DEFINE_string("trim_head", "", "Cut the network after this tensor.")
+    flags.DEFINE_integer("num_classes", 0, "Classes of a new classifier at the cut; 0 = none.")
+    flags.DEFINE_integer("seed", 0, "Of the new classifier.")
+    flags.DEFINE_bool(
+        "unfold_batch_norm", False, "Put a batch norm behind every convolution; needs --dataset."
+    )
+    flags.DEFINE_bool(
+        "simulate_quantization", False, "Round every tensor to the integer file's own steps."
+    )
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Photos to calibrate and compare on.")
+    flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
+    flags.DEFINE_string("split", "train", "List of photos.")
+    flags.DEFINE_integer("calibration_images", 16, "How many photos.", lower_bound=1)
+    flags.DEFINE_bool("compare", False, "Run the file beside the network; needs --dataset.")
+    flags.DEFINE_float("mean", None, "Of a float input, in pixel units.")
+    flags.DEFINE_float("std", None, "Of a float input, in pixel units.")
+    flags.DEFINE_bool("overwrite", False, "Replace an earlier import.")
+
+
+def main() -> None:
+    from tflite_tools.to_keras import convert  # noqa: PLC0415 - flags are checked first
+
+    config = convert.ImportConfig(
+        model=pathlib.Path(FLAGS.model),
+        output_dir=pathlib.Path(FLAGS.output_dir),
+        dataset=FLAGS.dataset or "",
+        **{name: FLAGS[name].value for name in _SAME_NAME},
+    )
+    result = convert.convert(config)
+    if result.fidelity:
+        logging.info(
+            "%.3f%% of the classes equal the file's on %d images",
+            100 * result.fidelity.equal_classes,
+            result.fidelity.images,
+        )
+    logging.info("done: %d nodes in %s", len(result.description.nodes), config.output_dir)
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

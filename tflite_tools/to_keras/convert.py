@@ -1,0 +1,172 @@
+"""The import from end to end: read, change the head, put batch norms back, compare."""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+import platform
+
+import numpy as np
+import tf_keras as keras
+
+from deeplab_tf.data.preprocessing import place
+from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.models.imported import (
+    append_classifier,
+    build_imported,
+    last_convolution,
+    simulate_quantization,
+)
+from deeplab_tf.quantization.batch_norm import adopt_statistics, insert_batch_norms
+from deeplab_tf.training.initialization import load_named, named_arrays
+from tflite_tools.to_keras import fidelity
+from tflite_tools.to_keras.contract import InputContract, read_labels
+from tflite_tools.to_keras.importer import ImportedNetwork, import_file
+from tflite_tools.to_keras.report import Result, check_output, write_result
+
+_PACKAGES = ("tensorflow", "tf-keras", "ai-edge-litert")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportConfig:
+    """What to do with a file.
+
+    Attributes:
+        model: the `.tflite`.
+        output_dir: where the network goes.
+        trim_head: tensor to cut after; empty for the whole network.
+        num_classes: of a new classifier at the cut; 0 for none.
+        seed: of the new classifier's kernel.
+        unfold_batch_norm: put a batch norm behind every convolution.
+        simulate_quantization: round every tensor to the file's integer steps.
+        dataset, data_dir, split: photos for the batch norms and the comparison.
+        calibration_images: how many of them.
+        compare: run the file beside the network on those photos.
+        mean, std: of a float input, in pixel units; None where the file says it.
+        overwrite: replace an earlier import.
+    """
+
+    model: pathlib.Path
+    output_dir: pathlib.Path
+    trim_head: str = ""
+    num_classes: int = 0
+    seed: int = 0
+    unfold_batch_norm: bool = False
+    simulate_quantization: bool = False
+    dataset: str = ""
+    data_dir: str = ""
+    split: str = "train"
+    calibration_images: int = 16
+    compare: bool = False
+    mean: float | None = None
+    std: float | None = None
+    overwrite: bool = False
+
+    def __post_init__(self):
+        if self.num_classes and not self.trim_head:
+            raise ValueError(
+                "num_classes needs trim_head, the tensor that the new classifier reads; "
+                "report.md of an import without both lists the tensors"
+            )
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes must be positive; got {self.num_classes}")
+        if self.unfold_batch_norm and self.simulate_quantization:
+            raise ValueError(
+                "unfold_batch_norm and simulate_quantization exclude each other: an integer "
+                "file has no batch norms"
+            )
+        if (self.unfold_batch_norm or self.compare) and not self.dataset:
+            raise ValueError("unfold_batch_norm and compare need photos: give --dataset")
+        if self.calibration_images < 1:
+            raise ValueError(f"calibration_images must be positive; got {self.calibration_images}")
+        if self.compare and self.trim_head:
+            raise ValueError("compare needs the whole network: leave --trim_head out")
+
+
+def convert(config: ImportConfig) -> Result:
+    """Imports a file and writes its folder; nothing is written when anything fails.
+
+    Raises:
+        ValueError: the file, or what is asked of it, is not supported.
+        FileExistsError: the folder holds an import and `overwrite` is not set.
+        FileNotFoundError: the file or the photos are missing.
+    """
+    check_output(config.output_dir, config.overwrite)
+    network = import_file(config.model, config.trim_head)
+    contract = network.contract.with_normalization(config.mean, config.std)
+    network = dataclasses.replace(network, contract=contract)
+    result = _result(config, network)
+    write_result(result, config.output_dir)
+    return result
+
+
+def _result(config: ImportConfig, network: ImportedNetwork) -> Result:
+    description, arrays, steps = network.description, network.arrays, []
+    batches = _photos(config, network.contract, description.input_shape) if config.dataset else []
+    if config.trim_head:
+        steps.append(f"cut after {config.trim_head}")
+    if config.num_classes:
+        description, arrays = append_classifier(
+            description, arrays, config.num_classes, config.seed
+        )
+        name = last_convolution(description).name
+        steps.append(f"new classifier {name} with {config.num_classes} classes")
+    if config.unfold_batch_norm:
+        description, arrays = unfold_batch_norm(description, arrays, batches)
+        steps.append(f"batch norms put back, statistics of {len(batches)} photos")
+    if config.simulate_quantization:
+        if not network.is_quantized:
+            raise ValueError(f"{config.model} has no integer activations to simulate")
+        description = simulate_quantization(description, network.ranges)
+        steps.append("every quantized tensor rounded as XNNPACK's integer kernels round")
+    agreement = None
+    if config.compare:
+        model = build_imported(description)
+        load_named(model, arrays)
+        agreement = fidelity.measure(fidelity.FileRunner(config.model), model, batches)
+    return Result(
+        config.model,
+        network,
+        description,
+        arrays,
+        read_labels(config.model),
+        tuple(steps),
+        agreement,
+        _versions(),
+    )
+
+
+def unfold_batch_norm(description, arrays: dict[str, np.ndarray], batches):
+    """Batch norms behind the convolutions, with the statistics of photos; function unchanged.
+
+    Args:
+        description: the folded network.
+        arrays: its weights.
+        batches: float32 [batch, height, width, channels] each, the network's input.
+
+    Returns:
+        description and arrays with batch norms.
+    """
+    keras.backend.clear_session()
+    description, arrays = insert_batch_norms(description, arrays)
+    model = build_imported(description)
+    load_named(model, arrays)
+    adopt_statistics(model, batches)
+    return description, named_arrays(model)
+
+
+def _photos(config: ImportConfig, contract: InputContract, shape) -> list[np.ndarray]:
+    """The first photos of the list as the network's input, float32 [1, height, width, 3]."""
+    dataset = open_dataset(config.dataset, config.data_dir, config.split)
+    if len(shape) != 3 or shape[2] != dataset.channels:
+        raise ValueError(
+            f"{config.model} takes {list(shape)}; the photos of {config.dataset} have "
+            f"{dataset.channels} channels"
+        )
+    count = min(config.calibration_images, len(dataset))
+    canvases = (place(dataset.image(index), *shape[:2])[0] for index in range(count))
+    return [fidelity.real_input(canvas[None], contract) for canvas in canvases]
+
+
+def _versions() -> dict[str, str]:
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"Python": platform.python_version()} | versions

@@ -1,0 +1,166 @@
+"""Rules for sums, products and activations."""
+
+import numpy as np
+
+from tflite_tools.to_keras.view import OperatorView, Step, activation_steps
+
+PER_CHANNEL = "a constant for each channel"
+"""Note of the 1x1 depthwise convolution that stands for a product or sum with constants."""
+
+
+def add(view: OperatorView) -> list[Step]:
+    return _binary(view, "add", lambda constant, first: (None, constant))
+
+
+def subtract(view: OperatorView) -> list[Step]:
+    """x - constant, or constant - x where the constant comes first."""
+    return _binary(
+        view,
+        "subtract",
+        lambda constant, first: (np.float32(-1), constant) if first else (None, -constant),
+    )
+
+
+def multiply(view: OperatorView) -> list[Step]:
+    return _binary(view, "multiply", lambda constant, first: (constant, None))
+
+
+def negative(view: OperatorView) -> list[Step]:
+    return [Step("rescaling", {"scale": -1.0})]
+
+
+def maximum(view: OperatorView) -> list[Step]:
+    return [_limit(view, "maximum", lambda value: (value, float(np.finfo(np.float32).max)))]
+
+
+def minimum(view: OperatorView) -> list[Step]:
+    return [_limit(view, "minimum", lambda value: (float(np.finfo(np.float32).min), value))]
+
+
+def _limit(view, kind, bounds) -> Step:
+    slots = [slot for slot in (0, 1) if view.is_constant(slot)]
+    if not slots:
+        return Step(kind)
+    constant = view.floats(slots[0])
+    if constant.size != 1:
+        raise ValueError(f"its constant has {constant.size} values; only one is supported")
+    low, high = bounds(float(constant.ravel()[0]))
+    return Step("clip", {"minimum": low, "maximum": high})
+
+
+def _binary(view: OperatorView, kind: str, as_scale_and_offset) -> list[Step]:
+    constants = [slot for slot in (0, 1) if view.is_constant(slot)]
+    if len(constants) == 2:
+        raise ValueError("both of its inputs are constant")
+    if not constants:
+        return [Step(kind, suffix="_linear"), *_activation(view)]
+    constant = view.floats(constants[0])
+    while constant.ndim and constant.shape[0] == 1:  # leading ones change the rank alone
+        constant = constant[0]
+    scale, offset = as_scale_and_offset(constant, constants[0] == 0)
+    return [*_scale_and_offset(view, scale, offset), *_activation(view)]
+
+
+def _activation(view: OperatorView) -> list[Step]:
+    """A sum of values that are never negative needs no ReLU for its range."""
+    if not view.fused_activation() and all(_never_negative(view, slot) for slot in (0, 1)):
+        return []
+    return view.activation()
+
+
+def _never_negative(view: OperatorView, slot: int) -> bool:
+    tensor = view.input(slot)
+    if tensor.quantization is None:
+        return False
+    zero_point = int(tensor.quantization.zero_point[0])
+    return (tensor.type_name, zero_point) in (("UINT8", 0), ("INT8", -128))
+
+
+def _scale_and_offset(view: OperatorView, scale, offset) -> list[Step]:
+    """scale * x + offset, each None, one value, one a channel, or any shape."""
+    given = [value for value in (scale, offset) if value is not None]
+    if all(value.size == 1 for value in given):
+        settings: dict = {
+            "scale": 1.0 if scale is None else float(scale.reshape(-1)[0]),
+            "offset": 0.0 if offset is None else float(offset.reshape(-1)[0]),
+        }
+        return [Step("rescaling", settings, suffix="_linear", note="by a constant")]
+    channels = view.output.shape[-1]
+    if len(view.output.shape) == 4 and all(v.shape in ((), (1,), (channels,)) for v in given):
+        return [_per_channel(channels, scale, offset)]
+    steps = []
+    for operation, value in (("multiply", scale), ("add", offset)):
+        if value is not None:
+            settings = {"operation": operation, "shape": value.shape}
+            arrays = {"constant": value}
+            steps.append(Step("elementwise_constant", settings, arrays, f"_{operation}"))
+    return steps
+
+
+def _per_channel(channels: int, scale, offset) -> Step:
+    """One factor and one summand a channel are a 1x1 depthwise convolution."""
+    scale = np.broadcast_to(np.float32(1) if scale is None else scale, (channels,))
+    arrays = {"depthwise_kernel": np.array(scale, np.float32).reshape(1, 1, channels, 1)}
+    if offset is not None:
+        arrays["bias"] = np.array(np.broadcast_to(offset, (channels,)), np.float32)
+    settings = {"kernel_size": (1, 1), "use_bias": offset is not None}
+    return Step("depthwise_conv2d", settings, arrays, "_linear", PER_CHANNEL)
+
+
+def activation(view: OperatorView) -> list[Step]:
+    """An activation that is an operator of its own."""
+    return activation_steps(view.operator.kind)
+
+
+def leaky_relu(view: OperatorView) -> list[Step]:
+    return [Step("leaky_relu", {"alpha": float(view.options.alpha)})]
+
+
+def prelu(view: OperatorView) -> list[Step]:
+    alpha = view.floats(1)
+    rank = len(view.input(0).shape) - 1
+    alpha = alpha.reshape((1,) * (rank - alpha.ndim) + alpha.shape)
+    if alpha.ndim == rank + 1 and alpha.shape[0] == 1:
+        alpha = alpha[0]
+    shape = view.input(0).shape[1:]
+    shared = [axis + 1 for axis, size in enumerate(alpha.shape) if size == 1 and shape[axis] != 1]
+    settings = {"shared_axes": shared or None}
+    return [Step("prelu", settings, {"alpha": alpha})]
+
+
+def softmax(view: OperatorView) -> list[Step]:
+    steps = [Step("softmax", {"axis": -1})]
+    beta = float(view.options.beta)
+    if beta != 1.0:
+        steps.insert(0, Step("rescaling", {"scale": beta}, suffix="_beta"))
+    return steps
+
+
+def quantize(view: OperatorView) -> list[Step]:
+    """Float values stay what they are; only a new range has to be remembered."""
+    source, target = view.input(0), view.output
+    same = _integer_steps(source) == _integer_steps(target)
+    return [] if target.quantization is None or same else [Step("identity", note="new range")]
+
+
+def _integer_steps(tensor):
+    """Scale and zero point as int8, or None for float tensors."""
+    if tensor.quantization is None or tensor.is_float:
+        return None
+    shift = {"UINT8": 128}.get(tensor.type_name, 0)
+    wide = tensor.type_name not in ("UINT8", "INT8")
+    quantization = tensor.quantization
+    return float(quantization.scale[0]), int(quantization.zero_point[0]) - shift, wide
+
+
+def dequantize(view: OperatorView) -> list[Step]:
+    return []
+
+
+def cast(view: OperatorView) -> list[Step]:
+    """To float: nothing, all is float here. To an integer: a layer that cuts fractions off."""
+    if view.output.is_float:
+        return []
+    if view.output.dtype is None:
+        raise ValueError(f"it casts to {view.output.type_name}, which is not supported")
+    return [Step("cast", {"target": view.output.dtype.name})]

@@ -1,0 +1,377 @@
+"""A graph out of a file becomes a description, float weights and activation ranges."""
+
+import dataclasses
+import pathlib
+import re
+
+import numpy as np
+
+from deeplab_tf.models.imported import KINDS, NetworkDescription, Node, build_imported
+from tflite_tools.graph import Graph, Operator, Tensor, read_graph
+from tflite_tools.to_keras.contract import InputContract, input_contract
+from tflite_tools.to_keras.elementwise import PER_CHANNEL
+from tflite_tools.to_keras.integer_arithmetic import activation_range, integer_arithmetic
+from tflite_tools.to_keras.rules import RULES
+from tflite_tools.to_keras.view import OperatorView, Step
+
+_NAME_PREFIXES = ("PartitionedCall/", "StatefulPartitionedCall/")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportRow:
+    """What an operator of the file became.
+
+    Attributes:
+        position: in the file's order of execution.
+        operator: kind in the schema.
+        tensor: name of what it computes.
+        became: the layers, or why there is none.
+    """
+
+    position: int
+    operator: str
+    tensor: str
+    became: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedNetwork:
+    """A file as a network.
+
+    Attributes:
+        description: the layers.
+        arrays: float32 weights, "layer/weight".
+        ranges: {layer or input name: {scale, zero_point, quantized_min, quantized_max, min,
+            max, dtype}} of every quantized activation; `min` and `max` are real values.
+        contract: what the file's input means.
+        rows: one an operator.
+        nodes_of_tensors: {tensor name: node name}.
+    """
+
+    description: NetworkDescription
+    arrays: dict[str, np.ndarray]
+    ranges: dict[str, dict]
+    contract: InputContract
+    rows: tuple[ReportRow, ...]
+    nodes_of_tensors: dict[str, str]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether activations are integers."""
+        return bool(self.ranges)
+
+
+def import_file(path: str | pathlib.Path, trim_head: str = "") -> ImportedNetwork:
+    """Reads a file and imports its graph, see `import_graph`."""
+    return import_graph(read_graph(path), trim_head)
+
+
+def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
+    """Turns a graph into a network, up to its output or to a named tensor.
+
+    Operators that the chosen tensor does not need are not looked at.
+
+    Raises:
+        ValueError: an operator that is not supported or damaged, several inputs or outputs, no
+            tensor of that name, a file compiled for Edge TPU.
+    """
+    _check_edge_tpu(graph)
+    output = find_tensor(graph, trim_head) if trim_head else _only_output(graph)
+    operators = _needed_operators(graph, output)
+    builder = _Builder(graph, operators)
+    for operator in operators:
+        builder.convert(operator)
+    network = builder.finish(output)
+    _check_shapes(graph, network.description, builder.shapes)
+    return network
+
+
+def find_tensor(graph: Graph, name: str) -> int:
+    """Index of the computed tensor of that name, or of one of the names joined by ";".
+
+    Raises:
+        ValueError: none, or several.
+    """
+    computed = [graph.tensors[operator.outputs[0]] for operator in graph.operators]
+    for matches in (
+        [tensor for tensor in computed if tensor.name == name],
+        [tensor for tensor in computed if name in (*tensor.name.split(";"), layer_name(tensor))],
+    ):
+        if len(matches) == 1:
+            return matches[0].index
+        if matches:
+            break
+    if matches:
+        found = ", ".join(repr(tensor.name) for tensor in matches)
+        raise ValueError(f"{graph.path}: {name!r} stands for several tensors: {found}; give one")
+    last = ", ".join(repr(tensor.name) for tensor in computed[-8:])
+    raise ValueError(f"{graph.path}: no operator computes a tensor {name!r}; the last are {last}")
+
+
+def layer_name(tensor: Tensor) -> str:
+    """A tensor's name as a layer's: the first of the joined ones, word characters only."""
+    name = tensor.name.split(";")[0]
+    for prefix in _NAME_PREFIXES:
+        name = name.removeprefix(prefix)
+    name = re.sub(r"[^A-Za-z0-9.]+", "_", name.split(":")[0]).strip("_.")
+    return name or f"tensor_{tensor.index}"
+
+
+def _check_edge_tpu(graph: Graph) -> None:
+    for operator in graph.operators:
+        if operator.kind == "CUSTOM:edgetpu-custom-op":
+            raise ValueError(
+                f"{graph.path} is compiled for Edge TPU (operator {operator.position}): its "
+                "weights cannot be read; give the file that was compiled"
+            )
+
+
+def _only_output(graph: Graph) -> int:
+    if len(graph.outputs) != 1:
+        names = ", ".join(repr(graph.tensors[index].name) for index in graph.outputs)
+        raise ValueError(
+            f"{graph.path} has {len(graph.outputs)} outputs ({names}); choose one with --trim_head"
+        )
+    return graph.outputs[0]
+
+
+def _needed_operators(graph: Graph, output: int) -> list[Operator]:
+    """What the output is computed from, in the order of execution."""
+    producers = {index: op for op in graph.operators for index in op.outputs}
+    needed, waiting, seen = {}, [output], set()
+    while waiting:
+        index = waiting.pop()
+        if index in seen or index not in producers:
+            continue
+        seen.add(index)
+        operator = producers[index]
+        needed[operator.position] = operator
+        rule = RULES.get(operator.kind)
+        if rule is None:
+            raise ValueError(_unknown(graph, operator))
+        try:
+            waiting += rule.data_inputs(graph, operator)
+        except IndexError as error:
+            raise ValueError(_problem(graph, operator, "its inputs are missing")) from error
+    return [needed[position] for position in sorted(needed)]
+
+
+def _unknown(graph: Graph, operator: Operator) -> str:
+    # A command shows 600 characters: the list must fit.
+    return _problem(graph, operator, "not supported") + f"; supported: {', '.join(sorted(RULES))}"
+
+
+def _problem(graph: Graph, operator: Operator, reason: str) -> str:
+    """Names an operator, where it stands and what surrounds it."""
+    tensor = graph.tensors[operator.outputs[0]]
+    producers = (graph.producer(index) for index in operator.inputs if index >= 0)
+    before = sorted({producer.kind for producer in producers if producer is not None})
+    after = sorted({consumer.kind for consumer in graph.consumers(operator.outputs[0])})
+    return (
+        f"{graph.path.name}: operator {operator.position}, {operator.kind} "
+        f"({tensor.name.split(';')[0][-40:]!r}, behind {', '.join(before) or 'the input'}, "
+        f"before {', '.join(after) or 'the output'}): {reason}"
+    )
+
+
+class _Builder:
+    """Collects nodes while the operators are walked through."""
+
+    def __init__(self, graph: Graph, operators: list[Operator]):
+        self._graph = graph
+        self._input = self._find_input(operators)
+        self._nodes: list[Node] = []
+        self._arrays: dict[str, np.ndarray] = {}
+        self._ranges: dict[str, dict] = {}
+        self._rows: list[ReportRow] = []
+        self._sizes: list[tuple[str, tuple[int, int]]] = []
+        self._in_batches: set[int] = set()  # tensors between SPACE_ and BATCH_TO_SPACE_ND
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        name = layer_name(self._input)
+        self._taken = {name}
+        self._names = {self._input.index: name}
+        self._remember(self._input, name)
+
+    def _find_input(self, operators: list[Operator]) -> Tensor:
+        graph = self._graph
+        used = {
+            index
+            for operator in operators
+            for index in RULES[operator.kind].data_inputs(graph, operator)
+            if index in graph.inputs
+        }
+        if len(used) != 1:
+            names = ", ".join(repr(graph.tensors[index].name) for index in sorted(used)) or "none"
+            raise ValueError(
+                f"{graph.path}: {len(used)} inputs are used ({names}); only one is supported"
+            )
+        tensor = graph.tensors[used.pop()]
+        if any(size < 1 for size in tensor.shape_signature[1:]) or len(tensor.shape) < 2:
+            raise ValueError(
+                f"{graph.path}: input {tensor.name!r} has shape {list(tensor.shape_signature)}; "
+                "convert the model with a fixed height and width"
+            )
+        return tensor
+
+    def convert(self, operator: Operator) -> None:
+        """Adds the nodes of one operator.
+
+        Raises:
+            ValueError: it cannot be expressed, or its file is damaged.
+        """
+        view = OperatorView(self._graph, operator, tuple(self._sizes))
+        try:
+            steps = RULES[operator.kind].convert(view)
+        except ValueError as error:
+            raise ValueError(_problem(self._graph, operator, str(error))) from error
+        except (AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
+            reason = f"damaged ({type(error).__name__}: {error})"
+            raise ValueError(_problem(self._graph, operator, reason)) from error
+        inputs = self._inputs_of(operator)
+        first_range = self._is_first_range(operator, inputs[0])
+        if first_range:
+            steps = []
+        became = _became(steps, operator)
+        if self._folds(operator, inputs[0], steps):
+            self._fold(inputs[0], steps[0])
+            became = f"part of the convolution {inputs[0]}"
+            steps = steps[1:]
+        name = self._add(view.output, inputs, steps) if steps else inputs[0]
+        self._names[operator.outputs[0]] = name
+        if _stays_in_batches(operator, self._in_batches):
+            self._in_batches.add(operator.outputs[0])
+        self._remember(view.output, name)
+        if name in self._ranges and (steps or first_range):
+            self._ranges[name] |= integer_arithmetic(view)
+        self._rows.append(ReportRow(operator.position, operator.kind, view.output.name, became))
+
+    def _folds(self, operator: Operator, source: str, steps: list[Step]) -> bool:
+        """Whether a constant a channel can go into the convolution that alone stands before."""
+        if not steps or steps[0].note != PER_CHANNEL or source in self._ranges:
+            return False
+        (tensor,) = RULES[operator.kind].data_inputs(self._graph, operator)
+        node = next((node for node in self._nodes if node.name == source), None)
+        return (
+            node is not None
+            and node.kind in ("conv2d", "depthwise_conv2d")
+            and len(self._graph.consumers(tensor)) == 1
+            and tensor not in self._graph.outputs
+        )
+
+    def _fold(self, name: str, step: Step) -> None:
+        """kernel * scale, bias * scale + offset."""
+        position = [node.name for node in self._nodes].index(name)
+        node = self._nodes[position]
+        scale = step.weights["depthwise_kernel"].ravel()
+        bias = self._arrays.get(f"{name}/bias", np.zeros_like(scale)) * scale
+        self._arrays[f"{name}/bias"] = bias + step.weights.get("bias", np.float32(0))
+        depthwise = node.kind == "depthwise_conv2d"
+        kernel = f"{name}/{'depthwise_kernel' if depthwise else 'kernel'}"
+        shape = self._arrays[kernel].shape
+        self._arrays[kernel] = self._arrays[kernel] * (
+            scale.reshape(shape[2:]) if depthwise else scale
+        )
+        attributes = node.attributes | {"use_bias": True}
+        self._nodes[position] = dataclasses.replace(node, attributes=attributes)
+
+    def _is_first_range(self, operator: Operator, source: str) -> bool:
+        """Whether it quantizes a float tensor that nothing else reads: the range is that one's."""
+        alone = len(self._graph.consumers(operator.inputs[0])) == 1
+        return operator.kind == "QUANTIZE" and alone and source not in self._ranges
+
+    def _inputs_of(self, operator: Operator) -> list[str]:
+        indices = RULES[operator.kind].data_inputs(self._graph, operator)
+        if missing := [index for index in indices if index not in self._names]:
+            reason = f"damaged (tensor {missing[0]} is read before it is computed)"
+            raise ValueError(_problem(self._graph, operator, reason))
+        return [self._names[index] for index in indices]
+
+    def _add(self, tensor: Tensor, inputs: list[str], steps: list[Step]) -> str:
+        """Adds a chain of nodes; the last takes the tensor's name."""
+        base = self._unique(layer_name(tensor))
+        for step in steps:
+            name = base if step is steps[-1] else self._unique(f"{base}{step.suffix}")
+            self._nodes.append(Node(name, step.kind, tuple(inputs), _plain(step.attributes)))
+            for weight, value in step.weights.items():
+                self._arrays[f"{name}/{weight}"] = np.ascontiguousarray(value, np.float32)
+            inputs = [name]
+        return base
+
+    def _unique(self, name: str) -> str:
+        candidate, number = name, 1
+        # The file system and the weights file are case-sensitive, but readers are not.
+        while candidate.lower() in {taken.lower() for taken in self._taken}:
+            number += 1
+            candidate = f"{name}_{number}"
+        self._taken.add(candidate)
+        return candidate
+
+    def _remember(self, tensor: Tensor, name: str) -> None:
+        if tensor.index not in self._in_batches:
+            self.shapes[name] = tensor.shape[1:]
+            if len(tensor.shape) == 4:
+                self._sizes.append((name, tensor.shape[1:3]))
+        found = activation_range(tensor)
+        if found and name not in self._ranges:
+            self._ranges[name] = found
+
+    def finish(self, output: int) -> ImportedNetwork:
+        """The network up to a tensor.
+
+        Raises:
+            ValueError: the tensor is the input itself.
+        """
+        names = {self._graph.tensors[index].name: name for index, name in self._names.items()}
+        description = NetworkDescription(
+            layer_name(self._input), self._input.shape[1:], tuple(self._nodes), self._names[output]
+        )
+        return ImportedNetwork(
+            description,
+            self._arrays,
+            self._ranges,
+            input_contract(self._input),
+            tuple(self._rows),
+            names,
+        )
+
+
+def _stays_in_batches(operator: Operator, in_batches: set[int]) -> bool:
+    if operator.kind == "SPACE_TO_BATCH_ND":
+        return True
+    return operator.kind != "BATCH_TO_SPACE_ND" and not in_batches.isdisjoint(operator.inputs)
+
+
+def _plain(value):
+    """Attributes as JSON gives them back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _became(steps: list[Step], operator: Operator) -> str:
+    if not steps:
+        absorbed = operator.kind in ("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND")
+        return "part of the dilated convolution" if absorbed else "nothing: values unchanged"
+    words = []
+    for step in steps:
+        layer = KINDS[step.kind].__name__ if step.kind in KINDS else step.kind
+        words.append(f"{layer} ({step.note})" if step.note else layer)
+    return " + ".join(words)
+
+
+def _check_shapes(graph: Graph, description: NetworkDescription, shapes: dict) -> None:
+    """Every layer must give the shape that the file says.
+
+    Raises:
+        ValueError: naming the first that does not.
+    """
+    model = build_imported(description)
+    built = {layer.name: tuple(layer.output.shape)[1:] for layer in model.layers}
+    for name, shape in shapes.items():
+        if name in built and built[name] != shape and name != description.output_name:
+            raise ValueError(
+                f"{graph.path}: layer {name!r} gives {list(built[name])}, the file says "
+                f"{list(shape)}; the file is damaged or its operator is not understood"
+            )

@@ -1,0 +1,86 @@
+"""What an integer file says of its activations: their ranges, and how sums are scaled back.
+
+The arithmetic is that of XNNPACK, which the runtime uses unless it is told otherwise. Its
+built-in kernels round in other places.
+"""
+
+import math
+
+import numpy as np
+
+from tflite_tools.graph import Tensor
+from tflite_tools.to_keras.view import INTEGER_RANGES, OperatorView
+
+_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
+def activation_range(tensor: Tensor) -> dict | None:
+    """Range of a quantized tensor: its steps, and the real values at its ends; else None."""
+    quantization = tensor.quantization
+    if quantization is None or tensor.type_name not in INTEGER_RANGES or quantization.per_channel:
+        return None
+    low, high = INTEGER_RANGES[tensor.type_name]
+    scale, zero_point = float(quantization.scale[0]), int(quantization.zero_point[0])
+    return {
+        "scale": scale,
+        "zero_point": zero_point,
+        "quantized_min": low,
+        "quantized_max": high,
+        "min": scale * (low - zero_point),
+        "max": scale * (high - zero_point),
+        "dtype": tensor.type_name.lower(),
+    }
+
+
+def integer_arithmetic(view: OperatorView) -> dict:
+    """How the kernel comes to an operator's integer output; empty where that is not known.
+
+    Returns:
+        {"accumulator": {accumulator_scale, multiplier, half_up}},
+        {"accumulator": {inverse_scale}} or
+        {"addends": {input_scales, multipliers}}, see `deeplab_tf.models.imported_layers`.
+    """
+    kind, source, target = view.operator.kind, view.input(0), view.output
+    if target.quantization is None:
+        return {}
+    out = target.quantization.scale[0]
+    if source.quantization is None:
+        inverse = float(np.float32(1) / out)
+        return {"accumulator": {"inverse_scale": inverse}} if kind == "QUANTIZE" else {}
+    scale = source.quantization.scale[0]
+    second = view.input(1).quantization if view.has_input(1) else None
+    if kind in _PRODUCTS and second is not None:
+        return _accumulator(scale * second.scale, scale * second.scale / out)
+    if kind in ("AVERAGE_POOL_2D", "MEAN") and target.shape[1:3] == (1, 1):
+        count = np.float32(np.prod(source.shape[1:3]))
+        return _accumulator(scale / count, scale / (out * count))
+    if kind == "QUANTIZE":  # eight bits behind the point
+        return _accumulator(scale, np.round(np.float32(256) * (scale / out)) / 256, half_up=True)
+    if second is None or any(view.is_constant(slot) for slot in (0, 1)):
+        return {}
+    if kind == "MUL":
+        product = scale * second.scale[0]
+        return _accumulator(product, product / out)
+    if kind in ("ADD", "SUB"):
+        return {"addends": _addends(scale, second.scale[0], out, kind == "SUB")}
+    return {}
+
+
+def _accumulator(sums, multiplier, half_up: bool = False) -> dict:
+    return {
+        "accumulator": {
+            "accumulator_scale": np.squeeze(sums).tolist(),
+            "multiplier": np.squeeze(multiplier).tolist(),
+            "half_up": half_up,
+        }
+    }
+
+
+def _addends(first, second, out, subtract: bool) -> dict:
+    """Both factors as multiples of one power of two, the larger with 21 bits."""
+    factors = [float(first / out), float(second / out)]
+    shift = 20 - math.floor(math.log2(max(factors)))
+    multipliers = [round(factor * 2.0**shift) / 2.0**shift for factor in factors]
+    if subtract:
+        multipliers[1] = -multipliers[1]
+    return {"input_scales": [float(first), float(second)], "multipliers": multipliers}

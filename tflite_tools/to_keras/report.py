@@ -1,0 +1,129 @@
+"""What an import writes: the network, its weights, its ranges and a report."""
+
+import dataclasses
+import io
+import json
+import pathlib
+
+import numpy as np
+
+from deeplab_tf import atomic_file
+from deeplab_tf.models.imported import NetworkDescription
+from tflite_tools.to_keras.fidelity import Fidelity
+from tflite_tools.to_keras.importer import ImportedNetwork
+
+NETWORK, WEIGHTS, RANGES = "network.json", "float.npz", "ranges.json"
+REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A finished import.
+
+    Attributes:
+        source: the `.tflite`.
+        network: what was read.
+        description: the network to write, which may have another head or batch norms.
+        arrays: its weights.
+        labels: class names that the file carries, or None.
+        steps: what was done beside reading, in words.
+        fidelity: agreement with the file, where images were given.
+        versions: of what it ran on.
+    """
+
+    source: pathlib.Path
+    network: ImportedNetwork
+    description: NetworkDescription
+    arrays: dict[str, np.ndarray]
+    labels: tuple[str, ...] | None
+    steps: tuple[str, ...]
+    fidelity: Fidelity | None
+    versions: dict[str, str]
+
+    @property
+    def ranges(self) -> dict[str, dict]:
+        """The ranges of tensors that the written network still has."""
+        names = {node.name for node in self.description.nodes} | {self.description.input_name}
+        return {name: values for name, values in self.network.ranges.items() if name in names}
+
+    def to_json(self) -> dict:
+        return {
+            "source": self.source.name,
+            "input": dataclasses.asdict(self.network.contract),
+            "labels": self.labels,
+            "steps": self.steps,
+            "operators": [dataclasses.asdict(row) for row in self.network.rows],
+            "fidelity": dataclasses.asdict(self.fidelity) if self.fidelity else None,
+            "weights": int(sum(value.size for value in self.arrays.values())),
+            "versions": self.versions,
+        }
+
+
+def check_output(output_dir: pathlib.Path, overwrite: bool) -> None:
+    """Raises FileExistsError where an import or a run lies already."""
+    for name in (NETWORK, WEIGHTS, "config.json"):
+        if (output_dir / name).exists() and not overwrite:
+            raise FileExistsError(
+                f"{output_dir / name} exists; give another --output_dir or --overwrite"
+            )
+
+
+def write_result(result: Result, output_dir: pathlib.Path) -> None:
+    """Writes all files, each whole or not at all; the network's description comes last."""
+    stream = io.BytesIO()
+    np.savez(stream, **result.arrays)  # type: ignore[arg-type]
+    atomic_file.write_bytes(output_dir / WEIGHTS, stream.getvalue())
+    _write_json(output_dir / RANGES, result.ranges)
+    _write_json(output_dir / REPORT_JSON, result.to_json())
+    atomic_file.write_text(output_dir / REPORT_MARKDOWN, to_markdown(result))
+    _write_json(output_dir / NETWORK, result.description.to_json())
+
+
+def _write_json(path: pathlib.Path, values) -> None:
+    atomic_file.write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+def to_markdown(result: Result) -> str:
+    """The report for a reader."""
+    lines = [f"# {result.source.name} as a Keras network", "", *_input_lines(result), ""]
+    lines += [f"- {step}" for step in result.steps]
+    if result.fidelity:
+        lines += ["", _fidelity_line(result.fidelity)]
+    lines += ["", "| position | operator | tensor | became |", "|---:|---|---|---|"]
+    lines += [
+        f"| {row.position} | {row.operator} | {_cell(row.tensor)} | {_cell(row.became)} |"
+        for row in result.network.rows
+    ]
+    ran_on = ", ".join(f"{name} {version}" for name, version in result.versions.items())
+    return "\n".join([*lines, "", f"Ran on {ran_on}."]) + "\n"
+
+
+def _cell(text: str) -> str:
+    """The first of the names that the converter joined; no character that ends a cell."""
+    return text.split(";", maxsplit=1)[0].replace("|", "/").replace("\n", " ")
+
+
+def _input_lines(result: Result) -> list[str]:
+    contract = result.network.contract
+    shape = "x".join(str(size) for size in contract.shape)
+    lines = [f"Input: {contract.dtype} {shape}, tensor `{_cell(contract.tensor)}`."]
+    if contract.scale is not None:
+        lines.append(
+            f"real = {contract.scale:.9g} * (quantized - {contract.zero_point}) in the file."
+        )
+    if contract.mean is None:
+        lines.append("The file does not say how pixels become its input: give --mean and --std.")
+    else:
+        lines.append(f"Network input = (pixel - {contract.mean:g}) / {contract.std:.9g}.")
+    names = ", ".join(result.labels) if result.labels else "none in the file"
+    return [*lines, f"Labels: {names}."]
+
+
+def _fidelity_line(fidelity: Fidelity) -> str:
+    text = (
+        f"Against the file (XNNPACK kernels) on {fidelity.images} images: "
+        f"{100 * fidelity.equal_classes:.3f}% of the classes equal"
+    )
+    if fidelity.largest_difference is not None:
+        text += f", largest difference {fidelity.largest_difference:.3g}"
+    return text + "."

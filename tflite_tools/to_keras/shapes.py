@@ -1,0 +1,62 @@
+"""Rules for what moves values without changing them."""
+
+import numpy as np
+
+from tflite_tools.to_keras.view import OperatorView, Step
+
+
+def reshape(view: OperatorView) -> list[Step]:
+    """RESHAPE, SQUEEZE and EXPAND_DIMS: the output's own shape says it all.
+
+    A network keeps its batch: where the last operator of a file drops a batch of one, the
+    network's output has it still.
+    """
+    source, target = view.input(0).shape, view.output.shape
+    if int(np.prod(source)) != int(np.prod(target)):
+        raise ValueError(f"its shapes {list(source)} and {list(target)} differ in size")
+    if source == target:
+        return []
+    if not target or target[0] != source[0] or not _keeps_batch(view, source, target):
+        if source[0] != 1 or view.graph.consumers(view.operator.outputs[0]):
+            raise ValueError(f"it moves the batch: {list(source)} to {list(target)}")
+        target = (1, *target)
+        note = "batch dimension kept"
+    else:
+        note = ""
+    if source[1:] == target[1:]:
+        return []
+    shape = tuple(int(size) for size in target[1:])
+    return [Step("reshape", {"target_shape": shape}, note=note or str(list(shape)))]
+
+
+def _keeps_batch(view, source, target) -> bool:
+    if view.operator.kind != "SQUEEZE" or source[0] != 1:
+        return True
+    removed = view.operator.options.squeezeDims if view.operator.options else None
+    if removed is None or len(removed) == 0:
+        return False  # every dimension of one goes, the batch too
+    return 0 not in {int(axis) % len(source) for axis in removed}
+
+
+def concatenation(view: OperatorView) -> list[Step]:
+    rank = len(view.output.shape)
+    axis = view.options.axis % rank
+    if axis == 0:
+        raise ValueError("it joins along the batch")
+    if any(view.is_constant(slot) for slot in range(len(view.operator.inputs))):
+        raise ValueError("one of its inputs is constant")
+    activation = view.fused_activation()
+    if len(view.operator.inputs) == 1:
+        return activation
+    return [Step("concatenate", {"axis": axis}, suffix="_linear"), *activation]
+
+
+def arg_max(view: OperatorView) -> list[Step]:
+    rank = len(view.input(0).shape)
+    axis = view.integers(1)[0] % rank
+    if axis == 0:
+        raise ValueError("it compares along the batch")
+    if view.output.type_name not in ("INT32", "INT64"):
+        raise ValueError(f"its output type {view.output.type_name} is not supported")
+    settings = {"axis": axis, "output_type": view.output.type_name.lower()}
+    return [Step("argmax", settings, note=view.output.type_name.lower())]

@@ -1,0 +1,148 @@
+"""Rules for pooling, resizing, padding and cutting."""
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from tflite_tools.to_keras.view import OperatorView, Step
+
+
+def average_pool2d(view: OperatorView) -> list[Step]:
+    """A window over the whole input is a global pooling, which follows other input sizes."""
+    kernel = (view.options.filterHeight, view.options.filterWidth)
+    if kernel == view.input(0).shape[1:3] and view.output.shape[1:3] == (1, 1):
+        settings = {"keepdims": True}
+        return [Step("global_average_pool2d", settings, suffix="_linear"), *_fused(view)]
+    return _pool(view, "average_pool2d")
+
+
+def max_pool2d(view: OperatorView) -> list[Step]:
+    return _pool(view, "max_pool2d")
+
+
+def _pool(view: OperatorView, kind: str) -> list[Step]:
+    settings = {
+        "pool_size": (view.options.filterHeight, view.options.filterWidth),
+        "strides": (view.options.strideH, view.options.strideW),
+        "padding": "same" if view.options.padding == schema.Padding.SAME else "valid",
+    }
+    note = "x".join(str(size) for size in settings["pool_size"])
+    return [Step(kind, settings, suffix="_linear", note=note), *_fused(view)]
+
+
+def _fused(view: OperatorView) -> list[Step]:
+    return view.fused_activation()
+
+
+def mean(view: OperatorView) -> list[Step]:
+    rank = len(view.input(0).shape)
+    axes = sorted({axis % rank for axis in view.integers(1)})
+    keepdims = bool(view.options.keepDims)
+    if 0 in axes:
+        raise ValueError("it takes the mean over the batch")
+    if axes == [1, 2] and rank == 4:
+        return [Step("global_average_pool2d", {"keepdims": keepdims})]
+    return [Step("reduce_mean", {"axes": axes, "keepdims": keepdims}, note=f"over {axes}")]
+
+
+def resize_bilinear(view: OperatorView) -> list[Step]:
+    return _resize(view, "bilinear")
+
+
+def resize_nearest(view: OperatorView) -> list[Step]:
+    return _resize(view, "nearest")
+
+
+def _resize(view: OperatorView, interpolation: str) -> list[Step]:
+    """To the output's own shape: the size may be computed from the input's at run time."""
+    alignment = "legacy"
+    if view.options.alignCorners:
+        alignment = "align_corners"
+    elif view.options.halfPixelCenters:
+        alignment = "half_pixel"
+    _, in_height, in_width, _ = view.input(0).shape
+    _, height, width, _ = view.output.shape
+    if (in_height, in_width) == (height, width):
+        return []
+    settings = {
+        "height": height,
+        "width": width,
+        "interpolation": interpolation,
+        "alignment": alignment,
+        "like": _like(view, (height, width)),
+        "factor": (height / in_height, width / in_width),
+    }
+    return [Step("resize", settings, note=f"{interpolation}, {alignment}, {height}x{width}")]
+
+
+def _like(view: OperatorView, size: tuple[int, int]) -> str | None:
+    """The latest tensor of that size: what a resize is meant to match."""
+    names = [name for name, known in view.sizes if known == size]
+    return names[-1] if names else None
+
+
+def tile(view: OperatorView) -> list[Step]:
+    """One pixel over an area: how some networks spread their pooled features."""
+    multiples = view.integers(1)
+    shape = view.input(0).shape
+    if len(shape) != 4 or multiples[0] != 1 or multiples[3] != 1 or shape[1:3] != (1, 1):
+        raise ValueError(f"only one pixel can be repeated, not {list(shape)} times {multiples}")
+    settings = {
+        "height": multiples[1],
+        "width": multiples[2],
+        "interpolation": "nearest",
+        "alignment": "half_pixel",
+        "like": _like(view, (multiples[1], multiples[2])),
+        "factor": (float(multiples[1]), float(multiples[2])),
+    }
+    return [Step("resize", settings, note=f"one pixel over {multiples[1]}x{multiples[2]}")]
+
+
+def pad(view: OperatorView) -> list[Step]:
+    paddings = np.reshape(view.integers(1), (-1, 2))
+    if len(paddings) != 4 or paddings[[0, 3]].any():
+        raise ValueError(f"only height and width can be padded, not {paddings.tolist()}")
+    if paddings.min() < 0 or (view.has_input(2) and view.floats(2).any()):
+        raise ValueError("only padding with zeros is supported")
+    zeros = tuple(tuple(int(n) for n in pair) for pair in paddings[1:3])
+    return [Step("zero_padding2d", {"padding": zeros})] if paddings.any() else []
+
+
+def strided_slice(view: OperatorView) -> list[Step]:
+    options = view.options
+    if options.ellipsisMask or options.newAxisMask:
+        raise ValueError("its ellipsis or new axis is not supported")
+    begins, ends, strides = (view.integers(slot) for slot in (1, 2, 3))
+    shape = view.input(0).shape
+    bounds = [
+        _bounds(axis, begin, end, stride, options)
+        for axis, (begin, end, stride) in enumerate(zip(begins, ends, strides, strict=True))
+    ]
+    bounds += [slice(None)] * (len(shape) - len(bounds))
+    if len(range(*bounds[0].indices(shape[0]))) != shape[0] or options.shrinkAxisMask & 1:
+        raise ValueError("it cuts the batch")
+    dropped = [axis for axis in range(1, len(begins)) if options.shrinkAxisMask >> axis & 1]
+    if crop := _as_crop(shape, bounds, dropped):
+        return crop
+    slices = [(item.start, item.stop, item.step) for item in bounds[1:]]
+    return [Step("strided_slice", {"slices": slices, "dropped": dropped})]
+
+
+def _bounds(axis: int, begin: int, end: int, stride: int, options) -> slice:
+    if options.shrinkAxisMask >> axis & 1:
+        return slice(begin, begin + 1 if begin != -1 else None, 1)
+    start = None if options.beginMask >> axis & 1 else begin
+    stop = None if options.endMask >> axis & 1 else begin + end if options.offset else end
+    return slice(start, stop, stride)
+
+
+def _as_crop(shape, bounds, dropped) -> list[Step] | None:
+    """The stock layer, where height and width alone are cut without a stride."""
+    if len(shape) != 4 or dropped or any(item.step not in (1, None) for item in bounds):
+        return None
+    taken = [item.indices(size)[:2] for item, size in zip(bounds, shape, strict=True)]
+    cuts = [(start, size - stop) for (start, stop), size in zip(taken, shape, strict=True)]
+    if cuts[3] != (0, 0):
+        return None
+    if cuts[1] == cuts[2] == (0, 0):
+        return []
+    return [Step("cropping2d", {"cropping": (cuts[1], cuts[2])})]

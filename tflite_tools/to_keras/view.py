@@ -1,0 +1,160 @@
+"""What a conversion rule sees of one operator, and what it answers with."""
+
+import dataclasses
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from tflite_tools.convolution_weights import constant
+from tflite_tools.graph import Graph, Operator, Tensor
+
+INTEGER_RANGES = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-32768, 32767)}
+"""Smallest and largest value of the types that activations are quantized to."""
+
+_FUSED_NAMES = {
+    value: name
+    for name, value in vars(schema.ActivationFunctionType).items()
+    if not name.startswith("_")
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One layer that an operator becomes.
+
+    Attributes:
+        kind: key of `deeplab_tf.models.imported.KINDS`.
+        attributes: arguments of the layer.
+        weights: its arrays by short name ("kernel").
+        suffix: of the layer's name; the last step of an operator takes the tensor's own name.
+        note: what the report says of it beside the kind.
+    """
+
+    kind: str
+    attributes: dict = dataclasses.field(default_factory=dict)
+    weights: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    suffix: str = ""
+    note: str = ""
+
+
+def is_constant(graph: Graph, index: int) -> bool:
+    """Whether a tensor is stored, directly or behind the DEQUANTIZE of a float16 file."""
+    if graph.tensors[index].data is not None:
+        return True
+    producer = graph.producer(index)
+    return (
+        producer is not None
+        and producer.kind == "DEQUANTIZE"
+        and is_constant(graph, producer.inputs[0])
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorView:
+    """One operator with its surroundings.
+
+    Attributes:
+        graph: the file.
+        operator: the operator.
+        sizes: (name, (height, width)) of every image-like tensor known so far, input first.
+    """
+
+    graph: Graph
+    operator: Operator
+    sizes: tuple[tuple[str, tuple[int, int]], ...] = ()
+
+    @property
+    def options(self):
+        """The schema's options.
+
+        Raises:
+            ValueError: the file has none for this operator.
+        """
+        if self.operator.options is None:
+            raise ValueError("its options are missing")
+        return self.operator.options
+
+    def input(self, slot: int) -> Tensor:
+        return self.graph.tensors[self.operator.inputs[slot]]
+
+    @property
+    def output(self) -> Tensor:
+        return self.graph.tensors[self.operator.outputs[0]]
+
+    def has_input(self, slot: int) -> bool:
+        return slot < len(self.operator.inputs) and self.operator.inputs[slot] >= 0
+
+    def is_constant(self, slot: int) -> bool:
+        return self.has_input(slot) and is_constant(self.graph, self.operator.inputs[slot])
+
+    def floats(self, slot: int) -> np.ndarray:
+        """A constant input as float32.
+
+        Raises:
+            ValueError: it is computed, or holds NaN or infinity.
+        """
+        if not self.is_constant(slot):
+            raise ValueError(f"its input {slot} must be constant, but it is computed")
+        values = constant(self.graph, self.operator.inputs[slot])
+        if not np.isfinite(values).all():
+            raise ValueError(f"its constant {self.input(slot).name!r} holds NaN or infinity")
+        return values
+
+    def integers(self, slot: int) -> list[int]:
+        """A constant integer input, flat.
+
+        Raises:
+            ValueError: it is computed.
+        """
+        data = self.input(slot).data
+        if data is None:
+            raise ValueError(f"its input {slot} must be constant, but it is computed")
+        return [int(value) for value in data.ravel()]
+
+    def fused_activation(self) -> list[Step]:
+        """The layer of the activation that is fused into the operator, if there is one."""
+        code = self.options.fusedActivationFunction
+        return activation_steps(_FUSED_NAMES.get(code, f"activation {code}"))
+
+    def activation(self) -> list[Step]:
+        """The fused activation, or the one that the range of an integer output stands for.
+
+        The first converters dropped a ReLU or ReLU6 where the output's range begins at 0 and so
+        cuts off the same values; the float network needs it back.
+        """
+        if steps := self.fused_activation():
+            return steps
+        quantization = self.output.quantization
+        if self.output.type_name not in INTEGER_RANGES or quantization is None:
+            return []
+        low, high = INTEGER_RANGES[self.output.type_name]
+        if self.output.type_name == "INT16" or quantization.zero_point[0] != low:
+            return []
+        largest = float(quantization.scale[0]) * (high - low)
+        relu6 = abs(largest - 6.0) <= float(quantization.scale[0])
+        (step,) = activation_steps("RELU6" if relu6 else "RELU")
+        return [dataclasses.replace(step, note="stands in the output's range")]
+
+
+_ACTIVATION_STEPS = {
+    "NONE": [],
+    "RELU": [Step("relu")],
+    "RELU6": [Step("relu", {"max_value": 6.0})],
+    "RELU_0_TO_1": [Step("relu", {"max_value": 1.0})],
+    "RELU_N1_TO_1": [Step("clip", {"minimum": -1.0, "maximum": 1.0})],
+    "TANH": [Step("activation", {"activation": "tanh"})],
+    "LOGISTIC": [Step("activation", {"activation": "sigmoid"})],
+    "ELU": [Step("activation", {"activation": "elu"})],
+    "HARD_SWISH": [Step("hard_swish")],
+}
+
+
+def activation_steps(name: str) -> list[Step]:
+    """The layer of an activation by its name in the schema.
+
+    Raises:
+        ValueError: an activation that is not known.
+    """
+    if name not in _ACTIVATION_STEPS:
+        raise ValueError(f"its activation {name} is not supported")
+    return list(_ACTIVATION_STEPS[name])
