@@ -59,7 +59,10 @@ def convert(conversion: Conversion) -> bytes:
             [conversion.preprocessing.normalize(np.asarray(image[None]))] for image in images
         )
     if spec.variant in (Variant.INT8, Variant.QAT_INT8):
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        # Restricting the operators would demand a representative set, which a quantization-aware
+        # graph does not need; the gate looks for floats in both.
+        if rule.calibrated:
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = _tensorflow_type(spec.input_dtype)
         converter.inference_output_type = (
             tf.uint8 if spec.head.gives_classes else _tensorflow_type(spec.output_dtype)

@@ -86,7 +86,8 @@ class ExportedFile:
 def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
     """Makes every file of a plan; a file that fails costs only itself.
 
-    Also leaves `saved_model/` (with `frozen_inference_graph.pb`) of the first head.
+    Also leaves `saved_model/` and `saved_model_qat/`, each with `frozen_inference_graph.pb`, of
+    the first head.
 
     Returns:
         one entry a file, in the plan's order.
@@ -109,8 +110,9 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                     saved_models[key] = folder / f"{phase.value}_{spec.head.value}"
                     frozen = source.frozen(phase, spec.head, plan.height, plan.width)
                     write_saved_model(frozen, saved_models[key])
-                    if len(saved_models) == 1:
-                        write_saved_model(frozen, plan.output_dir / "saved_model")
+                    if spec.head is plan.files[0].head:
+                        name = "saved_model" if phase is Phase.FLOAT else "saved_model_qat"
+                        write_saved_model(frozen, plan.output_dir / name)
                 conversion = Conversion(
                     saved_models[key],
                     spec,
