@@ -13,15 +13,15 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-# Trains on drawn scenes, quantization-aware from step 440 on, then ships and scores every variant.
+# Trains on drawn scenes, quantization-aware from step 860 on, then ships and scores every variant.
 demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(BIN)/python -m deeplab_tf.train --dataset=synthetic --run_dir=$(DEMO) \
 		--width_multiplier=0.5 --aspp_channels=128 --decoder_channels=64 \
-		--crop_size=128,160 --train_steps=520 --quantize_delay_step=440 \
+		--crop_size=128,160 --train_steps=1000 --quantize_delay_step=860 \
 		--optimizer=adamw --learning_rate=0.004 --quantize_learning_rate=0.0002 \
-		--warmup_steps=20 --batch_norm_momentum=0.9 --min_scale=0.7 --max_scale=1.4 \
-		--validation_interval=220 --checkpoint_interval=220 \
+		--warmup_steps=20 --batch_norm_momentum=0.9 --min_scale=0.8 --max_scale=1.6 \
+		--validation_interval=430 --checkpoint_interval=430 \
 		--holdout_images=20 --validation_split=holdout
 	$(BIN)/python -m export.to_tflite --run_dir=$(DEMO) --heads=logits --calibration_images=32
 	$(BIN)/python -m tflite_tools.evaluate --run_dir=$(DEMO) --latency_repeats=10 --grid_images=4

@@ -146,7 +146,7 @@ def evaluate(
         pool.broken |= {
             index: result.failure for index, result in enumerate(results) if result.failure
         }
-        _score_all(results, dataset, count, pool, pathlib.Path(scratch), reference)
+        score_list(results, dataset, count, pool, pathlib.Path(scratch), reference)
         for index, failure in pool.broken.items():
             results[index].failure = failure
     if options.latency_repeats:
@@ -190,7 +190,21 @@ def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None
                     result.memory_mb = float(outcome.value)  # type: ignore[arg-type]
 
 
-def _score_all(results, dataset, count, pool, scratch, reference) -> None:
+def score_list(
+    results: list[ModelResult],
+    dataset: SegmentationDataset,
+    count: int,
+    pool: InterpreterPool,
+    scratch: pathlib.Path,
+    reference: int | None,
+) -> None:
+    """Fills matrix, agreement and counts of each result from the first `count` samples.
+
+    Args:
+        results: one a contract of the pool, changed in place; those with a failure are skipped.
+        scratch: empty folder for decoded samples.
+        reference: index of the file that the others are compared with, or None.
+    """
     alive = [index for index, result in enumerate(results) if not result.failure]
     if not alive:
         return
@@ -215,7 +229,7 @@ def _score_all(results, dataset, count, pool, scratch, reference) -> None:
                 for outcome in pool.run(group_tasks):
                     if outcome.failure:
                         continue
-                    _add(totals[outcome.task.model], outcome.value)
+                    _add(totals[outcome.task.model], outcome.value)  # type: ignore[arg-type]
                     bar.update(outcome.task.arguments[2] - outcome.task.arguments[1])
     with_reference = reference in totals and reference not in pool.broken
     for index, total in totals.items():

@@ -209,7 +209,7 @@ def test_a_file_that_crashes_the_runtime_costs_a_message():
     contracts = [read_contract(INT8, name="good"), read_contract(INT8, name="bad")]
     tasks = [Task(1, die, ()), *(Task(0, answer, (number,)) for number in range(6))]
     tasks += [Task(1, answer, (9,))]
-    with InterpreterPool(contracts, 2) as pool:
+    with InterpreterPool(contracts, 1) as pool:
         outcomes = list(pool.run(tasks))
     failures = [outcome.failure for outcome in outcomes if outcome.task.model == 1]
     assert len(failures) == 2

@@ -1,0 +1,97 @@
+"""Measures what an evaluation costs beyond the network: wall time against bare invokes.
+
+    python -m tflite_tools.measure_overhead --model=A.tflite,B.tflite \
+        --dataset=camvid --data_dir=DIR
+
+    ratio = wall time of scoring / (images * sum of median invoke times / processes)
+
+Scoring is the part that grows with the list: decoding, feeding, invoking, argmax, counting.
+Starting child processes is stated apart.
+"""
+
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+
+from deeplab_tf import command
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.registry import DATASETS, open_dataset
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.evaluation import ModelResult, default_processes, score_list
+from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.runner import ModelRunner
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    flags.DEFINE_list("model", None, "Files.", required=True)
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set.", required=True)
+    flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
+    flags.DEFINE_string("split", "val", "List.")
+    flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one a core.")
+    flags.DEFINE_integer("rounds", 3, "Scorings and bare runs, in turn.")
+
+
+def bare_invokes(runner: ModelRunner, count: int) -> float:
+    """Seconds of `count` invokes and nothing else; runs in a child."""
+    return sum(runner.invoke_ms() for _ in range(count)) / 1e3
+
+
+def measure(
+    contracts: list[ModelContract], dataset: SegmentationDataset, processes: int, rounds: int
+) -> tuple[float, float, float]:
+    """Scores the whole list and runs as many bare invokes, in turn, in the same children.
+
+    Returns:
+        median seconds of scoring, median seconds of the bare invokes done by as many processes
+        at once, and seconds until the children were ready.
+    """
+    started = time.perf_counter()
+    share = -(-len(dataset) // processes)
+    tasks = [
+        Task(index, bare_invokes, (share,))
+        for index in range(len(contracts))
+        for _ in range(processes)
+    ]
+    scoring, bare = [], []
+    with InterpreterPool(contracts, processes) as pool, tempfile.TemporaryDirectory() as scratch:
+        warm = [Task(index, bare_invokes, (1,)) for index in range(len(contracts))]
+        list(pool.run(warm * processes))
+        ready = time.perf_counter() - started
+        for _ in range(rounds):
+            started = time.perf_counter()
+            results = [ModelResult(contract) for contract in contracts]
+            score_list(results, dataset, len(dataset), pool, pathlib.Path(scratch), None)
+            scoring.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            list(pool.run(tasks))
+            bare.append(time.perf_counter() - started)
+        if pool.broken:
+            raise RuntimeError(f"a file failed: {next(iter(pool.broken.values()))}")
+    return float(np.median(scoring)), float(np.median(bare)), ready
+
+
+def main() -> None:
+    contracts = [read_contract(path) for path in FLAGS.model]
+    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
+    processes = FLAGS.processes or default_processes()
+    scoring, bare, ready = measure(contracts, dataset, processes, FLAGS.rounds)
+    sys.stdout.write(
+        f"{len(contracts)} files, {len(dataset)} images, {processes} processes: scoring "
+        f"{scoring:.2f} s, bare invokes {bare:.2f} s, ratio {scoring / bare:.3f} "
+        f"(medians of {FLAGS.rounds} rounds in turn; children ready after {ready:.1f} s)\n"
+    )
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()
