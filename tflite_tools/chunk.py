@@ -85,10 +85,8 @@ def write_chunk(
         images = chunk.images(canvas, "w+")
         for index, (image, _) in enumerate(pairs):
             images[index] = image
-        images.flush()
     labels = chunk.label_file("label", "w+")
     for index, (_, label) in enumerate(samples):
         chunk.sample(labels, index)[:] = label
-    labels.flush()
-    chunk.label_file("reference", "w+").flush()
+    chunk.label_file("reference", "w+")
     return chunk

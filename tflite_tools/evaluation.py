@@ -1,5 +1,6 @@
 """Scores any number of `.tflite` files on one list, beside each other."""
 
+import concurrent.futures
 import dataclasses
 import os
 import pathlib
@@ -17,8 +18,10 @@ from tflite_tools.latency import LatencyMs, measure_latency
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
 
-CHUNK_IMAGES = 64
-TASK_IMAGES = 8
+CHUNK_IMAGES = 16
+"""Samples decoded ahead while the children are at work; bounds disk and memory."""
+TASK_IMAGES = 2
+"""Samples a task; small, so that no child waits long for another at the end of a chunk."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,10 +223,18 @@ def score_list(
     }
     order = sorted(alive, key=lambda index: index != reference)
     bar = tqdm(total=count * len(alive), desc="evaluate", unit="image", disable=None)
-    with bar:
-        for number, first in enumerate(range(0, count, CHUNK_IMAGES)):
+    with bar, concurrent.futures.ThreadPoolExecutor(1) as decoder:
+
+        def decode(first: int):
+            folder = scratch / f"chunk{first // CHUNK_IMAGES % 2}"
             size = min(CHUNK_IMAGES, count - first)
-            chunk = write_chunk(dataset, first, size, canvases, scratch / f"chunk{number % 2}")
+            return decoder.submit(write_chunk, dataset, first, size, canvases, folder)
+
+        ahead = decode(0)
+        for first in range(0, count, CHUNK_IMAGES):
+            chunk = ahead.result()
+            if first + CHUNK_IMAGES < count:
+                ahead = decode(first + CHUNK_IMAGES)
             for group in ([reference], [i for i in order if i != reference]):
                 group_tasks = _tasks([i for i in group if i in totals], chunk, dataset, reference)
                 for outcome in pool.run(group_tasks):
