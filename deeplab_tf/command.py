@@ -45,7 +45,7 @@ def _guarded(main) -> int:
     try:
         status = main()
     except KeyboardInterrupt:
-        _complain("interrupted; nothing half-written is left, the same command starts again")
+        _complain("interrupted; no half-written file is left under its final name")
         return 130
     except USER_ERRORS as error:
         _complain(_one_line(str(error)) or type(error).__name__)

@@ -8,6 +8,7 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import pathlib
+import signal
 
 import numpy as np
 
@@ -99,15 +100,22 @@ class ConverterProcess:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+    def __exit__(self, kind, *_):
+        if self._pool is None:
+            return
+        if kind is not None:  # do not wait for a conversion that nobody wants
+            for process in list(self._pool._processes.values()):
+                process.terminate()
+        self._pool.shutdown(cancel_futures=True)
 
     def convert(self, conversion: Conversion) -> bytes:
         """Raises RuntimeError with the cause, also when the child died."""
         if self._pool is None:
             self._pool = concurrent.futures.ProcessPoolExecutor(
-                1, mp_context=multiprocessing.get_context("spawn")
+                1,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_IGN),  # the parent decides
             )
         try:
             return self._pool.submit(convert, conversion).result()

@@ -3,7 +3,7 @@
 import pathlib
 
 from deeplab_tf.data.preprocessing import Preprocessing
-from export.variants import RULES, FileSpec
+from export.variants import RULES, FileSpec, Variant
 from tflite_tools.graph import Graph, read_graph
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
@@ -21,6 +21,7 @@ def check_file(path: pathlib.Path, spec: FileSpec, preprocessing: Preprocessing)
     faults = _space_to_batch(graph) + _unfused_batch_norm(graph)
     if RULES[spec.variant].integer_only:
         faults += _float_tensors(graph) + _per_tensor_depthwise(graph)
+    if spec.variant in (Variant.INT8, Variant.QAT_INT8):
         faults += _input_scale(graph, preprocessing)
     return faults
 

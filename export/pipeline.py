@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from deeplab_tf import atomic_file
@@ -22,6 +23,8 @@ from export.variants import RULES, FileSpec
 from tflite_tools.graph import read_graph
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
+SAVED_MODELS = {Phase.FLOAT: "saved_model", Phase.QUANTIZED: "saved_model_qat"}
+"""Folders beside the files, with the frozen graph of each phase."""
 _PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert")
 
 
@@ -51,7 +54,8 @@ class ExportPlan:
     overwrite: bool = False
 
     def __post_init__(self):
-        existing = [spec.file_name for spec in self.files if self._path(spec).exists()]
+        names = [spec.file_name for spec in self.files]
+        existing = [name for name in names if (self.output_dir / name).exists()]
         if existing and not self.overwrite:
             raise FileExistsError(
                 f"{self.output_dir} already holds {', '.join(existing)}; give --overwrite"
@@ -61,9 +65,6 @@ class ExportPlan:
             raise ValueError(
                 f"{', '.join(needs)} needs calibration images; give --dataset and --data_dir"
             )
-
-    def _path(self, spec: FileSpec) -> pathlib.Path:
-        return self.output_dir / spec.file_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,12 +108,12 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
             try:
                 key = (phase, spec.head)
                 if key not in saved_models:
-                    saved_models[key] = folder / f"{phase.value}_{spec.head.value}"
+                    path = folder / f"{phase.value}_{spec.head.value}"
                     frozen = source.frozen(phase, spec.head, plan.height, plan.width)
-                    write_saved_model(frozen, saved_models[key])
+                    write_saved_model(frozen, path)
                     if spec.head is plan.files[0].head:
-                        name = "saved_model" if phase is Phase.FLOAT else "saved_model_qat"
-                        write_saved_model(frozen, plan.output_dir / name)
+                        _write_beside(frozen, plan, plan.output_dir / SAVED_MODELS[phase])
+                    saved_models[key] = path
                 conversion = Conversion(
                     saved_models[key],
                     spec,
@@ -122,11 +123,19 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                 content = converter.convert(conversion)
                 record = calibration if rule.calibrated else None
                 results.append(_place(plan, source, spec, content, record))
-            except (ValueError, RuntimeError) as error:
+            except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
                 cause = " ".join(str(error).split())
                 results.append(ExportedFile(spec, None, cause))
             _log(results[-1])
     return results
+
+
+def _write_beside(frozen, plan: ExportPlan, folder: pathlib.Path) -> None:
+    """Writes a SavedModel, but never over one that --overwrite does not allow to replace."""
+    if folder.exists() and not plan.overwrite:
+        logging.warning("%s exists and is left as it is; --overwrite replaces it", folder)
+        return
+    write_saved_model(frozen, folder)
 
 
 def _calibrate(plan: ExportPlan, folder: pathlib.Path):
@@ -167,6 +176,12 @@ def _place(
 
 def _manifest(plan, source, spec, path, content, record) -> Manifest:
     graph = read_graph(path)
+    shape = graph.tensors[graph.outputs[0]].shape
+    if len(shape) == 4 and shape[-1] > 1 and shape[-1] != plan.label_set.num_classes:
+        raise ValueError(
+            f"the output has {shape[-1]} classes, the label list {plan.label_set.num_classes}; "
+            "give --labels with one name a class"
+        )
     image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     return Manifest(
         variant=spec.variant.value,

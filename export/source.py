@@ -166,12 +166,19 @@ def refuse_foreign_code(path: pathlib.Path) -> None:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 config = json.loads(archive.read("config.json"))
+                made_by = json.loads(archive.read("metadata.json")).get("keras_version", "")
         else:
             with h5py.File(path, "r") as content:
                 config = json.loads(content.attrs["model_config"])
+                made_by = str(content.attrs.get("keras_version", ""))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a Keras model file with its architecture") from error
-    for name in _class_names(config):
+    if made_by.startswith("3"):
+        raise ValueError(
+            f"{path}: saved by Keras {made_by}; this project runs Keras 2. Save the network as a "
+            "SavedModel and give --saved_model"
+        )
+    for name in _class_names(config["config"]):  # not how it was compiled: that is never read
         if name in UNSAFE_LAYERS or not _is_stock(name):
             raise ValueError(
                 f"{path}: holds {name}, which is no stock Keras layer; loading it would run "

@@ -13,9 +13,14 @@ from deeplab_tf import command
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from export.variants import Head, IoDtype, Variant, plan_files
+from deeplab_tf.training.run_folder import RunFolder
+from export.variants import RULES, Head, IoDtype, Variant, plan_files
 
 FLAGS = flags.FLAGS
+REPORTED_SPLITS = {"val", "validation", "test"}
+"""Lists that results are reported on."""
+DEFAULT_CALIBRATION_IMAGES = 100
+LARGEST_DEFAULT_PIXELS = 4_000_000
 _NO_RUN = "For --keras_file, --saved_model and --frozen_graph: "
 
 
@@ -39,7 +44,7 @@ def _define_flags() -> None:
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Of calibration; default: the run's own.")
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
     flags.DEFINE_string("calibration_split", "train", "List that images are chosen from.")
-    flags.DEFINE_integer("calibration_images", 100, "How many.")
+    flags.DEFINE_integer("calibration_images", 0, "How many; 0 = 100, or all of a shorter list.")
     flags.DEFINE_integer("calibration_seed", 0, "Which.")
     flags.DEFINE_bool("calibrate_on_evaluation", False, "Allow the list that is evaluated on.")
     flags.DEFINE_list("mean", "128,128,128", _NO_RUN + "pixel mean of each channel.")
@@ -65,8 +70,7 @@ def _numbers(name: str, kind=float):
 
 
 def _open_source():
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415 - flags are checked first
-    from export import source  # noqa: PLC0415
+    from export import source  # noqa: PLC0415 - flags are checked first
 
     given = [n for n in ("run_dir", "keras_file", "saved_model", "frozen_graph") if FLAGS[n].value]
     if len(given) != 1:
@@ -86,16 +90,20 @@ def _open_source():
     return source.FrozenGraphSource(path, FLAGS.input_arrays, FLAGS.output_arrays)
 
 
-def _calibration_dataset(config):
+def _calibration_dataset(config, variants, labels_known: bool):
+    """The split that images are chosen from; None where nothing needs one."""
+    needed = any(RULES[variant].calibrated for variant in variants)
+    if not needed and labels_known and [value for value in FLAGS.size if value]:
+        return None
     dataset = FLAGS.dataset or (config.dataset if config else None)
     if dataset is None:
         return None
     data_dir = FLAGS.data_dir or (config.data_dir if config else "")
-    evaluated = config.validation_split if config else "val"
-    if FLAGS.calibration_split == evaluated and not FLAGS.calibrate_on_evaluation:
+    reported = REPORTED_SPLITS | ({config.validation_split} if config else set())
+    if needed and FLAGS.calibration_split in reported and not FLAGS.calibrate_on_evaluation:
         raise ValueError(
-            f"--calibration_split={evaluated} is the list that results are reported on; choose "
-            "another, or give --calibrate_on_evaluation"
+            f"--calibration_split={FLAGS.calibration_split} is a list that results are reported "
+            "on; choose another, or give --calibrate_on_evaluation"
         )
     return open_dataset(dataset, data_dir, FLAGS.calibration_split)
 
@@ -108,10 +116,30 @@ def _size(config, dataset) -> tuple[int, int]:
         return size
     if config is None or dataset is None:
         raise ValueError("give --size=height,width")
-    return config.model.padded_size(*dataset.image(0).shape[:2])
+    height, width = config.model.padded_size(*dataset.image(0).shape[:2])
+    if height * width > LARGEST_DEFAULT_PIXELS:
+        raise ValueError(
+            f"the first photo would make the network's input {height} x {width}; choose what the "
+            "device can run with --size=height,width"
+        )
+    return height, width
+
+
+def _protect_source() -> None:
+    """The SavedModel that is read must not be the one that is written."""
+    from export.pipeline import SAVED_MODELS  # noqa: PLC0415
+
+    if not FLAGS.saved_model:
+        return
+    given = pathlib.Path(FLAGS.saved_model).resolve()
+    for name in SAVED_MODELS.values():
+        if (pathlib.Path(FLAGS.output_dir) / name).resolve() == given:
+            raise ValueError(f"--output_dir would replace {FLAGS.saved_model}; choose another")
 
 
 def _labels(dataset) -> LabelSet:
+    if FLAGS.run_dir:
+        return RunFolder(pathlib.Path(FLAGS.run_dir)).read_labels()
     if FLAGS.labels:
         names = pathlib.Path(FLAGS.labels).read_text().splitlines()
         return LabelSet.from_names(name.strip() for name in names if name.strip())
@@ -128,8 +156,6 @@ def main() -> int:
     from export.pipeline import ExportPlan, export_files  # noqa: PLC0415
 
     config = read_config(pathlib.Path(FLAGS.run_dir)) if FLAGS.run_dir else None
-    dataset = _calibration_dataset(config)
-    height, width = _size(config, dataset)
     if not [name for name in FLAGS.variants if name] and not source.quantization_aware:
         variants.remove(Variant.QAT_INT8)
     elif Variant.QAT_INT8 in variants and not source.quantization_aware:
@@ -140,11 +166,17 @@ def main() -> int:
     if not source.choosable_heads:
         heads = [Head.LOGITS]
         logging.info("the graph's own output is kept: heads apply to runs and Keras files")
+    labels_known = bool(FLAGS.run_dir or FLAGS.labels)
+    dataset = _calibration_dataset(config, variants, labels_known)
+    height, width = _size(config, dataset)
     files, left_out = plan_files(
         variants, heads, IoDtype(FLAGS.input_dtype), IoDtype(FLAGS.output_dtype)
     )
     for line in left_out:
         logging.warning("left out: %s", line)
+    if not files:
+        raise ValueError("; ".join(left_out))
+    _protect_source()
     plan = ExportPlan(
         output_dir=pathlib.Path(FLAGS.output_dir or pathlib.Path(FLAGS.run_dir) / "tflite"),
         height=height,
@@ -155,7 +187,8 @@ def main() -> int:
         else Preprocessing(_numbers("mean"), _numbers("std")),
         label_set=_labels(dataset),
         calibration_dataset=dataset,
-        calibration_images=FLAGS.calibration_images,
+        calibration_images=FLAGS.calibration_images
+        or min(DEFAULT_CALIBRATION_IMAGES, len(dataset) if dataset else 0),
         calibration_seed=FLAGS.calibration_seed,
         overwrite=FLAGS.overwrite,
     )

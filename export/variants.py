@@ -73,7 +73,7 @@ RULES = {
     Variant.DYNAMIC_RANGE: VariantRule(),
     Variant.INT8: VariantRule(calibrated=True, integer_only=True, float_io_only=False),
     Variant.INT8_FLOAT_FALLBACK: VariantRule(calibrated=True),
-    Variant.INT16X8: VariantRule(calibrated=True, class_heads=False),
+    Variant.INT16X8: VariantRule(calibrated=True, integer_only=True, class_heads=False),
     Variant.QAT_INT8: VariantRule(quantization_aware=True, integer_only=True, float_io_only=False),
 }
 

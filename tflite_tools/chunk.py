@@ -4,6 +4,7 @@ Photos are decoded once for all files and all processes; memory does not grow wi
 """
 
 import dataclasses
+import os
 import pathlib
 
 import numpy as np
@@ -39,18 +40,32 @@ class Chunk:
         """uint8 [count, height, width, channels]."""
         shape = (self.count, *canvas, self.channels)
         path = self.folder / f"canvas_{canvas[0]}x{canvas[1]}.u8"
-        return np.memmap(path, np.uint8, mode, shape=shape)  # type: ignore[call-overload]
+        _reserve(path, mode, shape)
+        return np.memmap(path, np.uint8, _existing(mode), shape=shape)  # type: ignore[call-overload]
 
     def label_file(self, name: str, mode: str = "r") -> np.memmap:
         """uint8, the labels ("label") or the reference's predictions, one after the other."""
         shape = (max(int(self.offsets[-1]), 1),)
-        return np.memmap(self.folder / f"{name}.u8", np.uint8, mode, shape=shape)  # type: ignore[call-overload]
+        _reserve(self.folder / f"{name}.u8", mode, shape)
+        return np.memmap(self.folder / f"{name}.u8", np.uint8, _existing(mode), shape=shape)  # type: ignore[call-overload]
 
     def sample(self, flat: np.ndarray, index: int) -> np.ndarray:
         """One sample's part of a flat file, uint8 [source height, source width]."""
         placement = self.placements[self.canvases[0]][index]
         part = flat[self.offsets[index] : self.offsets[index + 1]]
         return part.reshape(placement.source_height, placement.source_width)
+
+
+def _existing(mode: str) -> str:
+    """Mode for a file that `_reserve` has made."""
+    return "r+" if mode == "w+" else mode
+
+
+def _reserve(path: pathlib.Path, mode: str, shape: tuple[int, ...]) -> None:
+    """Takes the disk space of a new file now: writing to a mapped hole of a full disk kills."""
+    if mode == "w+":
+        with path.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, int(np.prod(shape)))
 
 
 def write_chunk(

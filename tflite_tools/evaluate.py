@@ -44,7 +44,8 @@ def _paths() -> list[pathlib.Path]:
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if FLAGS.run_dir:
         folder = pathlib.Path(FLAGS.run_dir) / "tflite"
-        found = sorted(folder.glob("*.tflite"), key=_place_in_table)
+        whole = [path for path in folder.glob("*.tflite") if not path.name.startswith(".")]
+        found = sorted(whole, key=_place_in_table)
         if not found:
             raise FileNotFoundError(f"{folder}: no .tflite; run export.to_tflite first")
         paths += found
@@ -88,8 +89,11 @@ def _dataset():
         path = pathlib.Path(FLAGS.run_dir) / "config.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not a run folder; give --dataset and --data_dir")
-        stored = json.loads(path.read_text())
-        dataset, data_dir = stored["dataset"], data_dir or stored["data_dir"]
+        try:
+            stored = json.loads(path.read_text())
+            dataset, data_dir = stored["dataset"], data_dir or stored["data_dir"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not the configuration of a run ({error})") from error
     return open_dataset(dataset, data_dir, FLAGS.split)
 
 

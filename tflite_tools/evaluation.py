@@ -244,6 +244,8 @@ def score_list(
                     bar.update(outcome.task.arguments[2] - outcome.task.arguments[1])
     with_reference = reference in totals and reference not in pool.broken
     for index, total in totals.items():
+        if index in pool.broken:
+            continue
         result = results[index]
         result.images, result.matrix, result.constant_images = count, total.matrix, total.constant
         if with_reference and index != reference and total.pixels:

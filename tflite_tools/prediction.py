@@ -73,7 +73,7 @@ class OutputReader:
         return argmax_channels(resized)
 
     def _class_map(self, classes: np.ndarray) -> np.ndarray:
-        classes = classes.clip(0, 255).astype(np.uint8)
+        classes = np.where((classes < 0) | (classes > 255), 255, classes).astype(np.uint8)
         if self._spatial == self._canvas:
             return classes
         return Placement(*self._spatial, *self._canvas).restore_label(classes)

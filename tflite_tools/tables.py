@@ -42,7 +42,7 @@ def _tensor(dtype, quantization) -> str:
 def _summary_row(result: ModelResult) -> list[str]:
     contract = result.contract
     columns = [contract.name]
-    if result.matrix is None:
+    if result.matrix is None or result.failure:
         columns += ["failed", "-", "-", "-", "-"]
     else:
         score, counted = confusion.mean_iou(result.matrix)

@@ -120,14 +120,17 @@ def report(findings: Findings) -> str:
 def _define_flags() -> None:
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set.", required=True)
     flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
-    flags.DEFINE_string("split", "train", "List to walk.")
+    flags.DEFINE_list("split", "train,val", "Lists to walk.")
 
 
 def main() -> int:
-    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
-    findings = check(dataset, progress=True)
-    sys.stdout.write(report(findings))
-    return 1 if findings.faults else 0
+    faults = 0
+    for split in FLAGS.split:
+        dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split)
+        findings = check(dataset, progress=True)
+        sys.stdout.write(f"{dataset.name}, split {split}\n{report(findings)}")
+        faults += len(findings.faults)
+    return 1 if faults else 0
 
 
 def console() -> None:

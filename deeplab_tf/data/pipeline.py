@@ -58,16 +58,24 @@ class TrainingPipeline:
     seed: int
     cache_mb: int = 2048
 
-    def batches(self, first_step: int, shard: int = 0, num_shards: int = 1) -> tf.data.Dataset:
+    def batches(
+        self, first_step: int, shard: int = 0, num_shards: int = 1, num_replicas: int = 1
+    ) -> tf.data.Dataset:
         """Batches from `first_step` on.
 
+        Args:
+            first_step: of the run.
+            shard, num_shards: which worker's part, of how many.
+            num_replicas: devices of all workers; each gets a batch of its own.
+
         Returns:
-            a data set of (image float32 [batch / num_shards, crop_height, crop_width, channels]
-            normalized, label uint8 [batch / num_shards, crop_height, crop_width]).
+            a data set of (image float32 [batch / num_replicas, crop_height, crop_width, channels]
+            normalized, label uint8 [batch / num_replicas, crop_height, crop_width]).
         """
-        if self.batch_size % num_shards:
+        num_replicas = max(num_replicas, num_shards)
+        if self.batch_size % num_replicas:
             raise ValueError(
-                f"batch size {self.batch_size} is not a multiple of {num_shards} workers"
+                f"batch size {self.batch_size} is not a multiple of {num_replicas} devices"
             )
         reader = CachedReader(self.dataset, self.cache_mb << 20)
         count = len(self.dataset)
@@ -93,7 +101,7 @@ class TrainingPipeline:
         if num_shards > 1:
             numbers = numbers.shard(num_shards, shard)
         examples = numbers.map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        batches = examples.batch(self.batch_size // num_shards, drop_remainder=True)
+        batches = examples.batch(self.batch_size // num_replicas, drop_remainder=True)
         options = tf.data.Options()
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
         return batches.with_options(options).prefetch(2)

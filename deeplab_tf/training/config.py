@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import json
+import math
 import pathlib
 
 from deeplab_tf.data.augmentation import Augmentation
@@ -111,8 +112,17 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("learning_rate", "quantize_learning_rate"):
-            if getattr(self, name) <= 0:
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("weight_decay", "decay_power", "warmup_steps"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        random_start = not self.init_from and self.backbone_weights == "none"
+        if self.quantize_delay_step == 0 and self.quantize_freeze_batch_norm and random_start:
+            raise ValueError(
+                "quantize_delay_step=0 from random weights would train on batch norms that were "
+                "never fitted; give --noquantize_freeze_batch_norm, or --init_from"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be 0 to below 1; got {self.label_smoothing}")
         if (self.validation_split == "holdout") != (self.holdout_images > 0):
@@ -171,5 +181,5 @@ def read_config(run_dir: pathlib.Path) -> TrainingConfig:
         raise FileNotFoundError(f"{path}: not a run folder; give the --run_dir of a training run")
     try:
         return TrainingConfig.from_json(json.loads(path.read_text()))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not the configuration of a training run ({error})") from error

@@ -56,6 +56,16 @@ def phase_steps(config: TrainingConfig) -> list[tuple[Phase, int, int]]:
     return phases
 
 
+def _worker_number(strategy: tf.distribute.Strategy) -> int:
+    """0 for the one that writes: the chief where TF_CONFIG names one, else worker 0."""
+    resolver = strategy.cluster_resolver
+    if resolver is None:
+        return 0
+    number = resolver.task_id or 0
+    behind_chief = resolver.task_type == "worker" and "chief" in resolver.cluster_spec().jobs
+    return number + int(behind_chief)
+
+
 class TrainingRun:
     """One run in its folder. `initialize` is called once, on the new float network."""
 
@@ -83,8 +93,7 @@ class TrainingRun:
         if config.deterministic:
             tf.config.experimental.enable_op_determinism()
         self.strategy = make_strategy(config.distribution)
-        resolver = self.strategy.cluster_resolver
-        self._worker = resolver.task_id if resolver else 0
+        self._worker = _worker_number(self.strategy)
         if self._is_chief:
             folder.prepare(config, self.training.label_set)
         self.pipeline = TrainingPipeline(
@@ -169,7 +178,7 @@ class TrainingRun:
             config.quantize_learning_rate if quantized else config.learning_rate,
             last_step - first_step,
             config.decay_power,
-            config.warmup_steps if first_step == 0 and not quantized else 0,
+            config.warmup_steps if first_step == 0 else 0,
         )
         return Stepper(model, config, self._class_weights, self.strategy, schedule, first_step)
 
@@ -240,11 +249,13 @@ class TrainingRun:
                         fit_weight_ranges(stepper.model)
                     weights = stepper.model.get_weights()
                     if validator is not None:
-                        score = self._validate(validator, weights, phase, step)
-                        if score > best:
+                        score, line = self._validate(validator, weights, phase, step)
+                        if score > best:  # before the history, which resuming reads
                             best = score
                             arrays = named_arrays(validator.model)
                             save_weights(arrays, self.folder.best_weights(phase))
+                        with self.folder.history.open("a") as stream:
+                            stream.write(line + os.linesep)
                 if step % config.checkpoint_interval == 0 or step == last_step:
                     manager.save(checkpoint_number=step)
         return score
@@ -254,7 +265,10 @@ class TrainingRun:
             return self.pipeline.batches(step)
         return self.strategy.distribute_datasets_from_function(
             lambda context: self.pipeline.batches(
-                step, context.input_pipeline_id, context.num_input_pipelines
+                step,
+                context.input_pipeline_id,
+                context.num_input_pipelines,
+                context.num_replicas_in_sync,
             )
         )
 
@@ -264,7 +278,7 @@ class TrainingRun:
             self.build(phase, height, width), self.validation, self.config.preprocessing
         )
 
-    def _validate(self, validator: Validator, weights, phase: Phase, step: int) -> float:
+    def _validate(self, validator: Validator, weights, phase: Phase, step: int):
         started = time.monotonic()
         matrix = validator.confusion_matrix(weights)
         score, counted = mean_iou(matrix)
@@ -290,12 +304,17 @@ class TrainingRun:
             "classes": counted,
             "iou": dict(zip(label_set.names, iou_per_class(matrix).tolist(), strict=True)),
         }
-        with self.folder.history.open("a") as stream:
-            stream.write(json.dumps(line) + os.linesep)
-        return score
+        return score, json.dumps(line)
 
     def _best_so_far(self, phase: Phase) -> float:
         if not (self.folder.history.is_file() and self.folder.best_weights(phase).is_file()):
             return -1.0
-        lines = map(json.loads, self.folder.history.read_text().splitlines())
-        return max((line["miou"] for line in lines if line["phase"] == phase.value), default=-1.0)
+        scores = [-1.0]
+        for line in self.folder.history.read_text().splitlines():
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError:  # the last line of a killed run may be cut
+                continue
+            if values["phase"] == phase.value and np.isfinite(values["miou"]):
+                scores.append(values["miou"])
+        return max(scores)

@@ -16,7 +16,7 @@ import pathlib
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.training.config import TrainingConfig, read_config
 
 
 class Phase(enum.Enum):
@@ -65,7 +65,8 @@ class RunFolder:
         """
         wanted = json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n"
         if self.config.is_file():
-            stored = json.loads(self.config.read_text())
+            stored = read_config(self.path).to_json()
+            stored = json.loads(json.dumps(stored))
             changed = [
                 f"{key} {stored.get(key)!r} -> {value!r}"
                 for key, value in json.loads(wanted).items()

@@ -26,7 +26,8 @@ def initializer(config: TrainingConfig, read_folded=None):
     if config.init_from and config.backbone_weights != "none":
         raise ValueError("--init_from and --backbone_weights exclude each other; give one")
     if config.init_from:
-        return lambda model, batches: _load_run(model, pathlib.Path(config.init_from))
+        arrays = read_weights(run_weights(pathlib.Path(config.init_from)))
+        return lambda model, batches: _report(initialization.load_named(model, arrays))
     if config.backbone_weights == "none":
         return None
     if config.backbone_weights == "imagenet":
@@ -54,19 +55,21 @@ def run_weights(path: pathlib.Path) -> pathlib.Path:
     )
 
 
-def _load_run(model: keras.Model, path: pathlib.Path) -> None:
-    _report(initialization.load_named(model, read_weights(run_weights(path))))
-
-
 def _load_folded(model: keras.Model, convolutions, batches) -> None:
     _report(initialization.load_convolution_sequence(model, convolutions))
     adopt_statistics(model, batches)
 
 
 def _load_imagenet(model: keras.Model, config: TrainingConfig) -> None:
-    source = keras.applications.MobileNetV2(
-        input_shape=(224, 224, 3), alpha=config.model.width_multiplier, include_top=False
-    )
+    try:
+        source = keras.applications.MobileNetV2(
+            input_shape=(224, 224, 3), alpha=config.model.width_multiplier, include_top=False
+        )
+    except Exception as error:  # the download raises a bare Exception
+        raise RuntimeError(
+            f"cannot load Keras Applications' ImageNet weights ({error}); check the connection and "
+            "the width, or give --backbone_weights=FILE"
+        ) from error
     _report(initialization.load_named(model, initialization.named_arrays(source)))
 
 

@@ -1,5 +1,8 @@
 """One phase of training: a model, its optimizer and the compiled step, under a strategy."""
 
+import json
+import os
+
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
@@ -14,6 +17,11 @@ def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:
     if distribution is Distribution.MIRRORED:
         return tf.distribute.MirroredStrategy()
     if distribution is Distribution.MULTI_WORKER:
+        if "task" not in json.loads(os.environ.get("TF_CONFIG") or "{}"):
+            raise ValueError(
+                "multi_worker needs the environment variable TF_CONFIG with cluster and task; "
+                "use --distribution=none on one machine"
+            )
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
 

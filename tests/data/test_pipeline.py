@@ -117,7 +117,7 @@ def test_workers_divide_each_batch(numbered, num_shards):
 
 
 def test_batch_must_divide_among_workers(numbered):
-    with pytest.raises(ValueError, match="batch size 4 is not a multiple of 3 workers"):
+    with pytest.raises(ValueError, match="batch size 4 is not a multiple of 3 devices"):
         _pipeline(numbered(4)).batches(0, 0, 3)
 
 
@@ -170,3 +170,11 @@ class TestValidation:
             tf.errors.InvalidArgumentError, match="sample 0: the mask is 4x5, its photo 5x4"
         ):
             list(validation_batches(dataset, Preprocessing(), 8, 8, 1))
+
+
+def test_each_device_gets_its_share_of_a_step(numbered):
+    pipeline = _pipeline(numbered(9))
+    whole = next(iter(pipeline.batches(3)))
+    per_device = list(pipeline.batches(3, num_replicas=2).take(2))
+    np.testing.assert_array_equal(np.concatenate([b[0] for b in per_device]), whole[0])
+    np.testing.assert_array_equal(np.concatenate([b[1] for b in per_device]), whole[1])

@@ -1,7 +1,9 @@
 """The export stage on trained weights: what comes out, what the gate refuses, bad input."""
 
+import dataclasses
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 
+from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
@@ -278,10 +281,59 @@ def test_a_failing_variant_costs_only_itself(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.*")) == ["float32.json", "float32.tflite"]
 
 
-def test_a_dead_converter_is_a_message(tmp_path):
+def test_a_dead_converter_is_a_message_and_another_takes_its_place(exported):
     spec = FileSpec(Variant.FLOAT32, Head.LOGITS, IoDtype.FLOAT32, IoDtype.FLOAT32)
-    with ConverterProcess() as converter, pytest.raises((RuntimeError, OSError)):
-        converter.convert(Conversion(tmp_path / "missing", spec, None, Preprocessing()))
+    conversion = Conversion(exported / "saved_model", spec, None, Preprocessing())
+    with ConverterProcess() as converter:
+        with pytest.raises(OSError, match="missing"):
+            converter.convert(dataclasses.replace(conversion, saved_model=exported / "missing"))
+        for process in converter._pool._processes.values():
+            process.kill()
+        with pytest.raises(RuntimeError, match=r"process died on float32\.tflite"):
+            converter.convert(conversion)
+        assert converter.convert(conversion)[4:8] == b"TFL3"
+
+
+def test_a_saved_model_of_the_user_is_never_replaced(exported, tmp_path):
+    theirs = tmp_path / "saved_model"
+    shutil.copytree(exported / "saved_model", theirs)
+    before = sorted(path.name for path in theirs.rglob("*"))
+    files = plan_files([Variant.FLOAT32], [Head.LOGITS])[0]
+    assert not export_files(TrainedSource(), make_plan(tmp_path, files))[0].failure
+    assert sorted(path.name for path in theirs.rglob("*")) == before
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join("abcdefghijk"))
+    status, errors = command(
+        f"--saved_model={theirs}",
+        f"--output_dir={tmp_path}",
+        "--overwrite",
+        "--size=96,128",
+        "--variants=float32",
+        f"--labels={labels}",
+    )
+    assert status == 1
+    assert "--output_dir would replace" in errors
+    assert sorted(path.name for path in theirs.rglob("*")) == before
+
+
+def test_labels_of_another_length_are_refused(exported, tmp_path):
+    files = plan_files([Variant.FLOAT32], [Head.LOGITS])[0]
+    plan = make_plan(tmp_path, files, label_set=LabelSet.from_names(["one", "two"]))
+    (result,) = export_files(TrainedSource(), plan)
+    assert "the output has 11 classes, the label list 2" in result.failure
+    assert not list(tmp_path.glob("*.tflite"))
+
+
+def test_a_run_keeps_its_own_labels_whatever_it_is_calibrated_on(tmp_path):
+    status, errors = command(
+        f"--run_dir={CAMVID}",
+        "--variants=float32",
+        "--heads=logits",
+        "--size=96,128",
+        f"--output_dir={tmp_path}",
+    )
+    assert status == 0, errors
+    assert read_manifest(tmp_path / "float32.tflite").label_set.names[3] == "road"
 
 
 def test_existing_files_are_not_overwritten(exported):
@@ -387,6 +439,18 @@ def command(*flags):
         (("--frozen_graph=x.pb",), 1, "needs --input_arrays and --output_arrays"),
         ((f"--run_dir={CAMVID}", "--data_dir=missing"), 1, "missing: no such folder"),
         ((f"--run_dir={CAMVID}", "--calibration_split=holdout"), 1, "results are reported on"),
+        ((f"--run_dir={CAMVID}", "--calibration_split=val"), 1, "results are reported on"),
+        (
+            (
+                f"--run_dir={CAMVID}",
+                "--variants=int16x8",
+                "--heads=argmax",
+                "--size=96,128",
+                "--dataset=synthetic",
+            ),
+            1,
+            "ARG_MAX has no int16 kernel",
+        ),
         (
             (
                 f"--run_dir={CAMVID}",

@@ -47,14 +47,18 @@ def finish(process):
     return errors
 
 
-def kill_after_checkpoint(process, run_dir, phase, step):
-    """SIGKILL as soon as the checkpoint of a step is there."""
+def wait_for_checkpoint(process, run_dir, phase, step):
     wanted = run_dir / "checkpoints" / phase / "checkpoint"
     deadline = time.monotonic() + 300
     while not (wanted.is_file() and f"ckpt-{step}" in wanted.read_text()):
         assert process.poll() is None, process.stderr.read()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def kill_after_checkpoint(process, run_dir, phase, step):
+    """SIGKILL as soon as the checkpoint of a step is there."""
+    wait_for_checkpoint(process, run_dir, phase, step)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -80,6 +84,22 @@ def test_killed_on_both_sides_of_the_switch_ends_with_the_same_bits(tmp_path):
         assert np.any(before["logits/kernel"] != after["quant_logits/kernel"])
     history = [json.loads(line) for line in (whole / "history.jsonl").read_text().splitlines()]
     assert [(line["phase"], line["step"]) for line in history] == [("float", 5), ("quantized", 10)]
+
+
+@pytest.mark.slow
+def test_interrupt_ends_with_one_line_and_whole_files(tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(run_dir, "--train_steps=100000", "--checkpoint_interval=2")
+    wait_for_checkpoint(process, run_dir, "float", 2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "interrupted" in lines[0]
+    assert "Traceback" not in errors
+    assert not list(run_dir.glob(".*")), "a temporary file was left"
+    assert tf.train.latest_checkpoint(run_dir / "checkpoints" / "float")
 
 
 def free_ports(count):
@@ -143,4 +163,4 @@ def test_bad_input_ends_with_one_line_and_leaves_no_folder(tmp_path, flags, stat
     assert len(lines) == 1
     assert message in lines[0]
     assert "Traceback" not in errors
-    assert not (tmp_path / "run" / "float.npz").exists()
+    assert not (tmp_path / "run").exists()
