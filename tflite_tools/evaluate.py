@@ -43,6 +43,8 @@ def _define_flags() -> None:
 def _paths() -> list[pathlib.Path]:
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if FLAGS.run_dir:
+        if not pathlib.Path(FLAGS.run_dir).is_dir():
+            raise FileNotFoundError(f"{FLAGS.run_dir}: no such folder; check --run_dir")
         folder = pathlib.Path(FLAGS.run_dir) / "tflite"
         whole = [path for path in folder.glob("*.tflite") if not path.name.startswith(".")]
         found = sorted(whole, key=_place_in_table)
@@ -130,7 +132,8 @@ def main() -> int:
     working = [result.contract for result in results if not result.failure]
     if FLAGS.grid_images and working:
         picture = output_dir / "masks.png"
-        write_grid(working, dataset, grid_samples(FLAGS.grid_images, len(dataset)), picture)
+        scored = min(options.limit or len(dataset), len(dataset))
+        write_grid(working, dataset, grid_samples(FLAGS.grid_images, scored), picture)
         sys.stdout.write(f"\nmasks side by side: {picture}\n")
     sys.stdout.write(f"numbers: {output_dir / 'metrics.json'} and metrics.csv\n")
     return 1 if any(result.failure for result in results) else 0

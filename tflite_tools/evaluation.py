@@ -294,8 +294,9 @@ def _call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
         result.warnings.insert(
             0,
             f"CONSTANT MASK: every one of {result.images} images is all {only!r}. Likely causes: "
+            "training of too few steps (look at the float file), "
             "photos normalized twice or not at all, calibration on images that were not "
-            "normalized, batch-norm statistics of too few steps, or an argmax of a cast output",
+            "normalized, or an argmax of a cast output",
         )
         return
     if result.constant_images:

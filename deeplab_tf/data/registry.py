@@ -33,5 +33,7 @@ def open_dataset(name: str, data_dir: str | pathlib.Path | None, split: str) -> 
         raise ValueError(f"data set {name!r} needs --data_dir, the folder that holds it")
     root = pathlib.Path(data_dir)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; --data_dir must hold {name}")
+        raise FileNotFoundError(
+            f"{root}: no such folder; --data_dir must name the folder of the data set"
+        )
     return DATASETS[name](root, split)

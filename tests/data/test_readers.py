@@ -496,7 +496,5 @@ class TestRegistry:
             open_dataset("voc", "", "train")
 
     def test_missing_folder(self, tmp_path):
-        with pytest.raises(
-            FileNotFoundError, match="gone: no such folder; --data_dir must hold voc"
-        ):
+        with pytest.raises(FileNotFoundError, match="gone: no such folder; --data_dir must name"):
             open_dataset("voc", tmp_path / "gone", "train")
