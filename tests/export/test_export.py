@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import flatbuffers
 import numpy as np
@@ -492,3 +495,30 @@ def test_zoo_files_fit_their_manifests():
         manifest = read_manifest(CAMVID / f"{name}.tflite")
         assert json.loads((CAMVID / f"{name}.json").read_text())["labels"][3] == "road"
         assert manifest.variant == name
+
+
+def test_interrupt_of_an_export_leaves_whole_files_only(tmp_path):
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "export.to_tflite", f"--run_dir={CAMVID}"),
+            *("--dataset=synthetic", "--size=96,128", "--heads=logits"),
+            *("--variants=float32,int8,int16x8", f"--output_dir={tmp_path}"),
+        ],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "float32.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: parent and children
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "error: interrupted" in errors
+    assert "Traceback" not in errors
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["float32.json", "float32.tflite", "saved_model"]
