@@ -1,11 +1,11 @@
-"""Calibration images: chosen to cover the classes, normalized by the one contract."""
+"""Calibration images: chosen to cover the classes, placed by the one contract."""
 
 import dataclasses
 
 import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
-from deeplab_tf.data.preprocessing import Preprocessing, place
+from deeplab_tf.data.preprocessing import place
 
 MAX_CANDIDATES = 1000
 """Labels looked at when images are chosen; of a larger list, this many by seed."""
@@ -67,7 +67,6 @@ def choose_samples(dataset: SegmentationDataset, count: int, seed: int) -> list[
 
 def calibrate(
     dataset: SegmentationDataset,
-    preprocessing: Preprocessing,
     height: int,
     width: int,
     count: int,

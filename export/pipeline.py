@@ -144,7 +144,6 @@ def _calibrate(plan: ExportPlan, folder: pathlib.Path):
         return None, None
     images, record = calibrate(
         dataset,
-        plan.preprocessing,
         plan.height,
         plan.width,
         plan.calibration_images,

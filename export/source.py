@@ -10,7 +10,11 @@ import h5py
 import tf_keras as keras
 
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.apply import quantize_aware
+from deeplab_tf.quantization.apply import (
+    WRAPPER_PREFIX,
+    is_quantizer_variable,
+    quantize_aware,
+)
 from deeplab_tf.quantization.ranges import fit_weight_ranges
 from deeplab_tf.training.config import read_config
 from deeplab_tf.training.initialization import load_named
@@ -79,9 +83,9 @@ class RunSource(Source):
             arrays = read_weights(stored)
         else:
             arrays = {
-                name.removeprefix("quant_"): value
+                name.removeprefix(WRAPPER_PREFIX): value
                 for name, value in read_weights(self._weights(Phase.QUANTIZED)).items()
-                if not name.endswith(("_min", "_max", "optimizer_step"))
+                if not is_quantizer_variable(name.rpartition("/")[2])
             }
         report = load_named(model, arrays)
         if report.missing or report.mismatched:

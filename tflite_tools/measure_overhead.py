@@ -3,7 +3,7 @@
     python -m tflite_tools.measure_overhead --model=A.tflite,B.tflite \
         --dataset=camvid --data_dir=DIR
 
-    ratio = wall time of scoring / (images * sum of median invoke times / processes)
+    ratio = wall time of scoring / wall time of as many bare invokes by as many processes
 
 Scoring is the part that grows with the list: decoding, feeding, invoking, argmax, counting.
 Starting child processes is stated apart.

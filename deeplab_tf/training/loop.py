@@ -129,12 +129,8 @@ class TrainingRun:
         return score
 
     def _train_phase(self, phase: Phase, first_step: int, last_step: int) -> float:
-        done = self.folder.weights(phase).is_file()
-        later = phase is Phase.FLOAT and tf.train.latest_checkpoint(
-            self.folder.checkpoints(Phase.QUANTIZED)
-        )
-        if done and (later or phase is not self._last_phase):
-            return float("nan")
+        if phase is not self._last_phase and self.folder.weights(phase).is_file():
+            return float("nan")  # done before
         with self.strategy.scope():
             stepper = self._new_stepper(phase, first_step, last_step)
         manager = tf.train.CheckpointManager(

@@ -353,7 +353,7 @@ def test_int16_has_no_argmax_and_says_so():
 
 def test_calibration_covers_the_classes_and_holds_both_ends():
     dataset = open_dataset("synthetic", None, "train")
-    images, record = calibrate(dataset, Preprocessing(), *LIVE_SIZE, count=5, seed=3)
+    images, record = calibrate(dataset, *LIVE_SIZE, count=5, seed=3)
     assert images.shape == (5, *LIVE_SIZE, 3)
     assert (images.min(), images.max()) == (0, 255)
     assert record.classes_covered == 7
