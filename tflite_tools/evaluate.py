@@ -30,6 +30,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
     flags.DEFINE_string("split", "val", "List to score on.")
     flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
+    flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
     flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one a core.")
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
     flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
@@ -123,12 +124,13 @@ def main() -> int:
         latency_repeats=FLAGS.latency_repeats,
         latency_warmup=FLAGS.latency_warmup,
         limit=FLAGS.limit,
+        mean_over=tuple(name for name in FLAGS.mean_over if name),
     )
     results = evaluate(contracts, dataset, options, _reference(contracts))
     default = pathlib.Path(FLAGS.run_dir) / "evaluation" if FLAGS.run_dir else "evaluation"
     output_dir = pathlib.Path(FLAGS.output_dir or default)
     write_metrics(results, dataset, options, output_dir)
-    sys.stdout.write(terminal_table(results, dataset) + "\n")
+    sys.stdout.write(terminal_table(results, dataset, options) + "\n")
     working = [result.contract for result in results if not result.failure]
     if FLAGS.grid_images and working:
         picture = output_dir / "masks.png"

@@ -33,6 +33,7 @@ class EvaluationOptions:
         num_threads: of the interpreter whose latency is measured.
         latency_repeats, latency_warmup: invokes a file; 0 repeats skips latency.
         limit: samples of the list, or 0 for all.
+        mean_over: classes that mIoU is the mean of; empty for all.
     """
 
     processes: int = 2
@@ -40,6 +41,7 @@ class EvaluationOptions:
     latency_repeats: int = 30
     latency_warmup: int = 3
     limit: int = 0
+    mean_over: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.processes < 1 or self.num_threads < 1:
@@ -49,6 +51,19 @@ class EvaluationOptions:
             )
         if min(self.latency_repeats, self.latency_warmup, self.limit) < 0:
             raise ValueError("latency repeats, warm-up and limit must not be negative")
+
+    def mean_indices(self, dataset: SegmentationDataset) -> tuple[int, ...]:
+        """Indices of `mean_over` in a data set.
+
+        Raises:
+            ValueError: a class that it does not have.
+        """
+        names = dataset.label_set.names
+        if unknown := [name for name in self.mean_over if name not in names]:
+            raise ValueError(
+                f"{dataset.name} has no class {', '.join(unknown)}; it has {', '.join(names)}"
+            )
+        return tuple(names.index(name) for name in self.mean_over)
 
 
 @dataclasses.dataclass
@@ -137,6 +152,7 @@ def evaluate(
     Raises:
         ValueError, FileNotFoundError: a sample cannot be read; or no file is left to score.
     """
+    options.mean_indices(dataset)  # before the work, not after
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
         _check_fit(result, dataset)

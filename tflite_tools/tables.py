@@ -39,13 +39,13 @@ def _tensor(dtype, quantization) -> str:
     return f"{dtype} {quantization[0]:.6g}/{quantization[1]}"
 
 
-def _summary_row(result: ModelResult) -> list[str]:
+def _summary_row(result: ModelResult, mean_over: tuple[int, ...]) -> list[str]:
     contract = result.contract
     columns = [contract.name]
     if result.matrix is None or result.failure:
         columns += ["failed", "-", "-", "-", "-"]
     else:
-        score, counted = confusion.mean_iou(result.matrix)
+        score, counted = confusion.mean_iou(result.matrix, mean_over)
         columns += [
             _percent(score),
             str(counted),
@@ -82,10 +82,14 @@ def align(header: list[tuple[str, str]], rows: list[list[str]]) -> str:
     )
 
 
-def terminal_table(results: list[ModelResult], dataset: SegmentationDataset) -> str:
+def terminal_table(
+    results: list[ModelResult], dataset: SegmentationDataset, options: EvaluationOptions
+) -> str:
     """Summary, IoU of each class, how it was measured, and every warning."""
     scored = [result for result in results if result.matrix is not None and not result.failure]
-    parts = [align(list(_SUMMARY), [_summary_row(result) for result in results])]
+    mean_over = options.mean_indices(dataset)
+    rows = [_summary_row(result, mean_over) for result in results]
+    parts = [align(list(_SUMMARY), rows)]
     if scored:
         header = [("IoU %", "<"), *((result.contract.name, ">") for result in scored)]
         ious = [confusion.iou_per_class(r.matrix) for r in scored if r.matrix is not None]
@@ -98,9 +102,10 @@ def terminal_table(results: list[ModelResult], dataset: SegmentationDataset) -> 
         ]
         parts.append(align(header, rows))
         images = scored[0].images
+        chosen = f" of {', '.join(options.mean_over)}" if options.mean_over else ""
         line = (
-            f"{dataset.name}, split {dataset.split}, {images} images; mIoU over classes with a "
-            "non-empty union, at the label's own size; kernels: XNNPACK and builtin"
+            f"{dataset.name}, split {dataset.split}, {images} images; mIoU over classes{chosen} "
+            "with a non-empty union, at the label's own size; kernels: XNNPACK and builtin"
         )
         if latency := next((result.latency for result in scored if result.latency), None):
             line += (
@@ -121,7 +126,9 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version(), "machine": platform.machine()}
 
 
-def result_to_json(result: ModelResult, dataset: SegmentationDataset) -> dict:
+def result_to_json(
+    result: ModelResult, dataset: SegmentationDataset, options: EvaluationOptions
+) -> dict:
     contract, matrix = result.contract, result.matrix
     values = {
         "model": contract.name,
@@ -150,7 +157,7 @@ def result_to_json(result: ModelResult, dataset: SegmentationDataset) -> dict:
         "images": result.images,
     }
     if matrix is not None and not result.failure:
-        score, counted = confusion.mean_iou(matrix)
+        score, counted = confusion.mean_iou(matrix, options.mean_indices(dataset))
         iou = confusion.iou_per_class(matrix)
         values |= {
             "miou": score,
@@ -173,7 +180,7 @@ def write_metrics(
     output_dir: pathlib.Path,
 ) -> None:
     """Writes `metrics.json` and `metrics.csv`."""
-    models = [result_to_json(result, dataset) for result in results]
+    models = [result_to_json(result, dataset, options) for result in results]
     document = {
         "dataset": dataset.name,
         "split": dataset.split,

@@ -47,9 +47,16 @@ def iou_per_class(matrix: np.ndarray) -> np.ndarray:
     return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
 
 
-def mean_iou(matrix: np.ndarray) -> tuple[float, int]:
-    """Mean over classes with a non-empty union, and how many those are (NaN if none)."""
+def mean_iou(matrix: np.ndarray, classes: tuple[int, ...] = ()) -> tuple[float, int]:
+    """Mean over classes with a non-empty union, and how many those are (NaN if none).
+
+    Args:
+        matrix: int64 [num_classes, num_classes + 1]; every pixel of it counts in the unions.
+        classes: that the mean is taken over; empty for all.
+    """
     iou = iou_per_class(matrix)
+    if classes:
+        iou = iou[list(classes)]
     counted = int(np.isfinite(iou).sum())
     return (float(np.nanmean(iou)) if counted else float("nan")), counted
 

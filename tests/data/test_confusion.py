@@ -64,6 +64,11 @@ def test_mean_iou_counts_classes_with_a_union():
     assert score == pytest.approx((2 / 3 + 1 / 3) / 2, rel=1e-15)
 
 
+def test_mean_over_chosen_classes_keeps_every_pixel_in_their_unions():
+    assert mean_iou(np.array(MATRIX), (1,)) == (pytest.approx(1 / 3, rel=1e-15), 1)
+    assert mean_iou(np.array(MATRIX), (0, 2)) == (pytest.approx(2 / 3, rel=1e-15), 1)
+
+
 def test_class_that_is_only_predicted_counts_as_zero():
     """The convention: with the classes of the truth alone this would be 0.75."""
     matrix = confusion_matrix(np.array([[0, 0, 0, 0]], np.uint8), np.array([[0, 0, 0, 1]]), 3)
