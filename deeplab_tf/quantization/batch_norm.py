@@ -12,7 +12,21 @@ import dataclasses
 import numpy as np
 import tf_keras as keras
 
-from deeplab_tf.models.imported import CONVOLUTIONS, NetworkDescription, Node, last_convolution
+from deeplab_tf.models.imported import (
+    CONVOLUTIONS,
+    NetworkDescription,
+    Node,
+    build_imported,
+    last_convolution,
+)
+
+SMALLEST_VARIANCE = 1e-6
+"""Of a channel that still varies."""
+_WITH_KERNEL = (
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.Conv2DTranspose,
+)
 
 
 def observe_inputs(model: keras.Model, batch_norms, batches):
@@ -74,6 +88,48 @@ def adopt_statistics(model: keras.Model, batches) -> None:
         )
 
 
+def normalize_kernels(model: keras.Model) -> None:
+    """Scales every kernel in front of a batch norm so that what it gives has variance 1.
+
+    A folded kernel carries the scale of the batch norm that it swallowed. Behind a batch norm
+    that scale changes nothing in the function, but the gradient grows with its inverse: left as
+    they are, the smallest kernels are thrown away by the first steps. For a channel with
+    moving variance v, kernel' = kernel / sqrt(v), mean' = mean / sqrt(v), v' = 1, and gamma
+    follows so that the function is unchanged.
+
+    Args:
+        model: flat Functional graph whose batch norms hold observed statistics; changed in
+            place. Channels that hardly vary (v below 1e-6) are left alone.
+    """
+    for layer in model.layers:
+        if not isinstance(layer, _WITH_KERNEL):
+            continue
+        followers = [node.outbound_layer for node in layer.outbound_nodes]
+        if len(followers) != 1 or not isinstance(followers[0], keras.layers.BatchNormalization):
+            continue
+        gamma, beta, mean, variance = (
+            np.asarray(value, np.float64) for value in followers[0].get_weights()
+        )
+        scale = np.where(variance > SMALLEST_VARIANCE, np.sqrt(variance), 1.0)
+        epsilon = followers[0].epsilon
+        new_variance = variance / scale**2
+        gamma = gamma * scale * np.sqrt((new_variance + epsilon) / (variance + epsilon))
+        kernel, *bias = layer.get_weights()
+        layer.set_weights(
+            [kernel / _along_outputs(layer, kernel, scale)] + [b / scale for b in bias]
+        )
+        followers[0].set_weights([gamma, beta, mean / scale, new_variance])
+
+
+def _along_outputs(layer, kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Values [out channels] in the shape that broadcasts over a kernel."""
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        return values.reshape(kernel.shape[2:])
+    if isinstance(layer, keras.layers.Conv2DTranspose):
+        return values[:, None]
+    return values
+
+
 def insert_batch_norms(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
@@ -86,7 +142,8 @@ def insert_batch_norms(
     variance = 1 - epsilon), and is renamed "<name>_conv": the batch norm takes its name, so
     that ranges and other nodes mean the same tensor as before. `adopt_statistics` then makes
     the mean and variance true ones. The last convolution, the classifier, gets none: logits
-    depend so much on which classes a batch shows that their statistics mean nothing.
+    depend so much on which classes a batch shows that their statistics mean nothing. Nor do
+    convolutions behind a global pool: statistics of as few values as a batch has images.
 
     Args:
         description: the folded network.
@@ -99,16 +156,22 @@ def insert_batch_norms(
     Raises:
         ValueError: the network has no convolution beside the classifier.
     """
-    classifier = last_convolution(description).name
+    excluded = {last_convolution(description).name, *_behind_global_pool(description)}
     nodes, changed = [], dict(arrays)
     for node in description.nodes:
-        if node.kind in CONVOLUTIONS and node.name != classifier:
+        if node.kind in CONVOLUTIONS and node.name not in excluded:
             nodes += _with_batch_norm(node, changed, {"momentum": momentum, "epsilon": epsilon})
         else:
             nodes.append(node)
     if len(nodes) == len(description.nodes):
         raise ValueError("no convolution to put a batch norm behind, beside the classifier")
     return dataclasses.replace(description, nodes=tuple(nodes)), changed
+
+
+def _behind_global_pool(description: NetworkDescription) -> set[str]:
+    """Nodes whose value is one pixel high and wide."""
+    model = build_imported(description)
+    return {layer.name for layer in model.layers if tuple(layer.output.shape[1:-1]) == (1, 1)}
 
 
 def _with_batch_norm(node: Node, arrays: dict[str, np.ndarray], settings: dict) -> list[Node]:

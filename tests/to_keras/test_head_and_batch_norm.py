@@ -13,7 +13,11 @@ from deeplab_tf.models.imported import (
     cut_after,
     last_convolution,
 )
-from deeplab_tf.quantization.batch_norm import adopt_statistics, insert_batch_norms
+from deeplab_tf.quantization.batch_norm import (
+    adopt_statistics,
+    insert_batch_norms,
+    normalize_kernels,
+)
 from deeplab_tf.training.initialization import load_named
 from tflite_tools.to_keras.convert import unfold_batch_norm
 
@@ -107,6 +111,48 @@ def test_batch_norms_change_nothing_but_their_statistics(network):
     np.testing.assert_allclose(before.var((0, 1, 2)), variance, rtol=1e-3)
     np.testing.assert_allclose(after.mean((0, 1, 2)), beta, atol=1e-4)
     np.testing.assert_allclose(after.std((0, 1, 2)), np.abs(gamma), rtol=1e-2)
+
+
+def test_kernels_are_scaled_to_unit_variance_and_change_nothing(network):
+    description, arrays = insert_batch_norms(*_logits(network.network))
+    model = _load(description, arrays)
+    random = np.random.default_rng(8)
+    batches = [random.normal(size=(2, 16, 20, 3)).astype(np.float32) for _ in range(3)]
+    stem = next(layer for layer in model.layers if isinstance(layer, layers.Conv2D))
+    kernel = stem.get_weights()[0]
+    kernel[..., 3] = 0  # a dead channel keeps its zeros
+    stem.set_weights([kernel])
+    adopt_statistics(model, batches)
+    expected = [np.asarray(model(batch)) for batch in batches]
+    normalize_kernels(model)
+    for batch, logits in zip(batches, expected, strict=True):
+        assert np.abs(np.asarray(model(batch)) - logits).max() < 1e-4
+    for norm in (x for x in model.layers if isinstance(x, layers.BatchNormalization)):
+        observed = np.asarray(keras.Model(model.input, norm.input)(np.concatenate(batches)))
+        alive = norm.get_weights()[3] > 0
+        np.testing.assert_allclose(observed.var((0, 1, 2))[alive], 1.0, rtol=1e-3)
+    assert not np.any(stem.get_weights()[0][..., 3])
+    assert np.isfinite(model.get_weights()[0]).all()
+
+
+def test_convolution_behind_a_global_pool_gets_no_batch_norm():
+    """A batch of 4 would give its statistics 4 values."""
+    nodes = (
+        Node("conv", "conv2d", ("image",), {"filters": 6, "kernel_size": 3, "padding": "same"}),
+        Node("pool", "global_average_pool2d", ("conv",), {"keepdims": True}),
+        Node("pooled", "conv2d", ("pool",), {"filters": 6, "kernel_size": 1}),
+        Node("sum", "add", ("conv", "pooled")),
+        Node("logits", "conv2d", ("sum",), {"filters": 4, "kernel_size": 1}),
+    )
+    description = NetworkDescription("image", (8, 8, 3), nodes, "logits")
+    arrays = {
+        f"{layer.name}/{variable.name.split('/')[-1][:-2]}": variable.numpy()
+        for layer in build_imported(description).layers
+        for variable in layer.weights
+    }
+    unfolded, _ = insert_batch_norms(description, arrays)
+    norms = [node.name for node in unfolded.nodes if node.kind == "batch_norm"]
+    assert norms == ["conv"]
 
 
 def test_unfolded_names_keep_the_ranges(convert):
