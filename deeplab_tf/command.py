@@ -59,6 +59,20 @@ def _guarded(main) -> int:
     return status if isinstance(status, int) else 0
 
 
+def enum_members(flag: str, values: list[str], kind) -> list:
+    """Members of an enum from the values of a list flag; empty values are left out.
+
+    Raises:
+        ValueError: a value that no member has.
+    """
+    known = [member.value for member in kind]
+    values = [value for value in values if value]
+    for value in values:
+        if value not in known:
+            raise ValueError(f"--{flag}: unknown {value!r}; known: {', '.join(known)}")
+    return [kind(value) for value in values]
+
+
 def _is_tensorflow_error(error: Exception) -> bool:
     # By name, because commands that only run files do not load TensorFlow.
     return any(base.__name__ == "OpError" for base in type(error).__mro__)

@@ -14,9 +14,10 @@ from deeplab_tf import command
 from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from deeplab_tf.models.config import OUTPUT_STRIDES, Aspp, ModelConfig
+from deeplab_tf.models.config import IMPORTED, OUTPUT_STRIDES, Aspp, ModelConfig
 from deeplab_tf.models.registry import NETWORKS
-from deeplab_tf.training.config import Distribution, TrainingConfig
+from deeplab_tf.training.config import Distribution, TrainingConfig, read_config
+from deeplab_tf.training.distillation import Distillation, DistillLoss
 from deeplab_tf.training.losses import ClassWeighting
 from deeplab_tf.training.schedules import OptimizerName
 
@@ -49,6 +50,17 @@ _SAME_NAME = (  # flags that are fields of TrainingConfig as they are
 )
 _MODEL = ModelConfig(num_classes=1)
 _AUGMENTATION = Augmentation()
+_MODEL_FLAGS = (
+    "width_multiplier",
+    "output_stride",
+    "aspp",
+    "atrous_rates",
+    "aspp_channels",
+    "decoder",
+    "decoder_channels",
+    "batch_norm_momentum",
+)
+_DISTILLATION = Distillation()
 _RUN = TrainingConfig(model=_MODEL, dataset="")
 
 
@@ -62,6 +74,7 @@ def _define_flags() -> None:
     _define_model_flags()
     _define_step_flags()
     _define_start_flags()
+    _define_distillation_flags()
 
 
 def _define_model_flags() -> None:
@@ -83,7 +96,11 @@ def _define_step_flags() -> None:
         _RUN.quantize_delay_step,
         "Float before this step, quantization-aware from it on; 0 = from the start, -1 = never.",
     )
-    flags.DEFINE_list("crop_size", ["256", "256"], "Height,width of a training example.")
+    flags.DEFINE_list(
+        "crop_size",
+        ["256", "256"],
+        "Height,width of a training example; default of an imported network: its own size.",
+    )
     flags.DEFINE_integer("batch_size", _RUN.batch_size, "Examples a step, over all workers.")
     flags.DEFINE_enum("optimizer", "sgd", [o.value for o in OptimizerName], "Optimizer.")
     flags.DEFINE_float("learning_rate", _RUN.learning_rate, "Base rate of the float phase.")
@@ -122,6 +139,18 @@ def _define_start_flags() -> None:
     flags.DEFINE_integer("cache_mb", _RUN.cache_mb, "Memory for decoded training photos.")
 
 
+def _define_distillation_flags() -> None:
+    flags.DEFINE_string("teacher", "", "Run folder whose float network is copied, too.")
+    flags.DEFINE_alias("distill_from", "teacher")
+    flags.DEFINE_float(
+        "distill_weight", _DISTILLATION.weight, "Of the teacher; the labels get the rest."
+    )
+    flags.DEFINE_float("distill_temperature", _DISTILLATION.temperature, "Divides the logits.")
+    flags.DEFINE_enum(
+        "distill_loss", _DISTILLATION.loss.value, [d.value for d in DistillLoss], "Form."
+    )
+
+
 def _integers(name: str) -> tuple[int, ...]:
     values = FLAGS[name].value
     try:
@@ -132,11 +161,60 @@ def _integers(name: str) -> tuple[int, ...]:
 
 def config_from_flags() -> TrainingConfig:
     """Raises ValueError for values that do not fit together."""
+    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
+    imported = _imported_run()
+    model = imported.model if imported else _model_from_flags(dataset)
     crop = _integers("crop_size")
+    if imported and not FLAGS["crop_size"].present:
+        crop = (imported.crop_height, imported.crop_width)
     if len(crop) != 2:
         raise ValueError(f"--crop_size takes height,width; got {','.join(FLAGS.crop_size)}")
-    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
-    model = ModelConfig(
+    augmentation = Augmentation(FLAGS.min_scale, FLAGS.max_scale, FLAGS.flip, FLAGS.color_jitter)
+    return TrainingConfig(
+        model=model,
+        dataset=FLAGS.dataset,
+        preprocessing=imported.preprocessing if imported else Preprocessing(),
+        augmentation=augmentation,
+        crop_height=crop[0],
+        crop_width=crop[1],
+        optimizer=OptimizerName(FLAGS.optimizer),
+        class_weighting=ClassWeighting(FLAGS.class_weights),
+        distribution=Distribution(FLAGS.distribution),
+        distillation=Distillation(
+            FLAGS.teacher,
+            FLAGS.distill_weight,
+            FLAGS.distill_temperature,
+            DistillLoss(FLAGS.distill_loss),
+        ),
+        **{name: FLAGS[name].value for name in _SAME_NAME},
+    )
+
+
+def _imported_run() -> TrainingConfig | None:
+    """The run that --init_from names, where its network came out of a `.tflite`."""
+    wanted = FLAGS.network == IMPORTED
+    if FLAGS["network"].present and not wanted:
+        return None
+    folder = pathlib.Path(FLAGS.init_from or "")
+    if FLAGS.init_from and (folder / "config.json").is_file():
+        config = read_config(folder)
+        if config.model.network == IMPORTED:
+            if given := [name for name in _MODEL_FLAGS if FLAGS[name].present]:
+                raise ValueError(
+                    f"--{given[0]} does not apply to the imported network of {folder}, whose "
+                    "graph is fixed; leave it out"
+                )
+            return config
+    if wanted:
+        raise ValueError(
+            f"--network={IMPORTED} needs --init_from, a folder of tflite_tools.to_keras or a run "
+            f"that began with one; got {FLAGS.init_from or 'none'}"
+        )
+    return None
+
+
+def _model_from_flags(dataset) -> ModelConfig:
+    return ModelConfig(
         num_classes=dataset.label_set.num_classes,
         channels=dataset.channels,
         network=FLAGS.network,
@@ -148,19 +226,6 @@ def config_from_flags() -> TrainingConfig:
         decoder=FLAGS.decoder,
         decoder_channels=FLAGS.decoder_channels,
         batch_norm_momentum=FLAGS.batch_norm_momentum,
-    )
-    augmentation = Augmentation(FLAGS.min_scale, FLAGS.max_scale, FLAGS.flip, FLAGS.color_jitter)
-    return TrainingConfig(
-        model=model,
-        dataset=FLAGS.dataset,
-        preprocessing=Preprocessing(),
-        augmentation=augmentation,
-        crop_height=crop[0],
-        crop_width=crop[1],
-        optimizer=OptimizerName(FLAGS.optimizer),
-        class_weighting=ClassWeighting(FLAGS.class_weights),
-        distribution=Distribution(FLAGS.distribution),
-        **{name: FLAGS[name].value for name in _SAME_NAME},
     )
 
 
@@ -175,10 +240,17 @@ def main() -> int:
     config = config_from_flags()
     from deeplab_tf.training.loop import TrainingRun  # noqa: PLC0415 - flags are checked first
     from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
-    from deeplab_tf.training.start import initializer  # noqa: PLC0415
+    from deeplab_tf.training.start import (  # noqa: PLC0415
+        initial_ranges,
+        initializer,
+        teacher_maker,
+    )
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
-    score = TrainingRun(config, folder, initializer(config, _read_folded)).train()
+    start = initializer(config, _read_folded)
+    names = open_dataset(config.dataset, config.data_dir, config.split).label_set.names
+    teacher = teacher_maker(config, names)
+    score = TrainingRun(config, folder, start, initial_ranges(config), teacher).train()
     logging.info("done: validation mIoU %.4f; run folder %s", score, folder.path)
     return 0
 

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from deeplab_tf import atomic_file
+from deeplab_tf.models.resize import Alignment
 from export.head import apply_head
 from export.variants import Head
 
@@ -22,11 +23,13 @@ SIGNATURE = "serving_default"
 FROZEN_GRAPH = "frozen_inference_graph.pb"
 
 
-def freeze_model(model: keras.Model, head: Head):
+def freeze_model(model: keras.Model, head: Head, alignment: Alignment = Alignment.HALF_PIXEL):
     """Freezes a network with a head.
 
     Args:
         model: image float32 [batch, height, width, channels] -> logits [batch, h, w, classes].
+        head: which.
+        alignment: convention by which logits are resized.
 
     Returns:
         concrete function float32 [1, height, width, channels] -> one output.
@@ -35,7 +38,7 @@ def freeze_model(model: keras.Model, head: Head):
 
     @tf.function
     def serve(image):
-        return apply_head(model(image, training=False), head, height, width)
+        return apply_head(model(image, training=False), head, height, width, alignment)
 
     spec = tf.TensorSpec([1, height, width, channels], tf.float32, name=INPUT_NAME)
     return convert_variables_to_constants_v2(serve.get_concrete_function(spec))

@@ -1,18 +1,25 @@
 """What stands between a network's logits and a file's output."""
 
-import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.models.resize import Alignment, nearest_indices, resize_bilinear
 from export.variants import Head
 
 
-def apply_head(logits: tf.Tensor, head: Head, height: int, width: int) -> tf.Tensor:
+def apply_head(
+    logits: tf.Tensor,
+    head: Head,
+    height: int,
+    width: int,
+    alignment: Alignment = Alignment.HALF_PIXEL,
+) -> tf.Tensor:
     """Adds a head.
 
     Args:
         logits: float32 [1, h, w, num_classes], static shape.
         head: which.
         height, width: size of the network's input.
+        alignment: convention that the network was trained with.
 
     Returns:
         float32 [1, height, width, num_classes] (LOGITS), `logits` (LOGITS_LOW), or
@@ -23,15 +30,11 @@ def apply_head(logits: tf.Tensor, head: Head, height: int, width: int) -> tf.Ten
     if head is Head.ARGMAX_LOW:
         # The converter has no nearest resize of integers; columns first, so that the second
         # gather copies whole rows.
-        classes = tf.gather(_argmax(logits), _nearest(logits.shape[2], width), axis=2)
-        return tf.gather(classes, _nearest(logits.shape[1], height), axis=1)
-    full = tf.image.resize(logits, (height, width), method="bilinear")
+        columns = nearest_indices(logits.shape[2], width, alignment)
+        rows = nearest_indices(logits.shape[1], height, alignment)
+        return tf.gather(tf.gather(_argmax(logits), columns, axis=2), rows, axis=1)
+    full = resize_bilinear(logits, height, width, alignment)
     return full if head is Head.LOGITS else _argmax(full)
-
-
-def _nearest(source: int, target: int) -> np.ndarray:
-    """Source index of each target index, half-pixel centres, int32 [target]."""
-    return ((np.arange(target) + 0.5) * source / target).astype(np.int32)
 
 
 def _argmax(logits: tf.Tensor) -> tf.Tensor:

@@ -60,10 +60,7 @@ class RunSource(Source):
                 "give --checkpoint=best if it has validated once"
             )
         self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
-        network = self._config.model
-        self.description = (
-            f"{network.network}, width {network.width_multiplier}, {self._config.dataset}"
-        )
+        self.description = f"{self._config.model.describe()}, {self._config.dataset}"
 
     def _weights(self, phase: Phase) -> pathlib.Path:
         return (self.folder.best_weights if self.best else self.folder.weights)(phase)
@@ -97,7 +94,8 @@ class RunSource(Source):
         return model
 
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
-        return freeze.freeze_model(self.model(phase, height, width), head)
+        alignment = self._config.model.logits_alignment
+        return freeze.freeze_model(self.model(phase, height, width), head, alignment)
 
 
 @dataclasses.dataclass

@@ -53,15 +53,6 @@ def _define_flags() -> None:
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 
-def _choices(name: str, kind):
-    known = [member.value for member in kind]
-    values = [value for value in FLAGS[name].value if value] or known
-    for value in values:
-        if value not in known:
-            raise ValueError(f"--{name}: unknown {value!r}; known: {', '.join(known)}")
-    return [kind(value) for value in values]
-
-
 def _numbers(name: str, kind=float):
     try:
         return tuple(kind(value) for value in FLAGS[name].value)
@@ -93,10 +84,11 @@ def _open_source():
 def _calibration_dataset(config, variants, labels_known: bool):
     """The split that images are chosen from; None where nothing needs one."""
     needed = any(RULES[variant].calibrated for variant in variants)
-    if not needed and labels_known and [value for value in FLAGS.size if value]:
+    size_known = any(FLAGS.size) or (config is not None and config.model.description is not None)
+    if not needed and labels_known and size_known:
         return None
     dataset = FLAGS.dataset or (config.dataset if config else None)
-    if dataset is None:
+    if not dataset:
         return None
     data_dir = FLAGS.data_dir or (config.data_dir if config else "")
     reported = REPORTED_SPLITS | ({config.validation_split} if config else set())
@@ -114,6 +106,8 @@ def _size(config, dataset) -> tuple[int, int]:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"--size takes height,width; got {','.join(FLAGS.size)}")
         return size
+    if config is not None and config.model.description is not None:
+        return config.model.padded_size(1, 1)
     if config is None or dataset is None:
         raise ValueError("give --size=height,width")
     height, width = config.model.padded_size(*dataset.image(0).shape[:2])
@@ -149,8 +143,8 @@ def _labels(dataset) -> LabelSet:
 
 
 def main() -> int:
-    variants = _choices("variants", Variant)
-    heads = _choices("heads", Head)
+    variants = command.enum_members("variants", FLAGS.variants, Variant) or list(Variant)
+    heads = command.enum_members("heads", FLAGS.heads, Head) or list(Head)
     source = _open_source()
     from deeplab_tf.training.config import read_config  # noqa: PLC0415
     from export.pipeline import ExportPlan, export_files  # noqa: PLC0415

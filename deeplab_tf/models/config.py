@@ -4,8 +4,12 @@ import dataclasses
 import enum
 
 from deeplab_tf.data.labels import MAX_CLASSES
+from deeplab_tf.models.imported import NetworkDescription
+from deeplab_tf.models.resize import Alignment
 
 OUTPUT_STRIDES = (8, 16, 32)
+IMPORTED = "imported"
+"""Network whose graph is data: `ModelConfig.description`."""
 
 
 class Aspp(enum.Enum):
@@ -35,6 +39,9 @@ class ModelConfig:
         decoder: whether low-level features (stride 4) are joined in.
         decoder_channels: of the decoder's two convolutions.
         batch_norm_momentum: of the moving statistics.
+        logits_alignment: how logits are brought to the photo's size.
+        description: graph of the network "imported", which ends in logits; None for others.
+            The fields from width_multiplier to batch_norm_momentum then mean nothing.
     """
 
     num_classes: int
@@ -48,6 +55,8 @@ class ModelConfig:
     decoder: bool = True
     decoder_channels: int = 128
     batch_norm_momentum: float = 0.95
+    logits_alignment: Alignment = Alignment.HALF_PIXEL
+    description: NetworkDescription | None = None
 
     def __post_init__(self):
         if not 1 <= self.num_classes <= MAX_CLASSES:
@@ -71,9 +80,25 @@ class ModelConfig:
             raise ValueError(
                 f"batch_norm_momentum must lie between 0 and 1; got {self.batch_norm_momentum}"
             )
+        if (self.network == IMPORTED) != (self.description is not None):
+            raise ValueError(
+                f"network {IMPORTED!r} and a description belong together; "
+                "give --init_from=FOLDER of tflite_tools.to_keras"
+            )
+
+    def describe(self) -> str:
+        """One line for manifests and logs."""
+        if self.description is not None:
+            return f"{self.network}, {len(self.description.nodes)} nodes"
+        return f"{self.network}, width {self.width_multiplier}"
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises ValueError unless both are a multiple of the output stride, or one more."""
+        """Raises ValueError unless both are a multiple of the output stride, or one more.
+
+        An imported network is asked when it is built.
+        """
+        if self.description is not None:
+            return
         for word, size in (("height", height), ("width", width)):
             if size < self.output_stride or size % self.output_stride > 1:
                 padded = -(-size // self.output_stride) * self.output_stride
@@ -83,7 +108,12 @@ class ModelConfig:
                 )
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """The smallest size that the network takes and that holds the given one."""
+        """The smallest size that the network takes and that holds the given one.
+
+        An imported network has one size: photos are scaled onto it.
+        """
+        if self.description is not None:
+            return self.description.input_shape[0], self.description.input_shape[1]
         return tuple(
             size
             if size >= self.output_stride and size % self.output_stride <= 1
@@ -92,7 +122,11 @@ class ModelConfig:
         )
 
     def to_json(self) -> dict:
-        return {**dataclasses.asdict(self), "aspp": self.aspp.value}
+        values = {**dataclasses.asdict(self), "aspp": self.aspp.value}
+        return values | {
+            "logits_alignment": self.logits_alignment.value,
+            "description": self.description.to_json() if self.description else None,
+        }
 
     @classmethod
     def from_json(cls, values: dict) -> "ModelConfig":
@@ -101,10 +135,13 @@ class ModelConfig:
         unknown = set(values) - known
         if unknown:
             raise ValueError(f"unknown model keys {sorted(unknown)}; known: {sorted(known)}")
+        description = values.get("description")
         return cls(
             **{
                 **values,
                 "aspp": Aspp(values.get("aspp", "atrous")),
                 "atrous_rates": tuple(values.get("atrous_rates", (6, 12, 18))),
+                "logits_alignment": Alignment(values.get("logits_alignment", "half_pixel")),
+                "description": NetworkDescription.from_json(description) if description else None,
             }
         )

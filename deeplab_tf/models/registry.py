@@ -2,11 +2,24 @@
 
 import tf_keras as keras
 
-from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.models.config import IMPORTED, ModelConfig
 from deeplab_tf.models.deeplab import build_deeplab
+from deeplab_tf.models.imported import build_imported
+
+
+def _build_imported(config: ModelConfig, height: int, width: int) -> keras.Model:
+    model = build_imported(config.description, height, width)
+    if len(model.output_shape) != 4 or model.output_shape[-1] != config.num_classes:
+        raise ValueError(
+            f"the imported network gives {list(model.output_shape[1:])}, not logits "
+            f"[h, w, {config.num_classes}]; import it with --trim_head and --num_classes"
+        )
+    return model
+
 
 NETWORKS = {
     "deeplab_mobilenet_v2": build_deeplab,
+    IMPORTED: _build_imported,
 }
 
 

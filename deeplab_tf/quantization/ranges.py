@@ -57,15 +57,24 @@ def observe_ranges(model: keras.Model, names: list[str], batches) -> dict[str, t
 
 
 def fill_ranges(
-    model: keras.Model, source: keras.Model, arrays: dict[str, np.ndarray], batches
-) -> None:
+    model: keras.Model,
+    source: keras.Model,
+    arrays: dict[str, np.ndarray],
+    batches,
+    known: dict[str, tuple[float, float]] | None = None,
+) -> int:
     """Loads float weights into both networks and sets every range of the quantization-aware one.
 
     Args:
         model: quantization-aware network; changed in place.
         source: its float twin; changed in place.
         arrays: "layer/weight" arrays of the float network.
-        batches: iterable of calibration images, float32 [batch, height, width, channels].
+        batches: iterable of calibration images, float32 [batch, height, width, channels];
+            not read where every range is known.
+        known: {float layer: (min, max)} that is taken as it is.
+
+    Returns:
+        how many ranges were known.
     """
     for layer in source.layers:
         layer.set_weights([arrays[f"{layer.name}/{short_name(v)}"] for v in layer.weights])
@@ -76,8 +85,12 @@ def fill_ranges(
         for name, wrapper in wrapped_layers(model).items()
         if any(short_name(variable) == "output_min" for variable in wrapper.weights)
     }
-    ranges = observe_ranges(source, list(watched), batches)
+    ranges = {name: known[name] for name in watched if known and name in known}
+    count = len(ranges)
+    if rest := [name for name in watched if name not in ranges]:
+        ranges |= observe_ranges(source, rest, batches)
     for name, wrapper in watched.items():
         for variable in wrapper.weights:
             if short_name(variable) in ("output_min", "output_max"):
                 variable.assign(ranges[name][short_name(variable) == "output_max"])
+    return count

@@ -31,6 +31,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.graph_transfor
     transforms,
 )
 
+from deeplab_tf.models.imported_layers import AlignedResizing, StridedSlice
 from deeplab_tf.quantization.quantizers import (
     ConvolutionWeightQuantizer,
     DepthwiseWeightQuantizer,
@@ -54,6 +55,8 @@ PASS_THROUGH = (
     layers.Cropping2D,
     layers.Reshape,
     layers.Dropout,
+    AlignedResizing,
+    StridedSlice,
 )
 """Layers whose integer operator keeps the range of its input."""
 

@@ -9,6 +9,7 @@ import pathlib
 from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.training.distillation import Distillation
 from deeplab_tf.training.losses import ClassWeighting
 from deeplab_tf.training.schedules import OptimizerName
 
@@ -52,6 +53,7 @@ class TrainingConfig:
         label_smoothing: share of the target spread over all classes.
         freeze_batch_norm: keep batch-norm statistics and parameters in the float phase.
         quantize_freeze_batch_norm: likewise in the quantization-aware phase.
+        distillation: the teacher, if any.
         init_from: run folder or weights file to start from, layer by layer.
         backbone_weights: "imagenet", "none" or a file.
         deterministic: bit-for-bit repeatable on one CPU, at some cost in speed.
@@ -83,6 +85,7 @@ class TrainingConfig:
     class_weighting: ClassWeighting = ClassWeighting.NONE
     freeze_batch_norm: bool = False
     quantize_freeze_batch_norm: bool = True
+    distillation: Distillation = dataclasses.field(default_factory=Distillation)
     init_from: str = ""
     backbone_weights: str = "none"
     seed: int = 0
@@ -147,6 +150,7 @@ class TrainingConfig:
             "model": self.model.to_json(),
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "augmentation": dataclasses.asdict(self.augmentation),
+            "distillation": self.distillation.to_json(),
         }
 
     @classmethod
@@ -162,6 +166,9 @@ class TrainingConfig:
                 "model": ModelConfig.from_json(values["model"]),
                 "preprocessing": Preprocessing(**preprocessing),
                 "augmentation": Augmentation(**values["augmentation"]),
+                "distillation": Distillation.from_json(values["distillation"])
+                if "distillation" in values
+                else Distillation(),
                 "optimizer": OptimizerName(values["optimizer"]),
                 "class_weighting": ClassWeighting(values["class_weighting"]),
                 "distribution": Distribution(values["distribution"]),

@@ -69,7 +69,14 @@ def _worker_number(strategy: tf.distribute.Strategy) -> int:
 class TrainingRun:
     """One run in its folder. `initialize` is called once, on the new float network."""
 
-    def __init__(self, config: TrainingConfig, folder: RunFolder, initialize=None):
+    def __init__(
+        self,
+        config: TrainingConfig,
+        folder: RunFolder,
+        initialize=None,
+        known_ranges=None,
+        make_teacher=None,
+    ):
         """Opens the data and prepares the folder.
 
         Args:
@@ -77,12 +84,16 @@ class TrainingRun:
             folder: where to keep it.
             initialize: function of (model, batches) that loads initial weights, or None.
                 batches: an iterator over normalized training crops, for batch-norm statistics.
+            known_ranges: {layer: (min, max)} that start the quantizers; the rest is calibrated.
+            make_teacher: function of the configuration that builds the Teacher, or None.
 
         Raises:
             ValueError, FileNotFoundError, FileExistsError: see the configuration and readers.
         """
         self.config, self.folder = config, folder
         self._initialize = initialize
+        self._known_ranges = known_ranges or {}
+        self._make_teacher = make_teacher
         self.training, self.validation = open_training_lists(config)
         if self.training.label_set.num_classes != config.model.num_classes:
             raise ValueError(
@@ -176,7 +187,10 @@ class TrainingRun:
             config.decay_power,
             config.warmup_steps if first_step == 0 else 0,
         )
-        return Stepper(model, config, self._class_weights, self.strategy, schedule, first_step)
+        teacher = self._make_teacher(config) if self._make_teacher else None
+        return Stepper(
+            model, config, self._class_weights, self.strategy, schedule, first_step, teacher
+        )
 
     def build(self, phase: Phase, height: int, width: int) -> keras.Model:
         """The network of a phase at a size, with new weights."""
@@ -205,8 +219,9 @@ class TrainingRun:
         """Float weights into the quantization-aware graph, ranges filled by calibration."""
         source = self.build(Phase.FLOAT, self.config.crop_height, self.config.crop_width)
         arrays = read_weights(self.folder.weights(Phase.FLOAT))
-        fill_ranges(model, source, arrays, self.calibration_batches())
-        logging.info("quantization-aware from here on")
+        batches = self.calibration_batches()
+        known = fill_ranges(model, source, arrays, batches, self._known_ranges)
+        logging.info("quantization-aware from here on; %d ranges of the imported file", known)
 
     def _take_steps(self, stepper: Stepper, manager, phase: Phase, last_step: int) -> float:
         config = self.config
@@ -230,7 +245,7 @@ class TrainingRun:
                 step += 1
                 bar.update()
                 if step % config.summary_interval == 0 or step == last_step:
-                    value = float(loss)
+                    value, cross_entropy, copied = loss.numpy().tolist()
                     if not np.isfinite(value):
                         raise RuntimeError(
                             f"loss is {value} at step {step}; lower the learning rate and "
@@ -238,6 +253,9 @@ class TrainingRun:
                         )
                     bar.set_postfix(loss=f"{value:.4f}")
                     tf.summary.scalar("loss", value, step)
+                    if self._make_teacher:
+                        tf.summary.scalar("loss_cross_entropy", cross_entropy, step)
+                        tf.summary.scalar("loss_distillation", copied, step)
                     tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
                     logging.info("%s step %d loss %.4f", phase.value, step, value)
                 if step % config.validation_interval == 0 or step == last_step:
@@ -271,7 +289,10 @@ class TrainingRun:
     def _validator(self, phase: Phase) -> Validator:
         height, width = self.config.model.padded_size(*self.validation.image(0).shape[:2])
         return Validator(
-            self.build(phase, height, width), self.validation, self.config.preprocessing
+            self.build(phase, height, width),
+            self.validation,
+            self.config.preprocessing,
+            alignment=self.config.model.logits_alignment,
         )
 
     def _validate(self, validator: Validator, weights, phase: Phase, step: int):

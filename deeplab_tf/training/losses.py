@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.data.labels import IGNORE_LABEL
+from deeplab_tf.models.resize import Alignment, resize_bilinear
 
 
 class ClassWeighting(enum.Enum):
@@ -40,20 +41,28 @@ def class_weights(weighting: ClassWeighting, pixels: np.ndarray, present: np.nda
     return weights
 
 
-def segmentation_loss(label, logits, weights: np.ndarray, label_smoothing: float = 0.0):
+def segmentation_loss(
+    label,
+    logits,
+    weights: np.ndarray,
+    label_smoothing: float = 0.0,
+    alignment: Alignment = Alignment.HALF_PIXEL,
+):
     """Mean cross-entropy over labelled pixels, logits brought to the label's size.
 
     Args:
         label: uint8 [batch, height, width], 255 = ignored.
-        logits: float32 [batch, h, w, num_classes]; resized bilinearly, half-pixel centres.
+        logits: float32 [batch, h, w, num_classes]; resized bilinearly.
         weights: float32 [num_classes].
         label_smoothing: share of the target spread evenly over all classes.
+        alignment: convention of the resize.
 
     Returns:
         float32 scalar: sum of weight * cross-entropy over the sum of weights; 0 if every pixel
         is ignored.
     """
-    logits = tf.image.resize(tf.cast(logits, tf.float32), tf.shape(label)[1:3])
+    height, width = tf.unstack(tf.shape(label)[1:3])
+    logits = resize_bilinear(tf.cast(logits, tf.float32), height, width, alignment)
     valid = tf.not_equal(label, IGNORE_LABEL)
     target = tf.where(valid, tf.cast(label, tf.int32), 0)
     cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)

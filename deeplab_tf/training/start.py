@@ -1,15 +1,21 @@
 """Where a network's first weights come from: another run, or a pretrained backbone."""
 
+import json
 import pathlib
 
 import tf_keras as keras
 from absl import logging
 
+from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.batch_norm import adopt_statistics
 from deeplab_tf.training import initialization
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.training.config import TrainingConfig, read_config
+from deeplab_tf.training.distillation import Teacher
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.weights_file import read_weights
+
+RANGES = "ranges.json"
+"""Activation ranges of an imported integer file, beside its weights."""
 
 
 def initializer(config: TrainingConfig, read_folded=None):
@@ -43,6 +49,34 @@ def initializer(config: TrainingConfig, read_folded=None):
     return lambda model, batches: _report(initialization.load_named(model, read_weights(path)))
 
 
+def initial_ranges(config: TrainingConfig) -> dict[str, tuple[float, float]]:
+    """Activation ranges that start the quantizers: {layer: (min, max)}, empty where none are known.
+
+    Only a run that is quantization-aware from its first step takes the ranges of the `.tflite`
+    that `init_from` was imported from: after float steps they are not its own any more.
+
+    Raises:
+        ValueError: a damaged `ranges.json`.
+    """
+    path = pathlib.Path(config.init_from or ".") / RANGES
+    if not config.init_from or config.quantize_delay_step != 0 or not path.is_file():
+        return {}
+    return read_ranges(path)
+
+
+def read_ranges(path: pathlib.Path) -> dict[str, tuple[float, float]]:
+    """{layer: (min, max)} of a `ranges.json`.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    try:
+        values = json.loads(path.read_text())
+        return {name: (float(item["min"]), float(item["max"])) for name, item in values.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not the activation ranges of an import ({error})") from error
+
+
 def run_weights(path: pathlib.Path) -> pathlib.Path:
     """The weights file that a run folder or a file name stands for."""
     if not path.is_dir():
@@ -53,6 +87,48 @@ def run_weights(path: pathlib.Path) -> pathlib.Path:
     raise FileNotFoundError(
         f"{path}: no finished run; it holds neither float.npz nor quantized.npz"
     )
+
+
+def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
+    """The function that builds a run's teacher, or None without one.
+
+    Args:
+        config: of the student.
+        class_names: of the student's data set.
+
+    Returns:
+        function of the configuration -> Teacher, to be called in the strategy's scope.
+
+    Raises:
+        FileNotFoundError: the teacher is no run with float weights.
+        ValueError: the teacher knows other classes or takes other pixels than the student.
+    """
+    if not config.distillation.teacher:
+        return None
+    folder = RunFolder(pathlib.Path(config.distillation.teacher))
+    taught = read_config(folder.path)
+    names = folder.read_labels().names
+    if names != class_names:
+        raise ValueError(
+            f"the teacher {folder.path} knows {len(names)} classes ({', '.join(names)}), the "
+            f"student {len(class_names)} ({', '.join(class_names)}); they must be the same"
+        )
+    if taught.preprocessing != config.preprocessing:
+        raise ValueError(
+            f"the teacher {folder.path} takes {taught.preprocessing}, the student "
+            f"{config.preprocessing}; they must be the same"
+        )
+    arrays = read_weights(folder.weights(Phase.FLOAT))
+
+    def make(student: TrainingConfig) -> Teacher:
+        model = build_network(taught.model, student.crop_height, student.crop_width)
+        report = initialization.load_named(model, arrays)
+        if report.missing or report.mismatched:
+            raise ValueError(f"{folder.path}: its weights do not fit ({report.lines()[1]})")
+        model.trainable = False
+        return Teacher(model, student.distillation)
+
+    return make
 
 
 def _load_folded(model: keras.Model, convolutions, batches) -> None:

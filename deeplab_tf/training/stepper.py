@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.training.config import Distribution, TrainingConfig
+from deeplab_tf.training.distillation import Teacher, distillation_loss
 from deeplab_tf.training.losses import segmentation_loss
 from deeplab_tf.training.schedules import PolyDecay, build_optimizer
 
@@ -66,6 +67,7 @@ class Stepper:
         strategy: tf.distribute.Strategy,
         schedule: PolyDecay,
         first_step: int,
+        teacher: Teacher | None = None,
     ):
         """Must be called inside `strategy.scope()`, where `model` was built too."""
         self.model = model
@@ -80,15 +82,28 @@ class Stepper:
             model=model, optimizer=self._optimizer, step=self.step
         )
 
+        alignment = config.model.logits_alignment
+
         def replica_step(image, label):
+            wanted = teacher.model(image, training=False) if teacher else None
             with tf.GradientTape() as tape:
-                loss = segmentation_loss(
-                    label, model(image, training=True), class_weights, config.label_smoothing
+                logits = model(image, training=True)
+                loss = cross_entropy = segmentation_loss(
+                    label,
+                    logits,
+                    class_weights,
+                    config.label_smoothing,
+                    alignment,
                 )
+                copied = tf.zeros([])
+                if teacher:
+                    weight = teacher.options.weight
+                    copied = distillation_loss(logits, wanted, teacher.options, alignment)
+                    loss = (1 - weight) * cross_entropy + weight * copied
                 scaled = loss / strategy.num_replicas_in_sync
             gradients = tape.gradient(scaled, variables)
             self._optimizer.apply_gradients(zip(gradients, variables, strict=True))
-            return loss
+            return tf.stack([loss, cross_entropy, copied])
 
         @tf.function
         def train_step(iterator):
@@ -99,7 +114,8 @@ class Stepper:
         self._train_step = train_step
 
     def take(self, iterator) -> tf.Tensor:
-        """One step; returns the loss, float32 scalar, mean over the workers."""
+        """One step; returns loss, cross-entropy and distillation term, float32 [3], mean over the
+        workers."""
         return self._train_step(iterator)
 
     def learning_rate(self) -> float:

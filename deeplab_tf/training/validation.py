@@ -8,6 +8,7 @@ from deeplab_tf.data import confusion
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.pipeline import validation_batches
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.models.resize import Alignment, resize_bilinear
 
 
 class Validator:
@@ -26,6 +27,7 @@ class Validator:
         dataset: SegmentationDataset,
         preprocessing: Preprocessing,
         batch_size: int = 4,
+        alignment: Alignment = Alignment.HALF_PIXEL,
     ):
         """`model` must have the weights' order of the trained one; its own are overwritten."""
         self.model = model
@@ -35,7 +37,8 @@ class Validator:
 
         @tf.function
         def predict(image):
-            logits = tf.image.resize(model(image, training=False), (height, width))
+            low = model(image, training=False)
+            logits = resize_bilinear(low, height, width, alignment)
             return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
         self._predict = predict

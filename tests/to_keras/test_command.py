@@ -39,6 +39,8 @@ def test_folder_holds_the_network(conversion, tmp_path):
     folder = tmp_path / "out"
     to_keras.convert(_config(conversion, folder, mean=127.5, std=127.5))
     assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "labels.json",
         "network.json",
         "float.npz",
         "ranges.json",

@@ -16,12 +16,17 @@ from deeplab_tf.models.imported import (
     last_convolution,
     simulate_quantization,
 )
-from deeplab_tf.quantization.batch_norm import adopt_statistics, insert_batch_norms
+from deeplab_tf.quantization.batch_norm import (
+    adopt_statistics,
+    insert_batch_norms,
+    normalize_kernels,
+)
 from deeplab_tf.training.initialization import load_named, named_arrays
 from tflite_tools.to_keras import fidelity
 from tflite_tools.to_keras.contract import InputContract, read_labels
 from tflite_tools.to_keras.importer import ImportedNetwork, import_file
 from tflite_tools.to_keras.report import Result, check_output, write_result
+from tflite_tools.to_keras.run import ImportedRun, as_run
 
 _PACKAGES = ("tensorflow", "tf-keras", "ai-edge-litert")
 
@@ -123,6 +128,7 @@ def _result(config: ImportConfig, network: ImportedNetwork) -> Result:
         model = build_imported(description)
         load_named(model, arrays)
         agreement = fidelity.measure(fidelity.FileRunner(config.model), model, batches)
+    run, no_run = _run(config, network, description, arrays)
     return Result(
         config.model,
         network,
@@ -132,7 +138,29 @@ def _result(config: ImportConfig, network: ImportedNetwork) -> Result:
         tuple(steps),
         agreement,
         _versions(),
+        run,
+        no_run,
     )
+
+
+def _run(config, network, description, arrays) -> tuple[ImportedRun | None, str]:
+    """The network as a run, or the reason why it is none."""
+    labels = None
+    if config.dataset:
+        labels = open_dataset(config.dataset, config.data_dir, config.split).label_set
+    try:
+        run = as_run(
+            description,
+            arrays,
+            network.contract,
+            read_labels(config.model),
+            labels,
+            config.dataset,
+            config.data_dir,
+        )
+    except ValueError as error:
+        return None, f"{error}; --trim_head and --num_classes give it other ends"
+    return run, ""
 
 
 def unfold_batch_norm(description, arrays: dict[str, np.ndarray], batches):
@@ -151,6 +179,7 @@ def unfold_batch_norm(description, arrays: dict[str, np.ndarray], batches):
     model = build_imported(description)
     load_named(model, arrays)
     adopt_statistics(model, batches)
+    normalize_kernels(model)
     return description, named_arrays(model)
 
 

@@ -9,8 +9,10 @@ import numpy as np
 
 from deeplab_tf import atomic_file
 from deeplab_tf.models.imported import NetworkDescription
+from deeplab_tf.training.run_folder import RunFolder
 from tflite_tools.to_keras.fidelity import Fidelity
 from tflite_tools.to_keras.importer import ImportedNetwork
+from tflite_tools.to_keras.run import ImportedRun
 
 NETWORK, WEIGHTS, RANGES = "network.json", "float.npz", "ranges.json"
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
@@ -29,6 +31,8 @@ class Result:
         steps: what was done beside reading, in words.
         fidelity: agreement with the file, where images were given.
         versions: of what it ran on.
+        run: the network as a training run, or None.
+        no_run: why it is none.
     """
 
     source: pathlib.Path
@@ -39,6 +43,8 @@ class Result:
     steps: tuple[str, ...]
     fidelity: Fidelity | None
     versions: dict[str, str]
+    run: ImportedRun | None = None
+    no_run: str = ""
 
     @property
     def ranges(self) -> dict[str, dict]:
@@ -69,7 +75,7 @@ def check_output(output_dir: pathlib.Path, overwrite: bool) -> None:
 
 
 def write_result(result: Result, output_dir: pathlib.Path) -> None:
-    """Writes all files, each whole or not at all; the network's description comes last."""
+    """Writes all files, each whole or not at all; config.json, which makes it a run, comes last."""
     stream = io.BytesIO()
     np.savez(stream, **result.arrays)  # type: ignore[arg-type]
     atomic_file.write_bytes(output_dir / WEIGHTS, stream.getvalue())
@@ -77,6 +83,10 @@ def write_result(result: Result, output_dir: pathlib.Path) -> None:
     _write_json(output_dir / REPORT_JSON, result.to_json())
     atomic_file.write_text(output_dir / REPORT_MARKDOWN, to_markdown(result))
     _write_json(output_dir / NETWORK, result.description.to_json())
+    folder = RunFolder(output_dir)
+    folder.config.unlink(missing_ok=True)  # of the import that is replaced
+    if result.run:
+        folder.prepare(result.run.config, result.run.label_set)
 
 
 def _write_json(path: pathlib.Path, values) -> None:
@@ -87,6 +97,7 @@ def to_markdown(result: Result) -> str:
     """The report for a reader."""
     lines = [f"# {result.source.name} as a Keras network", "", *_input_lines(result), ""]
     lines += [f"- {step}" for step in result.steps]
+    lines.append("- " + _run_line(result))
     if result.fidelity:
         lines += ["", _fidelity_line(result.fidelity)]
     lines += ["", "| position | operator | tensor | became |", "|---:|---|---|---|"]
@@ -117,6 +128,21 @@ def _input_lines(result: Result) -> list[str]:
         lines.append(f"Network input = (pixel - {contract.mean:g}) / {contract.std:.9g}.")
     names = ", ".join(result.labels) if result.labels else "none in the file"
     return [*lines, f"Labels: {names}."]
+
+
+def _run_line(result: Result) -> str:
+    if result.run is None:
+        return f"no run to train or export: {result.no_run}"
+    words = "a run: train with --init_from, export and evaluate with --run_dir this folder"
+    if result.run.head:
+        words += f"; left to the export's heads: {', '.join(result.run.head)}"
+    if result.run.assumed:
+        mean, std = result.run.config.preprocessing.mean[0], result.run.config.preprocessing.std[0]
+        words += (
+            f"; the file does not say its normalization, (pixel - {mean:g}) / {std:g} is ASSUMED: "
+            "give --mean and --std if that is wrong"
+        )
+    return words
 
 
 def _fidelity_line(fidelity: Fidelity) -> str:

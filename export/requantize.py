@@ -1,0 +1,107 @@
+"""Converts somebody's `.tflite` again, as int8 per channel, without training.
+
+    python -m export.requantize --model=X.tflite --dataset=voc --data_dir=DIR
+
+Writes the network, its weights and a report into <output_dir> (a run folder), the new files
+into <output_dir>/tflite, and a table of both beside each other into <output_dir>/evaluation.
+"""
+
+import pathlib
+import sys
+
+from absl import flags, logging
+
+from deeplab_tf import command
+from deeplab_tf.data.registry import DATASETS, open_dataset
+from export.variants import Head, Variant
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model", None, "The .tflite file.", required=True)
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Of its classes.", required=True)
+    flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
+    flags.DEFINE_string("output_dir", "", "Default: <name of the file>_requantized.")
+    flags.DEFINE_list("variants", "int8", "Of " + ", ".join(variant.value for variant in Variant))
+    flags.DEFINE_list(
+        "heads", "", "Default: the file's own output. Of " + ", ".join(head.value for head in Head)
+    )
+    flags.DEFINE_string("calibration_split", "train", "List that ranges are calibrated on.")
+    flags.DEFINE_integer("calibration_images", 100, "How many.", lower_bound=1)
+    flags.DEFINE_integer("calibration_seed", 0, "Which.")
+    flags.DEFINE_string("split", "val", "List to score on; empty: no scores.")
+    flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
+    flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
+    flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
+    flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
+    flags.DEFINE_string("trim_head", "", "Cut the network after this tensor, its logits.")
+    flags.DEFINE_float("mean", None, "Of a float input, in pixel units.")
+    flags.DEFINE_float("std", None, "Of a float input, in pixel units.")
+    flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+
+
+def main() -> int:
+    variants = tuple(command.enum_members("variants", FLAGS.variants, Variant))
+    heads = tuple(command.enum_members("heads", FLAGS.heads, Head))
+    path = pathlib.Path(FLAGS.model)
+    output_dir = pathlib.Path(FLAGS.output_dir or f"{path.stem}_requantized")
+    calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.calibration_split)
+    evaluation = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split) if FLAGS.split else None
+    from export.requantization import (  # noqa: PLC0415 - flags are checked first
+        RequantizationPlan,
+        requantize,
+    )
+    from tflite_tools.evaluation import EvaluationOptions, default_processes  # noqa: PLC0415
+    from tflite_tools.tables import terminal_table, write_metrics  # noqa: PLC0415
+    from tflite_tools.to_keras.convert import ImportConfig  # noqa: PLC0415
+
+    options = EvaluationOptions(
+        processes=default_processes(),
+        num_threads=FLAGS.num_threads,
+        latency_repeats=FLAGS.latency_repeats,
+        limit=FLAGS.limit,
+        mean_over=tuple(name for name in FLAGS.mean_over if name),
+    )
+    imported = ImportConfig(
+        model=path,
+        output_dir=output_dir,
+        trim_head=FLAGS.trim_head,
+        dataset=FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        split=FLAGS.calibration_split,
+        mean=FLAGS.mean,
+        std=FLAGS.std,
+        overwrite=FLAGS.overwrite,
+    )
+    plan = RequantizationPlan(
+        imported,
+        calibration,
+        evaluation,
+        options,
+        FLAGS.calibration_images,
+        FLAGS.calibration_seed,
+        variants,
+        heads,
+    )
+    done = requantize(plan)
+    if done.results and evaluation is not None:
+        write_metrics(done.results, evaluation, options, output_dir / "evaluation")
+        sys.stdout.write(terminal_table(done.results, evaluation, options) + "\n")
+    failed = [file for file in done.files if file.failure]
+    logging.info(
+        "%d of %d files in %s",
+        len(done.files) - len(failed),
+        len(done.files),
+        output_dir / "tflite",
+    )
+    return 1 if failed or any(result.failure for result in done.results) else 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

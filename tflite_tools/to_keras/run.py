@@ -1,0 +1,84 @@
+"""An imported network as a training run: what `config.json` and `labels.json` say."""
+
+import dataclasses
+
+import numpy as np
+
+from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.models.config import IMPORTED, ModelConfig
+from deeplab_tf.models.imported import NetworkDescription, build_imported
+from deeplab_tf.models.imported_head import split_head
+from deeplab_tf.training.config import TrainingConfig
+from tflite_tools.to_keras.contract import InputContract
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedRun:
+    """What makes a folder a run.
+
+    Attributes:
+        config: of a run that has taken no step; its model's graph ends in logits.
+        label_set: of the file, else of the data set, else numbered.
+        head: nodes of the file that stand behind the logits.
+        assumed: whether the normalization is a guess.
+    """
+
+    config: TrainingConfig
+    label_set: LabelSet
+    head: tuple[str, ...]
+    assumed: bool
+
+
+def as_run(
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    contract: InputContract,
+    names: tuple[str, ...] | None,
+    label_set: LabelSet | None,
+    dataset: str = "",
+    data_dir: str = "",
+) -> ImportedRun:
+    """A run of an imported network.
+
+    Args:
+        description, arrays: the network.
+        contract: of its input.
+        names: classes that the file carries, or None.
+        label_set: of the data set, or None.
+        dataset, data_dir: what export and evaluation take unless told otherwise.
+
+    Raises:
+        ValueError: it does not end in logits of an image.
+    """
+    shorter, _, alignment, head = split_head(description, arrays)
+    num_classes = build_imported(shorter).output_shape[-1]
+    height, width, channels = shorter.input_shape
+    model = ModelConfig(
+        num_classes=num_classes,
+        channels=channels,
+        network=IMPORTED,
+        logits_alignment=alignment,
+        description=shorter,
+    )
+    preprocessing = Preprocessing((128.0,) * channels, (128.0,) * channels)
+    if contract.mean is not None and contract.std is not None:
+        preprocessing = Preprocessing((contract.mean,) * channels, (contract.std,) * channels)
+    config = TrainingConfig(
+        model=model,
+        dataset=dataset,
+        data_dir=data_dir,
+        preprocessing=preprocessing,
+        crop_height=height,
+        crop_width=width,
+    )
+    labels = _labels(num_classes, names, label_set)
+    return ImportedRun(config, labels, head, contract.mean is None)
+
+
+def _labels(num_classes: int, names, label_set: LabelSet | None) -> LabelSet:
+    if label_set is not None and label_set.num_classes == num_classes:
+        return label_set
+    if names is not None and len(names) == num_classes:
+        return LabelSet.from_names(names)
+    return LabelSet.from_names(f"class_{index}" for index in range(num_classes))
