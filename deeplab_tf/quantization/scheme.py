@@ -31,7 +31,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.graph_transfor
     transforms,
 )
 
-from deeplab_tf.models.imported_layers import AlignedResizing, StridedSlice
+from deeplab_tf.models import imported_layers
 from deeplab_tf.quantization.quantizers import (
     ConvolutionWeightQuantizer,
     DepthwiseWeightQuantizer,
@@ -55,8 +55,8 @@ PASS_THROUGH = (
     layers.Cropping2D,
     layers.Reshape,
     layers.Dropout,
-    AlignedResizing,
-    StridedSlice,
+    imported_layers.AlignedResizing,
+    imported_layers.StridedSlice,
 )
 """Layers whose integer operator keeps the range of its input."""
 
@@ -69,7 +69,16 @@ OWN_RANGE = (
     layers.ReLU,
     layers.LeakyReLU,
     layers.Activation,
+    layers.Subtract,
+    layers.Softmax,
+    layers.PReLU,
+    imported_layers.HardSwish,
+    imported_layers.ReduceMean,
+    imported_layers.ElementwiseConstant,
+    imported_layers.Clip,
 )
+
+_KNOWN = (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE)
 
 
 def fused_into_next(layer, follower) -> bool:
@@ -108,12 +117,11 @@ def plan_layers(model: keras.Model) -> dict[str, LayerPlan]:
     for layer in model.layers:
         if isinstance(layer, layers.InputLayer):
             continue
-        known = isinstance(layer, (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE))
-        if not known:
+        if not isinstance(layer, _KNOWN):
             raise ValueError(
                 f"layer {layer.name!r} ({type(layer).__name__}) cannot be trained "
-                "quantization-aware; supported: convolutions, batch norm, ReLU, add, "
-                "concatenation, pooling, resize, pad"
+                "quantization-aware; supported: "
+                + ", ".join(sorted(kind.__name__ for kind in _KNOWN))
             )
         plans[layer.name] = LayerPlan(
             weights=isinstance(layer, tuple(WEIGHT_QUANTIZERS)),

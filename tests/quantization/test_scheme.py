@@ -109,12 +109,6 @@ def test_training_moves_weights_and_keeps_frozen_statistics():
             np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
-def test_unknown_layer_is_named():
-    image = keras.Input((8, 8, 3))
-    model = keras.Model(image, keras.layers.Softmax(name="odd_one")(image))
-    with pytest.raises(ValueError, match="layer 'odd_one' \\(Softmax\\)"):
-        apply.quantize_aware(model, INPUT_RANGE)
-
 
 def test_calibration_without_images_is_refused():
     with pytest.raises(ValueError, match="no calibration images"):
