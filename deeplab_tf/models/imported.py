@@ -19,6 +19,9 @@ RESIZE = "resize"
 """Kind of a resize: {height, width, interpolation, alignment, like}; which layer it becomes
 depends on the sizes, and at another input size it follows the node named by `like`."""
 
+LAYER = "layer"
+"""Kind of any other stock layer of Keras: {class_name, config}; edits leave it alone."""
+
 KINDS = {
     "conv2d": layers.Conv2D,
     "depthwise_conv2d": layers.DepthwiseConv2D,
@@ -51,6 +54,7 @@ KINDS = {
     "cast": imported_layers.Cast,
     "reduce_mean": imported_layers.ReduceMean,
     "strided_slice": imported_layers.StridedSlice,
+    "channel_limit": imported_layers.ChannelLimit,
     "elementwise_constant": imported_layers.ElementwiseConstant,
     "simulated_quantization": imported_layers.SimulatedQuantization,
     "simulated_add": imported_layers.SimulatedAdd,
@@ -69,7 +73,7 @@ class Node:
 
     Attributes:
         name: of the Keras layer.
-        kind: key of `KINDS`, "resize" or "identity".
+        kind: key of `KINDS`, "resize", "identity" or "layer".
         inputs: names of nodes, or of the network's input.
         attributes: arguments of the layer, JSON values.
     """
@@ -80,7 +84,7 @@ class Node:
     attributes: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if self.kind not in KINDS and self.kind not in (IDENTITY, RESIZE):
+        if self.kind not in KINDS and self.kind not in (IDENTITY, RESIZE, LAYER):
             raise ValueError(f"node {self.name!r}: unknown kind {self.kind!r}")
         # A string in JSON must not pick just any function that Keras can look up.
         if self.kind == "activation" and self.attributes.get("activation") not in _ACTIVATIONS:
@@ -88,6 +92,21 @@ class Node:
                 f"node {self.name!r}: unknown activation {self.attributes.get('activation')!r}; "
                 f"known: {', '.join(_ACTIVATIONS)}"
             )
+        if self.kind == LAYER:
+            _stock_layer(self.attributes.get("class_name"), self.name)
+
+
+def _stock_layer(class_name, node_name: str):
+    """A class of `keras.layers` that runs no code of its configuration.
+
+    Raises:
+        ValueError: there is none of that name, or it does.
+    """
+    found = getattr(layers, str(class_name), None)
+    layer = isinstance(found, type) and issubclass(found, layers.Layer)
+    if not layer or class_name in ("Lambda", "TFSMLayer", "RNN", "Wrapper", "TimeDistributed"):
+        raise ValueError(f"node {node_name!r}: {class_name!r} is no stock layer of Keras")
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +141,15 @@ class NetworkDescription:
 
     def node(self, name: str) -> Node:
         return next(node for node in self.nodes if node.name == name)
+
+    def consumers(self, name: str) -> list[Node]:
+        """Nodes that read a value, in the order of execution."""
+        return [node for node in self.nodes if name in node.inputs]
+
+    def only_consumer(self, name: str) -> Node | None:
+        """The node that alone reads a value; None where several do, or the output is that value."""
+        found = self.consumers(name)
+        return found[0] if len(found) == 1 and name != self.output_name else None
 
     def to_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -178,6 +206,9 @@ def _apply(node: Node, tensors: dict, other_size: bool):
     value = inputs if len(inputs) > 1 else inputs[0]
     if node.kind == IDENTITY:
         return value
+    if node.kind == LAYER:
+        layer = _stock_layer(node.attributes["class_name"], node.name)
+        return layer.from_config(node.attributes["config"] | {"name": node.name})(value)
     if node.kind == RESIZE:
         return _resize(node, value, tensors, other_size)
     return KINDS[node.kind](**node.attributes, name=node.name)(value)

@@ -288,3 +288,28 @@ class SimulatedAdd(keras.layers.Layer):
             "multipliers": self.multipliers,
             "scale": self.scale,
         }
+
+
+@_register
+class ChannelLimit(keras.layers.Layer):
+    """min(max(x, 0), limit), one limit a channel: a ReLU6 whose channels were scaled apart.
+
+    Args:
+        channels: of the input.
+    """
+
+    def __init__(self, channels, **kwargs):
+        super().__init__(**kwargs)
+        self.channels = channels
+
+    def build(self, input_shape):
+        self.limit = self.add_weight(
+            "limit", (self.channels,), initializer=keras.initializers.Constant(6.0), trainable=False
+        )
+        super().build(input_shape)
+
+    def call(self, inputs):
+        return tf.minimum(tf.nn.relu(inputs), self.limit)
+
+    def get_config(self):
+        return super().get_config() | {"channels": self.channels}

@@ -109,7 +109,6 @@ def test_training_moves_weights_and_keeps_frozen_statistics():
             np.testing.assert_array_equal(after[name], before[name], err_msg=name)
 
 
-
 def test_calibration_without_images_is_refused():
     with pytest.raises(ValueError, match="no calibration images"):
         ranges.observe_ranges(trained_float_model(), ["logits"], [])

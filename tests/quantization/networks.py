@@ -1,0 +1,97 @@
+"""Three networks for graph edits: trained DeepLabV3+, a plain chain with odd layers, an import."""
+
+import functools
+
+import numpy as np
+import tf_keras as keras
+
+from deeplab_tf.models.describe import describe
+from deeplab_tf.models.imported import build_imported
+from deeplab_tf.training.initialization import load_named
+from tests.zoo import trained_float_model
+
+layers = keras.layers
+
+
+def built(description, arrays) -> keras.Model:
+    """The network with exactly these weights."""
+    model = build_imported(description)
+    report = load_named(model, arrays)
+    assert not (report.missing or report.mismatched or report.unused), report
+    return model
+
+
+@functools.lru_cache(maxsize=1)
+def deeplab():
+    return describe(trained_float_model())
+
+
+@functools.lru_cache(maxsize=1)
+def chain():
+    """Every kind of pair: conv, depthwise with a multiplier, transpose, leaky ReLU, a residual."""
+    keras.utils.set_random_seed(3)
+    image = keras.Input((24, 32, 3), name="image")
+    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu6", name="stem")(image)
+    x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, use_bias=False, name="wide")(
+        x
+    )
+    x = layers.BatchNormalization(name="wide_norm")(x)
+    x = layers.ReLU(6.0, name="wide_relu")(x)
+    x = layers.Conv2D(24, 1, name="narrow")(x)
+    x = layers.BatchNormalization(scale=False, name="narrow_norm")(x)
+    y = layers.Conv2D(24, 3, padding="same", name="branch")(x)
+    y = layers.LeakyReLU(0.1, name="branch_relu")(y)
+    y = layers.Conv2D(24, 3, padding="same", name="branch_end")(y)
+    x = layers.Add(name="sum")([x, y])
+    x = layers.LayerNormalization(name="odd")(x)  # no step knows it
+    x = layers.Conv2DTranspose(8, 3, strides=2, padding="same", name="up")(x)
+    x = layers.Activation("relu", name="up_relu")(x)
+    x = layers.Conv2D(5, 1, name="logits")(x)
+    model = keras.Model(image, x)
+    random = np.random.default_rng(6)
+    spread = 10.0 ** random.uniform(-1, 1, 64)
+    weights = []
+    for value in model.get_weights():
+        new = random.normal(size=value.shape) * 0.3
+        if value.ndim == 1:
+            new = np.abs(new) + 0.5  # also a variance
+        elif value.shape[-1] <= 64:
+            new = new * spread[: value.shape[-1]]
+        weights.append(new)
+    model.set_weights(weights)
+    return describe(model)
+
+
+@functools.lru_cache(maxsize=1)
+def classifier():
+    """Convolutions, global pool and a dense layer."""
+    keras.utils.set_random_seed(4)
+    image = keras.Input((20, 20, 4), name="image")
+    x = layers.Conv2D(12, 3, padding="same", name="a")(image)
+    x = layers.BatchNormalization(name="a_norm")(x)
+    x = layers.ReLU(name="a_relu")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", name="b")(x)
+    x = layers.BatchNormalization(name="b_norm")(x)
+    x = layers.ReLU(6.0, name="b_relu")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dense(6, name="scores")(x)
+    model = keras.Model(image, x)
+    random = np.random.default_rng(7)
+    model.set_weights(
+        [
+            np.abs(random.normal(size=v.shape)) + 0.3
+            if v.ndim == 1
+            else random.normal(size=v.shape) * 10.0 ** random.uniform(-1, 1, v.shape[-1])
+            for v in model.get_weights()
+        ]
+    )
+    return describe(model)
+
+
+NETWORKS = {"deeplab": deeplab, "chain": chain, "classifier": classifier}
+
+
+def images(description, count: int = 2) -> np.ndarray:
+    """Seeded noise in [-1, 1], float32 [count, height, width, channels]."""
+    shape = (count, *description.input_shape)
+    return np.random.default_rng(11).uniform(-1, 1, shape).astype(np.float32)
