@@ -201,17 +201,42 @@ def build_imported(
     return keras.Model(image, output, name="imported")
 
 
+def apply_node(node: Node, inputs: list, weights: dict[str, np.ndarray] | None = None):
+    """One node on tensors at hand, at the file's own size.
+
+    Args:
+        node: which.
+        inputs: what it reads.
+        weights: {"kernel": ...} of its layer, by name; None where it has none.
+    """
+    value = inputs if len(inputs) > 1 else inputs[0]
+    if node.kind == IDENTITY:
+        return value
+    if node.kind == RESIZE:
+        return _resize(node, value, {}, False)
+    layer = _layer_of(node)
+    if weights:
+        layer.build([one.shape for one in inputs] if len(inputs) > 1 else inputs[0].shape)
+        names = [variable.name.split("/")[-1].split(":")[0] for variable in layer.weights]
+        layer.set_weights([weights[name] for name in names])
+    return layer(value)
+
+
+def _layer_of(node: Node) -> keras.layers.Layer:
+    if node.kind == LAYER:
+        layer = _stock_layer(node.attributes["class_name"], node.name)
+        return layer.from_config(node.attributes["config"] | {"name": node.name})
+    return KINDS[node.kind](**node.attributes, name=node.name)
+
+
 def _apply(node: Node, tensors: dict, other_size: bool):
     inputs = [tensors[name] for name in node.inputs]
     value = inputs if len(inputs) > 1 else inputs[0]
     if node.kind == IDENTITY:
         return value
-    if node.kind == LAYER:
-        layer = _stock_layer(node.attributes["class_name"], node.name)
-        return layer.from_config(node.attributes["config"] | {"name": node.name})(value)
     if node.kind == RESIZE:
         return _resize(node, value, tensors, other_size)
-    return KINDS[node.kind](**node.attributes, name=node.name)(value)
+    return _layer_of(node)(value)
 
 
 def _resize(node: Node, value, tensors: dict, other_size: bool):

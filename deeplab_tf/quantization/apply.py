@@ -15,12 +15,15 @@ from deeplab_tf.quantization import scheme
 WRAPPER_PREFIX = "quant_"
 
 
-def quantize_aware(model: keras.Model, input_range: tuple[float, float]) -> keras.Model:
+def quantize_aware(
+    model: keras.Model, input_range: tuple[float, float], per_channel: bool = True
+) -> keras.Model:
     """Builds the quantization-aware twin of a float network. Its weights are new.
 
     Args:
         model: flat Functional graph of stock layers.
         input_range: smallest and largest normalized pixel.
+        per_channel: one weight range a channel; False: one a kernel.
 
     Returns:
         the same function signature; layers are named "quant_<float name>".
@@ -31,7 +34,7 @@ def quantize_aware(model: keras.Model, input_range: tuple[float, float]) -> kera
     plans = scheme.plan_layers(model)
 
     def annotate(layer):
-        config = scheme.config_for(layer, plans[layer.name])
+        config = scheme.config_for(layer, plans[layer.name], per_channel)
         copy = type(layer).from_config(layer.get_config())
         return tfmot.quantization.keras.quantize_annotate_layer(copy, config)
 

@@ -44,6 +44,20 @@ class DepthwiseWeightQuantizer(ConvolutionWeightQuantizer):
         return tf.reshape(kernel, [height, width, 1, channels * multiplier])
 
 
+class PerTensorWeightQuantizer(quantizers.LastValueQuantizer):
+    """One range for all channels of any kernel: what legacy accelerators need."""
+
+    def __init__(self):
+        super().__init__(num_bits=8, per_axis=False, symmetric=True, narrow_range=True)
+
+    def get_config(self):
+        return {}
+
+    @staticmethod
+    def channels_last(kernel):
+        return kernel
+
+
 class FixedRangeQuantizer(quantizers.Quantizer):
     """Per tensor, over a range that is known and never learned."""
 

@@ -12,7 +12,7 @@ from deeplab_tf.quantization.apply import load_float_weights, short_name, wrappe
 
 
 def fit_weight_ranges(model: keras.Model) -> None:
-    """Sets each weight's range to what its kernel now holds, symmetric, per channel.
+    """Sets each weight's range to what its kernel now holds, symmetric.
 
     tfmot stores the ranges of the step before the last update; a file converted from those
     would clip the last update away.
@@ -20,7 +20,8 @@ def fit_weight_ranges(model: keras.Model) -> None:
     for wrapper in wrapped_layers(model).values():
         for kernel, quantizer, variables in getattr(wrapper, "_weight_vars", []):
             channels_last = quantizer.channels_last(kernel)
-            largest = tf.reduce_max(tf.abs(channels_last), axis=[0, 1, 2])
+            axes = [0, 1, 2] if quantizer.per_axis else None
+            largest = tf.reduce_max(tf.abs(channels_last), axis=axes)
             variables["min_var"].assign(-largest)
             variables["max_var"].assign(largest)
 

@@ -36,6 +36,7 @@ from deeplab_tf.quantization.quantizers import (
     ConvolutionWeightQuantizer,
     DepthwiseWeightQuantizer,
     FixedRangeQuantizer,
+    PerTensorWeightQuantizer,
     activation_quantizer,
 )
 
@@ -76,6 +77,7 @@ OWN_RANGE = (
     imported_layers.ReduceMean,
     imported_layers.ElementwiseConstant,
     imported_layers.Clip,
+    imported_layers.ChannelLimit,
 )
 
 _KNOWN = (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE)
@@ -153,15 +155,23 @@ def _ends_in_concatenation(layer) -> bool:
 
 
 class PlannedConfig(tfmot_config.QuantizeConfig):
-    """tfmot's view of a LayerPlan."""
+    """tfmot's view of a LayerPlan.
 
-    def __init__(self, weight_kind: str | None, output: bool):
-        self.weight_kind, self.output = weight_kind, output
+    Args:
+        weight_kind: class name of a layer whose kernel is quantized, or None.
+        output: whether the output has a range.
+        per_channel: one range a channel of the kernel, or one for all (legacy accelerators).
+    """
+
+    def __init__(self, weight_kind: str | None, output: bool, per_channel: bool = True):
+        self.weight_kind, self.output, self.per_channel = weight_kind, output, per_channel
 
     def _kernel_name(self) -> str:
         return "depthwise_kernel" if self.weight_kind == "DepthwiseConv2D" else "kernel"
 
     def _weight_quantizer(self):
+        if not self.per_channel:
+            return PerTensorWeightQuantizer()
         kinds = {kind.__name__: quantizer for kind, quantizer in WEIGHT_QUANTIZERS.items()}
         return kinds[self.weight_kind]()
 
@@ -184,11 +194,16 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
         return [activation_quantizer()] if self.output else []
 
     def get_config(self):
-        return {"weight_kind": self.weight_kind, "output": self.output}
+        return {
+            "weight_kind": self.weight_kind,
+            "output": self.output,
+            "per_channel": self.per_channel,
+        }
 
 
-def config_for(layer, plan: LayerPlan) -> PlannedConfig:
-    return PlannedConfig(type(layer).__name__ if plan.weights else None, plan.output)
+def config_for(layer, plan: LayerPlan, per_channel: bool = True) -> PlannedConfig:
+    """The part of the plan that concerns a layer, in tfmot's form."""
+    return PlannedConfig(type(layer).__name__ if plan.weights else None, plan.output, per_channel)
 
 
 class _FixedInputRange(transforms.Transform):

@@ -1,0 +1,128 @@
+"""High biases move into the next layer, where they widen no activation's range.
+
+Nagel et al. 2019, arXiv:1906.04721, section 4.1.3. Where a ReLU's input hardly ever falls below
+some c > 0, relu(x - c) = relu(x) - c, so with y = W2 relu(W1 x + b1) + b2:
+
+    b1' = b1 - c,   b2' = b2 + W2 c,   c = max(0, mean - 3 standard deviations)
+"""
+
+import dataclasses
+
+import numpy as np
+
+from deeplab_tf.models.imported import NetworkDescription, Node
+from deeplab_tf.models.walk import walk
+from deeplab_tf.quantization.equalization import Relu6, find_pairs
+from deeplab_tf.quantization.kernels import bias_key, kernel_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Absorption:
+    """What was moved.
+
+    Attributes:
+        description, arrays: the network.
+        absorbed: {first layer: (channels with c > 0, largest c)}.
+        left: "layer: why not" of pairs that cannot take part.
+    """
+
+    description: NetworkDescription
+    arrays: dict[str, np.ndarray]
+    absorbed: dict[str, tuple[int, float]]
+    left: tuple[str, ...]
+
+
+def absorb_high_biases(
+    description: NetworkDescription, arrays: dict[str, np.ndarray], batches: list[np.ndarray]
+) -> Absorption:
+    """Absorbs what every calibration photo allows: there the function is unchanged.
+
+    c is also bounded by the smallest value that was seen, so that no value is cut off which
+    was not cut off before. A second layer that pads with zeros takes no part: at the border
+    it would see 0 where c was absorbed.
+
+    Args:
+        description, arrays: a network without batch norms, equalized or not.
+        batches: calibration photos, float32 [batch, height, width, channels], normalized.
+
+    Raises:
+        ValueError: no photos.
+    """
+    if not batches:
+        raise ValueError("no calibration images; give at least one")
+    by_name = {node.name: node for node in description.nodes}
+    arrays = dict(arrays)
+    pairs, left, kept = find_pairs(description, Relu6.EXACT)[0], [], []
+    for pair in pairs:
+        if reason := _why_not(pair, by_name, arrays):
+            left.append(f"{pair.first}: {reason}")
+        else:
+            kept.append(pair)
+    observed = _observe(description, arrays, {pair.first for pair in kept}, batches)
+    absorbed = {}
+    for pair in kept:
+        mean, deviation, smallest = observed[pair.first]
+        c = np.maximum(np.minimum(mean - 3 * deviation, smallest), 0.0)
+        if not c.any():
+            continue
+        first, second = by_name[pair.first], by_name[pair.second]
+        kernel = arrays[kernel_key(second)].astype(np.float64)
+        arrays[bias_key(first)] = (arrays[bias_key(first)] - c).astype(np.float32)
+        arrays[bias_key(second)] = (
+            arrays[bias_key(second)] + _passed_on(second, kernel, c)
+        ).astype(np.float32)
+        if pair.between and by_name[pair.between[0]].kind == "channel_limit":
+            key = f"{pair.between[0]}/limit"
+            arrays[key] = (arrays[key] - c).astype(np.float32)
+        absorbed[pair.first] = (int((c > 0).sum()), float(c.max()))
+    return Absorption(description, arrays, absorbed, tuple(left))
+
+
+def _why_not(pair, by_name: dict[str, Node], arrays) -> str:
+    first, second = by_name[pair.first], by_name[pair.second]
+    kinds = [by_name[name].kind for name in pair.between]
+    if kinds not in (["relu"], ["channel_limit"]):
+        return f"between it and {second.name} stands {' and '.join(kinds) or 'no ReLU'}"
+    relu = by_name[pair.between[0]]
+    if relu.attributes.get("max_value") is not None or relu.attributes.get("negative_slope"):
+        return f"{relu.name} is not a plain ReLU; equalize first"
+    if bias_key(first) not in arrays or bias_key(second) not in arrays:
+        return "a layer has no bias; fold batch norms first"
+    if second.kind not in ("conv2d", "dense", "depthwise_conv2d"):
+        return f"{second.name} is {second.kind}"
+    pads = second.attributes.get("padding") == "same"
+    if pads and max(np.shape(arrays[kernel_key(second)])[:2]) > 1:
+        return f"{second.name} pads with zeros"
+    return ""
+
+
+def _passed_on(second: Node, kernel: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """W2 c, float64 [out channels of the second layer]."""
+    if second.kind == "dense":
+        return c @ kernel
+    taps = kernel.sum((0, 1))
+    return (taps * c[:, None]).ravel() if second.kind == "depthwise_conv2d" else c @ taps
+
+
+def _observe(description, arrays, names: set[str], batches):
+    """(mean, standard deviation, smallest value) of each channel, float64 [channels]."""
+    sums: dict[str, list] = {}
+
+    def visit(value):
+        name = value.node.name
+        if name not in names:
+            return
+        flat = np.asarray(value.linear, np.float64).reshape(-1, value.linear.shape[-1])
+        found = [len(flat), flat.sum(0), np.square(flat).sum(0), flat.min(0)]
+        if name in sums:
+            old = sums[name]
+            found = [*(a + b for a, b in zip(old[:3], found[:3], strict=True)), None]
+            found[3] = np.minimum(old[3], flat.min(0))
+        sums[name] = found
+
+    for batch in batches:
+        walk(description, arrays, batch, visit)
+    return {
+        name: (total / count, np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)), low)
+        for name, (count, total, squares, low) in sums.items()
+    }

@@ -1,0 +1,218 @@
+"""Rounded weights shift the mean of what a layer gives; the bias takes the shift back.
+
+Nagel et al. 2019, arXiv:1906.04721, section 4.2: with W~ = W + e, E[W~ x] - E[W x] = e E[x].
+
+    empirical    both means measured on calibration photos, layer after layer, the quantized
+                 network's with every earlier layer corrected and every activation rounded
+    analytic     E[x] from the batch norm in front, a normal distribution clipped by the ReLU
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.models.imported import IDENTITY, RESIZE, NetworkDescription, Node
+from deeplab_tf.models.walk import compute, walk
+from deeplab_tf.quantization.kernels import (
+    WITH_KERNEL,
+    along_outputs,
+    bias_key,
+    kernel_key,
+    largest_of_outputs,
+)
+
+_SAME_MEAN = (
+    IDENTITY,
+    RESIZE,
+    "global_average_pool2d",
+    "average_pool2d",
+    "up_sampling2d",
+    "cropping2d",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BiasCorrection:
+    """What was corrected.
+
+    Attributes:
+        arrays: the network's weights, biases corrected.
+        corrections: {layer: what was added to its bias}, float64 [channels].
+        left: "layer: why not".
+    """
+
+    arrays: dict[str, np.ndarray]
+    corrections: dict[str, np.ndarray]
+    left: tuple[str, ...]
+
+
+def quantize_kernel(node: Node, kernel: np.ndarray, per_channel: bool = True) -> np.ndarray:
+    """The kernel as 8-bit integers hold it: scale * q, -127 <= q <= 127, scale = max|kernel| / 127.
+
+    One scale an output channel, or one for the kernel. A kernel of zeros stays as it is.
+    """
+    kernel = kernel.astype(np.float64)
+    largest = largest_of_outputs(node, kernel)
+    if not per_channel:
+        largest = np.full_like(largest, largest.max(initial=0.0))
+    scale = along_outputs(node, kernel, np.where(largest > 0, largest, 1.0) / 127)
+    return (np.clip(np.rint(kernel / scale), -127, 127) * scale).astype(np.float32)
+
+
+def quantize_activation(value, low: float, high: float):
+    """Rounded to 256 steps of a range that is moved so that 0 is one of them."""
+    if high <= low:
+        return value
+    return tf.quantization.fake_quant_with_min_max_args(value, low, high)
+
+
+def correct_empirically(
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    batches: list[np.ndarray],
+    ranges: dict[str, tuple[float, float]],
+    per_channel: bool = True,
+    rounded: frozenset[str] = frozenset(),
+) -> BiasCorrection:
+    """Corrects every layer with a bias, in the order of execution.
+
+    The float and the quantized network walk side by side; what a layer's mean is off by, over
+    all photos and pixels, is taken from its bias before anything behind it is computed.
+
+    Args:
+        description, arrays: a network without batch norms.
+        batches: calibration photos, float32 [batch, height, width, channels], normalized; all
+            are held in memory at once.
+        ranges: {node: (min, max)} of the quantized network's activations.
+        per_channel: of the weights.
+        rounded: layers whose kernels are on the integer grid already.
+
+    Raises:
+        ValueError: no photos.
+    """
+    if not batches:
+        raise ValueError("no calibration images; give at least one")
+    photos = np.concatenate(batches)
+    arrays = dict(arrays)
+    corrections: dict[str, np.ndarray] = {}
+    left: list[str] = []
+    quantized = {description.input_name: tf.convert_to_tensor(photos)}
+    last_reader = {name: node.name for node in description.nodes for name in node.inputs}
+
+    def visit(value):
+        node = value.node
+        weights = dict(arrays)
+        if node.kind in WITH_KERNEL and node.name not in rounded:
+            weights[kernel_key(node)] = quantize_kernel(node, arrays[kernel_key(node)], per_channel)
+        found = compute(node, [quantized[name] for name in node.inputs], weights)
+        if node.kind in WITH_KERNEL:
+            if bias_key(node) in arrays:
+                axes = list(range(len(found.shape) - 1))
+                shift = tf.reduce_mean(value.linear - found, axes).numpy().astype(np.float64)
+                corrections[node.name] = shift
+                arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
+                found = found + tf.constant(shift, tf.float32)
+            else:
+                left.append(f"{node.name}: has no bias")
+        if node.name in ranges:
+            found = quantize_activation(found, *ranges[node.name])
+        quantized[node.name] = found
+        for name in set(node.inputs):
+            if last_reader[name] == node.name:
+                del quantized[name]
+
+    walk(description, dict(arrays), photos, visit)
+    return BiasCorrection(arrays, corrections, tuple(left))
+
+
+def correct_analytically(
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    statistics: dict[str, tuple[np.ndarray, np.ndarray]],
+    per_channel: bool = True,
+) -> BiasCorrection:
+    """Corrects without photos, where batch norms say what flows into a layer.
+
+    Args:
+        description, arrays: a network without batch norms.
+        statistics: `Folding.statistics` of it, divided by the scales of an equalization.
+        per_channel: of the weights.
+    """
+    arrays = dict(arrays)
+    expected: dict[str, np.ndarray] = {}
+    normal: dict[str, tuple] = dict(statistics)
+    corrections: dict[str, np.ndarray] = {}
+    left: list[str] = []
+    for node in description.nodes:
+        given = [expected.get(name) for name in node.inputs]
+        if node.kind in WITH_KERNEL:
+            if given[0] is None or bias_key(node) not in arrays:
+                left.append(f"{node.name}: what flows into it is not known")
+            else:
+                kernel = arrays[kernel_key(node)].astype(np.float64)
+                error = quantize_kernel(node, kernel, per_channel) - kernel
+                shift = -_response(node, error, given[0])
+                corrections[node.name] = shift
+                arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
+            if node.name in normal:
+                expected[node.name] = normal[node.name][0]
+        elif (found := _mean_behind(node, given, normal, arrays)) is not None:
+            expected[node.name] = found
+            if node.kind == IDENTITY and node.inputs[0] in normal:
+                normal[node.name] = normal[node.inputs[0]]
+    return BiasCorrection(arrays, corrections, tuple(left))
+
+
+def _response(node: Node, kernel: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """What a kernel makes of a constant input, [out channels]; borders are not considered."""
+    if node.kind == "dense":
+        return mean @ kernel
+    taps = kernel.sum((0, 1))
+    if node.kind == "depthwise_conv2d":
+        return (taps * mean[:, None]).ravel()
+    return taps @ mean if node.kind == "conv2d_transpose" else mean @ taps
+
+
+def _mean_behind(node: Node, given, normal, arrays):
+    """E of a node that has no kernel, [channels]; None where it is not known."""
+    if any(mean is None for mean in given):
+        return None
+    if node.kind in _SAME_MEAN:
+        return given[0]
+    if node.kind == "add":
+        return sum(given)
+    if node.kind == "concatenate":
+        return np.concatenate(given)
+    source = node.inputs[0]
+    if node.kind == "relu" and source in normal and not node.attributes.get("negative_slope"):
+        limit = node.attributes.get("max_value")
+        return clipped_normal_mean(*normal[source], math.inf if limit is None else limit)
+    if node.kind == "channel_limit" and source in normal:
+        return clipped_normal_mean(*normal[source], arrays[f"{node.name}/limit"])
+    return None
+
+
+def clipped_normal_mean(mean, deviation, limit) -> np.ndarray:
+    """E[min(max(x, 0), limit)] of x normal; float64 of the shape of `mean`.
+
+    With a = -mean / deviation, b = (limit - mean) / deviation, and p, P the standard normal's
+    density and distribution:  mean (P(b) - P(a)) + deviation (p(a) - p(b)) + limit (1 - P(b)).
+    """
+    mean = np.asarray(mean, np.float64)
+    deviation = np.maximum(np.asarray(deviation, np.float64), 1e-12)
+    limit = np.broadcast_to(np.asarray(limit, np.float64), mean.shape)
+    low, high = -mean / deviation, (limit - mean) / deviation
+    between = _distribution(high) - _distribution(low)
+    above = 1 - _distribution(high)
+    clipped = np.where(np.isfinite(limit), np.where(above > 0, limit, 0) * above, 0.0)
+    return mean * between + deviation * (_density(low) - _density(high)) + clipped
+
+
+def _density(x: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * np.square(x)) / math.sqrt(2 * math.pi)
+
+
+def _distribution(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))

@@ -1,0 +1,154 @@
+"""Post-training quantization step by step, for those who cannot or will not retrain.
+
+    float network -> fold batch norms -> equalize -> absorb high biases -> choose ranges
+                  -> correct biases -> fake-quantized network with exactly these numbers
+
+Each step is optional and reported. The last network holds the final weights and ranges, so the
+converter has nothing left to decide: the file computes what was planned here.
+"""
+
+import dataclasses
+import enum
+
+import numpy as np
+import tf_keras as keras
+from absl import logging
+
+from deeplab_tf.models.describe import describe
+from deeplab_tf.models.imported import NetworkDescription, build_imported
+from deeplab_tf.quantization import scheme
+from deeplab_tf.quantization.absorption import absorb_high_biases
+from deeplab_tf.quantization.apply import quantize_aware
+from deeplab_tf.quantization.bias_correction import correct_analytically, correct_empirically
+from deeplab_tf.quantization.equalization import Relu6, equalize
+from deeplab_tf.quantization.folding import fold_batch_norms
+from deeplab_tf.quantization.range_choice import RangeMethod, choose_range, observe
+from deeplab_tf.quantization.ranges import fill_ranges
+
+BIAS_IMAGES = 16
+"""Photos that biases are corrected on at most: all are in memory at once."""
+
+
+class BiasMethod(enum.Enum):
+    """Where the shift of a layer's mean is taken from."""
+
+    NONE = "none"
+    """Nothing is corrected."""
+    EMPIRICAL = "empirical"
+    """Calibration photos."""
+    ANALYTIC = "analytic"
+    """Batch norms of the float network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PostTraining:
+    """Which steps are taken.
+
+    Attributes:
+        per_channel: one weight scale a channel; False: one a kernel (legacy accelerators).
+        equalize: whether neighbouring kernels are equalized.
+        relu6: what becomes of ReLU6 then.
+        absorb: whether high biases are absorbed.
+        bias: how biases are corrected.
+        ranges: how activation ranges are chosen.
+    """
+
+    per_channel: bool = True
+    equalize: bool = False
+    relu6: Relu6 = Relu6.EXACT
+    absorb: bool = False
+    bias: BiasMethod = BiasMethod.NONE
+    ranges: RangeMethod = RangeMethod.MIN_MAX
+
+    def to_json(self) -> dict:
+        return {
+            name: value.value if isinstance(value, enum.Enum) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PostTrained:
+    """A network that is ready for the converter.
+
+    Attributes:
+        model: with fake-quantizers, image float32 [batch, height, width, channels] -> logits.
+        description, arrays: the float network inside.
+        ranges: {node: (min, max)} of its activations.
+        report: what each step did, a line each.
+    """
+
+    model: keras.Model
+    description: NetworkDescription
+    arrays: dict[str, np.ndarray]
+    ranges: dict[str, tuple[float, float]]
+    report: tuple[str, ...]
+
+
+def quantize_post_training(
+    model: keras.Model,
+    plan: PostTraining,
+    batches: list[np.ndarray],
+    input_range: tuple[float, float],
+) -> PostTrained:
+    """Takes the steps of a plan.
+
+    Args:
+        model: float network, flat Functional graph; not changed.
+        plan: the steps.
+        batches: calibration photos, float32 [batch, height, width, channels], normalized.
+        input_range: smallest and largest normalized pixel.
+
+    Raises:
+        ValueError: no photos, weights that are not finite, a layer that has no integer form.
+    """
+    if not batches:
+        raise ValueError("no calibration images; give at least one")
+    folding = fold_batch_norms(*describe(model))
+    report = [f"{len(folding.statistics)} batch norms folded"]
+    if folding.left:
+        report.append("batch norms left: " + ", ".join(folding.left))
+    description, arrays, statistics = folding.description, folding.arrays, folding.statistics
+    if plan.equalize:
+        done = equalize(description, arrays, plan.relu6)
+        description, arrays = done.description, done.arrays
+        statistics = {
+            name: tuple(value / done.scales.get(name, 1.0) for value in values)
+            for name, values in statistics.items()
+        }
+        report.append(
+            f"{len(done.pairs)} pairs equalized in {done.iterations} rounds; "
+            f"{len(done.limits)} ReLU6 got a limit a channel, {len(done.replaced)} became ReLU"
+        )
+        report += [f"not equalized: {line}" for line in done.left]
+    if plan.absorb:
+        taken = absorb_high_biases(description, arrays, batches)
+        arrays = taken.arrays
+        channels = sum(count for count, _ in taken.absorbed.values())
+        report.append(
+            f"high biases of {channels} channels in {len(taken.absorbed)} layers absorbed"
+        )
+    source = build_imported(description)
+    names = [name for name, part in scheme.plan_layers(source).items() if part.output]
+    histograms = observe(description, arrays, names, batches)
+    ranges = {name: choose_range(found, plan.ranges) for name, found in histograms.items()}
+    report.append(f"{len(ranges)} activation ranges by {plan.ranges.value}")
+    corrected = None
+    if plan.bias is BiasMethod.EMPIRICAL:
+        photos = _first(batches, BIAS_IMAGES)
+        corrected = correct_empirically(description, arrays, photos, ranges, plan.per_channel)
+    elif plan.bias is BiasMethod.ANALYTIC:
+        corrected = correct_analytically(description, arrays, statistics, plan.per_channel)
+    if corrected is not None:
+        arrays = corrected.arrays
+        report.append(f"{len(corrected.corrections)} biases corrected ({plan.bias.value})")
+        report += [f"bias not corrected: {line}" for line in corrected.left]
+    quantized = quantize_aware(source, input_range, plan.per_channel)
+    fill_ranges(quantized, source, arrays, [], ranges)
+    for line in report:
+        logging.info("%s", line)
+    return PostTrained(quantized, description, arrays, ranges, tuple(report))
+
+
+def _first(batches: list[np.ndarray], count: int) -> list[np.ndarray]:
+    return [np.concatenate(batches)[:count]]

@@ -1,0 +1,163 @@
+"""Which range an activation gets: everything that was seen, or less of it for finer steps.
+
+An 8-bit range [low, high] has steps of (high - low) / 255. A narrower one rounds finer and cuts
+off the tails. The choices here work on a histogram of each tensor over all calibration photos.
+"""
+
+import dataclasses
+import enum
+
+import numpy as np
+
+from deeplab_tf.models.imported import NetworkDescription
+from deeplab_tf.models.walk import walk
+
+NUM_BINS = 2048
+LEVELS = 256
+_FRACTIONS = np.geomspace(0.02, 1.0, 100)
+"""Candidates: shares of the observed range."""
+
+
+class RangeMethod(enum.Enum):
+    """How a range is chosen from what was observed."""
+
+    MIN_MAX = "min_max"
+    """Smallest and largest value of all photos."""
+    PERCENTILE = "percentile"
+    """0.01 % of the values cut off at each end."""
+    MSE = "mse"
+    """Least mean squared error of rounding and cutting off together."""
+    KL = "kl"
+    """Least Kullback-Leibler divergence of the quantized histogram from the observed one (Migacz
+    2017, TensorRT)."""
+
+
+PERCENTILE = 99.99
+
+
+@dataclasses.dataclass
+class Histogram:
+    """What flowed through one tensor.
+
+    Attributes:
+        low, high: smallest and largest value.
+        counts: int64 [NUM_BINS], over equal bins from low to high.
+    """
+
+    low: float
+    high: float
+    counts: np.ndarray
+
+    @property
+    def centers(self) -> np.ndarray:
+        edges = np.linspace(self.low, self.high, NUM_BINS + 1)
+        return (edges[1:] + edges[:-1]) / 2
+
+
+def observe(
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    names: list[str],
+    batches: list[np.ndarray],
+) -> dict[str, Histogram]:
+    """Histograms of nodes over calibration photos; two passes over the network.
+
+    Args:
+        description, arrays: the float network.
+        names: nodes to watch.
+        batches: float32 [batch, height, width, channels], normalized.
+
+    Raises:
+        ValueError: no photos, or a value that is not finite.
+    """
+    if not batches:
+        raise ValueError("no calibration images; give at least one")
+    watched = set(names)
+    ends = dict.fromkeys(names, (np.inf, -np.inf))
+
+    def widen(value):
+        if value.node.name in watched:
+            found = np.asarray(value.linear)
+            low, high = ends[value.node.name]
+            ends[value.node.name] = min(low, float(found.min())), max(high, float(found.max()))
+
+    for batch in batches:
+        walk(description, arrays, batch, widen)
+    for name, (low, high) in ends.items():
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"{name} gives NaN or infinity on the calibration images")
+    found = {
+        name: Histogram(low, high, np.zeros(NUM_BINS, np.int64))
+        for name, (low, high) in ends.items()
+    }
+
+    def count(value):
+        histogram = found.get(value.node.name)
+        if histogram is not None:
+            values = np.asarray(value.linear).ravel()
+            histogram.counts += _bin_counts(values, histogram.low, histogram.high)
+
+    for batch in batches:
+        walk(description, arrays, batch, count)
+    return found
+
+
+def _bin_counts(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    width = (high - low) / NUM_BINS
+    if width <= 0:
+        return np.bincount([0] * len(values), minlength=NUM_BINS)
+    index = ((values - low) * np.float32(1 / width)).astype(np.int32)
+    return np.bincount(np.clip(index, 0, NUM_BINS - 1), minlength=NUM_BINS)
+
+
+def choose_range(histogram: Histogram, method: RangeMethod) -> tuple[float, float]:
+    """The range of one tensor; holds 0, as TFLite requires."""
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    if method is RangeMethod.MIN_MAX or low == high or histogram.low == histogram.high:
+        return low, high
+    if method is RangeMethod.PERCENTILE:
+        share = np.cumsum(histogram.counts) / histogram.counts.sum()
+        edges = np.linspace(histogram.low, histogram.high, NUM_BINS + 1)
+        below = edges[np.searchsorted(share, 1 - PERCENTILE / 100)]
+        above = edges[np.searchsorted(share, PERCENTILE / 100) + 1]
+        return min(float(below), 0.0), max(float(above), 0.0)
+    cost = _squared_error if method is RangeMethod.MSE else _divergence
+    return _search(histogram, low, high, cost)
+
+
+def _search(histogram: Histogram, low: float, high: float, cost) -> tuple[float, float]:
+    """Best common share of both ends, then of each end by itself."""
+    best = min(((low * f, high * f) for f in _FRACTIONS), key=lambda ends: cost(histogram, *ends))
+    if low < 0 < high:
+        best = min(((low * f, best[1]) for f in _FRACTIONS), key=lambda e: cost(histogram, *e))
+        best = min(((best[0], high * f) for f in _FRACTIONS), key=lambda e: cost(histogram, *e))
+    return float(best[0]), float(best[1])
+
+
+def _squared_error(histogram: Histogram, low: float, high: float) -> float:
+    centers = histogram.centers
+    scale = (high - low) / (LEVELS - 1)
+    rounded = np.clip(np.rint((centers - low) / scale), 0, LEVELS - 1) * scale + low
+    return float(histogram.counts @ np.square(centers - rounded))
+
+
+def _divergence(histogram: Histogram, low: float, high: float) -> float:
+    """KL(observed with its tails at the ends || observed averaged within each level)."""
+    centers, counts = histogram.centers, histogram.counts.astype(np.float64)
+    inside = (centers >= low) & (centers <= high)
+    if not inside.any():
+        return np.inf
+    wanted = counts[inside]
+    wanted[0] += counts[centers < low].sum()
+    wanted[-1] += counts[centers > high].sum()
+    scale = (high - low) / (LEVELS - 1)
+    level = np.clip(np.rint((centers[inside] - low) / scale), 0, LEVELS - 1).astype(int)
+    alive = counts[inside] > 0
+    total = np.bincount(level, counts[inside] * alive, LEVELS)
+    share = np.bincount(level, alive, LEVELS)
+    found = np.where(alive, (total / np.maximum(share, 1))[level], 0.0)
+    wanted, found = wanted / wanted.sum(), found / max(found.sum(), 1e-12)
+    positive = wanted > 0
+    return float(
+        np.sum(wanted[positive] * np.log(wanted[positive] / np.maximum(found[positive], 1e-12)))
+    )

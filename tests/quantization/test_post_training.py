@@ -1,0 +1,178 @@
+"""Absorption, bias correction, and the steps together, on trained weights."""
+
+import math
+
+import numpy as np
+import pytest
+
+from deeplab_tf.models.imported import NetworkDescription, Node
+from deeplab_tf.models.walk import walk
+from deeplab_tf.quantization.absorption import absorb_high_biases
+from deeplab_tf.quantization.bias_correction import (
+    clipped_normal_mean,
+    correct_analytically,
+    correct_empirically,
+    quantize_kernel,
+)
+from deeplab_tf.quantization.equalization import Relu6, equalize
+from deeplab_tf.quantization.folding import fold_batch_norms
+from deeplab_tf.quantization.post_training import (
+    BiasMethod,
+    PostTraining,
+    quantize_post_training,
+)
+from tests.quantization.networks import NETWORKS, built, deeplab, images
+from tests.zoo import scenes, trained_float_model
+
+INPUT_RANGE = (-1.0, 127 / 128)
+
+
+def snr_db(expected, found):
+    return 10 * math.log10(np.square(expected).mean() / np.square(expected - found).mean())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_walking_computes_what_the_graph_computes(name):
+    description, arrays = NETWORKS[name]()
+    image = images(description)
+    expected = np.asarray(built(description, arrays)(image))
+    np.testing.assert_allclose(walk(description, arrays, image), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_absorption_keeps_the_function_on_its_photos(name):
+    folded = fold_batch_norms(*NETWORKS[name]())
+    first = equalize(folded.description, folded.arrays)
+    batch = scenes(2) if name == "deeplab" else images(folded.description)
+    done = absorb_high_biases(first.description, first.arrays, [batch])
+    expected = np.asarray(built(first.description, first.arrays)(batch))
+    found = np.asarray(built(done.description, done.arrays)(batch))
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-4
+    if name == "deeplab":
+        assert done.absorbed
+
+
+def test_absorption_by_hand():
+    # One channel: x in {1, 2}, W1 = 1, b1 = 10: inputs of the ReLU 11 and 12, mean 11.5,
+    # deviation 0.5; c = min(11.5 - 1.5, 11) = 10. W2 = 3, b2 = 1 becomes 31.
+    nodes = (
+        Node("a", "conv2d", ("image",), {"filters": 1, "kernel_size": 1}),
+        Node("r", "relu", ("a",)),
+        Node("b", "conv2d", ("r",), {"filters": 1, "kernel_size": 1}),
+    )
+    arrays = {"a/kernel": 1.0, "a/bias": 10.0, "b/kernel": 3.0, "b/bias": 1.0}
+    shapes = {"kernel": (1, 1, 1, 1), "bias": (1,)}
+    arrays = {
+        key: np.full(shapes[key.split("/")[1]], value, np.float32) for key, value in arrays.items()
+    }
+    description = NetworkDescription("image", (1, 2, 1), nodes, "b")
+    batch = np.array([1, 2], np.float32).reshape(1, 1, 2, 1)
+    done = absorb_high_biases(description, arrays, [batch])
+    assert done.arrays["a/bias"].item() == pytest.approx(0.0)
+    assert done.arrays["b/bias"].item() == pytest.approx(31.0)
+    assert done.absorbed == {"a": (1, pytest.approx(10.0))}
+
+
+def test_layer_that_pads_takes_no_part_in_absorption():
+    folded = fold_batch_norms(*deeplab())
+    first = equalize(folded.description, folded.arrays)
+    done = absorb_high_biases(first.description, first.arrays, [scenes(1)])
+    assert "block_1_expand: block_1_depthwise pads with zeros" in done.left
+    with pytest.raises(ValueError, match="no calibration images"):
+        absorb_high_biases(first.description, first.arrays, [])
+
+
+def test_mean_of_a_clipped_normal_against_samples():
+    random = np.random.default_rng(0)
+    for mean, deviation, limit in ((0.5, 1.0, math.inf), (2.0, 3.0, 6.0), (-1.0, 0.5, 6.0)):
+        samples = np.clip(random.normal(mean, deviation, 2_000_000), 0, limit)
+        found = clipped_normal_mean([mean], [deviation], limit)
+        assert found.item() == pytest.approx(samples.mean(), abs=3e-3)
+    assert clipped_normal_mean([2.0], [0.0], 6.0).item() == pytest.approx(2.0)
+
+
+def test_rounded_kernel_lies_on_its_grid():
+    node = Node("c", "conv2d", ("image",), {})
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float32)
+    kernel[..., 2] = 0
+    for per_channel, count in ((True, 5), (False, 1)):
+        found = quantize_kernel(node, kernel, per_channel)
+        scale = np.abs(kernel).max((0, 1, 2)) / 127 if count == 5 else np.abs(kernel).max() / 127
+        steps = found / np.where(scale > 0, scale, 1)
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
+        assert (np.abs(found - kernel) <= np.asarray(scale) / 2 + 1e-6).all()
+        assert not found[..., 2].any()
+
+
+def test_empirical_correction_gives_every_layer_its_float_mean():
+    folded = fold_batch_norms(*deeplab())
+    batch = scenes(3)
+    done = correct_empirically(folded.description, folded.arrays, [batch], {}, per_channel=False)
+    assert len(done.corrections) == 66
+    assert done.left == ()
+    rounded = dict(done.arrays)
+    for node in folded.description.nodes:
+        for name in ("kernel", "depthwise_kernel"):
+            if (key := f"{node.name}/{name}") in rounded:
+                rounded[key] = quantize_kernel(node, rounded[key], per_channel=False)
+    means: list[dict] = []
+    for arrays in (folded.arrays, rounded):
+        means.append({})
+        walk(
+            folded.description,
+            arrays,
+            batch,
+            lambda value: means[-1].update({value.node.name: np.mean(value.linear, (0, 1, 2))}),
+        )
+    for name in ("Conv1", "block_3_depthwise", "block_8_project", "logits"):
+        scale = np.abs(means[0][name]).max()
+        np.testing.assert_allclose(means[1][name], means[0][name], atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("method", [BiasMethod.EMPIRICAL, BiasMethod.ANALYTIC])
+def test_correction_brings_a_per_tensor_network_closer(method):
+    """On scenes that the correction did not see."""
+    folded = fold_batch_norms(*deeplab())
+    fresh = scenes(8)[4:]
+    expected = np.asarray(built(folded.description, folded.arrays)(fresh))
+    quality = []
+    if method is BiasMethod.EMPIRICAL:
+        done = correct_empirically(folded.description, folded.arrays, [scenes(4)], {}, False)
+    else:
+        done = correct_analytically(folded.description, folded.arrays, folded.statistics, False)
+    for arrays in (folded.arrays, done.arrays):
+        rounded = dict(arrays)
+        for node in folded.description.nodes:
+            for name in ("kernel", "depthwise_kernel"):
+                if (key := f"{node.name}/{name}") in rounded:
+                    rounded[key] = quantize_kernel(node, rounded[key], per_channel=False)
+        quality.append(snr_db(expected, np.asarray(built(folded.description, rounded)(fresh))))
+    assert quality[1] > quality[0] + 1
+
+
+@pytest.mark.slow
+def test_steps_together_help_and_are_reported():
+    model, photos = trained_float_model(), scenes(8)
+    expected = np.asarray(model(photos[4:]))
+    found = {}
+    for name, plan in {
+        "naive": PostTraining(per_channel=False),
+        "steps": PostTraining(
+            per_channel=False,
+            equalize=True,
+            relu6=Relu6.EXACT,
+            absorb=True,
+            bias=BiasMethod.EMPIRICAL,
+        ),
+    }.items():
+        done = quantize_post_training(model, plan, [photos[:4]], INPUT_RANGE)
+        found[name] = snr_db(expected, np.asarray(done.model(photos[4:], training=False)))
+    assert found["steps"] > found["naive"] + 3
+    assert any("66 biases corrected (empirical)" in line for line in done.report)
+    assert any("not equalized: block_1_project: 2 layers read it" in line for line in done.report)
+    assert np.isfinite(list(done.ranges.values())).all()
+
+
+def test_no_photos_are_refused():
+    with pytest.raises(ValueError, match="no calibration images"):
+        quantize_post_training(trained_float_model(), PostTraining(), [], INPUT_RANGE)
