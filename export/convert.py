@@ -26,12 +26,14 @@ class Conversion:
         spec: what to make of it.
         calibration_file: `.npy` of uint8 [count, height, width, channels], or None.
         preprocessing: normalization of calibration images.
+        planned: the graph carries its own ranges though the variant is a calibrated one.
     """
 
     saved_model: pathlib.Path
     spec: FileSpec
     calibration_file: pathlib.Path | None
     preprocessing: Preprocessing
+    planned: bool = False
 
 
 def convert(conversion: Conversion) -> bytes:
@@ -46,13 +48,13 @@ def convert(conversion: Conversion) -> bytes:
     import tensorflow as tf  # noqa: PLC0415 - only children that convert load it
 
     spec = conversion.spec
-    rule = RULES[spec.variant]
+    calibrated = RULES[spec.variant].calibrated and not conversion.planned
     converter = tf.lite.TFLiteConverter.from_saved_model(str(conversion.saved_model))
     if spec.variant is not Variant.FLOAT32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if spec.variant is Variant.FLOAT16:
         converter.target_spec.supported_types = [tf.float16]
-    if rule.calibrated:
+    if calibrated:
         if conversion.calibration_file is None:
             raise ValueError(f"{spec.variant.value} needs calibration images; none were given")
         images = np.load(conversion.calibration_file, mmap_mode="r")
@@ -62,7 +64,7 @@ def convert(conversion: Conversion) -> bytes:
     if spec.variant in (Variant.INT8, Variant.QAT_INT8):
         # Restricting the operators would demand a representative set, which a quantization-aware
         # graph does not need; the gate looks for floats in both.
-        if rule.calibrated:
+        if calibrated:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = _tensorflow_type(spec.input_dtype)
         converter.inference_output_type = (

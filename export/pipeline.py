@@ -13,13 +13,14 @@ from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.quantization.post_training import PostTrained, PostTraining, quantize_post_training
 from deeplab_tf.training.run_folder import Phase
 from export import gate
 from export.calibration import Calibration, calibrate
 from export.convert import Conversion, ConverterProcess
-from export.freeze import write_saved_model
+from export.freeze import freeze_model, write_saved_model
 from export.source import Source
-from export.variants import RULES, FileSpec
+from export.variants import RULES, FileSpec, Variant
 from tflite_tools.graph import read_graph
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
@@ -40,6 +41,7 @@ class ExportPlan:
         calibration_dataset: split that images are chosen from, or None.
         calibration_images, calibration_seed: how many, and which.
         overwrite: replace files that exist.
+        post_training: steps that int8 files are made by; None: the converter calibrates alone.
     """
 
     output_dir: pathlib.Path
@@ -52,6 +54,7 @@ class ExportPlan:
     calibration_images: int = 100
     calibration_seed: int = 0
     overwrite: bool = False
+    post_training: PostTraining | None = None
 
     def __post_init__(self):
         names = [spec.file_name for spec in self.files]
@@ -100,34 +103,74 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
     ):
         folder = pathlib.Path(scratch)
         calibration_file, calibration = _calibrate(plan, folder)
-        saved_models: dict[tuple, pathlib.Path] = {}
+        graphs = _Graphs(source, plan, folder, calibration_file)
         results = []
         for spec in plan.files:
             rule = RULES[spec.variant]
-            phase = Phase.QUANTIZED if rule.quantization_aware else Phase.FLOAT
             try:
-                key = (phase, spec.head)
-                if key not in saved_models:
-                    path = folder / f"{phase.value}_{spec.head.value}"
-                    frozen = source.frozen(phase, spec.head, plan.height, plan.width)
-                    write_saved_model(frozen, path)
-                    if spec.head is plan.files[0].head:
-                        _write_beside(frozen, plan, plan.output_dir / SAVED_MODELS[phase])
-                    saved_models[key] = path
                 conversion = Conversion(
-                    saved_models[key],
+                    graphs.saved_model(spec),
                     spec,
                     calibration_file if rule.calibrated else None,
                     plan.preprocessing,
+                    planned=graphs.planned(spec),
                 )
                 content = converter.convert(conversion)
                 record = calibration if rule.calibrated else None
-                results.append(_place(plan, source, spec, content, record))
+                steps = graphs.steps if graphs.planned(spec) else None
+                results.append(_place(plan, source, spec, content, record, steps))
             except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
                 cause = " ".join(str(error).split())
                 results.append(ExportedFile(spec, None, cause))
             _log(results[-1])
     return results
+
+
+class _Graphs:
+    """The frozen graphs that files are made from, each made once."""
+
+    def __init__(self, source: Source, plan: ExportPlan, folder: pathlib.Path, photos):
+        self._source, self._plan, self._folder, self._photos = source, plan, folder, photos
+        self._paths: dict[tuple, pathlib.Path] = {}
+        self._post_trained: PostTrained | None = None
+
+    def planned(self, spec: FileSpec) -> bool:
+        """Whether a file is made by the post-training steps of the plan."""
+        return self._plan.post_training is not None and spec.variant is Variant.INT8
+
+    @property
+    def steps(self) -> dict | None:
+        """For the manifest: which steps, and what each did."""
+        if self._post_trained is None or self._plan.post_training is None:
+            return None
+        return {**self._plan.post_training.to_json(), "report": self._post_trained.report}
+
+    def saved_model(self, spec: FileSpec) -> pathlib.Path:
+        plan = self._plan
+        phase = Phase.QUANTIZED if RULES[spec.variant].quantization_aware else Phase.FLOAT
+        kind = "post_trained" if self.planned(spec) else phase.value
+        path = self._folder / f"{kind}_{spec.head.value}"
+        if (kind, spec.head) not in self._paths:
+            frozen = self._frozen(spec, phase)
+            write_saved_model(frozen, path)
+            if spec.head is plan.files[0].head and not self.planned(spec):
+                _write_beside(frozen, plan, plan.output_dir / SAVED_MODELS[phase])
+            self._paths[kind, spec.head] = path
+        return path
+
+    def _frozen(self, spec: FileSpec, phase: Phase):
+        plan, source = self._plan, self._source
+        if plan.post_training is None or not self.planned(spec):
+            return source.frozen(phase, spec.head, plan.height, plan.width)
+        if self._post_trained is None:
+            photos = plan.preprocessing.normalize(np.load(self._photos))
+            self._post_trained = quantize_post_training(
+                source.float_model(plan.height, plan.width),
+                plan.post_training,
+                [photos[start : start + 4] for start in range(0, len(photos), 4)],
+                plan.preprocessing.input_range,
+            )
+        return freeze_model(self._post_trained.model, spec.head, source.logits_alignment)
 
 
 def _write_beside(frozen, plan: ExportPlan, folder: pathlib.Path) -> None:
@@ -160,7 +203,12 @@ def _calibrate(plan: ExportPlan, folder: pathlib.Path):
 
 
 def _place(
-    plan: ExportPlan, source: Source, spec: FileSpec, content: bytes, record: Calibration | None
+    plan: ExportPlan,
+    source: Source,
+    spec: FileSpec,
+    content: bytes,
+    record: Calibration | None,
+    steps: dict | None,
 ) -> ExportedFile:
     """Checks a finished file and moves it, with its manifest, under its final name."""
     final = plan.output_dir / spec.file_name
@@ -168,12 +216,12 @@ def _place(
         temporary.write_bytes(content)
         if faults := gate.check_file(temporary, spec, plan.preprocessing):
             raise RuntimeError("refused by the gate: " + "; ".join(faults))
-        manifest = _manifest(plan, source, spec, temporary, content, record)
+        manifest = _manifest(plan, source, spec, temporary, content, record, steps)
     manifest.write(manifest_path(final))
     return ExportedFile(spec, final, "", len(content))
 
 
-def _manifest(plan, source, spec, path, content, record) -> Manifest:
+def _manifest(plan, source, spec, path, content, record, steps) -> Manifest:
     graph = read_graph(path)
     shape = graph.tensors[graph.outputs[0]].shape
     if len(shape) == 4 and shape[-1] > 1 and shape[-1] != plan.label_set.num_classes:
@@ -198,6 +246,7 @@ def _manifest(plan, source, spec, path, content, record) -> Manifest:
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},
         sha256=sha256_of(content),
         size_bytes=len(content),
+        quantization=steps,
     )
 
 

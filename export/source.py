@@ -10,6 +10,7 @@ import h5py
 import tf_keras as keras
 
 from deeplab_tf.models.registry import build_network
+from deeplab_tf.models.resize import Alignment
 from deeplab_tf.quantization.apply import (
     WRAPPER_PREFIX,
     is_quantizer_variable,
@@ -42,6 +43,22 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
         """Concrete function float32 [1, height, width, channels] -> one output."""
+
+    @property
+    def logits_alignment(self) -> Alignment:
+        """How logits are brought to the photo's size."""
+        return Alignment.HALF_PIXEL
+
+    def float_model(self, height: int, width: int) -> keras.Model:
+        """The float network as one flat Functional graph that ends in logits.
+
+        Raises:
+            ValueError: the source is no Keras network.
+        """
+        raise ValueError(
+            f"{self.description} is no Keras network: post-training steps need --run_dir or "
+            "--keras_file"
+        )
 
 
 @dataclasses.dataclass
@@ -93,9 +110,16 @@ class RunSource(Source):
             fit_weight_ranges(model)
         return model
 
+    @property
+    def logits_alignment(self) -> Alignment:
+        return self._config.model.logits_alignment
+
+    def float_model(self, height: int, width: int) -> keras.Model:
+        return self.model(Phase.FLOAT, height, width)
+
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
-        alignment = self._config.model.logits_alignment
-        return freeze.freeze_model(self.model(phase, height, width), head, alignment)
+        model = self.model(phase, height, width)
+        return freeze.freeze_model(model, head, self.logits_alignment)
 
 
 @dataclasses.dataclass
@@ -118,9 +142,14 @@ class KerasFileSource(Source):
             )
         return freeze.freeze_model(self._resized(height, width), head)
 
+    def float_model(self, height: int, width: int) -> keras.Model:
+        return self._resized(height, width)
+
     def _resized(self, height: int, width: int) -> keras.Model:
         image = keras.Input((height, width, self._model.input_shape[-1]))
-        return keras.Model(image, self._model(image))
+        model = keras.models.clone_model(self._model, input_tensors=image)
+        model.set_weights(self._model.get_weights())
+        return model
 
 
 @dataclasses.dataclass

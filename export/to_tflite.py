@@ -13,6 +13,9 @@ from deeplab_tf import command
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
+from deeplab_tf.quantization.equalization import Relu6
+from deeplab_tf.quantization.post_training import BiasMethod, PostTraining
+from deeplab_tf.quantization.range_choice import RangeMethod
 from deeplab_tf.training.run_folder import RunFolder
 from export.variants import RULES, Head, IoDtype, Variant, plan_files
 
@@ -50,7 +53,33 @@ def _define_flags() -> None:
     flags.DEFINE_list("mean", "128,128,128", _NO_RUN + "pixel mean of each channel.")
     flags.DEFINE_list("std", "128,128,128", _NO_RUN + "pixel divisor of each channel.")
     flags.DEFINE_string("labels", "", _NO_RUN + "text file, a class name a line.")
+    _define_post_training_flags()
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+
+
+def _define_post_training_flags() -> None:
+    relu6 = [member.value for member in Relu6]
+    flags.DEFINE_bool("per_channel", True, "int8: one weight scale a channel; off: one a kernel.")
+    flags.DEFINE_bool("equalize", False, "int8: equalize the ranges of neighbouring kernels.")
+    flags.DEFINE_enum("equalize_relu6", "exact", relu6, "int8: what becomes of ReLU6 then.")
+    flags.DEFINE_bool("absorb_biases", False, "int8: move high biases into the next layer.")
+    methods = [member.value for member in BiasMethod]
+    flags.DEFINE_enum("correct_biases", "none", methods, "int8: undo shifts of a layer's mean.")
+    methods = [member.value for member in RangeMethod]
+    flags.DEFINE_enum("activation_ranges", "min_max", methods, "int8: how ranges are chosen.")
+
+
+def _post_training():
+    """The steps that are asked for; None where the converter does it all."""
+    plan = PostTraining(
+        FLAGS.per_channel,
+        FLAGS.equalize,
+        Relu6(FLAGS.equalize_relu6),
+        FLAGS.absorb_biases,
+        BiasMethod(FLAGS.correct_biases),
+        RangeMethod(FLAGS.activation_ranges),
+    )
+    return None if plan == PostTraining() else plan
 
 
 def _numbers(name: str, kind=float):
@@ -185,6 +214,7 @@ def main() -> int:
         or min(DEFAULT_CALIBRATION_IMAGES, len(dataset) if dataset else 0),
         calibration_seed=FLAGS.calibration_seed,
         overwrite=FLAGS.overwrite,
+        post_training=_post_training(),
     )
     results = export_files(source, plan)
     failed = [result for result in results if result.failure]

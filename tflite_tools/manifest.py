@@ -34,6 +34,7 @@ class Manifest:
         versions: of the libraries that made it.
         sha256: of the `.tflite`.
         size_bytes: of the `.tflite`.
+        quantization: post-training steps and what each did, or None.
     """
 
     variant: str
@@ -51,6 +52,7 @@ class Manifest:
     versions: dict
     sha256: str
     size_bytes: int
+    quantization: dict | None = None
 
     def to_json(self) -> dict:
         return {
@@ -76,6 +78,7 @@ class Manifest:
             "versions": self.versions,
             "sha256": self.sha256,
             "size_bytes": self.size_bytes,
+            "quantization": self.quantization,
         }
 
     def write(self, path: pathlib.Path) -> None:
@@ -102,6 +105,7 @@ class Manifest:
             versions=values["versions"],
             sha256=values["sha256"],
             size_bytes=values["size_bytes"],
+            quantization=values.get("quantization"),
         )
 
 
