@@ -34,6 +34,7 @@ class EvaluationOptions:
         latency_repeats, latency_warmup: invokes a file; 0 repeats skips latency.
         limit: samples of the list, or 0 for all.
         mean_over: classes that mIoU is the mean of; empty for all.
+        keep_images: keep the matrix of every sample, for intervals.
     """
 
     processes: int = 2
@@ -42,6 +43,7 @@ class EvaluationOptions:
     latency_warmup: int = 3
     limit: int = 0
     mean_over: tuple[str, ...] = ()
+    keep_images: bool = False
 
     def __post_init__(self):
         if self.processes < 1 or self.num_threads < 1:
@@ -74,6 +76,7 @@ class ModelResult:
         contract: how it was fed and read.
         images: samples scored.
         matrix: int64 [num_classes, num_classes + 1].
+        image_matrices: uint32 [images, num_classes, num_classes + 1], or None.
         agreement: share of pixels with the reference's class, or None without reference.
         constant_images: samples whose prediction was one single class.
         latency: of one invoke, or None.
@@ -86,6 +89,7 @@ class ModelResult:
     contract: ModelContract
     images: int = 0
     matrix: np.ndarray | None = None
+    image_matrices: np.ndarray | None = None
     agreement: float | None = None
     constant_images: int = 0
     latency: LatencyMs | None = None
@@ -102,10 +106,18 @@ class _Score:
     constant: int
     agreeing: int
     pixels: int
+    images: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Matrix of each sample by its number in the chunk, in the total in the list."""
 
 
 def score_samples(
-    runner: ModelRunner, chunk: Chunk, start: int, stop: int, num_classes: int, is_reference: bool
+    runner: ModelRunner,
+    chunk: Chunk,
+    start: int,
+    stop: int,
+    num_classes: int,
+    is_reference: bool,
+    keep_images: bool = False,
 ) -> _Score:
     """Runs in a child: samples start..stop-1 of a chunk."""
     canvas = (runner.contract.height, runner.contract.width)
@@ -116,7 +128,10 @@ def score_samples(
         label = chunk.sample(labels, index)
         on_canvas = runner.class_map(images[index])
         prediction = chunk.placements[canvas][index].restore_label(on_canvas)
-        total.matrix += confusion.confusion_matrix(label, prediction, num_classes)
+        matrix = confusion.confusion_matrix(label, prediction, num_classes)
+        total.matrix += matrix
+        if keep_images:
+            total.images[index] = matrix.astype(np.uint32)
         total.constant += int(np.all(prediction == prediction[0, 0]))
         if is_reference:
             chunk.sample(reference, index)[:] = prediction
@@ -165,7 +180,8 @@ def evaluate(
         pool.broken |= {
             index: result.failure for index, result in enumerate(results) if result.failure
         }
-        score_list(results, dataset, count, pool, pathlib.Path(scratch), reference)
+        folder = pathlib.Path(scratch)
+        score_list(results, dataset, count, pool, folder, reference, options.keep_images)
         for index, failure in pool.broken.items():
             results[index].failure = failure
     if options.latency_repeats:
@@ -216,6 +232,7 @@ def score_list(
     pool: InterpreterPool,
     scratch: pathlib.Path,
     reference: int | None,
+    keep_images: bool = False,
 ) -> None:
     """Fills matrix, agreement and counts of each result from the first `count` samples.
 
@@ -223,6 +240,7 @@ def score_list(
         results: one a contract of the pool, changed in place; those with a failure are skipped.
         scratch: empty folder for decoded samples.
         reference: index of the file that the others are compared with, or None.
+        keep_images: keep the matrix of every sample.
     """
     alive = [index for index, result in enumerate(results) if not result.failure]
     if not alive:
@@ -252,11 +270,12 @@ def score_list(
             if first + CHUNK_IMAGES < count:
                 ahead = decode(first + CHUNK_IMAGES)
             for group in ([reference], [i for i in order if i != reference]):
-                group_tasks = _tasks([i for i in group if i in totals], chunk, dataset, reference)
+                indices = [i for i in group if i in totals]
+                group_tasks = _tasks(indices, chunk, dataset, reference, keep_images)
                 for outcome in pool.run(group_tasks):
                     if outcome.failure:
                         continue
-                    _add(totals[outcome.task.model], outcome.value)  # type: ignore[arg-type]
+                    _add(totals[outcome.task.model], outcome.value, first)  # type: ignore[arg-type]
                     bar.update(outcome.task.arguments[2] - outcome.task.arguments[1])
     with_reference = reference in totals and reference not in pool.broken
     for index, total in totals.items():
@@ -264,23 +283,27 @@ def score_list(
             continue
         result = results[index]
         result.images, result.matrix, result.constant_images = count, total.matrix, total.constant
+        if keep_images:
+            result.image_matrices = np.stack([total.images[number] for number in range(count)])
         if with_reference and index != reference and total.pixels:
             result.agreement = total.agreeing / total.pixels
 
 
-def _tasks(models, chunk, dataset, reference):
+def _tasks(models, chunk, dataset, reference, keep_images):
     for index in models:
         for start in range(0, chunk.count, TASK_IMAGES):
             stop = min(start + TASK_IMAGES, chunk.count)
-            arguments = (chunk, start, stop, dataset.label_set.num_classes, index == reference)
+            classes = dataset.label_set.num_classes
+            arguments = (chunk, start, stop, classes, index == reference, keep_images)
             yield Task(index, score_samples, arguments)
 
 
-def _add(total: _Score, part: _Score) -> None:
+def _add(total: _Score, part: _Score, first: int) -> None:
     total.matrix += part.matrix
     total.constant += part.constant
     total.agreeing += part.agreeing
     total.pixels += part.pixels
+    total.images |= {first + number: matrix for number, matrix in part.images.items()}
 
 
 def measure_all(

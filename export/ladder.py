@@ -1,0 +1,312 @@
+"""What each quantization step gains: one file a rung, all scored in one run.
+
+Every number comes from a real `.tflite` in the interpreter. Differences from float carry a paired
+bootstrap interval over images.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import pathlib
+import time
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from absl import logging
+
+from deeplab_tf import atomic_file
+from deeplab_tf.data import confusion
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.quantization.equalization import Relu6
+from deeplab_tf.quantization.post_training import BiasMethod, PostTraining
+from deeplab_tf.quantization.range_choice import RangeMethod
+from export.pipeline import ExportPlan, export_files
+from export.source import Source
+from export.variants import FileSpec, Head, IoDtype, Variant
+from tflite_tools.bootstrap import Interval, miou_difference
+from tflite_tools.contract import read_contract
+from tflite_tools.evaluation import EvaluationOptions, ModelResult, evaluate
+from tflite_tools.signal_to_noise import signal_to_noise_db
+from tflite_tools.tables import align, versions
+
+REFERENCE = "float32"
+SIGNAL_IMAGES = 12
+"""Images, evenly spread over the list, that the signal-to-noise ratio is measured on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """One way of quantizing.
+
+    Attributes:
+        name: of its row and folder.
+        variant: number format.
+        steps: post-training steps, or None for what the converter does alone.
+        source: network of its own (a quantization-aware run), or None for the common one.
+    """
+
+    name: str
+    variant: Variant
+    steps: PostTraining | None = None
+    source: Source | None = None
+
+
+def post_training_rungs() -> list[Rung]:
+    """The ladder of those who do not retrain; each step keeps those before it."""
+    per_channel, per_tensor = PostTraining(), PostTraining(per_channel=False)
+    both = {
+        name: dataclasses.replace(plan, equalize=True, relu6=Relu6.EXACT)
+        for name, plan in (("channel", per_channel), ("tensor", per_tensor))
+    }
+    absorbed = {name: dataclasses.replace(plan, absorb=True) for name, plan in both.items()}
+    all_steps = {
+        name: dataclasses.replace(plan, bias=BiasMethod.EMPIRICAL)
+        for name, plan in absorbed.items()
+    }
+    corrected = dataclasses.replace(per_channel, bias=BiasMethod.EMPIRICAL)
+    mse = dataclasses.replace(corrected, ranges=RangeMethod.MSE)
+    steps = {
+        "per_tensor": per_tensor,
+        "per_tensor_equalized": both["tensor"],
+        "per_tensor_equalized_absorbed_corrected": all_steps["tensor"],
+        "per_channel": None,
+        "equalized": both["channel"],
+        "equalized_absorbed": absorbed["channel"],
+        "equalized_absorbed_corrected": all_steps["channel"],
+        "corrected": corrected,
+        "corrected_mse": mse,
+    }
+    return [
+        Rung(REFERENCE, Variant.FLOAT32),
+        *(Rung(name, Variant.INT8, plan) for name, plan in steps.items()),
+        Rung("int16x8", Variant.INT16X8),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """A comparison.
+
+    Attributes:
+        source: the float network.
+        rungs: ways of quantizing it, the reference among them.
+        plan: size, labels, calibration; its files and folder are replaced for each rung.
+        evaluation: list that is scored.
+        options: of the evaluation.
+    """
+
+    source: Source
+    rungs: list[Rung]
+    plan: ExportPlan
+    evaluation: SegmentationDataset
+    options: EvaluationOptions
+
+    def __post_init__(self):
+        names = [rung.name for rung in self.rungs]
+        if REFERENCE not in names or len(set(names)) < len(names):
+            raise ValueError(f"rungs need {REFERENCE} and names of their own; got {names}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is known of a rung.
+
+    Attributes:
+        name: of the rung.
+        result: scores, or None where no file came out.
+        difference: of mIoU from float, or None for float itself.
+        snr_db: of the logits against float's, or None likewise.
+        minutes: that making the file took.
+        failure: cause, or "".
+    """
+
+    name: str
+    result: ModelResult | None
+    difference: Interval | None
+    snr_db: float | None
+    minutes: float
+    failure: str
+
+
+def climb(ladder: Ladder) -> list[Row]:
+    """Makes every rung's file and scores all; a rung that fails costs its row."""
+    made, minutes, failures = {}, {}, {}
+    for rung in ladder.rungs:
+        started = time.monotonic()
+        plan = dataclasses.replace(
+            ladder.plan,
+            output_dir=ladder.plan.output_dir / rung.name,
+            files=[FileSpec(rung.variant, Head.LOGITS, *_io(rung.variant))],
+            post_training=rung.steps,
+        )
+        (file,) = export_files(rung.source or ladder.source, plan)
+        minutes[rung.name] = (time.monotonic() - started) / 60
+        if file.path is None:
+            failures[rung.name] = file.failure
+        else:
+            made[rung.name] = file.path
+        logging.info("%s: %.1f minutes", rung.name, minutes[rung.name])
+    if REFERENCE not in made:
+        raise RuntimeError(f"no float file to compare with: {failures[REFERENCE]}")
+    names = sorted(made, key=lambda name: name != REFERENCE)
+    contracts = [read_contract(made[name], None, name) for name in names]
+    options = dataclasses.replace(ladder.options, keep_images=True)
+    results = dict(zip(names, evaluate(contracts, ladder.evaluation, options, 0), strict=True))
+    ratios = _ratios(contracts, ladder.evaluation, options)
+    failures |= {name: result.failure for name, result in results.items() if result.failure}
+    classes = options.mean_indices(ladder.evaluation)
+    float_matrices = results[REFERENCE].image_matrices
+    rows = []
+    for rung in ladder.rungs:
+        result, difference = results.get(rung.name), None
+        matrices = result.image_matrices if result is not None else None
+        if matrices is not None and float_matrices is not None and rung.name != REFERENCE:
+            difference = miou_difference(float_matrices, matrices, classes)
+        rows.append(
+            Row(
+                rung.name,
+                result,
+                difference,
+                ratios.get(rung.name),
+                minutes[rung.name],
+                failures.get(rung.name, ""),
+            )
+        )
+    return rows
+
+
+def _io(variant: Variant):
+    integer = variant in (Variant.INT8, Variant.QAT_INT8)
+    return (IoDtype.UINT8, IoDtype.UINT8) if integer else (IoDtype.FLOAT32, IoDtype.FLOAT32)
+
+
+def _ratios(contracts, dataset, options: EvaluationOptions) -> dict[str, float]:
+    count = min(options.limit or len(dataset), len(dataset))
+    step = max(1, count // SIGNAL_IMAGES)
+    values = signal_to_noise_db(contracts, dataset, list(range(0, count, step))[:SIGNAL_IMAGES])
+    return {contract.name: value for contract, value in zip(contracts[1:], values, strict=True)}
+
+
+_HEADER = [
+    *[("quantization", "<"), ("mIoU %", ">"), ("from float", ">"), ("95 % interval", ">")],
+    *[("worst class", ">"), ("dB", ">"), ("MB", ">"), ("ms", ">"), ("minutes", ">")],
+]
+
+
+def ladder_table(rows: list[Row], dataset: SegmentationDataset, options: EvaluationOptions) -> str:
+    """The rows as text; a difference whose interval holds zero is marked ~."""
+    classes = options.mean_indices(dataset)
+    base = next(row.result for row in rows if row.name == REFERENCE)
+    lines = []
+    for row in rows:
+        if row.failure or row.result is None or row.result.matrix is None:
+            lines.append([row.name, "failed", *["-"] * 7])
+            continue
+        score, _ = confusion.mean_iou(row.result.matrix, classes)
+        change = row.difference
+        latency = row.result.latency
+        lines.append(
+            [
+                row.name,
+                f"{100 * score:.2f}",
+                f"{100 * change.difference:+.2f}{'~' if change.is_noise else ''}" if change else "",
+                f"{100 * change.low:+.2f} {100 * change.high:+.2f}" if change else "",
+                _worst_class(row.result, base, dataset) if change else "",
+                f"{row.snr_db:.1f}" if row.snr_db is not None else "",
+                f"{row.result.contract.size_bytes / 1e6:.2f}",
+                f"{latency.median:.1f}" if latency else "-",
+                f"{row.minutes:.1f}",
+            ]
+        )
+    images = base.images if base is not None else 0
+    notes = [
+        f"{dataset.name}, split {dataset.split}, {images} images; ~: zero lies inside the interval "
+        f"(paired bootstrap over images); dB: logits against float's, {SIGNAL_IMAGES} images",
+        *(f"{row.name}: FAILED: {row.failure}" for row in rows if row.failure),
+    ]
+    return "\n\n".join([align(_HEADER, lines), "\n".join(notes)])
+
+
+def _class_changes(result: ModelResult, base: ModelResult | None, dataset) -> dict[str, float]:
+    """IoU less that of float, by class; classes without a union left out."""
+    if result.matrix is None or base is None or base.matrix is None:
+        return {}
+    change = confusion.iou_per_class(result.matrix) - confusion.iou_per_class(base.matrix)
+    names = dataset.label_set.names
+    return {name: float(c) for name, c in zip(names, change, strict=True) if math.isfinite(c)}
+
+
+def _worst_class(result: ModelResult, base, dataset: SegmentationDataset) -> str:
+    changes = _class_changes(result, base, dataset)
+    worst = min(changes, key=lambda name: changes[name])
+    return f"{worst} {100 * changes[worst]:+.2f}"
+
+
+def write_ladder(
+    rows: list[Row],
+    dataset: SegmentationDataset,
+    options: EvaluationOptions,
+    output_dir: pathlib.Path,
+) -> None:
+    """Writes `ladder.json`, `ladder.csv` and `ladder.png`."""
+    classes = options.mean_indices(dataset)
+    base = next(row.result for row in rows if row.name == REFERENCE)
+    documents = []
+    for row in rows:
+        values: dict = {"name": row.name, "minutes": row.minutes, "failure": row.failure}
+        if row.result is not None and row.result.matrix is not None:
+            latency = row.result.latency
+            values |= {
+                "miou": confusion.mean_iou(row.result.matrix, classes)[0],
+                "difference": dataclasses.asdict(row.difference) if row.difference else None,
+                "iou_change": _class_changes(row.result, base, dataset),
+                "snr_db": row.snr_db,
+                "size_bytes": row.result.contract.size_bytes,
+                "latency_ms": latency.median if latency else None,
+                "images": row.result.images,
+            }
+        documents.append(values)
+    text = {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "options": vars(options),
+        "versions": versions(),
+        "rungs": documents,
+    }
+    atomic_file.write_text(output_dir / "ladder.json", json.dumps(text, indent=1) + "\n")
+    atomic_file.write_text(output_dir / "ladder.csv", _csv(documents))
+    _plot(documents, output_dir / "ladder.png")
+
+
+def _csv(documents: list[dict]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    columns = ("name", "miou", "snr_db", "size_bytes", "latency_ms", "minutes", "images", "failure")
+    writer.writerow([*columns, "difference", "low", "high"])
+    for values in documents:
+        change = values.get("difference") or {}
+        ends = [change.get(key, "") for key in ("difference", "low", "high")]
+        writer.writerow([*(values.get(column, "") for column in columns), *ends])
+    return stream.getvalue()
+
+
+def _plot(documents: list[dict], path: pathlib.Path) -> None:
+    """mIoU of each rung, with the interval of its difference from float."""
+    shown = [values for values in documents if "miou" in values]
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(shown) + 1.2), layout="constrained")
+    base = next(values["miou"] for values in shown if values["name"] == REFERENCE)
+    for position, values in enumerate(reversed(shown)):
+        change = values["difference"] or {"low": 0.0, "high": 0.0}
+        ends = [100 * (base + change[key]) for key in ("low", "high")]
+        axes.plot(ends, [position, position], color="tab:blue", linewidth=3, alpha=0.4)
+        axes.plot(100 * values["miou"], position, "o", color="tab:blue")
+    axes.axvline(100 * base, color="gray", linewidth=1)
+    axes.set_yticks(range(len(shown)), [values["name"] for values in reversed(shown)])
+    axes.set_xlabel("mIoU %, line: 95 % interval of the difference from float")
+    with atomic_file.atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
