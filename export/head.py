@@ -23,11 +23,13 @@ def apply_head(
 
     Returns:
         float32 [1, height, width, num_classes] (LOGITS), `logits` (LOGITS_LOW), or
-        uint8 [1, height, width] (ARGMAX, ARGMAX_LOW).
+        uint8 [1, height, width] (ARGMAX, ARGMAX_HALF, ARGMAX_LOW).
     """
     if head is Head.LOGITS_LOW:
         return logits
-    if head is Head.ARGMAX_LOW:
+    if head is Head.ARGMAX_HALF:
+        logits = resize_bilinear(logits, (height + 1) // 2, (width + 1) // 2, alignment)
+    if head in (Head.ARGMAX_HALF, Head.ARGMAX_LOW):
         # The converter has no nearest resize of integers; columns first, so that the second
         # gather copies whole rows.
         columns = nearest_indices(logits.shape[2], width, alignment)

@@ -40,12 +40,15 @@ class Head(enum.Enum):
     """The network's own resolution, for callers that resize themselves."""
     ARGMAX = "argmax"
     """Bilinear resize, then argmax: uint8 [1, height, width] class map."""
+    ARGMAX_HALF = "argmax_half"
+    """Bilinear resize to half the input size, argmax, then nearest: edges fall on every second pixel,
+    for a quarter of the resize and the argmax."""
     ARGMAX_LOW = "argmax_low"
     """Argmax at the network's resolution, then nearest: the fastest class map."""
 
     @property
     def gives_classes(self) -> bool:
-        return self in (Head.ARGMAX, Head.ARGMAX_LOW)
+        return self in (Head.ARGMAX, Head.ARGMAX_HALF, Head.ARGMAX_LOW)
 
 
 @dataclasses.dataclass(frozen=True)

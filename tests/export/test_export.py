@@ -21,6 +21,7 @@ from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
+from deeplab_tf.models.resize import Alignment
 from deeplab_tf.quantization import apply, ranges
 from deeplab_tf.training.config import read_config
 from deeplab_tf.training.initialization import named_arrays
@@ -368,6 +369,12 @@ def test_head_sizes():
     logits = tf.constant(np.random.default_rng(0).normal(size=(1, 4, 6, 3)), tf.float32)
     assert apply_head(logits, Head.LOGITS, 16, 24).shape == (1, 16, 24, 3)
     assert apply_head(logits, Head.LOGITS_LOW, 16, 24).shape == (1, 4, 6, 3)
+    half = apply_head(logits, Head.ARGMAX_HALF, 16, 24)
+    at_half = np.argmax(tf.image.resize(logits, (8, 12)), -1)
+    np.testing.assert_array_equal(half, at_half.repeat(2, 1).repeat(2, 2))
+    # With align-corners the outermost pixels are the outermost logits.
+    corners = apply_head(logits, Head.ARGMAX_HALF, 17, 25, Alignment.ALIGN_CORNERS)
+    np.testing.assert_array_equal(corners[0, ::16, ::24], np.argmax(logits[0, ::3, ::5], -1))
     low = apply_head(logits, Head.ARGMAX_LOW, 16, 24)
     assert (low.shape, low.dtype) == ((1, 16, 24), tf.uint8)
     np.testing.assert_array_equal(low[0, 2::4, 2::4], np.argmax(logits[0], -1))
