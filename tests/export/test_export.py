@@ -1,7 +1,6 @@
 """The export stage on trained weights: what comes out, what the gate refuses, bad input."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -25,6 +24,7 @@ from deeplab_tf.models.resize import Alignment
 from deeplab_tf.quantization import apply, ranges
 from deeplab_tf.training.config import read_config
 from deeplab_tf.training.initialization import named_arrays
+from deeplab_tf.training.run_folder import RunFolder
 from export import freeze, gate, source
 from export.calibration import calibrate, choose_samples
 from export.convert import Conversion, ConverterProcess, convert
@@ -33,7 +33,7 @@ from export.pipeline import export_files
 from export.shrink import BUFFER_ALIGNMENT, share_equal_vectors
 from export.variants import FileSpec, Head, IoDtype, Variant, plan_files
 from tests.export.conftest import TrainedSource, make_plan
-from tests.zoo import CAMVID, LIVE_SIZE, pixels, trained_float_model
+from tests.zoo import CAMVID, LIVE_SIZE, ZOO, pixels, trained_float_model
 from tflite_tools.contract import read_contract
 from tflite_tools.graph import parse_model, read_graph
 from tflite_tools.manifest import read_manifest
@@ -497,10 +497,15 @@ def test_disk_full_leaves_nothing_behind(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model.tflite"]
 
 
-def test_zoo_files_fit_their_manifests():
+@pytest.mark.parametrize("folder", sorted(path.parent for path in ZOO.glob("*/float.npz")))
+def test_zoo_folders_are_runs_and_their_files_fit_their_manifests(folder):
+    run = source.RunSource(RunFolder(folder))
+    model = run.float_model(*read_config(folder).model.padded_size(96, 128))
+    labels = RunFolder(folder).read_labels()
+    assert model.output_shape[-1] == labels.num_classes
     for name in ("int8", "qat_int8"):
-        manifest = read_manifest(CAMVID / f"{name}.tflite")
-        assert json.loads((CAMVID / f"{name}.json").read_text())["labels"][3] == "road"
+        manifest = read_manifest(folder / f"{name}.tflite")
+        assert manifest.label_set == labels
         assert manifest.variant == name
 
 
