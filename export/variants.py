@@ -41,7 +41,7 @@ class Head(enum.Enum):
     ARGMAX = "argmax"
     """Bilinear resize, then argmax: uint8 [1, height, width] class map."""
     ARGMAX_HALF = "argmax_half"
-    """Bilinear resize to half the input size, argmax, then nearest: edges fall on every second pixel,
+    """Bilinear resize to half the input size, argmax, then nearest: edges on every second pixel,
     for a quarter of the resize and the argmax."""
     ARGMAX_LOW = "argmax_low"
     """Argmax at the network's resolution, then nearest: the fastest class map."""
