@@ -79,6 +79,8 @@ def post_training_rungs() -> list[Rung]:
         "equalized_absorbed_corrected": all_steps["channel"],
         "corrected": corrected,
         "corrected_mse": mse,
+        "adaround": dataclasses.replace(per_channel, adaround=True),
+        "adaround_corrected": dataclasses.replace(corrected, adaround=True),
     }
     return [
         Rung(REFERENCE, Variant.FLOAT32),

@@ -65,6 +65,7 @@ def _define_post_training_flags() -> None:
     flags.DEFINE_bool("absorb_biases", False, "int8: move high biases into the next layer.")
     methods = [member.value for member in BiasMethod]
     flags.DEFINE_enum("correct_biases", "none", methods, "int8: undo shifts of a layer's mean.")
+    flags.DEFINE_bool("adaround", False, "int8: learn the rounding of weights; takes minutes.")
     methods = [member.value for member in RangeMethod]
     flags.DEFINE_enum("activation_ranges", "min_max", methods, "int8: how ranges are chosen.")
 
@@ -78,6 +79,7 @@ def _post_training():
         FLAGS.absorb_biases,
         BiasMethod(FLAGS.correct_biases),
         RangeMethod(FLAGS.activation_ranges),
+        FLAGS.adaround,
     )
     return None if plan == PostTraining() else plan
 

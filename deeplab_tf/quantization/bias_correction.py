@@ -74,7 +74,7 @@ def correct_empirically(
     batches: list[np.ndarray],
     ranges: dict[str, tuple[float, float]],
     per_channel: bool = True,
-    rounded: frozenset[str] = frozenset(),
+    reference: dict[str, np.ndarray] | None = None,
 ) -> BiasCorrection:
     """Corrects every layer with a bias, in the order of execution.
 
@@ -87,7 +87,7 @@ def correct_empirically(
             are held in memory at once.
         ranges: {node: (min, max)} of the quantized network's activations.
         per_channel: of the weights.
-        rounded: layers whose kernels are on the integer grid already.
+        reference: the float network's own weights, where those of `arrays` are rounded already.
 
     Raises:
         ValueError: no photos.
@@ -104,7 +104,7 @@ def correct_empirically(
     def visit(value):
         node = value.node
         weights = dict(arrays)
-        if node.kind in WITH_KERNEL and node.name not in rounded:
+        if node.kind in WITH_KERNEL:
             weights[kernel_key(node)] = quantize_kernel(node, arrays[kernel_key(node)], per_channel)
         found = compute(node, [quantized[name] for name in node.inputs], weights)
         if node.kind in WITH_KERNEL:
@@ -123,7 +123,7 @@ def correct_empirically(
             if last_reader[name] == node.name:
                 del quantized[name]
 
-    walk(description, dict(arrays), photos, visit)
+    walk(description, dict(arrays if reference is None else reference), photos, visit)
     return BiasCorrection(arrays, corrections, tuple(left))
 
 

@@ -1,7 +1,8 @@
 """Post-training quantization step by step, for those who cannot or will not retrain.
 
     float network -> fold batch norms -> equalize -> absorb high biases -> choose ranges
-                  -> correct biases -> fake-quantized network with exactly these numbers
+                  -> learn the rounding -> correct biases
+                  -> fake-quantized network with exactly these numbers
 
 Each step is optional and reported. The last network holds the final weights and ranges, so the
 converter has nothing left to decide: the file computes what was planned here.
@@ -18,6 +19,7 @@ from deeplab_tf.models.describe import describe
 from deeplab_tf.models.imported import NetworkDescription, build_imported
 from deeplab_tf.quantization import scheme
 from deeplab_tf.quantization.absorption import absorb_high_biases
+from deeplab_tf.quantization.adaround import AdaRoundOptions, learn_rounding
 from deeplab_tf.quantization.apply import quantize_aware
 from deeplab_tf.quantization.bias_correction import correct_analytically, correct_empirically
 from deeplab_tf.quantization.equalization import Relu6, equalize
@@ -51,6 +53,7 @@ class PostTraining:
         absorb: whether high biases are absorbed.
         bias: how biases are corrected.
         ranges: how activation ranges are chosen.
+        adaround: whether the rounding of weights is learned; minutes, and the photos in memory.
     """
 
     per_channel: bool = True
@@ -59,6 +62,7 @@ class PostTraining:
     absorb: bool = False
     bias: BiasMethod = BiasMethod.NONE
     ranges: RangeMethod = RangeMethod.MIN_MAX
+    adaround: bool = False
 
     def to_json(self) -> dict:
         return {
@@ -133,10 +137,25 @@ def quantize_post_training(
     histograms = observe(description, arrays, names, batches)
     ranges = {name: choose_range(found, plan.ranges) for name, found in histograms.items()}
     report.append(f"{len(ranges)} activation ranges by {plan.ranges.value}")
+    reference = arrays
+    if plan.adaround:
+        learned = learn_rounding(
+            description, arrays, batches, ranges, AdaRoundOptions(), plan.per_channel
+        )
+        arrays = learned.arrays
+        changed, weights = (
+            sum(getattr(layer, name) for layer in learned.layers) for name in ("changed", "weights")
+        )
+        report.append(
+            f"rounding of {len(learned.layers)} layers learned, {changed} of {weights} changed"
+        )
+        report += [f"rounded to nearest: {line}" for line in learned.left]
     corrected = None
     if plan.bias is BiasMethod.EMPIRICAL:
         photos = _first(batches, BIAS_IMAGES)
-        corrected = correct_empirically(description, arrays, photos, ranges, plan.per_channel)
+        corrected = correct_empirically(
+            description, arrays, photos, ranges, plan.per_channel, reference
+        )
     elif plan.bias is BiasMethod.ANALYTIC:
         corrected = correct_analytically(description, arrays, statistics, plan.per_channel)
     if corrected is not None:

@@ -7,7 +7,9 @@ import pytest
 
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.models.walk import walk
+from deeplab_tf.quantization import post_training
 from deeplab_tf.quantization.absorption import absorb_high_biases
+from deeplab_tf.quantization.adaround import AdaRoundOptions
 from deeplab_tf.quantization.bias_correction import (
     clipped_normal_mean,
     correct_analytically,
@@ -16,6 +18,7 @@ from deeplab_tf.quantization.bias_correction import (
 )
 from deeplab_tf.quantization.equalization import Relu6, equalize
 from deeplab_tf.quantization.folding import fold_batch_norms
+from deeplab_tf.quantization.kernels import kernel_key
 from deeplab_tf.quantization.post_training import (
     BiasMethod,
     PostTraining,
@@ -171,6 +174,32 @@ def test_steps_together_help_and_are_reported():
     assert any("66 biases corrected (empirical)" in line for line in done.report)
     assert any("not equalized: block_1_project: 2 layers read it" in line for line in done.report)
     assert np.isfinite(list(done.ranges.values())).all()
+
+
+@pytest.mark.slow
+def test_learned_rounding_survives_to_the_quantized_network(monkeypatch):
+    """The last network rounds weights to where they are: nothing that was learned is lost."""
+    fast = AdaRoundOptions(iterations=60, batch_pixels=256)
+    monkeypatch.setattr(post_training, "AdaRoundOptions", lambda: fast)
+    model, photos = trained_float_model(), scenes(8)
+    expected = np.asarray(model(photos[4:]))
+    found = {}
+    for name, plan in {
+        "nearest": PostTraining(),
+        "learned": PostTraining(adaround=True),
+        "corrected": PostTraining(adaround=True, bias=BiasMethod.EMPIRICAL),
+    }.items():
+        done = quantize_post_training(model, plan, [photos[:4]], INPUT_RANGE)
+        found[name] = snr_db(expected, np.asarray(done.model(photos[4:], training=False)))
+        if name == "nearest":
+            continue
+        assert any("rounding of 66 layers learned" in line for line in done.report)
+        for node in done.description.nodes:
+            if node.kind in ("conv2d", "depthwise_conv2d"):
+                kernel = done.arrays[kernel_key(node)]
+                np.testing.assert_allclose(quantize_kernel(node, kernel), kernel, atol=1e-5)
+    assert found["learned"] > found["nearest"]
+    assert found["corrected"] > found["nearest"]
 
 
 def test_no_photos_are_refused():
