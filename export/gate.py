@@ -11,8 +11,16 @@ _INPUT_SCALE_TOLERANCE = 1e-6
 """Relative; scales are stored as float32, with 6e-8 relative rounding."""
 
 
-def check_file(path: pathlib.Path, spec: FileSpec, preprocessing: Preprocessing) -> list[str]:
+def check_file(
+    path: pathlib.Path, spec: FileSpec, preprocessing: Preprocessing, per_channel: bool = True
+) -> list[str]:
     """Finds what makes a file slow or wrong on a device.
+
+    Args:
+        path: the file.
+        spec: what it should be.
+        preprocessing: that its input must stand for.
+        per_channel: False where one weight scale a kernel was asked for.
 
     Returns:
         one line a fault: operator or tensor, rule, cure. Empty for a good file.
@@ -20,7 +28,8 @@ def check_file(path: pathlib.Path, spec: FileSpec, preprocessing: Preprocessing)
     graph = read_graph(path)
     faults = _space_to_batch(graph) + _unfused_batch_norm(graph)
     if RULES[spec.variant].integer_only:
-        faults += _float_tensors(graph) + _per_tensor_depthwise(graph)
+        faults += _float_tensors(graph)
+        faults += _per_tensor_depthwise(graph) if per_channel else []
     if spec.variant in (Variant.INT8, Variant.QAT_INT8):
         faults += _input_scale(graph, preprocessing)
     return faults

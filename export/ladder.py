@@ -225,9 +225,10 @@ def ladder_table(rows: list[Row], dataset: SegmentationDataset, options: Evaluat
             ]
         )
     images = base.images if base is not None else 0
+    compared = min(images, SIGNAL_IMAGES)
     notes = [
         f"{dataset.name}, split {dataset.split}, {images} images; ~: zero lies inside the interval "
-        f"(paired bootstrap over images); dB: logits against float's, {SIGNAL_IMAGES} images",
+        f"(paired bootstrap over images); dB: logits against float's, {compared} images",
         *(f"{row.name}: FAILED: {row.failure}" for row in rows if row.failure),
     ]
     return "\n\n".join([align(_HEADER, lines), "\n".join(notes)])

@@ -214,7 +214,8 @@ def _place(
     final = plan.output_dir / spec.file_name
     with atomic_file.atomic_path(final) as temporary:
         temporary.write_bytes(content)
-        if faults := gate.check_file(temporary, spec, plan.preprocessing):
+        wanted = plan.post_training.per_channel if plan.post_training and steps else True
+        if faults := gate.check_file(temporary, spec, plan.preprocessing, wanted):
             raise RuntimeError("refused by the gate: " + "; ".join(faults))
         manifest = _manifest(plan, source, spec, temporary, content, record, steps)
     manifest.write(manifest_path(final))
