@@ -248,8 +248,10 @@ def main() -> int:
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     start = initializer(config, _read_folded)
-    names = open_dataset(config.dataset, config.data_dir, config.split).label_set.names
-    teacher = teacher_maker(config, names)
+    teacher = None
+    if config.distillation.teacher:
+        labels = open_dataset(config.dataset, config.data_dir, config.split).label_set
+        teacher = teacher_maker(config, labels.names)
     score = TrainingRun(config, folder, start, initial_ranges(config), teacher).train()
     logging.info("done: validation mIoU %.4f; run folder %s", score, folder.path)
     return 0

@@ -19,7 +19,6 @@ import pathlib
 import zipfile
 from collections.abc import Iterator
 
-import flatbuffers
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
@@ -43,9 +42,9 @@ from deeplab_tf.training.config import read_config
 from deeplab_tf.training.initialization import load_named
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from export.calibration import Calibration, calibrate
-from export.shrink import BUFFER_ALIGNMENT, share_equal_vectors
+from export.shrink import pack
 from export.source import RunSource
-from tflite_tools.graph import FILE_IDENTIFIER, Graph, Operator, read_graph
+from tflite_tools.graph import Graph, Operator, read_graph
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.tables import align
 from tflite_tools.to_keras.contract import InputContract
@@ -784,18 +783,6 @@ def _readers_and_users(model: schema.ModelT) -> tuple[collections.Counter, colle
     return readers, users
 
 
-class _AlignedBuilder(flatbuffers.Builder):
-    """Aligns buffers as the schema demands (force_align), which Python's builder does not."""
-
-    def CreateNumpyVector(self, x):  # noqa: N802 - the base class names it
-        if x.dtype.itemsize > 1:
-            return super().CreateNumpyVector(x)
-        self.StartVector(1, x.size, BUFFER_ALIGNMENT)
-        self.head = self.head - x.size
-        self.Bytes[self.head : self.head + x.size] = x.tobytes()
-        return self.EndVector()
-
-
 def _packed_anew(content: bytes, biases: dict[tuple[int, int], np.ndarray]) -> bytes:
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     readers, users = _readers_and_users(model)
@@ -814,9 +801,7 @@ def _packed_anew(content: bytes, biases: dict[tuple[int, int], np.ndarray]) -> b
             tensor.buffer = len(model.buffers)
             model.buffers.append(schema.BufferT())
         model.buffers[tensor.buffer].data = _as_bytes(bias)
-    builder = _AlignedBuilder(len(content))
-    builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
-    return _with_packed_files(share_equal_vectors(bytes(builder.Output())), content)
+    return _with_packed_files(pack(model, len(content)), content)
 
 
 def _with_packed_files(graph: bytes, original: bytes) -> bytes:

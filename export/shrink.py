@@ -33,6 +33,13 @@ class _SharingBuilder(flatbuffers.Builder):
         return self._written[key]
 
 
+def pack(model: schema.ModelT, initial_size: int) -> bytes:
+    """A model as a file with shared vectors, buffers aligned; `initial_size` in bytes."""
+    builder = _SharingBuilder(initial_size)
+    builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
+    return bytes(builder.Output())
+
+
 def share_equal_vectors(content: bytes) -> bytes:
     """Rewrites a `.tflite` with shared vectors.
 
@@ -41,8 +48,5 @@ def share_equal_vectors(content: bytes) -> bytes:
     Returns:
         the smaller file; `content` itself if sharing gains nothing.
     """
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    builder = _SharingBuilder(len(content))
-    builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
-    shared = bytes(builder.Output())
+    shared = pack(schema.ModelT.InitFromPackedBuf(content, 0), len(content))
     return shared if len(shared) < len(content) else content

@@ -13,7 +13,7 @@ import numpy as np
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.models.walk import walk
 from deeplab_tf.quantization.equalization import Relu6, find_pairs
-from deeplab_tf.quantization.kernels import bias_key, kernel_key
+from deeplab_tf.quantization.kernels import bias_key, kernel_key, response_to_constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ def absorb_high_biases(
         kernel = arrays[kernel_key(second)].astype(np.float64)
         arrays[bias_key(first)] = (arrays[bias_key(first)] - c).astype(np.float32)
         arrays[bias_key(second)] = (
-            arrays[bias_key(second)] + _passed_on(second, kernel, c)
+            arrays[bias_key(second)] + response_to_constant(second, kernel, c)
         ).astype(np.float32)
         if pair.between and by_name[pair.between[0]].kind == "channel_limit":
             key = f"{pair.between[0]}/limit"
@@ -94,14 +94,6 @@ def _why_not(pair, by_name: dict[str, Node], arrays) -> str:
     if pads and max(np.shape(arrays[kernel_key(second)])[:2]) > 1:
         return f"{second.name} pads with zeros"
     return ""
-
-
-def _passed_on(second: Node, kernel: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """W2 c, float64 [out channels of the second layer]."""
-    if second.kind == "dense":
-        return c @ kernel
-    taps = kernel.sum((0, 1))
-    return (taps * c[:, None]).ravel() if second.kind == "depthwise_conv2d" else c @ taps
 
 
 def _observe(description, arrays, names: set[str], batches):

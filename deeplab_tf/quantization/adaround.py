@@ -33,13 +33,11 @@ from deeplab_tf.quantization.kernels import (
     WITH_KERNEL,
     along_outputs,
     bias_key,
+    int8_scales,
     kernel_key,
-    largest_of_outputs,
     output_channels,
 )
 
-LARGEST_STEP = 127
-"""int8 in a narrow range, -127..127."""
 LARGEST_SAMPLE_BYTES = 2**28
 """A layer with wide windows keeps fewer positions, so that its sample stays below this."""
 HELD_OUT_SHARE = 0.2
@@ -272,10 +270,7 @@ class _Grid:
     @classmethod
     def of(cls, node: Node, kernel: np.ndarray, per_channel: bool) -> "_Grid":
         kernel = kernel.astype(np.float64)
-        largest = largest_of_outputs(node, kernel)
-        if not per_channel:
-            largest = np.full_like(largest, largest.max())
-        scales = np.where(largest > 0, largest, LARGEST_STEP) / LARGEST_STEP
+        scales = int8_scales(node, kernel, per_channel)
         return cls(node, kernel / along_outputs(node, kernel, scales), scales)
 
     @property

@@ -16,11 +16,13 @@ import tensorflow as tf
 from deeplab_tf.models.imported import IDENTITY, RESIZE, NetworkDescription, Node
 from deeplab_tf.models.walk import compute, walk
 from deeplab_tf.quantization.kernels import (
+    LARGEST_INT8,
     WITH_KERNEL,
     along_outputs,
     bias_key,
+    int8_scales,
     kernel_key,
-    largest_of_outputs,
+    response_to_constant,
 )
 
 _SAME_MEAN = (
@@ -54,11 +56,9 @@ def quantize_kernel(node: Node, kernel: np.ndarray, per_channel: bool = True) ->
     One scale an output channel, or one for the kernel. A kernel of zeros stays as it is.
     """
     kernel = kernel.astype(np.float64)
-    largest = largest_of_outputs(node, kernel)
-    if not per_channel:
-        largest = np.full_like(largest, largest.max(initial=0.0))
-    scale = along_outputs(node, kernel, np.where(largest > 0, largest, 1.0) / 127)
-    return (np.clip(np.rint(kernel / scale), -127, 127) * scale).astype(np.float32)
+    scale = along_outputs(node, kernel, int8_scales(node, kernel, per_channel))
+    steps = np.clip(np.rint(kernel / scale), -LARGEST_INT8, LARGEST_INT8)
+    return (steps * scale).astype(np.float32)
 
 
 def quantize_activation(value, low: float, high: float):
@@ -153,7 +153,7 @@ def correct_analytically(
             else:
                 kernel = arrays[kernel_key(node)].astype(np.float64)
                 error = quantize_kernel(node, kernel, per_channel) - kernel
-                shift = -_response(node, error, given[0])
+                shift = -response_to_constant(node, error, given[0])
                 corrections[node.name] = shift
                 arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
             if node.name in normal:
@@ -163,16 +163,6 @@ def correct_analytically(
             if node.kind == IDENTITY and node.inputs[0] in normal:
                 normal[node.name] = normal[node.inputs[0]]
     return BiasCorrection(arrays, corrections, tuple(left))
-
-
-def _response(node: Node, kernel: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """What a kernel makes of a constant input, [out channels]; borders are not considered."""
-    if node.kind == "dense":
-        return mean @ kernel
-    taps = kernel.sum((0, 1))
-    if node.kind == "depthwise_conv2d":
-        return (taps * mean[:, None]).ravel()
-    return taps @ mean if node.kind == "conv2d_transpose" else mean @ taps
 
 
 def _mean_behind(node: Node, given, normal, arrays):

@@ -13,6 +13,10 @@ from deeplab_tf.models.imported import Node
 WITH_KERNEL = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "dense")
 
 
+LARGEST_INT8 = 127
+"""int8 in a narrow range, -127..127."""
+
+
 def kernel_key(node: Node) -> str:
     """ "name/kernel" of a node's array."""
     return f"{node.name}/{'depthwise_kernel' if node.kind == 'depthwise_conv2d' else 'kernel'}"
@@ -45,6 +49,35 @@ def along_outputs(node: Node, kernel: np.ndarray, values: np.ndarray) -> np.ndar
 def along_inputs(node: Node, values: np.ndarray) -> np.ndarray:
     """Values [in channels] in a shape that broadcasts over the kernel of an ungrouped node."""
     return values if node.kind == "conv2d_transpose" else values[:, None]
+
+
+def response_to_constant(node: Node, kernel: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """What a kernel makes of an input that is the same at every pixel; borders not considered.
+
+    Args:
+        value: of each input channel, [in channels].
+
+    Returns:
+        [out channels].
+    """
+    if node.kind == "dense":
+        return value @ kernel
+    taps = kernel.sum((0, 1))
+    if node.kind == "depthwise_conv2d":
+        return (taps * value[:, None]).ravel()
+    return taps @ value if node.kind == "conv2d_transpose" else value @ taps
+
+
+def int8_scales(node: Node, kernel: np.ndarray, per_channel: bool) -> np.ndarray:
+    """max |kernel| / 127 of each output channel, or of the kernel; 1 where all weights are 0.
+
+    Returns:
+        float64 [out channels].
+    """
+    largest = largest_of_outputs(node, kernel.astype(np.float64))
+    if not per_channel:
+        largest = np.full_like(largest, largest.max(initial=0.0))
+    return np.where(largest > 0, largest, LARGEST_INT8) / LARGEST_INT8
 
 
 def largest_of_outputs(node: Node, kernel: np.ndarray) -> np.ndarray:
