@@ -16,6 +16,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from deeplab_tf.models.config import IMPORTED, OUTPUT_STRIDES, Aspp, ModelConfig
 from deeplab_tf.models.registry import NETWORKS
+from deeplab_tf.quantization.apply import QatScheme
 from deeplab_tf.training.config import Distribution, TrainingConfig, read_config
 from deeplab_tf.training.distillation import Distillation, DistillLoss
 from deeplab_tf.training.losses import ClassWeighting
@@ -39,6 +40,8 @@ _SAME_NAME = (  # flags that are fields of TrainingConfig as they are
     "label_smoothing",
     "freeze_batch_norm",
     "quantize_freeze_batch_norm",
+    "quantize_weight_average",
+    "parity_interval",
     "init_from",
     "backbone_weights",
     "seed",
@@ -73,6 +76,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("run_dir", None, "Folder of the run; made if missing.", required=True)
     _define_model_flags()
     _define_step_flags()
+    _define_quantized_phase_flags()
     _define_start_flags()
     _define_distillation_flags()
 
@@ -119,8 +123,23 @@ def _define_step_flags() -> None:
     flags.DEFINE_bool("flip", _AUGMENTATION.flip, "Mirror half of the examples.")
     flags.DEFINE_float("color_jitter", _AUGMENTATION.color_jitter, "Colour change; 0 is off.")
     flags.DEFINE_bool("freeze_batch_norm", False, "Freeze batch norms in the float phase.")
+
+
+def _define_quantized_phase_flags() -> None:
     flags.DEFINE_bool(
         "quantize_freeze_batch_norm", True, "Freeze batch norms in the quantized phase."
+    )
+    flags.DEFINE_enum(
+        "quantize_scheme",
+        _RUN.quantize_scheme.value,
+        [member.value for member in QatScheme],
+        "Whose choice of quantized tensors; tfmot_default is there to compare with.",
+    )
+    flags.DEFINE_float(
+        "quantize_weight_average", 0.0, "Decay of a moving average of the weights; 0 = none."
+    )
+    flags.DEFINE_integer(
+        "parity_interval", 0, "Steps between conversions that are compared with the network."
     )
 
 
@@ -179,6 +198,7 @@ def config_from_flags() -> TrainingConfig:
         crop_width=crop[1],
         optimizer=OptimizerName(FLAGS.optimizer),
         class_weighting=ClassWeighting(FLAGS.class_weights),
+        quantize_scheme=QatScheme(FLAGS.quantize_scheme),
         distribution=Distribution(FLAGS.distribution),
         distillation=Distillation(
             FLAGS.teacher,
@@ -236,6 +256,19 @@ def _read_folded(path: pathlib.Path):
     return read_convolutions(read_graph(path))
 
 
+def _parity_check(config: TrainingConfig):
+    """The comparison with the interpreter, which training itself may not know."""
+    if not config.parity_interval:
+        return None
+    from export.parity import measure_parity  # noqa: PLC0415
+
+    def check(model, photos):
+        found = measure_parity(model, photos, config.preprocessing, config.model.logits_alignment)
+        return {"argmax_agreement": found.agreement, "snr_db": found.snr_db}
+
+    return check
+
+
 def main() -> int:
     config = config_from_flags()
     from deeplab_tf.training.loop import TrainingRun  # noqa: PLC0415 - flags are checked first
@@ -252,7 +285,8 @@ def main() -> int:
     if config.distillation.teacher:
         labels = open_dataset(config.dataset, config.data_dir, config.split).label_set
         teacher = teacher_maker(config, labels.names)
-    score = TrainingRun(config, folder, start, initial_ranges(config), teacher).train()
+    run = TrainingRun(config, folder, start, initial_ranges(config), teacher, _parity_check(config))
+    score = run.train()
     logging.info("done: validation mIoU %.4f; run folder %s", score, folder.path)
     return 0
 

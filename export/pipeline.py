@@ -215,8 +215,11 @@ def _place(
     with atomic_file.atomic_path(final) as temporary:
         temporary.write_bytes(content)
         wanted = plan.post_training.per_channel if plan.post_training and steps else True
-        if faults := gate.check_file(temporary, spec, plan.preprocessing, wanted):
+        faults = gate.check_file(temporary, spec, plan.preprocessing, wanted)
+        if faults and not source.tolerated:
             raise RuntimeError("refused by the gate: " + "; ".join(faults))
+        for fault in faults:
+            logging.warning("%s: %s", spec.file_name, fault)
         manifest = _manifest(plan, source, spec, temporary, content, record, steps)
     manifest.write(manifest_path(final))
     return ExportedFile(spec, final, "", len(content))

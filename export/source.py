@@ -13,6 +13,7 @@ from deeplab_tf.models.registry import build_network
 from deeplab_tf.models.resize import Alignment
 from deeplab_tf.quantization.apply import (
     WRAPPER_PREFIX,
+    QatScheme,
     is_quantizer_variable,
     quantize_aware,
 )
@@ -34,11 +35,13 @@ class Source(abc.ABC):
         description: for the manifest.
         quantization_aware: whether a quantization-aware graph exists beside the float one.
         choosable_heads: False where the graph ends in a head of its own.
+        tolerated: whether the gate's faults are only told: a scheme that is there to compare with.
     """
 
     description: str
     quantization_aware: bool = False
     choosable_heads: bool = False
+    tolerated: bool = False
 
     @abc.abstractmethod
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
@@ -77,6 +80,7 @@ class RunSource(Source):
                 "give --checkpoint=best if it has validated once"
             )
         self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
+        self.tolerated = self._config.quantize_scheme is QatScheme.TFMOT_DEFAULT
         self.description = f"{self._config.model.describe()}, {self._config.dataset}"
 
     def _weights(self, phase: Phase) -> pathlib.Path:
@@ -91,7 +95,10 @@ class RunSource(Source):
         model = build_network(self._config.model, height, width)
         stored = self._weights(phase)
         if phase is Phase.QUANTIZED:
-            model = quantize_aware(model, self._config.preprocessing.input_range)
+            config = self._config
+            model = quantize_aware(
+                model, config.preprocessing.input_range, qat_scheme=config.quantize_scheme
+            )
             arrays = read_weights(stored)
         elif stored.is_file() and self._config.quantize_delay_step != 0:
             arrays = read_weights(stored)

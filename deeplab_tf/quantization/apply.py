@@ -6,17 +6,32 @@
 4. float weights are copied in, weight ranges follow from them
 """
 
+import enum
+
 import numpy as np
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 from deeplab_tf.quantization import scheme
+from deeplab_tf.quantization.stock import quantize_aware_stock
 
 WRAPPER_PREFIX = "quant_"
 
 
+class QatScheme(enum.Enum):
+    """Who decides which tensors are quantized, and how."""
+
+    PLANNED = "planned"
+    """This project's plan: per channel everywhere, ranges from calibration."""
+    TFMOT_DEFAULT = "tfmot_default"
+    """tfmot's defaults, to compare with: per tensor for depthwise, ranges from +-6."""
+
+
 def quantize_aware(
-    model: keras.Model, input_range: tuple[float, float], per_channel: bool = True
+    model: keras.Model,
+    input_range: tuple[float, float],
+    per_channel: bool = True,
+    qat_scheme: QatScheme = QatScheme.PLANNED,
 ) -> keras.Model:
     """Builds the quantization-aware twin of a float network. Its weights are new.
 
@@ -24,6 +39,7 @@ def quantize_aware(
         model: flat Functional graph of stock layers.
         input_range: smallest and largest normalized pixel.
         per_channel: one weight range a channel; False: one a kernel.
+        qat_scheme: whose; tfmot's default takes neither of the two above.
 
     Returns:
         the same function signature; layers are named "quant_<float name>".
@@ -31,6 +47,8 @@ def quantize_aware(
     Raises:
         ValueError: a layer that the scheme does not know.
     """
+    if qat_scheme is QatScheme.TFMOT_DEFAULT:
+        return quantize_aware_stock(model, WRAPPER_PREFIX)
     plans = scheme.plan_layers(model)
 
     def annotate(layer):

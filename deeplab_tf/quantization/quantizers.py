@@ -58,6 +58,10 @@ class PerTensorWeightQuantizer(quantizers.LastValueQuantizer):
         return kernel
 
 
+KERNEL_QUANTIZERS = (ConvolutionWeightQuantizer, DepthwiseWeightQuantizer, PerTensorWeightQuantizer)
+"""Those whose ranges follow the kernel."""
+
+
 class FixedRangeQuantizer(quantizers.Quantizer):
     """Per tensor, over a range that is known and never learned."""
 

@@ -9,16 +9,19 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.quantization.apply import load_float_weights, short_name, wrapped_layers
+from deeplab_tf.quantization.quantizers import KERNEL_QUANTIZERS
 
 
 def fit_weight_ranges(model: keras.Model) -> None:
     """Sets each weight's range to what its kernel now holds, symmetric.
 
     tfmot stores the ranges of the step before the last update; a file converted from those
-    would clip the last update away.
+    would clip the last update away. Quantizers of tfmot's default scheme are left alone.
     """
     for wrapper in wrapped_layers(model).values():
         for kernel, quantizer, variables in getattr(wrapper, "_weight_vars", []):
+            if not isinstance(quantizer, KERNEL_QUANTIZERS):
+                continue
             channels_last = quantizer.channels_last(kernel)
             axes = [0, 1, 2] if quantizer.per_axis else None
             largest = tf.reduce_max(tf.abs(channels_last), axis=axes)
@@ -55,6 +58,16 @@ def observe_ranges(model: keras.Model, names: list[str], batches) -> dict[str, t
         name: (min(float(low), 0.0), max(float(high), 0.0))
         for name, (low, high) in zip(names, mean, strict=True)
     }
+
+
+def learned_ranges(model: keras.Model) -> dict[str, tuple[float, float]]:
+    """{float layer: (min, max)} of the activations of a quantization-aware network."""
+    found = {}
+    for name, wrapper in wrapped_layers(model).items():
+        ends = {short_name(variable): variable for variable in wrapper.weights}
+        if "output_min" in ends:
+            found[name] = tuple(float(ends[key].numpy()) for key in ("output_min", "output_max"))
+    return found
 
 
 def fill_ranges(

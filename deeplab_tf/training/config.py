@@ -9,6 +9,7 @@ import pathlib
 from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.quantization.apply import QatScheme
 from deeplab_tf.training.distillation import Distillation
 from deeplab_tf.training.losses import ClassWeighting
 from deeplab_tf.training.schedules import OptimizerName
@@ -53,6 +54,11 @@ class TrainingConfig:
         label_smoothing: share of the target spread over all classes.
         freeze_batch_norm: keep batch-norm statistics and parameters in the float phase.
         quantize_freeze_batch_norm: likewise in the quantization-aware phase.
+        quantize_scheme: which tensors are quantized, and how.
+        quantize_weight_average: decay of a moving average of the weights in that phase, which is
+            what is validated and kept; 0 = none.
+        parity_interval: steps between conversions in that phase, each compared with the network
+            in training; 0 = none.
         distillation: the teacher, if any.
         init_from: run folder or weights file to start from, layer by layer.
         backbone_weights: "imagenet", "none" or a file.
@@ -85,6 +91,9 @@ class TrainingConfig:
     class_weighting: ClassWeighting = ClassWeighting.NONE
     freeze_batch_norm: bool = False
     quantize_freeze_batch_norm: bool = True
+    quantize_scheme: QatScheme = QatScheme.PLANNED
+    quantize_weight_average: float = 0.0
+    parity_interval: int = 0
     distillation: Distillation = dataclasses.field(default_factory=Distillation)
     init_from: str = ""
     backbone_weights: str = "none"
@@ -117,7 +126,12 @@ class TrainingConfig:
         for name in ("learning_rate", "quantize_learning_rate"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}")
-        for name in ("weight_decay", "decay_power", "warmup_steps"):
+        if not 0 <= self.quantize_weight_average < 1:
+            raise ValueError(
+                "quantize_weight_average must be 0 (none) to below 1; got "
+                f"{self.quantize_weight_average}"
+            )
+        for name in ("weight_decay", "decay_power", "warmup_steps", "parity_interval"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
         random_start = not self.init_from and self.backbone_weights == "none"
@@ -170,6 +184,9 @@ class TrainingConfig:
                 if "distillation" in values
                 else Distillation(),
                 "optimizer": OptimizerName(values["optimizer"]),
+                "quantize_scheme": QatScheme(
+                    values.get("quantize_scheme", QatScheme.PLANNED.value)
+                ),
                 "class_weighting": ClassWeighting(values["class_weighting"]),
                 "distribution": Distribution(values["distribution"]),
             }

@@ -19,10 +19,11 @@ from tqdm import tqdm
 from deeplab_tf.data.confusion import iou_per_class, mean_iou
 from deeplab_tf.data.dataset import SegmentationDataset, class_frequencies, hold_out
 from deeplab_tf.data.pipeline import TrainingPipeline
+from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.apply import quantize_aware
-from deeplab_tf.quantization.ranges import fill_ranges, fit_weight_ranges
+from deeplab_tf.quantization.apply import QatScheme, load_float_weights, quantize_aware
+from deeplab_tf.quantization.ranges import fill_ranges, fit_weight_ranges, learned_ranges
 from deeplab_tf.training import losses
 from deeplab_tf.training.config import NEVER, TrainingConfig
 from deeplab_tf.training.initialization import named_arrays
@@ -33,6 +34,8 @@ from deeplab_tf.training.validation import Validator
 from deeplab_tf.training.weights_file import read_weights, save_weights
 
 WORKER_PATIENCE_S = 120
+PARITY_IMAGES = 4
+"""Validation photos, evenly spread, that a file is compared with its network on."""
 
 
 def open_training_lists(
@@ -76,6 +79,7 @@ class TrainingRun:
         initialize=None,
         known_ranges=None,
         make_teacher=None,
+        check_parity=None,
     ):
         """Opens the data and prepares the folder.
 
@@ -86,6 +90,8 @@ class TrainingRun:
                 batches: an iterator over normalized training crops, for batch-norm statistics.
             known_ranges: {layer: (min, max)} that start the quantizers; the rest is calibrated.
             make_teacher: function of the configuration that builds the Teacher, or None.
+            check_parity: function of (quantization-aware model, uint8 photos of its size) that
+                compares it with the file made of it and returns {measure: value}, or None.
 
         Raises:
             ValueError, FileNotFoundError, FileExistsError: see the configuration and readers.
@@ -94,6 +100,7 @@ class TrainingRun:
         self._initialize = initialize
         self._known_ranges = known_ranges or {}
         self._make_teacher = make_teacher
+        self._check_parity = check_parity
         self.training, self.validation = open_training_lists(config)
         if self.training.label_set.num_classes != config.model.num_classes:
             raise ValueError(
@@ -150,7 +157,10 @@ class TrainingRun:
         self._restore_or_start(stepper, phase)
         score = self._take_steps(stepper, manager, phase, last_step)
         # Statistics of several workers are gathered on reading: all must read, one writes.
-        arrays = named_arrays(stepper.model)
+        with stepper.averaged() as model:
+            if phase is Phase.QUANTIZED:
+                fit_weight_ranges(model)
+            arrays = named_arrays(model)
         if self._is_chief:
             save_weights(arrays, self.folder.weights(phase))
         self._await(self.folder.weights(phase))
@@ -189,14 +199,25 @@ class TrainingRun:
         )
         teacher = self._make_teacher(config) if self._make_teacher else None
         return Stepper(
-            model, config, self._class_weights, self.strategy, schedule, first_step, teacher
+            model,
+            config,
+            self._class_weights,
+            self.strategy,
+            schedule,
+            first_step,
+            teacher,
+            config.quantize_weight_average if quantized else 0.0,
         )
 
     def build(self, phase: Phase, height: int, width: int) -> keras.Model:
         """The network of a phase at a size, with new weights."""
         model = build_network(self.config.model, height, width)
         if phase is Phase.QUANTIZED:
-            model = quantize_aware(model, self.config.preprocessing.input_range)
+            model = quantize_aware(
+                model,
+                self.config.preprocessing.input_range,
+                qat_scheme=self.config.quantize_scheme,
+            )
         return model
 
     def _restore_or_start(self, stepper: Stepper, phase: Phase) -> None:
@@ -219,6 +240,10 @@ class TrainingRun:
         """Float weights into the quantization-aware graph, ranges filled by calibration."""
         source = self.build(Phase.FLOAT, self.config.crop_height, self.config.crop_width)
         arrays = read_weights(self.folder.weights(Phase.FLOAT))
+        if self.config.quantize_scheme is QatScheme.TFMOT_DEFAULT:
+            load_float_weights(model, arrays)
+            logging.info("quantization-aware by tfmot's defaults from here on; no calibration")
+            return
         batches = self.calibration_batches()
         known = fill_ranges(model, source, arrays, batches, self._known_ranges)
         logging.info("quantization-aware from here on; %d ranges of the imported file", known)
@@ -231,6 +256,7 @@ class TrainingRun:
         writer = tf.summary.create_file_writer(str(self.folder.events / phase.value))
         best = self._best_so_far(phase)
         score = float("nan")
+        ranges: dict[str, tuple[float, float]] = {}
         bar = tqdm(
             total=last_step,
             initial=step,
@@ -257,12 +283,19 @@ class TrainingRun:
                         tf.summary.scalar("loss_cross_entropy", cross_entropy, step)
                         tf.summary.scalar("loss_distillation", copied, step)
                     tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
-                    logging.info("%s step %d loss %.4f", phase.value, step, value)
-                if step % config.validation_interval == 0 or step == last_step:
                     if phase is Phase.QUANTIZED:
-                        fit_weight_ranges(stepper.model)
-                    weights = stepper.model.get_weights()
-                    if validator is not None:
+                        ranges = _write_ranges(stepper.model, ranges, step)
+                    logging.info("%s step %d loss %.4f", phase.value, step, value)
+                validates = step % config.validation_interval == 0 or step == last_step
+                compares = self._compares(phase, step, last_step)
+                if validates or compares:
+                    with stepper.averaged() as model:
+                        if phase is Phase.QUANTIZED:
+                            fit_weight_ranges(model)
+                        weights = model.get_weights()
+                    if validator is not None and compares:
+                        self._compare(validator, weights, step)
+                    if validator is not None and validates:
                         score, line = self._validate(validator, weights, phase, step)
                         if score > best:  # before the history, which resuming reads
                             best = score
@@ -323,6 +356,28 @@ class TrainingRun:
         }
         return score, json.dumps(line)
 
+    def _compares(self, phase: Phase, step: int, last_step: int) -> bool:
+        interval = self.config.parity_interval
+        if phase is not Phase.QUANTIZED or self._check_parity is None or not interval:
+            return False
+        return step % interval == 0 or step == last_step
+
+    def _compare(self, validator: Validator, weights, step: int) -> None:
+        """Reports how far the file made of these weights is from the network in training."""
+        validator.model.set_weights(weights)
+        _, height, width, _ = validator.model.input_shape
+        count = min(PARITY_IMAGES, len(self.validation))
+        chosen = np.linspace(0, len(self.validation) - 1, count).astype(int)
+        photos = [place(self.validation.image(int(index)), height, width)[0] for index in chosen]
+        measures = self._check_parity(validator.model, np.stack(photos))
+        for name, value in measures.items():
+            tf.summary.scalar(f"parity/{name}", value, step)
+        text = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
+        logging.info("step %d, file against network on %d photos: %s", step, count, text)
+        with self.folder.history.open("a") as stream:
+            line = {"phase": Phase.QUANTIZED.value, "step": step, "parity": measures}
+            stream.write(json.dumps(line) + os.linesep)
+
     def _best_so_far(self, phase: Phase) -> float:
         if not (self.folder.history.is_file() and self.folder.best_weights(phase).is_file()):
             return -1.0
@@ -332,6 +387,26 @@ class TrainingRun:
                 values = json.loads(line)
             except json.JSONDecodeError:  # the last line of a killed run may be cut
                 continue
-            if values["phase"] == phase.value and np.isfinite(values["miou"]):
-                scores.append(values["miou"])
+            score = values.get("miou", float("nan"))
+            if values["phase"] == phase.value and np.isfinite(score):
+                scores.append(score)
         return max(scores)
+
+
+def _write_ranges(model: keras.Model, before: dict, step: int) -> dict:
+    """Activation ranges to TensorBoard, and the largest change of one since `before`.
+
+    The change is relative to the width of the range: a scheme has converged where it is small.
+    """
+    ranges = learned_ranges(model)
+    for name, (low, high) in ranges.items():
+        tf.summary.scalar(f"range_min/{name}", low, step)
+        tf.summary.scalar(f"range_max/{name}", high, step)
+    changes = [
+        max(abs(low - before[name][0]), abs(high - before[name][1])) / max(high - low, 1e-12)
+        for name, (low, high) in ranges.items()
+        if name in before
+    ]
+    if changes:
+        tf.summary.scalar("largest_range_change", max(changes), step)
+    return ranges

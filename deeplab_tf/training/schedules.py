@@ -39,15 +39,24 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def build_optimizer(name: OptimizerName, schedule: PolyDecay, weight_decay: float):
+def build_optimizer(
+    name: OptimizerName, schedule: PolyDecay, weight_decay: float, average: float = 0.0
+):
     """An optimizer whose decay is decoupled from the gradient and skips biases and batch norm.
 
     Keras multiplies decoupled decay by the learning rate, so it follows the schedule.
+
+    Args:
+        name, schedule, weight_decay: of the steps.
+        average: decay of a moving average of the weights, kept beside them; 0 = none.
     """
+    kept = {"use_ema": True, "ema_momentum": average} if average else {}
     if name is OptimizerName.SGD:
-        optimizer = keras.optimizers.SGD(schedule, momentum=0.9, weight_decay=weight_decay or None)
+        optimizer = keras.optimizers.SGD(
+            schedule, momentum=0.9, weight_decay=weight_decay or None, **kept
+        )
     else:
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, **kept)
     if weight_decay:
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "_min", "_max"])
     return optimizer

@@ -1,5 +1,6 @@
 """One phase of training: a model, its optimizer and the compiled step, under a strategy."""
 
+import contextlib
 import json
 import os
 
@@ -68,14 +69,17 @@ class Stepper:
         schedule: PolyDecay,
         first_step: int,
         teacher: Teacher | None = None,
+        average: float = 0.0,
     ):
         """Must be called inside `strategy.scope()`, where `model` was built too."""
         self.model = model
         self.schedule = schedule
         self.first_step = first_step
         self.step = tf.Variable(first_step, dtype=tf.int64, trainable=False, name="step")
-        self._optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay)
+        self._optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay, average)
         variables = learning_variables(model)
+        self._learning = variables
+        self._average = average
         self._optimizer.build(variables)
         self._strategy = strategy
         self.checkpoint = tf.train.Checkpoint(
@@ -117,6 +121,20 @@ class Stepper:
         """One step; returns loss, cross-entropy and distillation term, float32 [3], mean over the
         workers."""
         return self._train_step(iterator)
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside, the model holds the moving average of its weights, where one is kept."""
+        if not self._average:
+            yield self.model
+            return
+        current = [variable.numpy() for variable in self._learning]
+        self._optimizer.finalize_variable_values(self._learning)
+        try:
+            yield self.model
+        finally:
+            for variable, value in zip(self._learning, current, strict=True):
+                variable.assign(value)
 
     def learning_rate(self) -> float:
         """Rate of the next step."""
