@@ -2,8 +2,9 @@
 
     python -m export.compare_quantization --run_dir=runs/camvid
 
-Files, `ladder.json`, `ladder.csv` and `ladder.png` go to <run_dir>/quantization. Quantization-aware
-runs of the same network join as rows: --runs=qat=runs/a,distilled=runs/b.
+Files, `ladder.json`, `ladder.csv` and `ladder.png` go to <run_dir>/quantization. Other
+quantization-aware runs of the network join as rows: --runs=qat_stock=runs/a,qat_distilled=runs/b.
+The same command goes on where it was stopped: a file is made once.
 """
 
 import pathlib

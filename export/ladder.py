@@ -30,10 +30,13 @@ from export.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.bootstrap import Interval, miou_difference
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, ModelResult, evaluate
+from tflite_tools.manifest import sha256_of
 from tflite_tools.signal_to_noise import signal_to_noise_db
 from tflite_tools.tables import align, versions
 
 REFERENCE = "float32"
+RECORD = "rung.json"
+"""Beside a rung's file: what it was made by and how long that took."""
 SIGNAL_IMAGES = 12
 """Images, evenly spread over the list, that the signal-to-noise ratio is measured on."""
 
@@ -68,17 +71,24 @@ def post_training_rungs() -> list[Rung]:
         for name, plan in absorbed.items()
     }
     corrected = dataclasses.replace(per_channel, bias=BiasMethod.EMPIRICAL)
-    mse = dataclasses.replace(corrected, ranges=RangeMethod.MSE)
+    mse = {
+        "channel": dataclasses.replace(corrected, ranges=RangeMethod.MSE),
+        "tensor": dataclasses.replace(all_steps["tensor"], ranges=RangeMethod.MSE),
+    }
     steps = {
         "per_tensor": per_tensor,
         "per_tensor_equalized": both["tensor"],
         "per_tensor_equalized_absorbed_corrected": all_steps["tensor"],
+        "per_tensor_equalized_absorbed_corrected_mse": mse["tensor"],
+        "per_tensor_equalized_absorbed_adaround_corrected": dataclasses.replace(
+            all_steps["tensor"], adaround=True
+        ),
         "per_channel": None,
         "equalized": both["channel"],
         "equalized_absorbed": absorbed["channel"],
         "equalized_absorbed_corrected": all_steps["channel"],
         "corrected": corrected,
-        "corrected_mse": mse,
+        "corrected_mse": mse["channel"],
         "adaround": dataclasses.replace(per_channel, adaround=True),
         "adaround_corrected": dataclasses.replace(corrected, adaround=True),
     }
@@ -135,22 +145,17 @@ class Row:
 
 
 def climb(ladder: Ladder) -> list[Row]:
-    """Makes every rung's file and scores all; a rung that fails costs its row."""
-    made, minutes, failures = {}, {}, {}
+    """Makes every rung's file and scores all; a rung that fails costs its row.
+
+    A file of an earlier climb that would come out the same is taken as it is.
+    """
+    made: dict[str, pathlib.Path] = {}
+    minutes: dict[str, float] = {}
+    failures: dict[str, str] = {}
     for rung in ladder.rungs:
-        started = time.monotonic()
-        plan = dataclasses.replace(
-            ladder.plan,
-            output_dir=ladder.plan.output_dir / rung.name,
-            files=[FileSpec(rung.variant, Head.LOGITS, *_io(rung.variant))],
-            post_training=rung.steps,
-        )
-        (file,) = export_files(rung.source or ladder.source, plan)
-        minutes[rung.name] = (time.monotonic() - started) / 60
-        if file.path is None:
-            failures[rung.name] = file.failure
-        else:
-            made[rung.name] = file.path
+        path, minutes[rung.name], failures[rung.name] = _make(ladder, rung)
+        if path is not None:
+            made[rung.name] = path
         logging.info("%s: %.1f minutes", rung.name, minutes[rung.name])
     if REFERENCE not in made:
         raise RuntimeError(f"no float file to compare with: {failures[REFERENCE]}")
@@ -179,6 +184,50 @@ def climb(ladder: Ladder) -> list[Row]:
             )
         )
     return rows
+
+
+def _make(ladder: Ladder, rung: Rung) -> tuple[pathlib.Path | None, float, str]:
+    """A rung's file: the one of an earlier climb if nothing has changed, else a new one.
+
+    Returns:
+        path or None, minutes that making it took, cause of a failure or "".
+    """
+    source = rung.source or ladder.source
+    folder = ladder.plan.output_dir / rung.name
+    spec = FileSpec(rung.variant, Head.LOGITS, *_io(rung.variant))
+    path, record = folder / spec.file_name, folder / RECORD
+    recipe = _recipe(ladder, rung, source)
+    if source.fingerprint() and path.is_file() and record.is_file() and not ladder.plan.overwrite:
+        earlier = json.loads(record.read_text())
+        if earlier["recipe"] == recipe and earlier["sha256"] == sha256_of(path.read_bytes()):
+            logging.info("%s: made before", rung.name)
+            return path, earlier["minutes"], ""
+    started = time.monotonic()
+    plan = dataclasses.replace(
+        ladder.plan, output_dir=folder, files=[spec], post_training=rung.steps
+    )
+    (file,) = export_files(source, plan)
+    minutes = (time.monotonic() - started) / 60
+    if file.path is not None:
+        digest = sha256_of(file.path.read_bytes())
+        text = json.dumps({"recipe": recipe, "sha256": digest, "minutes": minutes}, indent=1)
+        atomic_file.write_text(record, text + "\n")
+    return file.path, minutes, file.failure
+
+
+def _recipe(ladder: Ladder, rung: Rung, source: Source) -> dict:
+    """Everything that decides what a rung's file holds, as JSON gives it back."""
+    plan = ladder.plan
+    dataset = plan.calibration_dataset
+    return {
+        "network": source.fingerprint(),
+        "variant": rung.variant.value,
+        "steps": rung.steps.to_json() if rung.steps else None,
+        "size": [plan.height, plan.width],
+        "calibration": [dataset.name, dataset.split, plan.calibration_images, plan.calibration_seed]
+        if dataset
+        else None,
+    }
 
 
 def _io(variant: Variant):

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import hashlib
 import json
 import pathlib
 import zipfile
@@ -43,6 +44,10 @@ class Source(abc.ABC):
     choosable_heads: bool = False
     tolerated: bool = False
 
+    def fingerprint(self) -> str:
+        """Changes when the network or its weights change; "" where that cannot be told."""
+        return ""
+
     @abc.abstractmethod
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
         """Concrete function float32 [1, height, width, channels] -> one output."""
@@ -82,6 +87,11 @@ class RunSource(Source):
         self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
         self.tolerated = self._config.quantize_scheme is QatScheme.TFMOT_DEFAULT
         self.description = f"{self._config.model.describe()}, {self._config.dataset}"
+
+    def fingerprint(self) -> str:
+        content = [json.dumps(self._config.to_json(), sort_keys=True).encode()]
+        content += [self._weights(p).read_bytes() for p in Phase if self._weights(p).is_file()]
+        return hashlib.sha256(b"".join(content)).hexdigest()
 
     def _weights(self, phase: Phase) -> pathlib.Path:
         return (self.folder.best_weights if self.best else self.folder.weights)(phase)
