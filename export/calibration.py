@@ -1,8 +1,10 @@
 """Calibration images: chosen to cover the classes, placed by the one contract."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
+from absl import logging
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import place
@@ -65,6 +67,39 @@ def choose_samples(dataset: SegmentationDataset, count: int, seed: int) -> list[
     return chosen
 
 
+def disjoint_samples(
+    dataset: SegmentationDataset, counts: tuple[int, ...], seed: int
+) -> list[list[int]]:
+    """Class-covering sets of samples without a sample in common.
+
+    Args:
+        dataset: the list.
+        counts: size of each set.
+        seed: of the choice and of the dealing.
+
+    Raises:
+        ValueError: the list is too short.
+    """
+    chosen = np.array(choose_samples(dataset, sum(counts), seed))
+    dealt = np.random.default_rng(seed).permutation(chosen)
+    return [part.tolist() for part in np.split(dealt, np.cumsum(counts)[:-1])]
+
+
+def _warn_of_poor_sets(images: np.ndarray) -> None:
+    """One image, or the same image several times, calibrates less than it seems to."""
+    different = len({hashlib.sha256(image.tobytes()).digest() for image in images})
+    if different == 1:
+        logging.warning(
+            "ranges come from one image%s: what other photos hold is clipped; give 32 or more",
+            "" if len(images) == 1 else f" repeated {len(images)} times",
+        )
+    elif different < len(images):
+        logging.warning(
+            "%d of %d calibration images are repeats; they add nothing",
+            *(len(images) - different, len(images)),
+        )
+
+
 def calibrate(
     dataset: SegmentationDataset,
     height: int,
@@ -82,6 +117,7 @@ def calibrate(
     """
     chosen = choose_samples(dataset, count, seed)
     images = np.stack([place(dataset.image(index), height, width)[0] for index in chosen])
+    _warn_of_poor_sets(images)
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     seen = np.zeros(256, bool)
     for index in chosen:

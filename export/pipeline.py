@@ -19,6 +19,7 @@ from export import gate
 from export.calibration import Calibration, calibrate
 from export.convert import Conversion, ConverterProcess
 from export.freeze import freeze_model, write_saved_model
+from export.mixed_precision import raise_layers
 from export.source import Source
 from export.variants import RULES, FileSpec, Variant
 from tflite_tools.graph import read_graph
@@ -118,7 +119,8 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                 content = converter.convert(conversion)
                 record = calibration if rule.calibrated else None
                 steps = graphs.steps if graphs.planned(spec) else None
-                results.append(_place(plan, source, spec, content, record, steps))
+                raised = graphs.raised(spec, content)
+                results.append(_place(plan, source, spec, content, raised, record, steps))
             except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
                 cause = " ".join(str(error).split())
                 results.append(ExportedFile(spec, None, cause))
@@ -157,6 +159,15 @@ class _Graphs:
                 _write_beside(frozen, plan, plan.output_dir / SAVED_MODELS[phase])
             self._paths[kind, spec.head] = path
         return path
+
+    def raised(self, spec: FileSpec, content: bytes) -> bytes:
+        """The file with the layers of the plan that shall compute in more than 8 bits."""
+        done, steps = self._post_trained, self._plan.post_training
+        if done is None or steps is None or not self.planned(spec):
+            return content
+        if not (steps.keep_float or steps.int16):
+            return content
+        return raise_layers(content, done, steps.keep_float, steps.int16)
 
     def _frozen(self, spec: FileSpec, phase: Phase):
         plan, source = self._plan, self._source
@@ -207,10 +218,14 @@ def _place(
     source: Source,
     spec: FileSpec,
     content: bytes,
+    raised: bytes,
     record: Calibration | None,
     steps: dict | None,
 ) -> ExportedFile:
-    """Checks a finished file and moves it, with its manifest, under its final name."""
+    """Checks a finished file and moves it, with its manifest, under its final name.
+
+    The gate sees the integer file, `content`; layers of `raised` that are float are wanted so.
+    """
     final = plan.output_dir / spec.file_name
     with atomic_file.atomic_path(final) as temporary:
         temporary.write_bytes(content)
@@ -220,9 +235,10 @@ def _place(
             raise RuntimeError("refused by the gate: " + "; ".join(faults))
         for fault in faults:
             logging.warning("%s: %s", spec.file_name, fault)
-        manifest = _manifest(plan, source, spec, temporary, content, record, steps)
+        temporary.write_bytes(raised)
+        manifest = _manifest(plan, source, spec, temporary, raised, record, steps)
     manifest.write(manifest_path(final))
-    return ExportedFile(spec, final, "", len(content))
+    return ExportedFile(spec, final, "", len(raised))
 
 
 def _manifest(plan, source, spec, path, content, record, steps) -> Manifest:

@@ -66,6 +66,8 @@ def _define_post_training_flags() -> None:
     methods = [member.value for member in BiasMethod]
     flags.DEFINE_enum("correct_biases", "none", methods, "int8: undo shifts of a layer's mean.")
     flags.DEFINE_bool("adaround", False, "int8: learn the rounding of weights; takes minutes.")
+    flags.DEFINE_list("keep_float", "", "int8: layers that compute in float32.")
+    flags.DEFINE_list("int16", "", "int8: layers that compute with 16-bit activations.")
     methods = [member.value for member in RangeMethod]
     flags.DEFINE_enum("activation_ranges", "min_max", methods, "int8: how ranges are chosen.")
 
@@ -80,6 +82,8 @@ def _post_training():
         BiasMethod(FLAGS.correct_biases),
         RangeMethod(FLAGS.activation_ranges),
         FLAGS.adaround,
+        tuple(name for name in FLAGS.keep_float if name),
+        tuple(name for name in FLAGS.int16 if name),
     )
     return None if plan == PostTraining() else plan
 

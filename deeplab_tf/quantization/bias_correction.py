@@ -75,6 +75,7 @@ def correct_empirically(
     ranges: dict[str, tuple[float, float]],
     per_channel: bool = True,
     reference: dict[str, np.ndarray] | None = None,
+    kept_float: tuple[str, ...] = (),
 ) -> BiasCorrection:
     """Corrects every layer with a bias, in the order of execution.
 
@@ -88,6 +89,7 @@ def correct_empirically(
         ranges: {node: (min, max)} of the quantized network's activations.
         per_channel: of the weights.
         reference: the float network's own weights, where those of `arrays` are rounded already.
+        kept_float: layers whose kernels are not rounded.
 
     Raises:
         ValueError: no photos.
@@ -104,7 +106,7 @@ def correct_empirically(
     def visit(value):
         node = value.node
         weights = dict(arrays)
-        if node.kind in WITH_KERNEL:
+        if node.kind in WITH_KERNEL and node.name not in kept_float:
             weights[kernel_key(node)] = quantize_kernel(node, arrays[kernel_key(node)], per_channel)
         found = compute(node, [quantized[name] for name in node.inputs], weights)
         if node.kind in WITH_KERNEL:
@@ -132,6 +134,7 @@ def correct_analytically(
     arrays: dict[str, np.ndarray],
     statistics: dict[str, tuple[np.ndarray, np.ndarray]],
     per_channel: bool = True,
+    kept_float: tuple[str, ...] = (),
 ) -> BiasCorrection:
     """Corrects without photos, where batch norms say what flows into a layer.
 
@@ -139,6 +142,7 @@ def correct_analytically(
         description, arrays: a network without batch norms.
         statistics: `Folding.statistics` of it, divided by the scales of an equalization.
         per_channel: of the weights.
+        kept_float: layers whose kernels are not rounded.
     """
     arrays = dict(arrays)
     expected: dict[str, np.ndarray] = {}
@@ -148,7 +152,9 @@ def correct_analytically(
     for node in description.nodes:
         given = [expected.get(name) for name in node.inputs]
         if node.kind in WITH_KERNEL:
-            if given[0] is None or bias_key(node) not in arrays:
+            if node.name in kept_float:
+                left.append(f"{node.name}: stays float")
+            elif given[0] is None or bias_key(node) not in arrays:
                 left.append(f"{node.name}: what flows into it is not known")
             else:
                 kernel = arrays[kernel_key(node)].astype(np.float64)

@@ -9,6 +9,7 @@ converter has nothing left to decide: the file computes what was planned here.
 """
 
 import dataclasses
+import difflib
 import enum
 
 import numpy as np
@@ -26,6 +27,7 @@ from deeplab_tf.quantization.equalization import Relu6, equalize
 from deeplab_tf.quantization.folding import fold_batch_norms
 from deeplab_tf.quantization.range_choice import RangeMethod, choose_range, observe
 from deeplab_tf.quantization.ranges import fill_ranges
+from deeplab_tf.quantization.sensitivity import find_units
 
 BIAS_IMAGES = 16
 """Photos that biases are corrected on at most: all are in memory at once."""
@@ -54,6 +56,8 @@ class PostTraining:
         bias: how biases are corrected.
         ranges: how activation ranges are chosen.
         adaround: whether the rounding of weights is learned; minutes, and the photos in memory.
+        keep_float: layers that compute in float32 (`sensitivity.find_units` names them).
+        int16: layers that compute with 16-bit activations.
     """
 
     per_channel: bool = True
@@ -63,6 +67,12 @@ class PostTraining:
     bias: BiasMethod = BiasMethod.NONE
     ranges: RangeMethod = RangeMethod.MIN_MAX
     adaround: bool = False
+    keep_float: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if both := sorted(set(self.keep_float) & set(self.int16)):
+            raise ValueError(f"keep_float and int16 both name {', '.join(both)}; choose one")
 
     def to_json(self) -> dict:
         return {
@@ -106,8 +116,7 @@ def quantize_post_training(
     Raises:
         ValueError: no photos, weights that are not finite, a layer that has no integer form.
     """
-    if not batches:
-        raise ValueError("no calibration images; give at least one")
+    _check_photos(batches, input_range)
     folding = fold_batch_norms(*describe(model))
     report = [f"{len(folding.statistics)} batch norms folded"]
     if folding.left:
@@ -132,6 +141,7 @@ def quantize_post_training(
         report.append(
             f"high biases of {channels} channels in {len(taken.absorbed)} layers absorbed"
         )
+    _check_names(plan, description, arrays)
     source = build_imported(description)
     names = [name for name, part in scheme.plan_layers(source).items() if part.output]
     histograms = observe(description, arrays, names, batches)
@@ -150,23 +160,57 @@ def quantize_post_training(
             f"rounding of {len(learned.layers)} layers learned, {changed} of {weights} changed"
         )
         report += [f"rounded to nearest: {line}" for line in learned.left]
+        arrays = arrays | {
+            key: reference[key] for key in arrays if key.rpartition("/")[0] in plan.keep_float
+        }
     corrected = None
     if plan.bias is BiasMethod.EMPIRICAL:
         photos = _first(batches, BIAS_IMAGES)
         corrected = correct_empirically(
-            description, arrays, photos, ranges, plan.per_channel, reference
+            description, arrays, photos, ranges, plan.per_channel, reference, plan.keep_float
         )
     elif plan.bias is BiasMethod.ANALYTIC:
-        corrected = correct_analytically(description, arrays, statistics, plan.per_channel)
+        corrected = correct_analytically(
+            description, arrays, statistics, plan.per_channel, plan.keep_float
+        )
     if corrected is not None:
         arrays = corrected.arrays
         report.append(f"{len(corrected.corrections)} biases corrected ({plan.bias.value})")
         report += [f"bias not corrected: {line}" for line in corrected.left]
+    if plan.keep_float:
+        report.append(f"float32: {', '.join(plan.keep_float)}")
+    if plan.int16:
+        report.append(f"16-bit activations: {', '.join(plan.int16)}")
     quantized = quantize_aware(source, input_range, plan.per_channel)
     fill_ranges(quantized, source, arrays, [], ranges)
     for line in report:
         logging.info("%s", line)
     return PostTrained(quantized, description, arrays, ranges, tuple(report))
+
+
+def _check_photos(batches: list[np.ndarray], input_range: tuple[float, float]) -> None:
+    """Refuses what calibrates nothing, warns of what calibrates little."""
+    if not batches or not sum(len(batch) for batch in batches):
+        raise ValueError("no calibration images; give at least one")
+    low = min(float(batch.min()) for batch in batches)
+    high = max(float(batch.max()) for batch in batches)
+    slack = 0.01 * (input_range[1] - input_range[0])
+    if not input_range[0] - slack <= low <= high <= input_range[1] + slack:
+        raise ValueError(
+            f"calibration images reach from {low:.4g} to {high:.4g}, the network takes "
+            f"{input_range[0]:.4g} to {input_range[1]:.4g}; normalize them by its preprocessing"
+        )
+
+
+def _check_names(plan: PostTraining, description: NetworkDescription, arrays) -> None:
+    known = [unit.name for unit in find_units(description, arrays)]
+    for name in (*plan.keep_float, *plan.int16):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3, 0.4) or known[:3]
+            raise ValueError(
+                f"no layer {name!r} computes on its own in the integer network; "
+                f"near: {', '.join(near)}"
+            )
 
 
 def _first(batches: list[np.ndarray], count: int) -> list[np.ndarray]:

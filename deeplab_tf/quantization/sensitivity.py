@@ -1,0 +1,278 @@
+"""What each layer costs when it is integer: one layer integer alone, one layer float alone.
+
+A simulation with fake-quantizers that are switched on and off, layer by layer, in one graph:
+fast enough to try every layer. What it finds is a ranking; scores come from real files.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from deeplab_tf.data import confusion
+from deeplab_tf.models.imported import NetworkDescription, build_imported
+from deeplab_tf.models.resize import Alignment, resize_bilinear
+from deeplab_tf.quantization import scheme
+from deeplab_tf.quantization.apply import short_name
+from deeplab_tf.quantization.bias_correction import quantize_activation, quantize_kernel
+from deeplab_tf.quantization.kernels import WITH_KERNEL, kernel_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """What becomes integer together: a kernel, the activation behind it and their one range.
+
+    Attributes:
+        name: of the layer with the kernel, or of a layer that has a range alone (an addition).
+        layers: all of its layers.
+        weights: of the kernel.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    weights: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A network against its float self.
+
+    Attributes:
+        miou: fraction, over the classes with a union.
+        snr_db: of the logits, 10 log10(sum float^2 / sum (float - this)^2).
+    """
+
+    miou: float
+    snr_db: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """The layers of a network by what they cost.
+
+    Attributes:
+        units: most costly first: lowest signal-to-noise ratio when it alone is integer.
+        only_integer: score of each with everything else float, in the order of `units`.
+        only_float: score of each with everything else integer.
+        all_float, all_integer: the two ends.
+        images: photos that were scored.
+    """
+
+    units: tuple[Unit, ...]
+    only_integer: tuple[Score, ...]
+    only_float: tuple[Score, ...]
+    all_float: Score
+    all_integer: Score
+    images: int
+
+
+def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -> list[Unit]:
+    """The units of a network without batch norms, in the order of execution.
+
+    Raises:
+        ValueError: a layer that the quantization scheme does not know.
+    """
+    plans = scheme.plan_layers(build_imported(description))
+    nodes = {node.name: node for node in description.nodes}
+    units, taken = [], set()
+    for name, node in nodes.items():
+        plan = plans.get(name)
+        if plan is None or name in taken or not (plan.weights or plan.output):
+            continue
+        layers = [name]
+        while not plans[layers[-1]].output:
+            follower = description.only_consumer(layers[-1])
+            if follower is None or follower.kind not in ("relu", "identity"):
+                break
+            layers.append(follower.name)
+        taken.update(layers)
+        weights = arrays[kernel_key(node)].size if plan.weights else 0
+        units.append(Unit(name, tuple(layers), weights))
+    return units
+
+
+class _Switched(keras.layers.Wrapper):
+    """A layer whose output is rounded to a range while `on`."""
+
+    def __init__(self, layer, ends: tuple[float, float] | None):
+        super().__init__(layer, name=f"switched_{layer.name}")
+        self._ends = ends
+        self.on = tf.Variable(False, trainable=False, name="on")
+
+    def call(self, inputs):
+        value = self.layer(inputs)
+        if self._ends is None:
+            return value
+        low, high = self._ends
+        return tf.cond(self.on, lambda: quantize_activation(value, low, high), lambda: value)
+
+
+class SwitchedNetwork:
+    """A float network, any of whose units can be made integer and float again.
+
+    Attributes:
+        units: in the order of execution.
+    """
+
+    def __init__(
+        self,
+        description: NetworkDescription,
+        arrays: dict[str, np.ndarray],
+        ranges: dict[str, tuple[float, float]],
+        per_channel: bool = True,
+    ):
+        """
+        Args:
+            description, arrays: a network without batch norms.
+            ranges: {layer: (min, max)} of its activations (`scheme.plan_layers` says which).
+            per_channel: one weight scale a channel, or one a kernel.
+        """
+        self.units = find_units(description, arrays)
+        source = build_imported(description)
+        self._layers: dict[str, _Switched] = {}
+
+        def switched(layer):
+            copy = type(layer).from_config(layer.get_config())
+            self._layers[layer.name] = _Switched(copy, ranges.get(layer.name))
+            return self._layers[layer.name]
+
+        self.model = keras.models.clone_model(source, clone_function=switched)
+        for name, layer in self._layers.items():
+            inner = layer.layer
+            inner.set_weights([arrays[f"{name}/{short_name(v)}"] for v in inner.weights])
+        self._kernels = {
+            node.name: (
+                arrays[kernel_key(node)],
+                quantize_kernel(node, arrays[kernel_key(node)], per_channel),
+            )
+            for node in description.nodes
+            if node.kind in WITH_KERNEL
+        }
+        self._integer: set[str] = set()
+
+    def set_integer(self, names: set[str]) -> None:
+        """Makes exactly the named units integer."""
+        for unit in self.units:
+            wanted = unit.name in names
+            if wanted == (unit.name in self._integer):
+                continue
+            for name in unit.layers:
+                self._layers[name].on.assign(wanted)
+            if unit.name in self._kernels:
+                inner = self._layers[unit.name].layer
+                kernel = getattr(inner, "depthwise_kernel", None)
+                kernel = inner.kernel if kernel is None else kernel
+                kernel.assign(self._kernels[unit.name][wanted])
+        self._integer = set(names)
+
+
+class Judge:
+    """Scores a switched network on photos with labels.
+
+    Args:
+        network: starts all float.
+        images: float32 [count, height, width, channels], normalized.
+        labels: uint8 [count, height, width], 255 = ignored.
+        num_classes: of the labels.
+        alignment: convention by which logits are resized.
+    """
+
+    def __init__(
+        self,
+        network: SwitchedNetwork,
+        images: np.ndarray,
+        labels: np.ndarray,
+        num_classes: int,
+        alignment: Alignment = Alignment.HALF_PIXEL,
+    ):
+        self._network, self._images, self._labels = network, images, labels
+        self._num_classes = num_classes
+        height, width = labels.shape[1:]
+
+        @tf.function
+        def predict(image):
+            logits = network.model(image, training=False)
+            full = resize_bilinear(logits, height, width, alignment)
+            return logits, tf.argmax(full, -1, output_type=tf.int32)
+
+        self._predict = predict
+        network.set_integer(set())
+        self._wanted = [predict(image[None])[0].numpy() for image in images]
+
+    def score(self, integer: set[str]) -> Score:
+        """Of the network with exactly these units integer."""
+        self._network.set_integer(integer)
+        matrix = np.zeros((self._num_classes, self._num_classes + 1), np.int64)
+        signal = noise = 0.0
+        for image, label, wanted in zip(self._images, self._labels, self._wanted, strict=True):
+            logits, classes = self._predict(image[None])
+            signal += float(np.square(wanted, dtype=np.float64).sum())
+            noise += float(np.square(wanted - logits.numpy(), dtype=np.float64).sum())
+            matrix += confusion.confusion_matrix(label[None], classes.numpy(), self._num_classes)
+        snr_db = 10 * math.log10(signal / noise) if noise else math.inf
+        return Score(confusion.mean_iou(matrix)[0], snr_db)
+
+
+def measure_sensitivity(
+    units: Sequence[Unit],
+    judge: Judge,
+    images: int,
+    progress: Callable[[str], None] | None = None,
+) -> Sensitivity:
+    """Scores every unit integer alone and float alone.
+
+    Args:
+        units: of the judged network.
+        judge: that scores.
+        images: how many photos it scores.
+        progress: called with the name of each unit that is done.
+    """
+    names = {unit.name for unit in units}
+    scores = []
+    for unit in units:
+        scores.append((unit, judge.score({unit.name}), judge.score(names - {unit.name})))
+        if progress is not None:
+            progress(unit.name)
+    scores.sort(key=lambda row: row[1].snr_db)
+    ranked, only_integer, only_float = (tuple(column) for column in zip(*scores, strict=True))
+    return Sensitivity(
+        ranked, only_integer, only_float, judge.score(set()), judge.score(names), images
+    )
+
+
+def choose_float(
+    sensitivity: Sensitivity, judge: Judge, budget: float
+) -> tuple[tuple[str, ...], Score]:
+    """The shortest head of the ranking that, kept float, brings mIoU within a budget of float's.
+
+    Bisection over the length: it takes for granted that a longer head is not worse.
+
+    Args:
+        sensitivity: the ranking.
+        judge: that made it.
+        budget: mIoU that may be lost, fraction.
+
+    Returns:
+        names, most costly first, and the score with them float. All names where even then the
+        budget is missed by rounding.
+
+    Raises:
+        ValueError: a budget below 0.
+    """
+    if budget < 0:
+        raise ValueError(f"the mIoU budget must not be negative; got {budget}")
+    names = [unit.name for unit in sensitivity.units]
+    wanted = sensitivity.all_float.miou - budget
+    low, high = 0, len(names)
+    found = sensitivity.all_float
+    while low < high:
+        middle = (low + high) // 2
+        score = judge.score(set(names[middle:]))
+        if score.miou >= wanted:
+            high, found = middle, score
+        else:
+            low = middle + 1
+    return tuple(names[:high]), found
