@@ -1,0 +1,139 @@
+"""Layers at a higher precision: the real files in the interpreter, and what is refused."""
+
+import functools
+import re
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.quantization.post_training import PostTraining, quantize_post_training
+from export import freeze
+from export.convert import Conversion, convert
+from export.mixed_precision import Precision, find_layers, raise_layers, raise_precision
+from export.variants import FileSpec, Head, IoDtype, Variant
+from tests.zoo import scenes, trained_float_model
+from tflite_tools.graph import read_graph
+
+INPUT_RANGE = (-1.0, 127 / 128)
+FLOAT_LAYERS = ("Conv1", "expanded_conv_depthwise", "block_16_depthwise", "logits")
+WIDE_LAYERS = ("block_2_add", "block_3_expand", "aspp_concat", "aspp_project_conv", "aspp_pooling")
+
+
+@functools.lru_cache(maxsize=2)
+def post_trained(per_channel=False):
+    return quantize_post_training(
+        trained_float_model(), PostTraining(per_channel), [scenes(4)], INPUT_RANGE
+    )
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixed") / "saved_model"
+    freeze.write_saved_model(freeze.freeze_model(post_trained().model, Head.LOGITS_LOW), folder)
+    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
+    return convert(Conversion(folder, spec, None, Preprocessing()))
+
+
+def run(content, image):
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+
+def snr_db(wanted, found):
+    return 10 * np.log10(np.square(wanted).mean() / np.square(wanted - found).mean())
+
+
+def graph_of(content, tmp_path):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(content)
+    return read_graph(path)
+
+
+def test_float_layers_give_back_what_they_lost(content, tmp_path):
+    # One weight scale a kernel: a few depthwise layers lose nearly all of it.
+    image = scenes(1)
+    wanted = trained_float_model()(image).numpy()
+    depthwise = tuple(
+        node.name for node in post_trained().description.nodes if node.kind == "depthwise_conv2d"
+    )
+    raised = raise_layers(content, post_trained(), depthwise, ())
+    assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) + 3
+    graph = graph_of(raised, tmp_path)
+    for operator in graph.operators:
+        expected = "FLOAT32" if operator.kind == "DEPTHWISE_CONV_2D" else "INT8"
+        if operator.kind in ("DEPTHWISE_CONV_2D", "CONV_2D"):
+            assert graph.tensors[operator.inputs[1]].type_name == expected
+
+
+def test_all_layers_float_is_the_float_network(content):
+    image = scenes(1)
+    every = tuple(
+        node.name
+        for node in post_trained().description.nodes
+        if node.kind in ("conv2d", "depthwise_conv2d", "add", "concatenate")
+    )
+    raised = raise_layers(content, post_trained(), every, ())
+    wanted = trained_float_model()(image).numpy()
+    # What is left of 8 bits: the pooled branch and what the resizes read.
+    assert snr_db(wanted, run(raised, image)) > 30
+
+
+def test_16_bits_between_neighbours(content, tmp_path):
+    image = scenes(1)
+    raised = raise_layers(content, post_trained(), (), WIDE_LAYERS)
+    graph = graph_of(raised, tmp_path)
+    positions = find_layers(raised, list(WIDE_LAYERS))
+    for name, position in positions.items():
+        operator = graph.operators[position]
+        assert graph.tensors[operator.outputs[0]].type_name == "INT16", name
+    add, expand = (graph.operators[positions[n]] for n in ("block_2_add", "block_3_expand"))
+    assert expand.inputs[0] == add.outputs[0]  # no detour by 8 bits
+    assert graph.tensors[expand.inputs[2]].type_name == "INT64"
+    # Never worse than 8 bits by more than the rounding of a few values.
+    wanted = trained_float_model()(image).numpy()
+    assert snr_db(run(content, image), run(raised, image)) > 15
+    assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) - 1
+
+
+def test_mixed_file_runs_and_the_rest_is_untouched(content, tmp_path):
+    raised = raise_layers(content, post_trained(), FLOAT_LAYERS, WIDE_LAYERS)
+    before, after = graph_of(content, tmp_path), graph_of(raised, tmp_path)
+    names = {after.tensors[o.outputs[0]].name: o for o in after.operators}
+    changed = set(find_layers(content, [*FLOAT_LAYERS, *WIDE_LAYERS]).values())
+    for operator in before.operators:
+        if operator.position in changed:
+            continue
+        twin = names[before.tensors[operator.outputs[0]].name]
+        assert twin.kind == operator.kind
+        for old, new in zip(operator.inputs, twin.inputs, strict=True):
+            if before.tensors[old].data is not None:
+                np.testing.assert_array_equal(before.tensors[old].data, after.tensors[new].data)
+    assert np.isfinite(run(raised, scenes(1))).all()
+
+
+def test_unknown_layers_are_named(content):
+    with pytest.raises(
+        ValueError, match=re.escape("computes layer 'block_2_depthwis'; near: block")
+    ):
+        find_layers(content, ["block_2_depthwis"])
+    with pytest.raises(ValueError, match="no layer 'aspp_resize' computes on its own"):
+        quantize_post_training(
+            trained_float_model(),
+            PostTraining(keep_float=("aspp_resize",)),
+            [scenes(1)],
+            INPUT_RANGE,
+        )
+    with pytest.raises(ValueError, match="keep_float and int16 both name logits; choose one"):
+        PostTraining(keep_float=("logits",), int16=("logits",))
+
+
+def test_operators_without_such_a_kernel_are_refused(content):
+    with pytest.raises(ValueError, match=r"operator 0 \(QUANTIZE .* has no int16x8 form here"):
+        raise_precision(content, {0: Precision.INT16X8}, {})
+    with pytest.raises(ValueError, match="operator 1: its float weights are not known"):
+        raise_precision(content, {1: Precision.FLOAT32}, {})
