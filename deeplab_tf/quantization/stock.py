@@ -30,6 +30,7 @@ def quantize_aware_stock(model: keras.Model, prefix: str) -> keras.Model:
         config = NoOpQuantizeConfig() if isinstance(layer, keras.layers.Resizing) else None
         return tfmot.quantization.keras.quantize_annotate_layer(copy, config)
 
+    keras.backend.reset_uids()  # the layer that tfmot adds is named by a counter
     try:
         with tfmot.quantization.keras.quantize_scope({"NoOpQuantizeConfig": NoOpQuantizeConfig}):
             annotated = keras.models.clone_model(model, clone_function=annotate)

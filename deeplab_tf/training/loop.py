@@ -149,12 +149,19 @@ class TrainingRun:
     def _train_phase(self, phase: Phase, first_step: int, last_step: int) -> float:
         if phase is not self._last_phase and self.folder.weights(phase).is_file():
             return float("nan")  # done before
+        latest = tf.train.latest_checkpoint(self.folder.checkpoints(phase))
         with self.strategy.scope():
-            stepper = self._new_stepper(phase, first_step, last_step)
+            model = self.build(phase, self.config.crop_height, self.config.crop_width)
+        if not latest:
+            self._start(model, phase)
+        with self.strategy.scope():  # averages begin at the weights that the stepper finds
+            stepper = self._new_stepper(model, phase, first_step, last_step)
         manager = tf.train.CheckpointManager(
             stepper.checkpoint, self._checkpoint_folder(phase), max_to_keep=2
         )
-        self._restore_or_start(stepper, phase)
+        if latest:
+            stepper.checkpoint.restore(latest).assert_existing_objects_matched()
+            logging.info("%s phase goes on from step %d", phase.value, int(stepper.step.numpy()))
         score = self._take_steps(stepper, manager, phase, last_step)
         # Statistics of several workers are gathered on reading: all must read, one writes.
         with stepper.averaged() as model:
@@ -185,10 +192,11 @@ class TrainingRun:
         # Every worker must take part in saving; only the chief's files are kept.
         return str(folder if self._is_chief else folder.parent / f"worker{self._worker}")
 
-    def _new_stepper(self, phase: Phase, first_step: int, last_step: int) -> Stepper:
+    def _new_stepper(
+        self, model: keras.Model, phase: Phase, first_step: int, last_step: int
+    ) -> Stepper:
         config = self.config
         quantized = phase is Phase.QUANTIZED
-        model = self.build(phase, config.crop_height, config.crop_width)
         if config.quantize_freeze_batch_norm if quantized else config.freeze_batch_norm:
             freeze_batch_norms(model)
         schedule = PolyDecay(
@@ -220,15 +228,12 @@ class TrainingRun:
             )
         return model
 
-    def _restore_or_start(self, stepper: Stepper, phase: Phase) -> None:
-        latest = tf.train.latest_checkpoint(self.folder.checkpoints(phase))
-        if latest:
-            stepper.checkpoint.restore(latest).assert_existing_objects_matched()
-            logging.info("%s phase goes on from step %d", phase.value, int(stepper.step.numpy()))
-        elif phase is Phase.QUANTIZED:
-            self._switch(stepper.model)
+    def _start(self, model: keras.Model, phase: Phase) -> None:
+        """First weights of a phase."""
+        if phase is Phase.QUANTIZED:
+            self._switch(model)
         elif self._initialize is not None:
-            self._initialize(stepper.model, self.calibration_batches())
+            self._initialize(model, self.calibration_batches())
 
     def calibration_batches(self):
         """Normalized training crops, float32 [batch, crop_height, crop_width, channels]."""

@@ -1,0 +1,175 @@
+"""The quantized phase: whose scheme, the average of weights, ranges and parity on record."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.registry import build_network
+from deeplab_tf.quantization.apply import QatScheme, quantize_aware, wrapped_layers
+from deeplab_tf.quantization.ranges import fit_weight_ranges, learned_ranges
+from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.training.loop import TrainingRun
+from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.training.schedules import OptimizerName, PolyDecay, build_optimizer
+from deeplab_tf.training.stepper import Stepper
+from deeplab_tf.training.weights_file import read_weights
+from export import parity
+from export.parity import measure_parity
+from export.source import RunSource
+from tests.zoo import pixels, trained_quantized_model
+
+TINY = ModelConfig(
+    num_classes=7, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=16, decoder_channels=16
+)
+RUN = TrainingConfig(
+    model=TINY,
+    dataset="synthetic",
+    crop_height=32,
+    crop_width=48,
+    batch_size=2,
+    train_steps=4,
+    quantize_delay_step=1,
+    quantize_calibration_images=4,
+    holdout_images=2,
+    validation_split="holdout",
+    validation_interval=2,
+    summary_interval=1,
+)
+
+
+def ranges_of(model, layer):
+    return {v.name.split("/")[-1]: v for v in wrapped_layers(model)[layer].weights}
+
+
+def test_stock_scheme_has_one_range_for_a_depthwise_kernel():
+    source = build_network(TINY, 32, 48)
+    stock = quantize_aware(source, (-1, 127 / 128), qat_scheme=QatScheme.TFMOT_DEFAULT)
+    ours = quantize_aware(source, (-1, 127 / 128))
+    assert ranges_of(stock, "block_1_depthwise")["depthwise_kernel_max:0"].shape == (1,)
+    channels = source.get_layer("block_1_depthwise").output.shape[-1]
+    assert ranges_of(ours, "block_1_depthwise")["depthwise_kernel_max:0"].shape == (channels,)
+    assert learned_ranges(stock)["block_1_depthwise_relu"] == (-6.0, 6.0)
+    before = stock.get_weights()
+    fit_weight_ranges(stock)  # not its business
+    for old, new in zip(before, stock.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_average_of_weights_by_hand():
+    # Loss w, rate 1, no momentum in the first step: w = 1, 0, then velocity 0.9 + 1: -1.9.
+    # Average from 1: 0.5 * 1 + 0.5 * 0 = 0.5, then 0.5 * 0.5 + 0.5 * -1.9 = -0.7.
+    weight = tf.Variable(1.0)
+    schedule = PolyDecay(1.0, 10**9)
+    optimizer = build_optimizer(OptimizerName.SGD, schedule, 0.0, 0.5)
+    optimizer.build([weight])
+    for _ in range(2):
+        optimizer.apply_gradients([(tf.constant(1.0), weight)])
+    assert weight.numpy() == pytest.approx(-1.9, abs=1e-6)
+    optimizer.finalize_variable_values([weight])
+    assert weight.numpy() == pytest.approx(-0.7, abs=1e-6)
+
+
+def test_averaged_lends_and_gives_back():
+    image = keras.Input((4, 4, 3))
+    model = keras.Model(image, keras.layers.Conv2D(2, 1, name="logits")(image))
+    stepper = Stepper(
+        model,
+        dataclasses.replace(RUN, weight_decay=0.0),
+        np.ones(2, np.float32),
+        tf.distribute.get_strategy(),
+        PolyDecay(0.1, 100),
+        0,
+        average=0.5,
+    )
+    batch = (tf.random.stateless_normal((1, 4, 4, 3), (0, 1)), tf.zeros((1, 4, 4), tf.uint8))
+    first = model.get_weights()[0]
+    stepper.take(iter([batch]))
+    second = model.get_weights()[0]
+    with stepper.averaged() as lent:
+        np.testing.assert_allclose(lent.get_weights()[0], (first + second) / 2, atol=1e-7)
+    np.testing.assert_array_equal(model.get_weights()[0], second)
+
+
+def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
+    seen = []
+
+    def check(model, photos):
+        seen.append((model.input_shape, photos.shape, photos.dtype))
+        return {"argmax_agreement": 0.5}
+
+    results = {}
+    for name, average in (("plain", 0.0), ("averaged", 0.9)):
+        config = dataclasses.replace(RUN, quantize_weight_average=average, parity_interval=2)
+        folder = RunFolder(tmp_path / name)
+        TrainingRun(config, folder, check_parity=check).train()
+        results[name] = read_weights(folder.weights(Phase.QUANTIZED))
+    # Four steps with a decay of 0.9 leave the average nearer to the weights at the switch.
+    start = read_weights(RunFolder(tmp_path / "plain").weights(Phase.FLOAT))["Conv1/kernel"]
+    plain, averaged = (results[n]["quant_Conv1/kernel"] for n in ("plain", "averaged"))
+    assert 0 < np.abs(averaged - start).max() < 0.5 * np.abs(plain - start).max()
+    largest = np.abs(averaged).max((0, 1, 2))
+    np.testing.assert_allclose(results["averaged"]["quant_Conv1/kernel_max"], largest, rtol=1e-6)
+    assert len(seen) == 4  # steps 2 and 4 of both runs
+    assert seen[0][1:] == ((2, *seen[0][0][1:]), np.uint8)
+    history = (tmp_path / "plain" / "history.jsonl").read_text()
+    lines = [json.loads(line) for line in history.splitlines()]
+    assert [line["step"] for line in lines if "parity" in line] == [2, 4]
+    events = next((tmp_path / "plain" / "events" / "quantized").glob("events*"))
+    tags = {
+        value.tag
+        for record in tf.data.TFRecordDataset(str(events))
+        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
+    }
+    assert {"parity/argmax_agreement", "range_max/Conv1_relu", "largest_range_change"} <= tags
+
+
+def test_stock_run_exports_with_its_faults_told(tmp_path):
+    config = dataclasses.replace(
+        RUN, train_steps=2, quantize_scheme=QatScheme.TFMOT_DEFAULT, validation_interval=10
+    )
+    folder = RunFolder(tmp_path)
+    TrainingRun(config, folder).train()
+    source = RunSource(folder)
+    assert source.tolerated
+    assert source.fingerprint() == RunSource(folder).fingerprint()
+    assert learned_ranges(source.model(Phase.QUANTIZED, 32, 48))["Conv1_relu"][0] > -6.0
+
+
+def test_parity_with_the_interpreter():
+    # 0.996 and 31 dB on CamVid's photos; a drawn scene is none, and every class is near another.
+    found = measure_parity(trained_quantized_model(), pixels(2), Preprocessing())
+    assert found.images == 2
+    assert 0.85 < found.worst <= found.agreement <= 1
+    assert found.snr_db > 15
+
+
+def test_parity_sees_a_broken_file(monkeypatch):
+    monkeypatch.setattr(parity, "_numbered_output", _shifted)
+    found = measure_parity(trained_quantized_model(), pixels(1), Preprocessing())
+    assert found.agreement < 0.3
+
+
+def _shifted(runner, number, photo):
+    """The file's classes, moved by one."""
+    return number, np.roll(parity.real_output(runner, photo), 1, -1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"quantize_weight_average": 1.0},
+            r"quantize_weight_average must be 0 \(none\) to below 1",
+        ),
+        ({"parity_interval": -1}, "parity_interval must not be negative; got -1"),
+    ],
+)
+def test_bad_values(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(RUN, **changes)
