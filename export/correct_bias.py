@@ -40,10 +40,8 @@ def _define_flags() -> None:
 
 def main() -> None:
     calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.calibration_split)
-    from export.bias_rewrite import (  # noqa: PLC0415 - flags are checked first
-        BiasCorrectionPlan,
-        correct_biases,
-    )
+    from export.bias_plan import BiasCorrectionPlan  # noqa: PLC0415 - flags are checked first
+    from export.bias_rewrite import correct_biases  # noqa: PLC0415
 
     plan = BiasCorrectionPlan(
         pathlib.Path(FLAGS.model),

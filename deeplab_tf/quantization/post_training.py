@@ -20,13 +20,14 @@ from deeplab_tf.models.describe import describe
 from deeplab_tf.models.imported import NetworkDescription, build_imported
 from deeplab_tf.quantization import scheme
 from deeplab_tf.quantization.absorption import absorb_high_biases
-from deeplab_tf.quantization.adaround import AdaRoundOptions, learn_rounding
+from deeplab_tf.quantization.adaround import learn_rounding
 from deeplab_tf.quantization.apply import quantize_aware
 from deeplab_tf.quantization.bias_correction import correct_analytically, correct_empirically
 from deeplab_tf.quantization.equalization import Relu6, equalize
 from deeplab_tf.quantization.folding import fold_batch_norms
 from deeplab_tf.quantization.range_choice import RangeMethod, choose_range, observe
 from deeplab_tf.quantization.ranges import fill_ranges
+from deeplab_tf.quantization.rounding_options import AdaRoundOptions
 from deeplab_tf.quantization.sensitivity import find_units
 
 BIAS_IMAGES = 16

@@ -22,7 +22,9 @@ from ai_edge_litert import schema_py_generated as schema
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.data.synthetic import SyntheticDataset
-from export.bias_rewrite import BiasCorrectionPlan, correct_biases, rewrite_biases
+from export.bias_bytes import rewrite_biases
+from export.bias_plan import BiasCorrectionPlan
+from export.bias_rewrite import correct_biases
 from export.calibration import choose_samples
 from export.shrink import share_equal_vectors
 from tests.zoo import CAMVID

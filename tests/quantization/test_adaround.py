@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from deeplab_tf.models.describe import describe
 from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.quantization.adaround import AdaRoundOptions, learn_rounding, windows_at
+from deeplab_tf.quantization.adaround import learn_rounding
 from deeplab_tf.quantization.equalization import equalize
 from deeplab_tf.quantization.folding import fold_batch_norms
 from deeplab_tf.quantization.kernels import (
@@ -20,6 +20,8 @@ from deeplab_tf.quantization.kernels import (
 )
 from deeplab_tf.quantization.quantizers import ConvolutionWeightQuantizer, DepthwiseWeightQuantizer
 from deeplab_tf.quantization.ranges import observe_ranges
+from deeplab_tf.quantization.rounding_options import AdaRoundOptions
+from deeplab_tf.quantization.rounding_sample import windows_at
 from deeplab_tf.quantization.scheme import plan_layers
 from tests.quantization.networks import built, chain, classifier, deeplab, images
 from tests.zoo import scenes

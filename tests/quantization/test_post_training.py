@@ -9,7 +9,6 @@ from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.models.walk import walk
 from deeplab_tf.quantization import post_training
 from deeplab_tf.quantization.absorption import absorb_high_biases
-from deeplab_tf.quantization.adaround import AdaRoundOptions
 from deeplab_tf.quantization.bias_correction import (
     clipped_normal_mean,
     correct_analytically,
@@ -24,6 +23,7 @@ from deeplab_tf.quantization.post_training import (
     PostTraining,
     quantize_post_training,
 )
+from deeplab_tf.quantization.rounding_options import AdaRoundOptions
 from tests.quantization.networks import NETWORKS, built, deeplab, images
 from tests.zoo import scenes, trained_float_model
 

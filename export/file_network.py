@@ -1,0 +1,287 @@
+"""An integer `.tflite` as a network that is computed node by node, its biases free to change."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from deeplab_tf.models.imported import (
+    IDENTITY,
+    NetworkDescription,
+    Node,
+    build_imported,
+    simulate_quantization,
+)
+from deeplab_tf.quantization.kernels import WITH_KERNEL
+from deeplab_tf.training.initialization import load_named
+from tflite_tools.graph import Graph, Operator
+from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
+from tflite_tools.to_keras.rules import RULES
+from tflite_tools.to_keras.view import INTEGER_RANGES
+
+SLOTS = {
+    "CONV_2D": (0, 2),
+    "DEPTHWISE_CONV_2D": (0, 2),
+    "FULLY_CONNECTED": (0, 2),
+    "TRANSPOSE_CONV": (2, 3),
+}
+"""Input slots of the data and of the bias; the weights are in slot 1."""
+
+
+_INT32_MAX = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerLeftAlone:
+    """A layer whose biases are as they were, and why."""
+
+    position: int
+    kind: str
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrectableLayer:
+    """A layer whose bias can be corrected.
+
+    Attributes:
+        operator: in the file.
+        node: in the imported network.
+        bias: int64 [channels], as stored.
+        scale: float64 [channels], input_scale * weight_scale, the real value of a step.
+        largest: int64 [channels], largest absolute bias with which the int32 sum of bias and
+            products cannot overflow, whatever the input; at least the stored one.
+    """
+
+    operator: Operator
+    node: Node
+    bias: np.ndarray
+    scale: np.ndarray
+    largest: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerFile:
+    """The file as a network.
+
+    Attributes:
+        network: up to the output, or up to where it is known.
+        whole: whether that is the output.
+        convolutions: its nodes with a kernel, in the file's order.
+        layers: those whose bias can be corrected.
+        left_alone: all other convolutions of the file.
+    """
+
+    network: ImportedNetwork
+    whole: bool
+    convolutions: list[Node]
+    layers: list[CorrectableLayer]
+    left_alone: list[LayerLeftAlone]
+
+
+def read_file(graph: Graph) -> IntegerFile:
+    """Raises ValueError where no layer can be corrected."""
+    end = known_end(graph)
+    network = import_graph(graph, end)
+    imported = {row.position for row in network.rows}
+    names = collections.Counter(tensor.name for tensor in graph.tensors if tensor.data is None)
+    file = IntegerFile(network, not end, [], [], [])
+    for operator in graph.operators:
+        if operator.kind not in SLOTS:
+            continue
+        name = graph.tensors[operator.outputs[0]].name
+        try:
+            if operator.position not in imported:
+                raise ValueError(f"it is not in front of {end!r}, where the known part ends")
+            if names[name] > 1:
+                raise ValueError(f"{names[name]} tensors have its output's name")
+            node = _node_with_kernel(network, name)
+            file.convolutions.append(node)
+            file.layers.append(_layer(graph, operator, node))
+        except ValueError as error:
+            reason = str(error)
+            file.left_alone.append(LayerLeftAlone(operator.position, operator.kind, name, reason))
+    if not file.layers:
+        first = next((f" ({left.kind}: {left.reason})" for left in file.left_alone), "")
+        raise ValueError(
+            f"{graph.path} has no int32 bias to correct{first}; give an int8 or uint8 file"
+        )
+    return file
+
+
+def known_end(graph: Graph) -> str:
+    """Up to which tensor the file can be simulated; "" for its output.
+
+    Behind an operator without a rule nothing is known, and only one output is followed: of
+    several, and of the tensors in front of such an operator, the one with most convolutions.
+
+    Raises:
+        ValueError: there is no convolution in front of it.
+    """
+    before: dict[int, frozenset[int]] = {index: frozenset() for index in graph.inputs}
+    for operator in graph.operators:
+        inputs = [i for i in operator.inputs if i >= 0 and graph.tensors[i].data is None]
+        if operator.kind in RULES and all(index in before for index in inputs):
+            own = {operator.position} if operator.kind in SLOTS else set()
+            joined = frozenset(own).union(*(before[index] for index in inputs))
+            before.update(dict.fromkeys(operator.outputs, joined))
+    if len(graph.outputs) == 1 and graph.outputs[0] in before:
+        return ""
+    end = max(before, key=lambda index: len(before[index]))
+    if not before[end]:
+        unknown = sorted({op.kind for op in graph.operators if op.kind not in RULES})
+        raise ValueError(
+            f"{graph.path} has no convolution that can be followed from its input; operators "
+            f"that are not supported: {', '.join(unknown) or 'none'}"
+        )
+    return graph.tensors[end].name
+
+
+def _node_with_kernel(network: ImportedNetwork, tensor: str) -> Node:
+    """The convolution's own node; an activation that is fused into it stands behind."""
+    node = network.description.node(network.nodes_of_tensors[tensor])
+    while node.kind not in WITH_KERNEL:
+        node = network.description.node(node.inputs[0])
+    return node
+
+
+def _layer(graph: Graph, operator: Operator, node: Node) -> CorrectableLayer:
+    """Raises ValueError with "it ..." or "its ..." where the bias cannot be corrected."""
+    data_slot, bias_slot = SLOTS[operator.kind]
+    if len(operator.inputs) <= bias_slot or operator.inputs[bias_slot] < 0:
+        raise ValueError("it has no bias")
+    data, weights, bias = (
+        graph.tensors[operator.inputs[slot]] for slot in (data_slot, 1, bias_slot)
+    )
+    if bias.type_name != "INT32" or bias.data is None:
+        raise ValueError(f"its bias is {bias.type_name}")
+    if data.quantization is None or weights.quantization is None or weights.data is None:
+        raise ValueError("its input or its weights are not quantized")
+    if data.type_name not in INTEGER_RANGES:
+        raise ValueError(f"its input is {data.type_name}")
+    low, high = INTEGER_RANGES[data.type_name]
+    zero_point = int(data.quantization.zero_point[0])
+    axis = 3 if operator.kind == "DEPTHWISE_CONV_2D" else 0
+    kernel = np.moveaxis(weights.data.astype(np.int64), axis, -1)
+    kernel = np.abs(kernel - weights.quantization.zero_point)
+    products = kernel.reshape(-1, bias.data.size).sum(0) * max(zero_point - low, high - zero_point)
+    values = bias.data.ravel().astype(np.int64)
+    # The product is rounded to float32, as the kernels' own is.
+    scale = data.quantization.scale[0] * weights.quantization.scale
+    if scale.min() <= 0:
+        raise ValueError("its scale is 0")
+    return CorrectableLayer(
+        operator,
+        node,
+        values,
+        np.broadcast_to(scale.astype(np.float64), values.shape),
+        np.maximum(_INT32_MAX - products, np.abs(values)),
+    )
+
+
+def network_with(description: NetworkDescription, arrays: dict[str, np.ndarray]) -> keras.Model:
+    model = build_imported(description)
+    report = load_named(model, arrays)
+    if report.missing or report.mismatched:
+        raise ValueError(f"weights do not fit the network ({report.lines()[1]})")
+    return model
+
+
+def channel_mean(value):
+    """[batch, ..., channels] -> float64 [channels]."""
+    return tf.reduce_mean(tf.cast(value, tf.float64), tuple(range(len(value.shape) - 1)))
+
+
+class FileWalk:
+    """The file's simulation, run node by node over all photos, so that a bias can change between
+    two nodes. What integer tensors hold is kept as integers; what stands between two of them is
+    computed again whenever it is asked for."""
+
+    def __init__(self, file: IntegerFile, logits: str, images: list[np.ndarray]):
+        simulated = simulate_quantization(file.network.description, file.network.ranges)
+        self.model = network_with(simulated, file.network.arrays)
+        for layer in file.layers:  # float32 does not hold every int32
+            self.set_bias(layer.node.name, layer.bias * layer.scale)
+        self.images = images
+        self._nodes = {node.name: node for node in simulated.nodes}
+        follower = simulated.only_consumer(logits)
+        rounded = follower is not None and follower.kind == "simulated_quantization"
+        # With an activation inside, the reference has a value to compare before it alone.
+        self._logits = follower.name if follower is not None and rounded else logits
+        self._kept = {self._logits} | {
+            node.name
+            for node in simulated.nodes
+            if node.kind == "simulated_quantization" or len(simulated.consumers(node.name)) > 1
+        }
+        self._values: dict[str, list[np.ndarray]] = {simulated.input_name: images}
+
+    def __iter__(self) -> Iterator[Node]:
+        """Nodes in the order of execution; each runs when the next is asked for."""
+        last_use = self._last_uses()
+        for position, node in enumerate(self._nodes.values()):
+            yield node
+            if node.name in self._kept:
+                count = range(len(self.images))
+                self._values[node.name] = [self._pack(node, self._run(node, i)) for i in count]
+            for name in [n for n in self._values if last_use.get(n, 0) <= position]:
+                if name != self._logits:
+                    del self._values[name]
+
+    def _last_uses(self) -> dict[str, int]:
+        """{value: position of the last node that needs it, directly or by computing again}."""
+        uses: dict[str, int] = {}
+        for position, node in reversed(list(enumerate(self._nodes.values()))):
+            needed = position if node.name in self._kept else uses.get(node.name, position)
+            for name in node.inputs:
+                uses[name] = max(uses.get(name, 0), needed)
+        return uses
+
+    def mean(self, name: str) -> np.ndarray:
+        """float64 [channels], over all photos."""
+        count = len(self.images)
+        return sum(channel_mean(self._value(name, i)).numpy() for i in range(count)) / count
+
+    def set_bias(self, name: str, real: np.ndarray) -> None:
+        self.model.get_layer(name).bias.assign(real)
+
+    def logits(self) -> list[np.ndarray]:
+        """Of each photo, after the walk."""
+        return [np.asarray(self._value(self._logits, i)) for i in range(len(self.images))]
+
+    def uncorrected_logits(self) -> list[np.ndarray]:
+        """Of each photo, before the walk."""
+        layer = self.model.get_layer(self._logits)
+        run = tf.function(keras.Model(self.model.input, layer.output))
+        return [run(tf.constant(image)).numpy() for image in self.images]
+
+    def _value(self, name: str, photo: int):
+        if name not in self._values:
+            return self._run(self._nodes[name], photo)
+        stored = self._values[name][photo]
+        return self._unpack(self._nodes[name], stored) if name in self._nodes else stored
+
+    def _run(self, node: Node, photo: int):
+        inputs = [self._value(name, photo) for name in node.inputs]
+        value = inputs if len(inputs) > 1 else inputs[0]
+        return value if node.kind == IDENTITY else self.model.get_layer(node.name)(value)
+
+    @staticmethod
+    def _pack(node: Node, value) -> np.ndarray:
+        if node.kind != "simulated_quantization":
+            return np.asarray(value)
+        settings = node.attributes
+        steps = np.rint(np.asarray(value) / np.float32(settings["scale"])) + settings["zero_point"]
+        return steps.astype(np.min_scalar_type(settings["quantized_min"] or 255))
+
+    @staticmethod
+    def _unpack(node: Node, stored: np.ndarray) -> np.ndarray:
+        if node.kind != "simulated_quantization":
+            return stored
+        settings = node.attributes
+        return np.float32(settings["scale"]) * (
+            stored.astype(np.float32) - np.float32(settings["zero_point"])
+        )
