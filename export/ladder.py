@@ -37,6 +37,8 @@ from tflite_tools.tables import align, versions
 REFERENCE = "float32"
 RECORD = "rung.json"
 """Beside a rung's file: what it was made by and how long that took."""
+NEAR_FLOAT = 3.0
+"""Points of mIoU that the second panel of the plot shows below float."""
 SIGNAL_IMAGES = 12
 """Images, evenly spread over the list, that the signal-to-noise ratio is measured on."""
 
@@ -347,18 +349,23 @@ def _csv(documents: list[dict]) -> str:
 
 
 def _plot(documents: list[dict], path: pathlib.Path) -> None:
-    """mIoU of each rung, with the interval of its difference from float."""
+    """mIoU of each rung with the interval of its difference from float: all, and near float."""
     shown = [values for values in documents if "miou" in values]
-    figure, axes = plt.subplots(figsize=(8, 0.45 * len(shown) + 1.2), layout="constrained")
+    figure, panels = plt.subplots(
+        1, 2, figsize=(12, 0.3 * len(shown) + 1.2), sharey=True, layout="constrained"
+    )
     base = next(values["miou"] for values in shown if values["name"] == REFERENCE)
-    for position, values in enumerate(reversed(shown)):
-        change = values["difference"] or {"low": 0.0, "high": 0.0}
-        ends = [100 * (base + change[key]) for key in ("low", "high")]
-        axes.plot(ends, [position, position], color="tab:blue", linewidth=3, alpha=0.4)
-        axes.plot(100 * values["miou"], position, "o", color="tab:blue")
-    axes.axvline(100 * base, color="gray", linewidth=1)
-    axes.set_yticks(range(len(shown)), [values["name"] for values in reversed(shown)])
-    axes.set_xlabel("mIoU %, line: 95 % interval of the difference from float")
+    for axes in panels:
+        for position, values in enumerate(reversed(shown)):
+            change = values["difference"] or {"low": 0.0, "high": 0.0}
+            ends = [100 * (base + change[key]) for key in ("low", "high")]
+            axes.plot(ends, [position, position], color="tab:blue", linewidth=3, alpha=0.4)
+            axes.plot(100 * values["miou"], position, "o", color="tab:blue", markersize=4)
+        axes.axvline(100 * base, color="gray", linewidth=1)
+    panels[0].set_yticks(range(len(shown)), [values["name"] for values in reversed(shown)])
+    panels[0].set_xlabel("mIoU %")
+    panels[1].set_xlim(100 * base - NEAR_FLOAT, 100 * base + NEAR_FLOAT / 2)
+    panels[1].set_xlabel("near float; line: 95 % interval of the difference")
     with atomic_file.atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)

@@ -147,6 +147,7 @@ def quantize_post_training(
     names = [name for name, part in scheme.plan_layers(source).items() if part.output]
     histograms = observe(description, arrays, names, batches)
     ranges = {name: choose_range(found, plan.ranges) for name, found in histograms.items()}
+    ranges |= _cut_by_limits(description, ranges)
     report.append(f"{len(ranges)} activation ranges by {plan.ranges.value}")
     reference = arrays
     if plan.adaround:
@@ -187,6 +188,18 @@ def quantize_post_training(
     for line in report:
         logging.info("%s", line)
     return PostTrained(quantized, description, arrays, ranges, tuple(report))
+
+
+def _cut_by_limits(description: NetworkDescription, ranges) -> dict[str, tuple[float, float]]:
+    """Ranges in front of a limit a channel: what the limit cuts off needs no steps."""
+    return {
+        node.inputs[0]: ranges[node.name]
+        for node in description.nodes
+        if node.kind == "channel_limit"
+        and node.name in ranges
+        and node.inputs[0] in ranges
+        and description.only_consumer(node.inputs[0]) is node
+    }
 
 
 def _check_photos(batches: list[np.ndarray], input_range: tuple[float, float]) -> None:
