@@ -28,7 +28,8 @@ from tflite_tools.graph import Graph, read_graph
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.tables import align
 from tflite_tools.to_keras.contract import InputContract
-from tflite_tools.to_keras.fidelity import FileRunner, compare
+from tflite_tools.to_keras.fidelity import compare
+from tflite_tools.to_keras.file_runner import FileRunner
 
 _LEAST_EQUAL = 0.99
 """Of the output; below, the simulation is not what the runtime computes."""

@@ -221,7 +221,7 @@ def _recipe(ladder: Ladder, rung: Rung, source: Source) -> dict:
     """Everything that decides what a rung's file holds, as JSON gives it back."""
     plan = ladder.plan
     dataset = plan.calibration_dataset
-    return {
+    recipe = {
         "network": source.fingerprint(),
         "variant": rung.variant.value,
         "steps": rung.steps.to_json() if rung.steps else None,
@@ -230,6 +230,7 @@ def _recipe(ladder: Ladder, rung: Rung, source: Source) -> dict:
         if dataset
         else None,
     }
+    return json.loads(json.dumps(recipe))
 
 
 def _io(variant: Variant):

@@ -6,6 +6,7 @@ before any interpreter sees the file.
 """
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -13,6 +14,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 FILE_IDENTIFIER = b"TFL3"
 MAX_RANK = 8
+LARGEST_TENSOR_BYTES = 2**31 - 1
+"""The runtime counts bytes of a tensor in 32 bits on many devices."""
 
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
@@ -249,6 +252,9 @@ def _read_tensor(index, tensor, buffers, path) -> Tensor:
         raise ValueError(f"{path}: damaged .tflite (tensor {name!r} has shape {list(shape)})")
     type_name = _TYPE_NAMES.get(tensor.type, f"type {tensor.type}")
     dtype = _DTYPES.get(tensor.type)
+    width = np.dtype(dtype).itemsize if dtype else 1
+    if math.prod(shape) * width > LARGEST_TENSOR_BYTES:
+        raise ValueError(f"{path}: tensor {name!r} of shape {list(shape)} is larger than 2 GB")
     if not 0 <= tensor.buffer < len(buffers):
         raise ValueError(f"{path}: damaged .tflite (tensor {name!r} has no buffer)")
     raw = buffers[tensor.buffer].data

@@ -9,6 +9,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 
@@ -67,6 +68,10 @@ def _serve(connection, contracts: list[ModelContract], num_threads: int, quiet: 
         connection.send(reply)
 
 
+PATIENCE_S = 600.0
+"""A file that needs longer for one task is stopped: some damaged ones never end."""
+
+
 class InterpreterPool:
     """Runs tasks on `processes` children; results come as they are ready."""
 
@@ -76,12 +81,14 @@ class InterpreterPool:
         processes: int,
         num_threads: int = 1,
         quiet: bool = True,
+        patience_s: float = PATIENCE_S,
     ):
         if processes < 1:
             raise ValueError(f"processes must be at least 1; got {processes}")
         self._contracts = contracts
         self._threads = num_threads
         self._quiet = quiet
+        self._patience_s = patience_s
         self._context = multiprocessing.get_context("spawn")
         self._children = [self._start() for _ in range(processes)]
         self.broken: dict[int, str] = {}
@@ -115,6 +122,7 @@ class InterpreterPool:
         """
         waiting = iter(tasks)
         running: dict[int, Task] = {}
+        deadlines: dict[int, float] = {}
 
         def feed(slot: int) -> Outcome | None:
             for task in waiting:
@@ -122,6 +130,7 @@ class InterpreterPool:
                     return Outcome(task, None, self.broken[task.model])
                 self._children[slot][1].send(task)
                 running[slot] = task
+                deadlines[slot] = time.monotonic() + self._patience_s
                 return None
             return None
 
@@ -134,14 +143,24 @@ class InterpreterPool:
             if not running:
                 return
             connections = {self._children[slot][1]: slot for slot in running}
-            for connection in multiprocessing.connection.wait(list(connections)):
-                slot = connections[connection]
+            left = max(0.0, min(deadlines[slot] for slot in running) - time.monotonic())
+            done = multiprocessing.connection.wait(list(connections), left)
+            late = [s for s in running if not done and deadlines[s] <= time.monotonic()]
+            for slot in [connections[connection] for connection in done] + late:  # type: ignore[index]
                 task = running.pop(slot)
-                value, failure = self._receive(slot)
+                value, failure = self._stop(slot) if slot in late else self._receive(slot)
                 if failure:
                     self.broken.setdefault(task.model, failure)
                 ready.append(slot)
                 yield Outcome(task, value, failure)
+
+    def _stop(self, slot: int) -> tuple[object, str]:
+        process, connection = self._children[slot]
+        connection.close()
+        process.kill()
+        process.join(10)
+        self._children[slot] = self._start()
+        return None, f"the file gave no answer in {self._patience_s:.0f} s; do not ship it"
 
     def _receive(self, slot: int) -> tuple[object, str]:
         process, connection = self._children[slot]

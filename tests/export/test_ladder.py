@@ -24,15 +24,15 @@ def compare(*flags):
 
 @pytest.mark.slow
 def test_ladder_on_real_photos(tmp_path, shared_dir):
-    done = compare(
+    flags = (
         f"--run_dir={CAMVID}",
         f"--data_dir={shared_dir / 'data' / 'camvid'}",
         f"--output_dir={tmp_path / 'out'}",
         "--rungs=per_tensor,corrected",
-        "--calibration_images=4",
         "--limit=6",
         "--latency_repeats=2",
     )
+    done = compare(*flags, "--calibration_images=4")
     assert done.returncode == 0, done.stderr[-3000:]
     rows = {
         row["name"]: row
@@ -48,6 +48,12 @@ def test_ladder_on_real_photos(tmp_path, shared_dir):
     assert len((tmp_path / "out" / "ladder.csv").read_text().splitlines()) == 4
     manifest = json.loads((tmp_path / "out" / "corrected" / "int8.json").read_text())
     assert manifest["quantization"]["bias"] == "empirical"
+    again = compare(*flags, "--calibration_images=4")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert again.stderr.count("made before") == 3
+    other = compare(*flags, "--calibration_images=5")
+    assert other.returncode == 1
+    assert "already holds" in other.stderr
 
 
 @pytest.mark.parametrize(

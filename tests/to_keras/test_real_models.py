@@ -9,7 +9,8 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.imported import build_imported, simulate_quantization
 from deeplab_tf.training.initialization import load_named
-from tflite_tools.to_keras.fidelity import FileRunner, measure, real_input
+from tflite_tools.to_keras.fidelity import measure, real_input
+from tflite_tools.to_keras.file_runner import FileRunner
 from tflite_tools.to_keras.importer import import_file
 
 VOC_PHOTOS, CAMVID_PHOTOS = 8, 2

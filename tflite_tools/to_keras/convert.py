@@ -24,6 +24,7 @@ from deeplab_tf.quantization.batch_norm import (
 from deeplab_tf.training.initialization import load_named, named_arrays
 from tflite_tools.to_keras import fidelity
 from tflite_tools.to_keras.contract import InputContract, read_labels
+from tflite_tools.to_keras.file_runner import FileRunner
 from tflite_tools.to_keras.importer import ImportedNetwork, import_file
 from tflite_tools.to_keras.report import Result, check_output, write_result
 from tflite_tools.to_keras.run import ImportedRun, as_run
@@ -127,7 +128,7 @@ def _result(config: ImportConfig, network: ImportedNetwork) -> Result:
     if config.compare:
         model = build_imported(description)
         load_named(model, arrays)
-        agreement = fidelity.measure(fidelity.FileRunner(config.model), model, batches)
+        agreement = fidelity.measure(FileRunner(config.model), model, batches)
     run, no_run = _run(config, network, description, arrays)
     return Result(
         config.model,

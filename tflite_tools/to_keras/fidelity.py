@@ -1,11 +1,9 @@
 """How closely a rebuilt network follows its file: both run on the same pixels."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 import tf_keras as keras
-from ai_edge_litert import interpreter as litert
 
 from tflite_tools.to_keras.contract import InputContract
 
@@ -25,41 +23,6 @@ class Fidelity:
     equal_classes: float
     largest_difference: float | None
     correlation: float | None
-
-
-class FileRunner:
-    """Runs a file image by image; integer outputs with a scale come back as real values."""
-
-    def __init__(self, path: str | pathlib.Path, num_threads: int = 1, builtin: bool = False):
-        resolver = litert.OpResolverType
-        self._interpreter = litert.Interpreter(
-            str(path),
-            num_threads=num_threads,
-            experimental_op_resolver_type=(
-                resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES if builtin else resolver.AUTO
-            ),
-        )
-        self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]
-
-    def __call__(self, real: np.ndarray) -> np.ndarray:
-        """float32 [1, ...], the network's real input -> the file's output as real values."""
-        quantized = _quantize(real, self._input)
-        self._interpreter.set_tensor(self._input["index"], quantized)
-        self._interpreter.invoke()
-        value = self._interpreter.get_tensor(self._output["index"])
-        scale, zero_point = self._output["quantization"]
-        return value if not scale else np.float32(scale) * (value.astype(np.float32) - zero_point)
-
-
-def _quantize(real: np.ndarray, details: dict) -> np.ndarray:
-    scale, zero_point = details["quantization"]
-    if not scale:
-        return real.astype(details["dtype"])
-    limits = np.iinfo(details["dtype"])
-    steps = np.round(real / np.float32(scale)) + zero_point
-    return np.clip(steps, limits.min, limits.max).astype(details["dtype"])
 
 
 def real_input(pixels: np.ndarray, contract: InputContract) -> np.ndarray:
