@@ -41,7 +41,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/evaluation, else ./evaluation.")
 
 
-def _paths() -> list[pathlib.Path]:
+def chosen_paths() -> list[pathlib.Path]:
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if FLAGS.run_dir:
         if not pathlib.Path(FLAGS.run_dir).is_dir():
@@ -63,7 +63,7 @@ def _place_in_table(path: pathlib.Path):
     return path.stem.endswith("_argmax"), known, path.stem
 
 
-def _names(paths: list[pathlib.Path]) -> list[str]:
+def table_names(paths: list[pathlib.Path]) -> list[str]:
     """Stems, with the folder in front where two files share one."""
     stems = [path.stem for path in paths]
     return [
@@ -72,7 +72,7 @@ def _names(paths: list[pathlib.Path]) -> list[str]:
     ]
 
 
-def _preprocessing() -> Preprocessing | None:
+def given_preprocessing() -> Preprocessing | None:
     mean = [value for value in FLAGS.mean if value]
     std = [value for value in FLAGS.std if value]
     if not mean and not std:
@@ -83,7 +83,7 @@ def _preprocessing() -> Preprocessing | None:
         raise ValueError(f"--mean and --std: {error}") from error
 
 
-def _dataset():
+def chosen_dataset():
     dataset, data_dir = FLAGS.dataset, FLAGS.data_dir
     if dataset is None:
         if not FLAGS.run_dir:
@@ -100,7 +100,7 @@ def _dataset():
     return open_dataset(dataset, data_dir, FLAGS.split)
 
 
-def _reference(contracts: list[ModelContract]) -> int | None:
+def reference_index(contracts: list[ModelContract]) -> int | None:
     for index, contract in enumerate(contracts):
         wanted = pathlib.Path(FLAGS.reference) if FLAGS.reference else None
         if contract.path == wanted or (wanted is None and contract.variant == "float32"):
@@ -109,15 +109,15 @@ def _reference(contracts: list[ModelContract]) -> int | None:
 
 
 def main() -> int:
-    paths = _paths()
+    paths = chosen_paths()
     if FLAGS.reference and pathlib.Path(FLAGS.reference) not in paths:
         paths.insert(0, pathlib.Path(FLAGS.reference))
-    preprocessing = _preprocessing()
+    preprocessing = given_preprocessing()
     contracts = [
         read_contract(path, preprocessing, name)
-        for path, name in zip(paths, _names(paths), strict=True)
+        for path, name in zip(paths, table_names(paths), strict=True)
     ]
-    dataset = _dataset()
+    dataset = chosen_dataset()
     options = EvaluationOptions(
         processes=FLAGS.processes or default_processes(),
         num_threads=FLAGS.num_threads,
@@ -126,7 +126,7 @@ def main() -> int:
         limit=FLAGS.limit,
         mean_over=tuple(name for name in FLAGS.mean_over if name),
     )
-    results = evaluate(contracts, dataset, options, _reference(contracts))
+    results = evaluate(contracts, dataset, options, reference_index(contracts))
     default = pathlib.Path(FLAGS.run_dir) / "evaluation" if FLAGS.run_dir else "evaluation"
     output_dir = pathlib.Path(FLAGS.output_dir or default)
     write_metrics(results, dataset, options, output_dir)

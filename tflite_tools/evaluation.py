@@ -170,7 +170,7 @@ def evaluate(
     options.mean_indices(dataset)  # before the work, not after
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
-        _check_fit(result, dataset)
+        check_fit(result, dataset)
     _probe_all(results, dataset)
     count = min(options.limit or len(dataset), len(dataset))
     with (
@@ -187,11 +187,11 @@ def evaluate(
     if options.latency_repeats:
         measure_all(results, dataset, options)
     for result in results:
-        _call_out(result, dataset)
+        call_out(result, dataset)
     return results
 
 
-def _check_fit(result: ModelResult, dataset: SegmentationDataset) -> None:
+def check_fit(result: ModelResult, dataset: SegmentationDataset) -> None:
     contract, label_set = result.contract, dataset.label_set
     if contract.channels != dataset.channels:
         result.failure = (
@@ -322,7 +322,7 @@ def measure_all(
         results[index].latency = latency
 
 
-def _call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
+def call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
     """Loud words for a mask that says nothing."""
     if result.failure or result.matrix is None or not result.images:
         return

@@ -1,0 +1,110 @@
+"""Times `.tflite` files beside each other, and says where the time goes.
+
+    python -m tflite_tools.benchmark --model=float32.tflite,int8.tflite --num_threads=1,2
+    python -m tflite_tools.benchmark --model=float32.tflite,int8.tflite --profile
+
+Files, numbers of threads and the processor's own peak take turns, so that a noisy machine favours
+none: believe ratios before milliseconds. `--profile` asks the runtime's own profiler for the time
+of every operator, and compares the first file with each other one layer by layer. The profiler is
+reached through the C interface of the runtime's package (`tflite_tools.benchmarking.native`), since
+its Python interface gives no times; it runs whole files on zeros.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import flags
+
+from deeplab_tf import atomic_file, command
+from tflite_tools.benchmarking.machine import describe_machine
+from tflite_tools.benchmarking.profile import Profile, profile
+from tflite_tools.benchmarking.report import (
+    benchmark_json,
+    benchmark_text,
+    comparison_text,
+    profile_text,
+)
+from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.tables import versions
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    flags.DEFINE_list("model", None, "Files; ratios are to the first.", required=True)
+    flags.DEFINE_list("num_threads", "1", "Numbers of threads, each timed.")
+    flags.DEFINE_integer("repeats", 50, "Timed invokes of each file and number of threads.")
+    flags.DEFINE_integer("warmup", 5, "Invokes before timing; the first is stated.")
+    flags.DEFINE_bool("profile", False, "Also the time of every operator.")
+    flags.DEFINE_string("output_dir", "", "Folder for benchmark.json; default: none is written.")
+
+
+def _contracts() -> list[ModelContract]:
+    paths = [pathlib.Path(name) for name in FLAGS.model if name]
+    if not paths:
+        raise ValueError("give --model=FILE[,FILE...]")
+    stems = [path.stem for path in paths]
+    return [
+        read_contract(
+            path,
+            name=path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}",
+        )
+        for path in paths
+    ]
+
+
+def _options() -> BenchmarkOptions:
+    try:
+        threads = tuple(int(value) for value in FLAGS.num_threads)
+    except ValueError as error:
+        raise ValueError(
+            f"--num_threads takes whole numbers such as 1,2; got {','.join(FLAGS.num_threads)}"
+        ) from error
+    return BenchmarkOptions(threads, FLAGS.repeats, FLAGS.warmup)
+
+
+def _profile_parts(
+    profiles: list[Profile], peaks: list[float], num_threads: tuple[int, ...]
+) -> list[str]:
+    parts = [
+        profile_text(each, num_threads, peak) for each, peak in zip(profiles, peaks, strict=True)
+    ]
+    if profiles and not profiles[0].failure:
+        parts += [
+            comparison_text(profiles[0], other, num_threads[0])
+            for other in profiles[1:]
+            if not other.failure
+        ]
+    return parts
+
+
+def main() -> int:
+    options, contracts = _options(), _contracts()
+    machine = describe_machine()
+    results, peaks = benchmark(contracts, options)
+    profiles: list[Profile] = []
+    working = [result for result in results if FLAGS.profile and not result.failure]
+    if working:
+        contracts = [result.contract for result in working]
+        profiles = profile(contracts, options.num_threads, options.repeats)
+    parts = [benchmark_text(results, peaks, options, machine)]
+    speeds = [peaks[result.integer].speed(options.num_threads[0]) for result in working]
+    parts += _profile_parts(profiles, speeds, options.num_threads)
+    sys.stdout.write("\n\n".join(parts) + "\n")
+    if FLAGS.output_dir:
+        path = pathlib.Path(FLAGS.output_dir) / "benchmark.json"
+        document = benchmark_json(results, peaks, options, machine, profiles, versions())
+        atomic_file.write_text(path, json.dumps(document, indent=1) + "\n")
+        sys.stdout.write(f"\nnumbers: {path}\n")
+    return 1 if any(result.failure for result in results) else 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

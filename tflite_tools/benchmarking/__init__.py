@@ -1,0 +1,1 @@
+"""What a `.tflite` costs in time, and where the time goes."""

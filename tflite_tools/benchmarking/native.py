@@ -1,0 +1,172 @@
+"""The runtime's own profiler, reached through the C interface of the package's `libLiteRt.so`.
+
+The Python package has no binding for it: `Interpreter` gives no times, `CompiledModel` keeps its
+profiler to itself, and the package's own benchmark script times whole invokes. The shared
+library that lies beside them exports the documented C interface, profiler included
+(`litert/c/litert_profiler.h`), and with it the time of each operator inside XNNPACK, with the
+name of the kernel that ran. It is the same XNNPACK that `Interpreter` uses, built into another
+library of the same package.
+
+Times have whole microseconds. A wrong structure layout would crash, so only the version that
+this was written for is accepted, and the size of the profiler's records is measured, not
+believed. Runs in child processes.
+"""
+
+import ctypes
+import dataclasses
+import importlib.metadata
+import pathlib
+import struct
+
+SUPPORTED = "2.3."
+"""Versions of ai-edge-litert whose C interface was read and tried."""
+_RECORD = struct.Struct("<Qi4xQQ6q2QI4x")
+"""ProfiledEventData: tag, type, start us, elapsed us, memory before and after, two metadata
+fields (the first is the node), source."""
+_ROOM = 4 * _RECORD.size
+_UNWRITTEN = 0xA5
+_CPU = 1
+_OPERATOR, _DELEGATE_OPERATOR, _DEFAULT = 2, 8, 1
+_HANDLE = ctypes.c_void_p
+_SIZE = ctypes.c_size_t
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """One operator of one invoke.
+
+    Attributes:
+        tag: a builtin kernel's operator ("ARG_MAX"), or the name of an XNNPACK kernel.
+        delegated: whether it ran inside XNNPACK.
+        node: position in the file of a builtin operator; the number inside its partition of an
+            XNNPACK kernel.
+        elapsed_us: whole microseconds.
+    """
+
+    tag: str
+    delegated: bool
+    node: int
+    elapsed_us: int
+
+
+class ProfiledModel:
+    """A file in the runtime, with its profiler.
+
+    Raises:
+        RuntimeError: another version of the runtime, or it refuses the file.
+    """
+
+    def __init__(self, path: pathlib.Path, num_threads: int):
+        self._library = _load()
+        self._libc = ctypes.CDLL(None)
+        self._libc.strdup.restype = _HANDLE
+        environment = self._make("LiteRtCreateEnvironment", 0, None)
+        model = self._make("LiteRtCreateModelFromFile", environment, str(path).encode())
+        options = self._options(num_threads)
+        self._model = self._make("LiteRtCreateCompiledModel", environment, model, options)
+        self._profiler = self._make("LiteRtCompiledModelGetProfiler", self._model)
+        if not self._profiler:
+            raise RuntimeError("the runtime gave no profiler")
+        signature = self._make("LiteRtGetModelSignature", model, _SIZE(0))
+        self._inputs = self._buffers("Input", environment, signature)
+        self._outputs = self._buffers("Output", environment, signature)
+
+    def _call(self, name: str, *arguments) -> None:
+        if status := getattr(self._library, name)(*arguments):
+            raise RuntimeError(f"{name} of the runtime failed with status {status}")
+
+    def _make(self, name: str, *arguments):
+        handle = _HANDLE()
+        self._call(name, *arguments, ctypes.byref(handle))
+        return handle
+
+    def _options(self, num_threads: int):
+        options = self._make("LiteRtCreateOptions")
+        self._call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
+        free = ctypes.cast(self._libc.free, _HANDLE)
+        for identifier, text in (
+            (b"runtime_options_string", b"enable_profiling = true\n"),
+            (b"xnnpack", f"num_threads = {num_threads}\n".encode()),
+        ):
+            payload = _HANDLE(self._libc.strdup(text))  # freed by the runtime
+            opaque = self._make("LiteRtCreateOpaqueOptions", identifier, payload, free)
+            self._call("LiteRtAddOpaqueOptions", options, opaque)
+        return options
+
+    def _buffers(self, side: str, environment, signature):
+        count = _SIZE()
+        self._call(f"LiteRtGetNumSignature{side}s", signature, ctypes.byref(count))
+        handles = []
+        for index in range(count.value):
+            tensor = self._make(f"LiteRtGetSignature{side}TensorByIndex", signature, _SIZE(index))
+            kind = ctypes.create_string_buffer(256)  # LiteRtRankedTensorType, 72 bytes
+            self._call("LiteRtGetRankedTensorType", tensor, kind)
+            needed = self._make(
+                f"LiteRtGetCompiledModel{side}BufferRequirements",
+                *(self._model, _SIZE(0), _SIZE(index)),
+            )
+            handles.append(
+                self._make(
+                    "LiteRtCreateManagedTensorBufferFromRequirements", environment, kind, needed
+                )
+            )
+        return (_HANDLE * len(handles))(*handles)
+
+    def run(self) -> None:
+        """One invoke on whatever the buffers hold (zeros)."""
+        self._call(
+            "LiteRtRunCompiledModel",
+            *(self._model, _SIZE(0)),
+            *(_SIZE(len(self._inputs)), self._inputs),
+            *(_SIZE(len(self._outputs)), self._outputs),
+        )
+
+    def run_profiled(self) -> tuple[list[Event], int]:
+        """One invoke.
+
+        Returns:
+            its operators in the order of execution, and the microseconds of the whole invoke.
+        """
+        self._call("LiteRtResetProfiler", self._profiler)
+        self._call("LiteRtStartProfiler", self._profiler)
+        self.run()
+        self._call("LiteRtStopProfiler", self._profiler)
+        events, whole = [], 0
+        for tag, kind, _, elapsed, *_, node, _, _ in self._records():
+            if kind in (_OPERATOR, _DELEGATE_OPERATOR):
+                events.append(Event(tag, kind == _DELEGATE_OPERATOR, node, elapsed))
+            elif kind == _DEFAULT and tag == "Invoke":
+                whole = elapsed
+        return events, whole
+
+    def _records(self):
+        count = ctypes.c_int()
+        self._call("LiteRtGetNumProfilerEvents", self._profiler, ctypes.byref(count))
+        if count.value < 1:
+            raise RuntimeError("the runtime's profiler recorded nothing")
+        raw = (ctypes.c_ubyte * (count.value * _ROOM))()
+        ctypes.memset(raw, _UNWRITTEN, len(raw))
+        self._call("LiteRtGetProfilerEvents", self._profiler, count, raw)
+        content = bytes(raw)
+        written = len(content.rstrip(bytes([_UNWRITTEN])))
+        if abs(written - count.value * _RECORD.size) > 4:  # the tail may be padding
+            raise RuntimeError(
+                f"the runtime's profiler writes records of {written / count.value:.1f} bytes, "
+                f"not {_RECORD.size}"
+            )
+        for record in _RECORD.iter_unpack(content[: count.value * _RECORD.size]):
+            yield (ctypes.string_at(record[0]).decode(errors="replace"), *record[1:])
+
+
+def _load() -> ctypes.CDLL:
+    version = importlib.metadata.version("ai-edge-litert")
+    if not version.startswith(SUPPORTED):
+        raise RuntimeError(
+            f"times of operators need ai-edge-litert {SUPPORTED}x, whose profiler was read; "
+            f"{version} is installed"
+        )
+    found = importlib.metadata.distribution("ai-edge-litert").locate_file("ai_edge_litert")
+    library = pathlib.Path(str(found)) / "libLiteRt.so"
+    if not library.is_file():
+        raise RuntimeError("this package of ai-edge-litert has no libLiteRt.so to profile with")
+    return ctypes.CDLL(str(library))

@@ -1,0 +1,49 @@
+"""Says which operators of a `.tflite` an accelerator would run, without the accelerator.
+
+python -m tflite_tools.check_target --model=int8.tflite --target=edgetpu
+python -m tflite_tools.check_target --model=int8.tflite --target=ethos-u55-128 --json=report.json
+
+Exit status: 0 when every operator is mapped, 1 when one would stay off the accelerator (or the
+check failed, with one line on stderr), 2 for wrong flags. Targets: edgetpu (documented rules),
+ethos-u55/u65/u85-MACS (compiles with Arm's Vela: pip install 'deeplab-tflite[vela]'), gpu and
+nnapi[-API level] (rules of the TFLite delegates).
+"""
+
+import json
+import sys
+
+from absl import flags
+
+from deeplab_tf import atomic_file, command
+from tflite_tools.graph import read_graph
+from tflite_tools.targets import report
+from tflite_tools.targets.registry import TARGETS, check_target
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model", "", "File to check.")
+    flags.DEFINE_enum("target", None, list(TARGETS), "Accelerator.")
+    flags.DEFINE_string("json", "", "Also writes the result, operator by operator, here.")
+
+
+def main() -> int:
+    if not FLAGS.model:
+        raise ValueError("give --model=FILE.tflite")
+    if FLAGS.target is None:
+        raise ValueError(f"give --target, one of {', '.join(TARGETS)}")
+    result = check_target(read_graph(FLAGS.model), FLAGS.target)
+    if FLAGS.json:
+        atomic_file.write_text(FLAGS.json, json.dumps(report.to_json(result), indent=1) + "\n")
+    sys.stdout.write(report.to_text(result))
+    return 1 if result.left_off else 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,91 @@
+"""Scores `.tflite` files on a long list in shards, through Apache Beam.
+
+    python -m tflite_tools.evaluate_sharded --model=a.tflite --dataset=camvid --data_dir=DIR \
+        --runner=DirectRunner --shards=8
+
+The confusion matrices equal those of `tflite_tools.evaluate`, bit for bit. Needs Apache Beam (the
+extra `beam`), best in an environment of its own: it wants older protobuf and Pillow than this
+project is tested with. Several processes on one machine:
+--beam_options=direct_num_workers=2,direct_running_mode=multi_processing
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from deeplab_tf import command
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.data.registry import DATASETS
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.evaluation import EvaluationOptions
+from tflite_tools.tables import terminal_table, write_metrics
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    flags.DEFINE_list("model", None, "Files to score.", required=True)
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set.", required=True)
+    flags.DEFINE_string("data_dir", "", "Folder of --dataset, the same on every worker.")
+    flags.DEFINE_string("split", "val", "List to score on.")
+    flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
+    flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
+    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's manifest.")
+    flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
+    flags.DEFINE_integer("shards", 8, "Pieces of the list.")
+    flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
+    flags.DEFINE_list("beam_options", "", "Further options of the pipeline: name=value,...")
+    flags.DEFINE_string("scratch_dir", "", "Folder that all workers can write to.")
+    flags.DEFINE_string("output_dir", "sharded_evaluation", "Folder for metrics.json and .csv.")
+
+
+def _contracts() -> list[ModelContract]:
+    mean, std = ([value for value in values if value] for values in (FLAGS.mean, FLAGS.std))
+    preprocessing = None
+    if mean or std:
+        try:
+            preprocessing = Preprocessing(tuple(map(float, mean)), tuple(map(float, std)))
+        except ValueError as error:
+            raise ValueError(f"--mean and --std: {error}") from error
+    return [read_contract(path, preprocessing) for path in FLAGS.model if path]
+
+
+def main() -> int:
+    try:
+        from tflite_tools import sharded  # noqa: PLC0415 - the extra may be missing
+    except ImportError as error:
+        raise RuntimeError(
+            f"sharded evaluation needs Apache Beam ({error}); install the extra `beam` in an "
+            "environment of its own"
+        ) from error
+    contracts = _contracts()
+    source = sharded.ListSource(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
+    dataset = source.open()
+    options = EvaluationOptions(
+        latency_repeats=0,
+        limit=FLAGS.limit,
+        mean_over=tuple(name for name in FLAGS.mean_over if name),
+    )
+    options.mean_indices(dataset)  # before the work, not after
+    results = sharded.evaluate_sharded(
+        contracts,
+        source,
+        *(FLAGS.shards, FLAGS.limit, FLAGS.runner),
+        tuple(FLAGS.beam_options),
+        FLAGS.scratch_dir,
+    )
+    output_dir = pathlib.Path(FLAGS.output_dir)
+    write_metrics(results, dataset, options, output_dir)
+    sys.stdout.write(terminal_table(results, dataset, options) + "\n")
+    sys.stdout.write(f"\nnumbers: {output_dir / 'metrics.json'} and metrics.csv\n")
+    return 1 if any(result.failure for result in results) else 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

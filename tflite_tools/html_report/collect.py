@@ -1,0 +1,259 @@
+"""Everything that a report says, measured once: scores, intervals, boundaries, origins.
+
+`Report.document()` is `metrics.json`, and the page is drawn from that document alone, so a reader
+of either sees the same numbers.
+"""
+
+import dataclasses
+import importlib.metadata
+import math
+import pathlib
+import platform
+import warnings
+
+import numpy as np
+
+from deeplab_tf.data.dataset import SegmentationDataset
+from tflite_tools.bootstrap import Interval, miou_difference
+from tflite_tools.contract import ModelContract
+from tflite_tools.evaluation import EvaluationOptions, ModelResult, evaluate
+from tflite_tools.html_report.boundary import count_boundaries
+from tflite_tools.manifest import Manifest, read_manifest
+from tflite_tools.tables import result_to_json, versions
+
+_PACKAGES = ("jinja2", "matplotlib", "scipy")
+
+
+@dataclasses.dataclass
+class FileReport:
+    """One file.
+
+    Attributes:
+        result: of the evaluation, with the matrix of every photo.
+        manifest: beside the file, or None.
+        overlap: int64 [photos, num_classes, 2], intersection and union of each class; None for
+            a file that failed.
+        boundary: the same for the bands along the contours, or None.
+    """
+
+    result: ModelResult
+    manifest: Manifest | None
+    overlap: np.ndarray | None = None
+    boundary: np.ndarray | None = None
+
+    @property
+    def contract(self) -> ModelContract:
+        return self.result.contract
+
+    @property
+    def name(self) -> str:
+        return self.result.contract.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All files on one list.
+
+    Attributes:
+        dataset: the list.
+        options: how the files were run.
+        files: in the order of the tables.
+        reference: index of the file that the others are compared with, or None.
+        command: what a user types to get the report again.
+    """
+
+    dataset: SegmentationDataset
+    options: EvaluationOptions
+    files: list[FileReport]
+    reference: int | None
+    command: str
+
+    @property
+    def base(self) -> FileReport | None:
+        """The reference, if it ran."""
+        if self.reference is None or self.files[self.reference].overlap is None:
+            return None
+        return self.files[self.reference]
+
+    @property
+    def scored(self) -> list[FileReport]:
+        return [file for file in self.files if file.overlap is not None]
+
+    def document(self) -> dict:
+        """The report as plain values; what is not known is None."""
+        base = self.base
+        images = max((file.result.images for file in self.files), default=0)
+        values = {
+            "dataset": self.dataset.name,
+            "split": self.dataset.split,
+            "images": images,
+            "reference": base.name if base else None,
+            "options": vars(self.options),
+            "command": self.command,
+            "versions": versions()
+            | {name: importlib.metadata.version(name) for name in _PACKAGES}
+            | {"processor": processor()},
+            "classes": self._classes(),
+            "models": [self._file(file) for file in self.files],
+        }
+        return _finite(values)
+
+    def _classes(self) -> list[dict]:
+        names, colors = self.dataset.label_set.names, self.dataset.label_set.colors
+        pixels = photos = np.zeros(len(names), np.int64)
+        if self.scored:
+            matrices = self.scored[0].result.image_matrices
+            assert matrices is not None
+            truth = matrices.sum(2, dtype=np.int64)
+            pixels, photos = truth.sum(0), (truth > 0).sum(0)
+        return [
+            {"name": name, "color": color, "truth_pixels": int(p), "images": int(i)}
+            for name, color, p, i in zip(names, colors, pixels, photos, strict=True)
+        ]
+
+    def _file(self, file: FileReport) -> dict:
+        manifest = file.manifest
+        values = result_to_json(file.result, self.dataset, self.options) | {
+            "head": manifest.head if manifest else None,
+            "source": manifest.source if manifest else None,
+            "sha256": manifest.sha256 if manifest else None,
+            "calibration": manifest.calibration if manifest else None,
+            "quantization": manifest.quantization if manifest else None,
+            "made_with": manifest.versions if manifest else None,
+        }
+        if file.overlap is None:
+            return values
+        chosen = self.options.mean_indices(self.dataset)
+        names = self.dataset.label_set.names
+        values |= self._changes(file, chosen)
+        if file.boundary is not None:
+            iou = shares(file.boundary.sum(0))
+            values["boundary_miou"] = _mean(iou[list(chosen)] if chosen else iou)
+            values["boundary_iou"] = dict(zip(names, iou.tolist(), strict=True))
+        return values
+
+    def _changes(self, file: FileReport, chosen: tuple[int, ...]) -> dict:
+        """Differences from the reference, with intervals."""
+        base = self.base
+        if base is None or file is base or base.overlap is None or file.overlap is None:
+            return {}
+        names = self.dataset.label_set.names
+        values: dict = {
+            "miou_change": _plain(change_of(base.overlap, file.overlap, chosen)),
+            "iou_change": {
+                name: _plain(
+                    change_of(base.overlap[:, c : c + 1], file.overlap[:, c : c + 1], (0,))
+                )
+                for c, name in enumerate(names)
+            },
+        }
+        if base.boundary is not None and file.boundary is not None:
+            change = change_of(base.boundary, file.boundary, chosen)
+            values["boundary_miou_change"] = _plain(change)
+        return values
+
+
+def collect(
+    contracts: list[ModelContract],
+    dataset: SegmentationDataset,
+    options: EvaluationOptions,
+    reference: int | None,
+    command: str,
+) -> Report:
+    """Runs all files over the list: once to score, once for the boundaries.
+
+    Raises:
+        ValueError, FileNotFoundError: a sample cannot be read.
+    """
+    options = dataclasses.replace(options, keep_images=True)
+    results = evaluate(contracts, dataset, options, reference)
+    files = [FileReport(result, read_manifest(result.contract.path)) for result in results]
+    scored = [file for file in files if not file.result.failure and file.result.matrix is not None]
+    for file in scored:
+        assert file.result.image_matrices is not None
+        file.overlap = overlap(file.result.image_matrices)
+    count = min(options.limit or len(dataset), len(dataset))
+    counts, failures = count_boundaries(
+        [file.contract for file in scored], dataset, count, options.processes
+    )
+    for index, file in enumerate(scored):
+        file.boundary = counts.get(index)
+        if index in failures:
+            file.result.warnings.append(f"no boundary IoU: {failures[index]}")
+    return Report(dataset, options, files, reference, command)
+
+
+def overlap(image_matrices: np.ndarray) -> np.ndarray:
+    """Intersection and union of each class on each photo.
+
+    Args:
+        image_matrices: [photos, num_classes, num_classes + 1].
+
+    Returns:
+        int64 [photos, num_classes, 2].
+    """
+    matrices = image_matrices.astype(np.int64)
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    union = matrices.sum(2) + matrices.sum(1)[:, : hits.shape[1]] - hits
+    return np.stack([hits, union], axis=-1)
+
+
+def shares(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union of counts [..., 2], float64 [...]; NaN where the union is empty."""
+    both, either = counts[..., 0].astype(np.float64), counts[..., 1]
+    return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
+
+
+def change_of(first: np.ndarray, second: np.ndarray, classes: tuple[int, ...]) -> Interval | None:
+    """Change of the mean share, with its interval over photos.
+
+    Args:
+        first, second: int64 [photos, classes, 2], of the same photos.
+        classes: that the mean is taken over; empty for all.
+
+    Returns:
+        None where one side has no union at all.
+    """
+    with warnings.catch_warnings():
+        # A resampled list may miss a class altogether; it says nothing about that class.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        interval = miou_difference(_as_matrices(first), _as_matrices(second), classes)
+    return interval if math.isfinite(interval.difference + interval.low + interval.high) else None
+
+
+def _as_matrices(counts: np.ndarray) -> np.ndarray:
+    """Confusion matrices with the same intersections and unions: all misses in the last column."""
+    photos, classes, _ = counts.shape
+    matrices = np.zeros((photos, classes, classes + 1), np.int64)
+    diagonal = np.arange(classes)
+    matrices[:, diagonal, diagonal] = counts[..., 0]
+    matrices[:, :, classes] = counts[..., 1] - counts[..., 0]
+    return matrices
+
+
+def processor() -> str:
+    """Name of this machine's processor: a latency without it says little."""
+    listing = pathlib.Path("/proc/cpuinfo")
+    if listing.is_file():
+        for line in listing.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _plain(interval: Interval | None) -> dict | None:
+    return None if interval is None else dataclasses.asdict(interval)
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan
+
+
+def _finite(value):
+    """The same with None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,109 @@
+"""A model card in Markdown from a report's document.
+
+Mitchell et al. 2019, Model Cards for Model Reporting, arXiv:1810.03993: what the files are, what
+they were measured on, where they are weak. What no program can know, the licence of the training
+data and the purpose, is left as a line to fill in.
+"""
+
+import pathlib
+
+import jinja2
+
+WEAK_IOU = 0.5
+"""Classes below it are named as weak."""
+_RUN_KEYS = {
+    "dataset": "training data",
+    "split": "training list",
+    "backbone_weights": "start",
+    "init_from": "start from run",
+    "train_steps": "steps",
+    "quantize_delay_step": "quantization-aware from step",
+    "batch_size": "batch size",
+    "learning_rate": "learning rate",
+    "seed": "seed",
+}
+
+
+def model_card(document: dict, run_config: dict | None = None) -> str:
+    """Markdown text.
+
+    Args:
+        document: `Report.document()`.
+        run_config: `config.json` of the run, or None.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "points": _points,
+        "cell": _cell,
+        "channels": channels,
+    }
+    scored = [model for model in document["models"] if model.get("miou") is not None]
+    return environment.get_template("model_card.md.j2").render(
+        document=document,
+        scored=scored,
+        contracts=_contracts(document["models"]),
+        weak=_weak(document, scored),
+        run=_run_values(run_config or {}),
+    )
+
+
+def _contracts(models: list[dict]) -> list[tuple[list[str], dict]]:
+    """Files by how they are fed and read, so that equal contracts are said once."""
+    groups: list[tuple[list[str], dict]] = []
+    for model in models:
+        contract = {"input": model["input"], "output": model["output"]}
+        for names, known in groups:
+            if known == contract:
+                names.append(model["model"])
+                break
+        else:
+            groups.append(([model["model"]], contract))
+    return groups
+
+
+def _weak(document: dict, scored: list[dict]) -> list[tuple[str, float, float]]:
+    """Classes whose best file stays below WEAK_IOU: name, lowest and highest IoU."""
+    found = []
+    for entry in document["classes"]:
+        values = [model["iou"][entry["name"]] for model in scored]
+        values = [value for value in values if value is not None]
+        if values and entry["truth_pixels"] and max(values) < WEAK_IOU:
+            found.append((entry["name"], min(values), max(values)))
+    return found
+
+
+def _run_values(config: dict) -> list[tuple[str, object]]:
+    values = [("network", (config.get("model") or {}).get("network"))]
+    values += [(words, config.get(key)) for key, words in _RUN_KEYS.items()]
+    return [(words, value) for words, value in values if value not in (None, "")]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _points(change: dict | None) -> str:
+    if not change:
+        return "-"
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(
+        *(100 * change[key] for key in ("difference", "low", "high"))
+    )
+
+
+def channels(values: list[float]) -> str:
+    """One number where all channels have the same."""
+    shown = [f"{value:g}" for value in values]
+    return shown[0] if len(set(shown)) == 1 else f"[{', '.join(shown)}]"
+
+
+def _cell(value: object) -> str:
+    """Text that cannot break a row of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")

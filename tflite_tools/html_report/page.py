@@ -1,0 +1,193 @@
+"""The report's files: `index.html`, `metrics.json`, `metrics.csv` and `model_card.md`."""
+
+import csv
+import io
+import json
+import pathlib
+
+import jinja2
+
+from deeplab_tf import atomic_file
+from tflite_tools.html_report import charts, pictures
+from tflite_tools.html_report.collect import Report
+from tflite_tools.html_report.model_card import channels, model_card
+
+PAGE = "index.html"
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+_COLUMNS = (
+    "model",
+    "images",
+    "miou",
+    "classes_counted",
+    "pixel_accuracy",
+    "mean_class_accuracy",
+    "agreement",
+    "boundary_miou",
+    "size_bytes",
+    "memory_mb",
+    "failure",
+)
+
+
+def refuse_old(output_dir: pathlib.Path, overwrite: bool) -> None:
+    """Before the work.
+
+    Raises:
+        FileExistsError: a report is there and must not be replaced.
+    """
+    if not overwrite and (output_dir / PAGE).exists():
+        raise FileExistsError(
+            f"{output_dir / PAGE} exists; give --overwrite or another --output_dir"
+        )
+
+
+def write_report(report: Report, output_dir: pathlib.Path, run_config: dict | None = None) -> None:
+    """Draws everything first, then writes the four files.
+
+    Args:
+        run_config: configuration of the run that made the files, for the model card, or None.
+    """
+    document = report.document()
+    page = render(document, pictures.draw(report), report)
+    card = model_card(document, run_config)
+    atomic_file.write_text(output_dir / "metrics.json", json.dumps(document, indent=1) + "\n")
+    atomic_file.write_text(output_dir / "metrics.csv", metrics_csv(document))
+    atomic_file.write_text(output_dir / "model_card.md", card)
+    atomic_file.write_text(output_dir / PAGE, page)
+
+
+def render(document: dict, album: pictures.Album, report: Report) -> str:
+    """The page: one text that asks no host for anything."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # keeps the order of the lists
+    environment.filters |= {
+        "channels": channels,
+        "percent": percent,
+        "points": points,
+        "interval": interval,
+        "verdict": verdict,
+    }
+    names = [entry["name"] for entry in document["classes"]]
+    scored = [model for model in document["models"] if model.get("miou") is not None]
+    return environment.get_template("report.html.j2").render(
+        document=document,
+        scored=scored,
+        names=names,
+        findings=findings(document),
+        trade_off=charts.trade_off(document) if scored else "",
+        class_bars=charts.class_bars(document) if scored else "",
+        confusions={model["model"]: charts.confusion(model, names) for model in scored},
+        album=album_values(album, report),
+        left_out=album.left_out,
+        budget_mb=pictures.BUDGET_BYTES // 10**6,
+        smallest_share=pictures.SMALLEST_SHARE,
+        difference_colors=["rgb({}, {}, {})".format(*c) for c in pictures.DIFFERENCE_COLORS],
+    )
+
+
+def album_values(album: pictures.Album, report: Report) -> dict:
+    """What the script of the page clicks through."""
+    photos: dict[int, dict] = {
+        photo: {"name": name, "masks": {}, "differences": {}}
+        for photo, name in pictures.names_of(report.dataset, album).items()
+    }
+    for (photo, what), uri in album.pictures.items():
+        if photo not in photos:
+            continue
+        if isinstance(what, str):
+            photos[photo][what] = uri
+        else:
+            kind, file = what
+            photos[photo]["masks" if kind == "mask" else "differences"][file] = uri
+    return {
+        "files": [file.name for file in report.files],
+        "reference": report.reference if report.base else None,
+        "classes": list(report.dataset.label_set.names),
+        "kinds": pictures.LISTS,
+        "entries": [
+            [e.file, e.label, e.kind, e.photo, e.iou, e.reference_iou] for e in album.entries
+        ],
+        "photos": photos,
+    }
+
+
+def findings(document: dict) -> list[str]:
+    """One sentence a file: what it costs and what it saves against the reference."""
+    base = next((m for m in document["models"] if m["model"] == document["reference"]), None)
+    sentences = []
+    for model in document["models"]:
+        change = model.get("miou_change")
+        if base is None or not change:
+            continue
+        words = [f"{model['model']}: {points(change['difference'])} points of mIoU"]
+        if change["low"] <= 0 <= change["high"]:
+            words.append("not told from chance by this list")
+        words.append(f"{base['size_bytes'] / model['size_bytes']:.1f} times smaller")
+        if base["latency_ms"] and model["latency_ms"]:
+            speed = base["latency_ms"]["median"] / model["latency_ms"]["median"]
+            words.append(
+                f"{speed:.1f} times faster" if speed >= 1 else f"{1 / speed:.1f} times slower"
+            )
+        worst = worst_change(model)
+        if worst:
+            name, interval = worst
+            words.append(f"hurt most: {name} {points(interval['difference'])}")
+        sentences.append(", ".join(words) + ".")
+    return sentences
+
+
+def worst_change(model: dict) -> tuple[str, dict] | None:
+    """The class with the largest loss that is more than chance."""
+    lost = {n: c for n, c in (model.get("iou_change") or {}).items() if c and c["high"] < 0}
+    return min(lost.items(), key=lambda item: item[1]["difference"]) if lost else None
+
+
+def metrics_csv(document: dict) -> str:
+    """One line a file."""
+    names = [entry["name"] for entry in document["classes"]]
+    changes = [f"{key}_{end}" for key in ("miou_change",) for end in ("difference", "low", "high")]
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(
+        [*_COLUMNS, "latency_ms_median", "latency_ms_p90", *changes]
+        + [f"iou {name}" for name in names]
+        + [f"boundary iou {name}" for name in names]
+    )
+    for model in document["models"]:
+        latency, change = model["latency_ms"] or {}, model.get("miou_change") or {}
+        writer.writerow(
+            [model.get(column) for column in _COLUMNS]
+            + [latency.get(key) for key in ("median", "p90")]
+            + [change.get(end) for end in ("difference", "low", "high")]
+            + [model.get("iou", {}).get(name) for name in names]
+            + [model.get("boundary_iou", {}).get(name) for name in names]
+        )
+    return stream.getvalue()
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"  # noqa: RUF001 - a dash, for readers
+
+
+def points(value: float) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    return f"{100 * value:+.2f}".replace("-", "−")  # noqa: RUF001 - a minus sign, for readers
+
+
+def interval(change: dict | None) -> str:
+    if not change:
+        return ""
+    return f"{points(change['difference'])} [{points(change['low'])}, {points(change['high'])}]"
+
+
+def verdict(change: dict | None) -> str:
+    """Class of a cell: worse, better, or unsure where zero lies in the interval."""
+    if not change or change["low"] <= 0 <= change["high"]:
+        return "unsure"
+    return "better" if change["low"] > 0 else "worse"

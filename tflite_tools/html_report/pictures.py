@@ -1,0 +1,260 @@
+"""Which photos a reader should look at, and their pictures as data URIs.
+
+For each file and class: the photos with the worst and the best IoU of the class, and those where
+the file lost most against the reference. A class that holds under 0.1 % of a photo's labelled
+pixels is skipped there, because an IoU of a few pixels says nothing; unless it never holds more.
+"""
+
+import base64
+import collections
+import dataclasses
+import io
+import itertools
+
+import numpy as np
+from PIL import Image
+
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.preprocessing import Placement, place
+from tflite_tools.html_report.collect import FileReport, Report, shares
+from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.runner import ModelRunner
+
+TILE_WIDTH = 400
+PHOTOS_A_LIST = 2
+BUDGET_BYTES = 8_000_000
+"""Of all data URIs together; the page around them stays below 2 MB."""
+SMALLEST_SHARE = 0.001
+JPEG_QUALITY = 80
+BATCH = 8
+"""Photos in memory at once."""
+
+LISTS = {"worst": "worst", "best": "best", "lost": "lost most"}
+SAME, LOST, WON, OTHER, IGNORED = range(5)
+DIFFERENCE_COLORS = ((0, 0, 0), (230, 40, 40), (40, 190, 80), (240, 200, 40), (128, 128, 128))
+"""Of pixels that are alike; right only in the reference; right only in the file; wrong in both,
+each otherwise; ignored."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One line of one list.
+
+    Attributes:
+        file: index into `Report.files`.
+        label: the class.
+        kind: key of LISTS.
+        photo: index into the data set.
+        iou: of the class on this photo.
+        reference_iou: the same of the reference, or None.
+    """
+
+    file: int
+    label: int
+    kind: str
+    photo: int
+    iou: float
+    reference_iou: float | None
+
+
+def choose(report: Report) -> list[Entry]:
+    """All entries, the first of every list before the second of any."""
+    base = report.base
+    files = [
+        index
+        for index, file in enumerate(report.files)
+        if file.overlap is not None and (file is not base or len(report.scored) == 1)
+    ]
+    lists = [
+        _ranked(report, index, label, kind)
+        for label in range(report.dataset.label_set.num_classes)
+        for kind in LISTS
+        for index in files
+    ]
+    ranks = itertools.zip_longest(*lists)
+    return [entry for rank in ranks for entry in rank if entry is not None]
+
+
+def _ranked(report: Report, index: int, label: int, kind: str) -> list[Entry]:
+    file, base = report.files[index], report.base
+    assert file.overlap is not None
+    iou = shares(file.overlap[:, label])
+    reference = None
+    if base is not None and base is not file and base.overlap is not None:
+        reference = shares(base.overlap[:, label])
+    score = {"worst": iou, "best": -iou, "lost": iou if reference is None else iou - reference}
+    photos = _large_enough(file, label)
+    if kind == "lost":
+        photos = photos[score["lost"][photos] < 0] if reference is not None else photos[:0]
+    order = photos[np.argsort(score[kind][photos], kind="stable")][:PHOTOS_A_LIST]
+    return [
+        Entry(
+            *(index, label, kind, int(photo), float(iou[photo])),
+            None if reference is None else float(reference[photo]),
+        )
+        for photo in order
+    ]
+
+
+def _large_enough(file: FileReport, label: int) -> np.ndarray:
+    """Photos that show a class, those with most of it first."""
+    matrices = file.result.image_matrices
+    assert matrices is not None
+    truth = matrices.sum(2, dtype=np.int64)
+    share = truth[:, label] / np.maximum(truth.sum(1), 1)
+    order = np.argsort(-share, kind="stable")
+    large = order[share[order] >= SMALLEST_SHARE]
+    return large if len(large) else order[share[order] > 0]
+
+
+@dataclasses.dataclass
+class Album:
+    """What the page clicks through.
+
+    Attributes:
+        entries: those whose pictures fitted into the budget.
+        left_out: number of entries that did not.
+        pictures: data URIs by (photo, what): "photo", "truth", ("mask", file),
+            ("difference", file).
+    """
+
+    entries: list[Entry] = dataclasses.field(default_factory=list)
+    left_out: int = 0
+    pictures: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(uri) for uri in self.pictures.values())
+
+
+def draw(report: Report, budget_bytes: int = BUDGET_BYTES) -> Album:
+    """Draws the chosen photos until the budget is spent, in the order of `choose`."""
+    wanted: dict[int, list[Entry]] = collections.defaultdict(list)
+    entries = choose(report)
+    for entry in entries:
+        wanted[entry.photo].append(entry)
+    album = Album()
+    contracts = [file.contract for file in report.files]
+    with InterpreterPool(contracts, report.options.processes) as pool:
+        photos = list(wanted)
+        for first in range(0, len(photos), BATCH):
+            if album.size_bytes >= budget_bytes:
+                break
+            batch = photos[first : first + BATCH]
+            masks = _masks(report, {photo: wanted[photo] for photo in batch}, pool)
+            for photo in batch:
+                drawn = _draw_photo(report, photo, wanted[photo], masks)
+                if album.size_bytes + sum(map(len, drawn.values())) > budget_bytes:
+                    break
+                album.pictures |= drawn
+    album.entries = [e for e in entries if (e.photo, ("mask", e.file)) in album.pictures]
+    album.left_out = len(entries) - len(album.entries)
+    return album
+
+
+def small_mask(runner: ModelRunner, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Runs in a child: class map of a photo, shrunk to `size`, uint8."""
+    canvas, placement = place(image, runner.contract.height, runner.contract.width)
+    return _shrink(placement.restore_label(runner.class_map(canvas)), size)
+
+
+def _masks(report: Report, wanted: dict[int, list[Entry]], pool: InterpreterPool) -> dict:
+    """Shrunk class maps by (photo, file): of the files in question and of the reference."""
+    tasks, keys = [], {}
+    for photo, entries in wanted.items():
+        image = report.dataset.image(photo)
+        files = {entry.file for entry in entries}
+        if report.base is not None and report.reference is not None:
+            files.add(report.reference)
+        for file in sorted(files):
+            tasks.append(Task(file, small_mask, (image, tile_size(image))))
+            keys[id(tasks[-1])] = (photo, file)
+    return {
+        keys[id(outcome.task)]: outcome.value for outcome in pool.run(tasks) if not outcome.failure
+    }
+
+
+def _draw_photo(report: Report, photo: int, entries: list[Entry], masks: dict) -> dict:
+    """Data URIs of one photo."""
+    image, label = report.dataset.read(photo)
+    label_set = report.dataset.label_set
+    truth = _shrink(label, tile_size(image))
+    drawn: dict = {
+        (photo, "photo"): _jpeg(image),
+        (photo, "truth"): _png(truth, label_set.colors),
+    }
+    reference = masks.get((photo, report.reference))
+    for file in sorted({entry.file for entry in entries}):
+        mask = masks.get((photo, file))
+        if mask is None:
+            continue
+        drawn[photo, ("mask", file)] = _png(mask, label_set.colors)
+        compared = None if file == report.reference else reference
+        marks = differences(truth, mask, compared, label_set.num_classes)
+        drawn[photo, ("difference", file)] = _png(marks, DIFFERENCE_COLORS, transparent=SAME)
+    if reference is not None:
+        drawn[photo, ("mask", report.reference)] = _png(reference, label_set.colors)
+    return drawn
+
+
+def differences(
+    truth: np.ndarray, mask: np.ndarray, reference: np.ndarray | None, num_classes: int
+) -> np.ndarray:
+    """Where a file differs from the reference, and who is right; without one, from the truth.
+
+    Args:
+        truth, mask, reference: uint8 [height, width].
+
+    Returns:
+        uint8 [height, width] of SAME, LOST, WON, OTHER, IGNORED.
+    """
+    compared = truth if reference is None else reference
+    marks = np.full(truth.shape, OTHER, np.uint8)
+    marks[compared == truth] = LOST
+    marks[mask == truth] = WON
+    marks[mask == compared] = SAME
+    marks[truth >= num_classes] = IGNORED
+    return marks
+
+
+def tile_size(image: np.ndarray) -> tuple[int, int]:
+    """Height and width of a photo's tile; photos are shrunk, never grown."""
+    height, width = image.shape[:2]
+    scale = min(1.0, TILE_WIDTH / width, TILE_WIDTH / height)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _shrink(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Nearest neighbour, half-pixel centres."""
+    height, width = label.shape
+    return Placement(height, width, *size).restore_label(label)
+
+
+def _jpeg(image: np.ndarray) -> str:
+    """Photos of other than 3 channels are shown by their first channel."""
+    height, width = tile_size(image)
+    shown = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
+    stream = io.BytesIO()
+    shown.resize((width, height), Image.Resampling.BILINEAR).save(
+        stream, "JPEG", quality=JPEG_QUALITY
+    )
+    return _uri("image/jpeg", stream)
+
+
+def _png(classes: np.ndarray, colors, transparent: int | None = None) -> str:
+    """A palette picture; values outside the palette are black."""
+    picture = Image.fromarray(classes)
+    picture.putpalette([part for color in colors for part in color] + [0] * 3 * (256 - len(colors)))
+    stream = io.BytesIO()
+    extra = {} if transparent is None else {"transparency": transparent}
+    picture.save(stream, "PNG", optimize=True, **extra)
+    return _uri("image/png", stream)
+
+
+def _uri(kind: str, stream: io.BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def names_of(dataset: SegmentationDataset, album: Album) -> dict[int, str]:
+    """Sample names of the photos in an album."""
+    return {entry.photo: dataset.sample_name(entry.photo) for entry in album.entries}

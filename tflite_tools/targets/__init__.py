@@ -1,0 +1,1 @@
+"""Which operators of a file an accelerator would run, found out without the accelerator."""
