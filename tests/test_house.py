@@ -86,6 +86,7 @@ def test_no_room_for_leftovers():
         "export.to_tflite",
         "tflite_tools.evaluate",
         "tflite_tools.report",
+        "tflite_tools.diagnose",
         "tflite_tools.benchmark",
         "tflite_tools.evaluate_sharded",
         "tflite_tools.check_target",

@@ -1,0 +1,179 @@
+"""Whether the ranges of an integer file fit what flows on real photos, and channels that died.
+
+A file that was calibrated on the wrong images either cuts values off (its ranges are too small)
+or leaves most of its 256 steps without work (they are too large).
+"""
+
+import numpy as np
+
+from tflite_tools.diagnosis.case import Case
+from tflite_tools.diagnosis.finding import Finding, problem, some, warning
+from tflite_tools.diagnosis.layers import LayerStatistics, real_limits
+from tflite_tools.diagnosis.observation import Observations
+from tflite_tools.graph import Operator, Tensor
+
+_CLIPPED_PROBLEM = 0.005
+_CLIPPED_WARNING = 0.001
+"""Share of a tensor's values at an end where nothing should stop them. Files of real
+calibrations had at most 0.0001, one calibrated on a single photo 0.002, on noise 0.05."""
+_UNUSED = 1 / 16
+"""Less of the range than this costs 4 of 8 bits. The narrowest healthy tensor uses 0.25."""
+_UNUSED_TENSORS = 0.25
+_DEAD_CHANNELS = 0.5
+"""Share of a layer. Trained MobileNets have layers with a quarter dead."""
+_LOST_CHANNELS = 0.1
+"""Share of a layer that is dead in the file and alive in the reference. Rounding alone kills
+the faintest 3 of 100."""
+_STUCK = 0.95
+_CHANNEL_STEPS = 4
+_ENOUGH_VALUES = 10_000
+"""Of a tensor; a pooled vector of a few photos is too short for shares of a thousandth."""
+_FIXED = (
+    *("QUANTIZE", "DEQUANTIZE", "LOGISTIC", "SOFTMAX", "TANH", "HARD_SWISH", "ARG_MAX", "CAST"),
+    *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "CONCATENATION", "RESHAPE", "PAD", "PADV2"),
+    *("MAX_POOL_2D", "TRANSPOSE", "STRIDED_SLICE", "SLICE", "TILE", "EXPAND_DIMS", "SQUEEZE"),
+    *("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE"),
+)
+"""Operators that give a range on, or whose range is fixed: another tensor is to blame."""
+_SIX = 5.9
+
+
+def _name(operator: Operator, tensor: Tensor) -> str:
+    return f"{operator.position} {operator.kind} {tensor.name.split(';')[0]!r}"
+
+
+def _natural_ends(operator: Operator, tensor: Tensor) -> tuple[bool, bool]:
+    """Whether values belong at the low and the high end: an activation stops them there."""
+    fused = getattr(operator.options, "fusedActivationFunction", 0)
+    relu = fused == 1 or operator.kind == "RELU"
+    one = fused == 2 or operator.kind == "RELU_N1_TO_1"
+    six = fused == 3 or operator.kind == "RELU6"
+    return relu or six or one, one or (six and real_limits(tensor)[1] > _SIX)
+
+
+def _judged(case: Case, seen: Observations):
+    """(operator, tensor, statistics, natural ends) of quantized tensors that have own ranges."""
+    for operator in case.graph.operators:
+        tensor = case.graph.tensors[operator.outputs[0]]
+        statistics = seen.layers.get(tensor.index)
+        if statistics is None or statistics.histogram is None or operator.kind in _FIXED:
+            continue
+        if statistics.values >= _ENOUGH_VALUES:
+            yield operator, tensor, statistics, _natural_ends(operator, tensor)
+
+
+def _clipped(statistics: LayerStatistics, natural: tuple[bool, bool]) -> float:
+    """Share of the values that an end cuts off; of the reference's values where there are any."""
+    comparison = statistics.comparison
+    if comparison is not None:
+        below, above, values = comparison.below, comparison.above, comparison.values
+    else:
+        below, above = int(statistics.at_low.sum()), int(statistics.at_high.sum())
+        values = statistics.values
+    return ((0 if natural[0] else below) + (0 if natural[1] else above)) / max(values, 1)
+
+
+def saturated_ranges(case: Case, seen: Observations) -> list[Finding]:
+    """Ranges that are too small for real photos."""
+    shares = [
+        (_clipped(statistics, natural), _name(operator, tensor))
+        for operator, tensor, statistics, natural in _judged(case, seen)
+    ]
+    over = sorted((item for item in shares if item[0] >= _CLIPPED_WARNING), reverse=True)
+    if not over:
+        return []
+    make = problem if over[0][0] >= _CLIPPED_PROBLEM else warning
+    source = "the reference's values lie outside" if seen.pairs else "values lie at the end"
+    return [
+        make(
+            "saturated_ranges",
+            f"in {len(over)} of {len(shares)} tensors more than {_CLIPPED_WARNING:.1%} of "
+            f"{source} of the range, worst: "
+            + some([f"{name} {share:.2%}" for share, name in over]),
+            "Calibrated on images that are not like these: random noise, one image, photos that "
+            "were not normalized. Calibrate again on 100 photos of the training list, normalized "
+            "by the contract.",
+        )
+    ]
+
+
+def unused_ranges(case: Case, seen: Observations) -> list[Finding]:
+    """Ranges that are far too large for real photos."""
+    free = [item for item in _judged(case, seen) if not item[3][1]]
+    shares = [
+        (statistics.used_share, _name(operator, tensor)) for operator, tensor, statistics, _ in free
+    ]
+    under = sorted(item for item in shares if item[0] < _UNUSED)
+    if not under:
+        return []
+    make = problem if len(under) >= _UNUSED_TENSORS * len(shares) else warning
+    return [
+        make(
+            "unused_ranges",
+            f"{len(under)} of {len(shares)} tensors use less than 1/16 of their range, worst: "
+            + some([f"{name} {share:.1%}" for share, name in under]),
+            "Calibrated on images with larger values: pixels 0..255 that were not normalized, or "
+            "a few outliers. Calibrate on normalized photos; --activation_ranges=mse cuts "
+            "outliers off.",
+        )
+    ]
+
+
+def dead_channels(case: Case, seen: Observations) -> list[Finding]:
+    """Channels that say the same on every photo and at every place."""
+    dead, stuck = [], []
+    for operator in case.graph.operators:
+        tensor = case.graph.tensors[operator.outputs[0]]
+        statistics = seen.layers.get(tensor.index)
+        if statistics is None or operator.kind in _FIXED or max(tensor.shape[1:3]) == 1:
+            continue
+        natural = _natural_ends(operator, tensor)
+        name, channels = _name(operator, tensor), tensor.shape[-1]
+        held = _stuck_channels(statistics, natural)
+        if held.any():
+            stuck.append(f"{name} {int(held.sum())} of {channels}")
+        constant = (statistics.low == statistics.high) & ~held
+        lost = constant & _alive_in_reference(statistics, tensor)
+        if constant.mean() > _DEAD_CHANNELS or lost.mean() > _LOST_CHANNELS:
+            more = f" ({int(lost.sum())} alive in the reference)" if lost.any() else ""
+            dead.append(f"{name} {int(constant.sum())} of {channels}{more}")
+    found = []
+    if dead:
+        found.append(
+            problem(
+                "dead_channels",
+                f"channels with one value on all photos: {some(dead)}",
+                "If the float file is alive there, one range covers channels of too different "
+                "size: equalize (--equalize) or calibrate again; else train with a smaller "
+                "learning rate.",
+            )
+        )
+    if stuck:
+        found.append(
+            problem(
+                "saturated_channels",
+                f"channels with {_STUCK:.0%} of their values at an end of the range: {some(stuck)}",
+                "A bias or a range is wrong: compare with --reference, calibrate again, and look "
+                "at the layer's batch norm.",
+            )
+        )
+    return found
+
+
+def _stuck_channels(statistics: LayerStatistics, natural: tuple[bool, bool]) -> np.ndarray:
+    """bool [channels]. An activation's zero is no fault, its upper end is."""
+    channels = len(statistics.low)
+    if statistics.histogram is None:
+        return np.zeros(channels, bool)
+    rows = statistics.values / channels
+    low = np.zeros(channels, bool) if natural[0] else statistics.at_low / rows > _STUCK
+    return low | (statistics.at_high / rows > _STUCK)
+
+
+def _alive_in_reference(statistics: LayerStatistics, tensor: Tensor) -> np.ndarray:
+    """bool [channels]: the reference's channel moves by more than a few steps."""
+    comparison = statistics.comparison
+    if comparison is None or tensor.quantization is None:
+        return np.zeros(len(statistics.low), bool)
+    step = float(tensor.quantization.scale[0])
+    return comparison.high - comparison.low > _CHANNEL_STEPS * step

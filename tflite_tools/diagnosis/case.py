@@ -1,0 +1,144 @@
+"""The file under diagnosis, and everything that was given with it."""
+
+import dataclasses
+import json
+import pathlib
+
+from deeplab_tf.data.dataset import SegmentationDataset, read_lines
+from deeplab_tf.data.preprocessing import Preprocessing
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.graph import Graph, Tensor, read_graph
+from tflite_tools.manifest import Manifest, read_manifest
+
+INTEGER_TYPES = ("INT8", "UINT8", "INT16")
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What the checks look at.
+
+    Attributes:
+        graph, contract: of the file.
+        manifest: beside it, or None.
+        given_preprocessing: whether the normalization came by hand, not from the file.
+        labels: the list of class names to judge, or () where there is none.
+        reference_graph, reference: a float file of the same network, or None.
+        dataset: labelled photos, or None.
+    """
+
+    graph: Graph
+    contract: ModelContract
+    manifest: Manifest | None
+    given_preprocessing: bool
+    labels: tuple[str, ...]
+    reference_graph: Graph | None
+    reference: ModelContract | None
+    dataset: SegmentationDataset | None
+
+    @property
+    def input_tensor(self) -> Tensor:
+        return self.graph.tensors[self.graph.inputs[0]]
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether most convolutions compute with integers."""
+        computed = [
+            self.graph.tensors[operator.outputs[0]]
+            for operator in self.graph.operators
+            if operator.kind in CONVOLUTIONS
+        ]
+        integer = [tensor for tensor in computed if tensor.type_name in INTEGER_TYPES]
+        return 2 * len(integer) > len(computed)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by output index: of the list, else of the data set."""
+        return self.labels or (self.dataset.label_set.names if self.dataset else ())
+
+    def truth_obstacle(self) -> str:
+        """Why masks cannot be compared with labels, or ""."""
+        if self.dataset is None:
+            return "needs labelled photos: give --dataset and --data_dir"
+        if self.contract.channels != self.dataset.channels:
+            return (
+                f"the file takes {self.contract.channels} channels, {self.dataset.name} has "
+                f"{self.dataset.channels}"
+            )
+        classes, known = self.contract.num_classes, self.dataset.label_set.num_classes
+        if classes is not None and classes != known:
+            return f"the file gives {classes} classes, {self.dataset.name} has {known}"
+        return ""
+
+
+def open_case(
+    model: pathlib.Path,
+    preprocessing: Preprocessing | None = None,
+    labels: pathlib.Path | None = None,
+    reference: pathlib.Path | None = None,
+    dataset: SegmentationDataset | None = None,
+) -> Case:
+    """Reads what is to be diagnosed, without running it.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a file is damaged or no segmentation model, or the reference takes photos of
+            another size or computes with integers.
+    """
+    contract = read_contract(model, preprocessing)
+    manifest = read_manifest(model)
+    names = read_label_list(labels) if labels else ()
+    if not names and manifest:
+        names = manifest.label_set.names
+    case = Case(
+        graph=read_graph(model),
+        contract=contract,
+        manifest=manifest,
+        given_preprocessing=preprocessing is not None,
+        labels=names,
+        reference_graph=read_graph(reference) if reference else None,
+        reference=_reference_contract(reference, contract) if reference else None,
+        dataset=dataset,
+    )
+    if reference and dataclasses.replace(case, graph=case.reference_graph).is_integer:  # type: ignore[arg-type]
+        raise ValueError(f"reference {reference} computes with integers; give the float file")
+    return case
+
+
+def _reference_contract(path: pathlib.Path, contract: ModelContract) -> ModelContract:
+    """With its own manifest's normalization, else with the normalization of the file."""
+    own = contract.preprocessing if read_manifest(path) is None else None
+    reference = read_contract(path, own)
+    size = (contract.height, contract.width, contract.channels)
+    found = (reference.height, reference.width, reference.channels)
+    if found != size:
+        raise ValueError(
+            f"reference {path} takes {list(found)}, {contract.path} {list(size)}; give the float "
+            "file of the same network at the same size"
+        )
+    return reference
+
+
+def read_label_list(path: pathlib.Path) -> tuple[str, ...]:
+    """Class names: one a line, or a JSON with "names" or "labels".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it names no class.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --labels needs one class name a line")
+    lines = read_lines(path)
+    if path.suffix == ".json":
+        try:
+            values = json.loads("\n".join(lines))
+            names = [str(name) for name in values.get("names") or values.get("labels") or []]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: not a JSON list of names ({error})") from error
+    else:
+        names = [line.strip() for line in lines]
+        while names and not names[-1]:
+            names.pop()
+    if not names:
+        raise ValueError(f"{path}: names no class; write one class name a line, id 0 first")
+    return tuple(names)

@@ -1,0 +1,59 @@
+"""All checks over one file."""
+
+import dataclasses
+import time
+
+from tflite_tools.diagnosis.case import Case
+from tflite_tools.diagnosis.finding import Finding, Severity, Skipped, problem
+from tflite_tools.diagnosis.observation import Effort, observe
+from tflite_tools.diagnosis.registry import CHECKS, obstacle
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """What was found.
+
+    Attributes:
+        findings: problems first, each group in the order of the checks.
+        skipped: checks that did not run.
+        ran: how many did.
+        images: photos whose masks were scored.
+        seconds: that it took.
+    """
+
+    findings: tuple[Finding, ...]
+    skipped: tuple[Skipped, ...]
+    ran: int
+    images: int
+    seconds: float
+
+    @property
+    def problems(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity is Severity.PROBLEM]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.severity is Severity.WARNING]
+
+
+def diagnose(case: Case, effort: Effort) -> Diagnosis:
+    """Runs every check that can run.
+
+    Raises:
+        ValueError, FileNotFoundError: a sample cannot be read.
+    """
+    started = time.perf_counter()
+    seen = observe(case, effort)
+    findings, skipped = [], []
+    if seen.failure:
+        cure = "Export the file again; compare its sha256 with the manifest's."
+        findings.append(problem("does_not_run", seen.failure, cure))
+    for check in CHECKS:
+        if reason := obstacle(check, case, seen):
+            skipped.append(Skipped(check.name, reason))
+        else:
+            findings += check.function(case, seen)
+    findings.sort(key=lambda finding: finding.severity is not Severity.PROBLEM)
+    ran = len(CHECKS) - len(skipped)
+    seconds = time.perf_counter() - started
+    return Diagnosis(tuple(findings), tuple(skipped), ran, seen.images, seconds)

@@ -1,0 +1,205 @@
+"""Whether photos go in as the network wants them: range, channel order, orientation."""
+
+import numpy as np
+
+from deeplab_tf.data import confusion
+from deeplab_tf.data.preprocessing import place
+from tflite_tools.bootstrap import miou_difference
+from tflite_tools.diagnosis.case import Case
+from tflite_tools.diagnosis.finding import Finding, problem
+from tflite_tools.diagnosis.observation import Observations
+from tflite_tools.diagnosis.views import (
+    DECLARED,
+    REVERSED,
+    TRANSPOSED,
+    describe,
+    own_preprocessing,
+)
+from tflite_tools.graph import Graph
+
+_OTHER_UNITS = 16.0
+"""Two ranges whose widths differ more are pixels against normalized values, not two choices."""
+_TOLERANCE = 0.02
+"""Relative. 1/127.5 against 1/128 differs by 0.4%: half a gray level at the brightest pixel."""
+_GAIN = 0.03
+"""mIoU, a fraction: another way to feed must score better by this much, and beyond luck."""
+_FEW_LEVELS = 8
+_COVERED_MORE = 0.2
+_RAW = "Normalize photos as in the training before feeding: (pixel - mean) / std"
+_TWICE = "Normalize once: an integer input takes camera bytes, its scale is the normalization"
+
+
+def input_range(case: Case, seen: Observations) -> list[Finding]:
+    """What photos become, against what the file says it takes. Needs no photo."""
+    del seen
+    declared = case.contract.preprocessing.input_range
+    expected = _expected_range(case)
+    if expected is None:
+        return []
+    ratio = (declared[1] - declared[0]) / (expected[1] - expected[0])
+    text = (
+        f"pixels 0..255 become {describe(case.contract.preprocessing)}, the file's input stands "
+        f"for [{expected[0]:.3g}, {expected[1]:.3g}]"
+    )
+    by_hand = case.given_preprocessing or case.contract.input_quantization is None
+    if by_hand and ratio > _OTHER_UNITS:
+        return [problem("raw_pixels", f"{text}: {ratio:.0f} times wider", f"{_RAW}.")]
+    if by_hand and ratio < 1 / _OTHER_UNITS:
+        return [problem("normalized_twice", f"{text}: {1 / ratio:.0f} times narrower", f"{_TWICE}")]
+    width = expected[1] - expected[0]
+    apart = max(abs(a - b) for a, b in zip(declared, expected, strict=True)) / width
+    if apart <= _TOLERANCE:
+        return []
+    return [
+        problem(
+            "input_scale",
+            f"{text}: {apart:.0%} of the range apart",
+            "Calibrate on photos that are normalized as the manifest says, with both 0 and 255 "
+            "among the pixels; or give the normalization that the file was made with (--mean, "
+            "--std).",
+        )
+    ]
+
+
+def _expected_range(case: Case) -> tuple[float, float] | None:
+    """Real values that the input can hold, or that the graph's own normalization wants."""
+    graph, image = case.graph, case.input_tensor
+    followers = graph.consumers(image.index)
+    if image.is_float and len(followers) == 1 and followers[0].kind == "QUANTIZE":
+        image = graph.tensors[followers[0].outputs[0]]
+    if own := own_preprocessing(image, case.contract.channels):
+        return own.input_range
+    return (0.0, 255.0) if _divides_pixels(graph) else None
+
+
+def _divides_pixels(graph: Graph) -> bool:
+    """Whether the graph begins with a normalization of its own."""
+    tensor, factor = graph.inputs[0], 1.0
+    while len(followers := graph.consumers(tensor)) == 1:
+        operator = followers[0]
+        if operator.kind not in ("ADD", "SUB", "MUL", "DIV"):
+            break
+        constants = [graph.tensors[i] for i in operator.inputs if graph.tensors[i].data is not None]
+        if len(constants) != 1:
+            break
+        value = float(np.abs(constants[0].dequantized()).mean())
+        factor *= {"MUL": value, "DIV": 1 / value if value else 1.0}.get(operator.kind, 1.0)
+        tensor = operator.outputs[0]
+    return factor < 1 / _OTHER_UNITS
+
+
+def pixel_values(case: Case, seen: Observations) -> list[Finding]:
+    """Photos that are no photos any more."""
+    del case
+    narrow = [pair for pair in seen.pixel_ranges if pair[1] - pair[0] < _FEW_LEVELS]
+    if not seen.pixel_ranges or 2 * len(narrow) <= len(seen.pixel_ranges):
+        return []
+    low, high = min(pair[0] for pair in narrow), max(pair[1] for pair in narrow)
+    return [
+        problem(
+            "normalized_twice",
+            f"{len(narrow)} of {len(seen.pixel_ranges)} photos hold only pixel values {low}..{high}"
+            ": they were normalized before they were stored or given",
+            "Give photos as the camera gives them, 0..255; the file's contract normalizes once.",
+        )
+    ]
+
+
+def normalization(case: Case, seen: Observations) -> list[Finding]:
+    """Whether another normalization scores better."""
+    best = _commonest_of_the_best(
+        {
+            name: matrices
+            for name, matrices in seen.views.items()
+            if name not in (DECLARED, REVERSED, TRANSPOSED)
+        }
+    )
+    if best is None or not (evidence := _better(seen, best)):
+        return []
+    declared = case.contract.preprocessing.input_range
+    found = seen.view_contracts[best].preprocessing
+    low, high = found.input_range
+    ratio = (declared[1] - declared[0]) / (high - low)
+    mean, std = (",".join(f"{value:g}" for value in part) for part in (found.mean, found.std))
+    flags = f"here --mean={mean} --std={std}"
+    text = f"fed as {describe(case.contract.preprocessing)}; {evidence}"
+    if ratio > _OTHER_UNITS:
+        return [problem("raw_pixels", text, f"{_RAW}; {flags}.")]
+    if ratio < 1 / _OTHER_UNITS:
+        return [problem("normalized_twice", text, f"{_TWICE}; {flags}.")]
+    cure = f"Use the normalization of the training; {flags} scores better."
+    return [problem("other_normalization", text, cure)]
+
+
+def _commonest_of_the_best(views: dict[str, np.ndarray]) -> str | None:
+    """The first in the list that luck could have kept from the highest mIoU."""
+    if not views:
+        return None
+    highest = max(views.values(), key=_mean_iou)
+    alike = (name for name in views if miou_difference(views[name], highest).low <= 0)
+    return next(alike, None)
+
+
+def channel_order(case: Case, seen: Observations) -> list[Finding]:
+    """Whether blue-green-red scores better than red-green-blue."""
+    del case
+    if REVERSED not in seen.views or not (evidence := _better(seen, REVERSED)):
+        return []
+    return [
+        problem(
+            "channel_order",
+            evidence,
+            "Give photos and network one channel order: OpenCV reads blue first, this project "
+            "and most networks take red first.",
+        )
+    ]
+
+
+def orientation(case: Case, seen: Observations) -> list[Finding]:
+    """Whether width and height changed places, in the photos or in the canvas."""
+    if TRANSPOSED in seen.views and (evidence := _better(seen, TRANSPOSED)):
+        return [
+            problem(
+                "width_height_swapped",
+                evidence,
+                "Photos lie on their side: arrays are [height, width, channels], Pillow's size is "
+                "(width, height).",
+            )
+        ]
+    if not seen.sizes:
+        return []
+    height, width = case.contract.height, case.contract.width
+    covered = float(np.median([_covered(size, height, width) for size in seen.sizes]))
+    swapped = float(np.median([_covered(size, width, height) for size in seen.sizes]))
+    if swapped - covered < _COVERED_MORE:
+        return []
+    return [
+        problem(
+            "width_height_swapped",
+            f"photos cover {covered:.0%} of the canvas {height} x {width} (height x width); of "
+            f"{width} x {height} they would cover {swapped:.0%}",
+            "Export with height and width the other way round (--height, --width), or turn the "
+            "photos.",
+        )
+    ]
+
+
+def _covered(size: tuple[int, int], height: int, width: int) -> float:
+    _, placement = place(np.zeros((*size, 1), np.uint8), height, width)
+    return placement.height * placement.width / (height * width)
+
+
+def _mean_iou(matrices: np.ndarray) -> float:
+    return confusion.mean_iou(matrices.sum(0))[0]
+
+
+def _better(seen: Observations, view: str) -> str:
+    """The numbers, if this way to feed beats the declared one beyond luck; else ""."""
+    declared, other = seen.views[DECLARED], seen.views[view]
+    interval = miou_difference(declared, other)
+    if not (interval.difference >= _GAIN and interval.low > 0):
+        return ""
+    return (
+        f"mIoU {_mean_iou(declared):.1%} as declared, {_mean_iou(other):.1%} with {view} "
+        f"({len(declared)} photos, gain {interval.low:.1%} to {interval.high:.1%})"
+    )

@@ -1,0 +1,140 @@
+"""What is seen when photos run through a file: masks, other ways to feed, tensors between."""
+
+import dataclasses
+import pathlib
+import tempfile
+
+import numpy as np
+
+from deeplab_tf.data.dataset import Subset
+from deeplab_tf.data.preprocessing import place
+from tflite_tools.contract import ModelContract
+from tflite_tools.diagnosis.case import Case
+from tflite_tools.diagnosis.layers import LayerStatistics, measure_layers
+from tflite_tools.diagnosis.pairing import pair_tensors
+from tflite_tools.diagnosis.views import DECLARED, View, all_views
+from tflite_tools.evaluation import ModelResult, score_list
+from tflite_tools.pool import InterpreterPool, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much is run.
+
+    Attributes:
+        limit: photos of the list whose masks are scored; 0 for all.
+        sample: photos for other ways to feed and for the tensors between, spread over the list.
+        processes: interpreters side by side.
+    """
+
+    limit: int = 0
+    sample: int = 8
+    processes: int = 2
+
+    def __post_init__(self):
+        if self.limit < 0 or self.sample < 1 or self.processes < 1:
+            raise ValueError(
+                f"limit must not be negative, sample photos and processes at least 1; got "
+                f"{self.limit}, {self.sample} and {self.processes}"
+            )
+
+
+@dataclasses.dataclass
+class Observations:
+    """Everything that was seen; empty where nothing ran.
+
+    Attributes:
+        sizes: (height, width) of the sample photos.
+        pixel_ranges: (smallest, largest) pixel value of each sample photo.
+        matrix: int64 [num_classes, num_classes + 1] over the list, or None.
+        images: photos in `matrix`.
+        constant_images: of them, those with one class all over.
+        views: uint32 [sample, num_classes, num_classes + 1], matrices of each way to feed.
+        layers: statistics by tensor index.
+        pairs: tensor of the reference by tensor of the file.
+        failure: why the file did not run, or "".
+    """
+
+    sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    pixel_ranges: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    matrix: np.ndarray | None = None
+    images: int = 0
+    constant_images: int = 0
+    views: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    view_contracts: dict[str, ModelContract] = dataclasses.field(default_factory=dict)
+    layers: dict[int, LayerStatistics] = dataclasses.field(default_factory=dict)
+    pairs: dict[int, int] = dataclasses.field(default_factory=dict)
+    failure: str = ""
+
+
+def observe(case: Case, effort: Effort) -> Observations:
+    """Runs the file in child processes.
+
+    Raises:
+        ValueError, FileNotFoundError: a sample cannot be read.
+    """
+    seen = Observations()
+    if case.reference_graph is not None:
+        seen.pairs = pair_tensors(case.graph, case.reference_graph)
+    if case.dataset is None or case.dataset.channels != case.contract.channels:
+        return seen
+    count = min(effort.limit or len(case.dataset), len(case.dataset))
+    chosen = np.unique(np.linspace(0, count - 1, effort.sample).astype(int))
+    photos = Subset(case.dataset, tuple(chosen.tolist()), case.dataset.split)
+    views = all_views(case, photos)
+    with (
+        tempfile.TemporaryDirectory(prefix="diagnose-") as scratch,
+        InterpreterPool([view.contract for view in views], effort.processes) as pool,
+    ):
+        _look_between(case, photos, pool, seen)
+        if not case.truth_obstacle() and not pool.broken:
+            _score(case, count, chosen, views, pool, pathlib.Path(scratch), seen)
+        seen.failure = pool.broken.get(0, "")
+    return seen
+
+
+def _look_between(case: Case, photos: Subset, pool: InterpreterPool, seen: Observations) -> None:
+    def tasks():
+        for index in range(len(photos)):
+            photo = photos.image(index)
+            seen.sizes.append((photo.shape[0], photo.shape[1]))
+            seen.pixel_ranges.append((int(photo.min()), int(photo.max())))
+            canvas, _ = place(photo, case.contract.height, case.contract.width)
+            yield Task(0, measure_layers, (canvas, case.reference, seen.pairs))
+
+    for outcome in pool.run(tasks()):
+        if outcome.failure:
+            continue
+        found: dict[int, LayerStatistics] = outcome.value  # type: ignore[assignment]
+        for index, statistics in found.items():
+            if index in seen.layers:
+                seen.layers[index].add(statistics)
+            else:
+                seen.layers[index] = statistics
+
+
+def _score(
+    case: Case,
+    count: int,
+    chosen: np.ndarray,
+    views: list[View],
+    pool: InterpreterPool,
+    scratch: pathlib.Path,
+    seen: Observations,
+) -> None:
+    """The declared way on the whole list, the others on the sample."""
+    for number, view in enumerate(views):
+        seen.view_contracts[view.name] = view.contract
+        # One result a contract of the pool: the others sit this one out.
+        results = [ModelResult(other.contract, failure="another view") for other in views]
+        results[number].failure = ""
+        whole = view.name == DECLARED
+        dataset, images = (case.dataset, count) if whole else (view.dataset, len(view.dataset))
+        score_list(results, dataset, images, pool, scratch, None, keep_images=True)  # type: ignore[arg-type]
+        result = results[number]
+        if result.matrix is None or result.image_matrices is None:
+            continue
+        if whole:
+            seen.matrix, seen.images = result.matrix, result.images
+            seen.constant_images = result.constant_images
+        seen.views[view.name] = result.image_matrices[chosen if whole else slice(None)]

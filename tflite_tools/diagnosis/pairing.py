@@ -1,0 +1,54 @@
+"""Which tensor of a file is which tensor of its float reference: by the names of Keras layers."""
+
+import re
+
+from tflite_tools.diagnosis.layers import watched
+from tflite_tools.graph import Graph
+
+_QUANTIZED = "quant_"
+"""Prefix that quantization-aware training gives to every layer."""
+_SERIAL = re.compile(r"\d+$")
+
+
+def layer_key(name: str) -> str:
+    """What two files of one network have in common in a tensor's name.
+
+    A fused operator's name lists its layers, the last first:
+    `deeplab/quant_Conv1_relu/Relu6;deeplab/quant_bn_Conv1/FusedBatchNormV3;...1`. The first names
+    the tensor; the converter numbers the operation behind it.
+    """
+    first, *_ = name.split(";")
+    *layers, operation = [part.removeprefix(_QUANTIZED) for part in first.split("/")]
+    if not layers:
+        return operation
+    return "/".join([*layers, _SERIAL.sub("", operation)])
+
+
+def pair_tensors(graph: Graph, reference: Graph) -> dict[int, int]:
+    """Tensor of the reference by tensor of the file.
+
+    A name that stands twice, or for another shape, pairs nothing; the outputs pair always.
+    """
+    own, theirs = _by_key(graph), _by_key(reference)
+    pairs = {
+        index: theirs[key]
+        for key, index in own.items()
+        if key in theirs and graph.tensors[index].shape == reference.tensors[theirs[key]].shape
+    }
+    outputs = graph.outputs[0], reference.outputs[0]
+    known = {tensor.index for tensor in watched(graph)}, {t.index for t in watched(reference)}
+    same = graph.tensors[outputs[0]].shape == reference.tensors[outputs[1]].shape
+    if same and outputs[0] in known[0] and outputs[1] in known[1]:
+        pairs[outputs[0]] = outputs[1]
+    return pairs
+
+
+def _by_key(graph: Graph) -> dict[str, int]:
+    found: dict[str, int] = {}
+    double = set()
+    for tensor in watched(graph):
+        key = layer_key(tensor.name)
+        if key in found:
+            double.add(key)
+        found[key] = tensor.index
+    return {key: index for key, index in found.items() if key not in double}

@@ -1,0 +1,135 @@
+"""Other ways to feed the same photos: the one that scores best is the one of the training."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.preprocessing import Preprocessing
+from tflite_tools.contract import ModelContract
+from tflite_tools.diagnosis.case import Case
+from tflite_tools.graph import Tensor
+
+DECLARED = "declared"
+REVERSED = "reversed channels"
+TRANSPOSED = "transposed"
+_NORMALIZATIONS = (
+    Preprocessing(),
+    Preprocessing((0.0,) * 3, (1.0,) * 3),
+    Preprocessing((0.0,) * 3, (255.0,) * 3),
+    Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+)
+"""[-1, 1], raw pixels, [0, 1], and ImageNet's mean and deviation."""
+_SAME_RANGE = 0.05
+"""Of the wider range; 127.5 for 128 is no other normalization."""
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One way to feed.
+
+    Attributes:
+        name: of the way.
+        contract: the file, with the normalization of this view.
+        dataset: the photos, as this view sees them.
+    """
+
+    name: str
+    contract: ModelContract
+    dataset: SegmentationDataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Turned(SegmentationDataset):
+    """Another data set with every image and label changed."""
+
+    source: SegmentationDataset
+    turn_image: Callable[[np.ndarray], np.ndarray]
+    turn_label: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.source.name
+
+    @property
+    def split(self) -> str:  # type: ignore[override]
+        return self.source.split
+
+    @property
+    def label_set(self):  # type: ignore[override]
+        return self.source.label_set
+
+    @property
+    def channels(self) -> int:  # type: ignore[override]
+        return self.source.channels
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sample_name(self, index: int) -> str:
+        return self.source.sample_name(index)
+
+    def image(self, index: int) -> np.ndarray:
+        return np.ascontiguousarray(self.turn_image(self.source.image(index)))
+
+    def label(self, index: int) -> np.ndarray:
+        return np.ascontiguousarray(self.turn_label(self.source.label(index)))
+
+
+def _same(value: np.ndarray) -> np.ndarray:
+    return value
+
+
+def _reverse_channels(image: np.ndarray) -> np.ndarray:
+    return image[..., ::-1]
+
+
+def _transpose(value: np.ndarray) -> np.ndarray:
+    return value.swapaxes(0, 1)
+
+
+def all_views(case: Case, photos: SegmentationDataset) -> list[View]:
+    """The declared way first, then others."""
+    contract = case.contract
+    views = [
+        View(DECLARED, contract, photos),
+        View(TRANSPOSED, contract, Turned(photos, _transpose, _transpose)),
+    ]
+    if contract.channels == 3:
+        views.append(View(REVERSED, contract, Turned(photos, _reverse_channels, _same)))
+    for preprocessing in _other_normalizations(case):
+        other = dataclasses.replace(contract, preprocessing=preprocessing)
+        views.append(View(describe(preprocessing), other, photos))
+    return views
+
+
+def describe(preprocessing: Preprocessing) -> str:
+    low, high = preprocessing.input_range
+    # + 0.0 turns the -0.0 of a zero mean into 0.
+    return f"[{low + 0.0:.3g}, {high:.3g}]"
+
+
+def own_preprocessing(tensor: Tensor, channels: int) -> Preprocessing | None:
+    """What the scale and zero point of a quantized image stand for; None for floats."""
+    if tensor.quantization is None or tensor.type_name not in ("UINT8", "INT8"):
+        return None
+    shift = 128 if tensor.type_name == "INT8" else 0
+    mean = float(tensor.quantization.zero_point[0] + shift)
+    std = 1.0 / float(tensor.quantization.scale[0])
+    return Preprocessing((mean,) * channels, (std,) * channels)
+
+
+def _other_normalizations(case: Case) -> list[Preprocessing]:
+    own = own_preprocessing(case.input_tensor, case.contract.channels)
+    if own is not None:
+        candidates = [own]
+    else:
+        candidates = [p for p in _NORMALIZATIONS if p.channels == case.contract.channels]
+    return [p for p in candidates if not _alike(p, case.contract.preprocessing)]
+
+
+def _alike(first: Preprocessing, second: Preprocessing) -> bool:
+    (low, high), (other_low, other_high) = first.input_range, second.input_range
+    slack = _SAME_RANGE * max(high - low, other_high - other_low)
+    return abs(low - other_low) <= slack and abs(high - other_high) <= slack
