@@ -1,0 +1,226 @@
+"""Other people's programs on our file: does each show the mask that our interpreter shows?
+
+python -m clients.run                     # all; the first time installs environments, minutes
+python -m clients.run --client=mediapipe,vela
+
+The zoo's int8 CamVid file gets its metadata, and a photo of its size goes through each client.
+Ends with `N passed, N failed`; status 1 where one failed.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from clients.class_map import with_arg_max
+from clients.environments import FOLDER, node_in_browser_folder, python_of, run
+from deeplab_tf import command
+from deeplab_tf.data.images import read_image
+from deeplab_tf.data.preprocessing import place
+from deeplab_tf.data.synthetic import draw_scene
+from tflite_tools.clients import Client, check_file
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.metadata.addition import AddOptions, add_metadata
+from tflite_tools.metadata.segmenter import SegmenterMetadata
+from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.runner import ModelRunner
+
+FLAGS = flags.FLAGS
+_ZOO = FOLDER.parent / "zoo"
+_SAME_KERNELS = 0.999
+"""MediaPipe and the browser run the same XNNPACK kernels; its arg max may break ties otherwise."""
+_OTHER_KERNELS = 0.97
+"""Kernels that round in another way; trained int8 files agree on 99.7% as a rule."""
+_MISREAD = 0.5
+"""A class map taken for H channels agrees by chance alone."""
+_VELA_ACCELERATORS = ("ethos-u55-256", "ethos-u65-512", "ethos-u85-512")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What every client gets.
+
+    Attributes:
+        model: file with metadata.
+        metadata: what we wrote into it.
+        picture: PNG of the model's input size.
+        mask: uint8 [height, width], from our interpreter.
+        folder: for temporary files.
+    """
+
+    model: pathlib.Path
+    metadata: SegmenterMetadata
+    picture: pathlib.Path
+    mask: np.ndarray
+    folder: pathlib.Path
+
+
+def _photo() -> tuple[np.ndarray, str]:
+    if FLAGS.photo:
+        return read_image(pathlib.Path(FLAGS.photo)), FLAGS.photo
+    shared = pathlib.Path(os.environ.get("DEEPLAB_SHARED") or FOLDER.parents[1] / "shared")
+    listed = shared / "data" / "camvid" / "val.txt"
+    if listed.is_file():
+        name = listed.read_text().split()[0]
+        return read_image(listed.parent / name), name
+    return draw_scene(0)[0], "a drawn scene (no sample data)"
+
+
+def _scene(options: AddOptions, photo: np.ndarray) -> Scene:
+    metadata = add_metadata(options)
+    contract = read_contract(options.output)
+    canvas, _ = place(photo, contract.height, contract.width)
+    picture = options.output.with_suffix(".png")
+    Image.fromarray(canvas).save(picture)
+    mask = _our_mask(contract, canvas)
+    return Scene(options.output, metadata, picture, mask, options.output.parent)
+
+
+def _our_mask(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
+    with InterpreterPool([contract], processes=1) as pool:
+        [outcome] = pool.run([Task(0, ModelRunner.class_map, (canvas,))])
+    if outcome.failure:
+        raise RuntimeError(outcome.failure)
+    return outcome.value  # type: ignore[return-value]
+
+
+def _python_mask(name: str, scene: Scene) -> np.ndarray:
+    output = scene.folder / f"{name}.npy"
+    run([python_of(name), FOLDER / f"run_{name}.py", scene.model, scene.picture, output])
+    return np.load(output)
+
+
+def _browser_mask(page: str, scene: Scene) -> np.ndarray:
+    folder, output = node_in_browser_folder(), scene.folder / f"{page}.bin"
+    run(["node", "run.mjs", page, scene.model, scene.picture, output], cwd=folder)
+    return np.fromfile(output, np.uint8)
+
+
+def _compared(mask: np.ndarray, scene: Scene, least: float) -> str:
+    if mask.size != scene.mask.size:
+        raise RuntimeError(f"a mask of {mask.shape} where {scene.mask.shape} was fed")
+    share = float(np.mean(mask.reshape(scene.mask.shape) == scene.mask))
+    if share < least:
+        raise RuntimeError(f"{share:.4%} of the pixels agree, {least:.1%} are demanded")
+    return f"{share:.4%} of the pixels agree"
+
+
+def _python_client(name: str, least: float):
+    return lambda scene: _compared(_python_mask(name, scene), scene, least)
+
+
+def _browser_client(page: str):
+    return lambda scene: _compared(_browser_mask(page, scene), scene, _SAME_KERNELS)
+
+
+def _metadata_read_by_mediapipe(scene: Scene) -> str:
+    """Every field as MediaPipe's own generated classes find it."""
+    found = json.loads(run([python_of("mediapipe"), FOLDER / "read_metadata.py", scene.model]))
+    ours = scene.metadata
+    expected = {
+        "name": ours.name,
+        "min_parser_version": "1.5.0",
+        "mean": list(ours.preprocessing.mean),
+        "std": list(ours.preprocessing.std),
+        "color_space": 1,
+        "output_axes": [1, 2],
+        "label_type": 2,
+        "labels": list(ours.labels),
+        "custom_name": "SEGMENTER_METADATA",
+        "activation": 2,
+    }
+    wrong = [name for name, value in expected.items() if found[name] != value]
+    if wrong:
+        raise RuntimeError(f"MediaPipe's classes read other values for {', '.join(wrong)}: {found}")
+    return f"{len(expected)} fields, {len(ours.labels)} labels"
+
+
+def _class_map_misread(scene: Scene) -> str:
+    """The reason of check_client's first rule: no error, another mask."""
+    model, labels = scene.folder / "class_map.tflite", scene.folder / "labels.txt"
+    model.write_bytes(with_arg_max(scene.model.read_bytes()))
+    labels.write_text("\n".join(scene.metadata.labels))
+    photo = np.asarray(Image.open(scene.picture))
+    other = _scene(AddOptions(model, scene.folder / "with_labels.tflite", labels), photo)
+    if not np.array_equal(other.mask, scene.mask):
+        raise RuntimeError("our interpreter's arg max differs from ours of the logits")
+    if not any(finding.fatal for finding in check_file(other.model, Client.MEDIAPIPE)):
+        raise RuntimeError("check_client does not refuse a class map for MediaPipe")
+    share = float(np.mean(_python_mask("mediapipe", other) == other.mask))
+    if share > _MISREAD:
+        raise RuntimeError(f"{share:.1%} of the pixels agree: is the rule out of date?")
+    return f"misread without an error ({share:.1%} of the pixels agree), and refused"
+
+
+def _vela(scene: Scene) -> str:
+    vela = python_of("vela").parent / "vela"
+    parts = []
+    for accelerator in _VELA_ACCELERATORS:
+        folder = scene.folder / accelerator
+        output = run(
+            [vela, "--accelerator-config", accelerator, "--output-dir", folder, scene.model]
+        )
+        if not (folder / f"{scene.model.stem}_vela.tflite").is_file():
+            raise RuntimeError(f"no file for {accelerator}")
+        counts = [re.search(rf"{side} operators = (\d+)", output) for side in ("CPU", "NPU")]
+        processor, npu = (int(count.group(1)) if count else -1 for count in counts)
+        parts.append(f"{accelerator} {npu} operators, {processor} on the CPU")
+    return "; ".join(parts)
+
+
+CLIENTS = {
+    "metadata": _metadata_read_by_mediapipe,
+    "mediapipe": _python_client("mediapipe", _SAME_KERNELS),
+    "mediapipe_class_map": _class_map_misread,
+    "openvino": _python_client("openvino", _OTHER_KERNELS),
+    "onnxruntime": _python_client("onnxruntime", _OTHER_KERNELS),
+    "tflite_runtime": _python_client("tflite_runtime", _OTHER_KERNELS),
+    "vela": _vela,
+    "litertjs": _browser_client("litertjs"),
+    "mediapipe_web": _browser_client("mediapipe"),
+}
+
+
+def main() -> int:
+    names = [name for name in FLAGS.client if name] or list(CLIENTS)
+    for name in names:
+        if name not in CLIENTS:
+            raise ValueError(f"--client: unknown {name!r}; known: {', '.join(CLIENTS)}")
+    photo, title = _photo()
+    sys.stdout.write(f"{FLAGS.model}, photo: {title}\n")
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        output = pathlib.Path(folder) / "model.tflite"
+        scene = _scene(AddOptions(pathlib.Path(FLAGS.model), output), photo)
+        for name in names:
+            started = time.monotonic()
+            try:
+                verdict = f"passed  {CLIENTS[name](scene)}"
+            except (RuntimeError, OSError) as error:
+                failed += 1
+                verdict = f"FAILED  {error}"
+            seconds = time.monotonic() - started
+            sys.stdout.write(f"{name:<20} {verdict}  [{seconds:.0f} s]\n")
+            sys.stdout.flush()
+    sys.stdout.write(f"{len(names) - failed} passed, {failed} failed\n")
+    return 1 if failed else 0
+
+
+def console() -> None:
+    flags.DEFINE_list("client", "", f"Of {', '.join(CLIENTS)}; default: all.")
+    default = _ZOO / "camvid_deeplab_mobilenet_v2" / "int8.tflite"
+    flags.DEFINE_string("model", str(default), "A file with logits, uint8 in and out.")
+    flags.DEFINE_string("photo", "", "Picture; default: the first of the CamVid list.")
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

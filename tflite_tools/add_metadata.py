@@ -1,0 +1,54 @@
+"""Writes labels and normalization into a `.tflite`, as MediaPipe, Android and others read them.
+
+python -m tflite_tools.add_metadata --model=runs/mine/tflite/int8.tflite
+python -m tflite_tools.add_metadata --model=theirs.tflite --labels=labels.txt --output=ready.tflite
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from deeplab_tf import command
+from tflite_tools.clients import Client, check_file, findings_text
+from tflite_tools.metadata.addition import AddOptions, add_metadata, default_output
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model", "", "The .tflite file.")
+    flags.DEFINE_string("labels", "", "Text file, a name a line; default: the file's manifest.")
+    flags.DEFINE_string("output", "", "Default: <model>_metadata.tflite.")
+    flags.DEFINE_string("name", "", "Name of the model; default: the file's.")
+    flags.DEFINE_string("license", "", "Licence of the weights.")
+    flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+
+
+def main() -> None:
+    if not FLAGS.model:
+        raise ValueError("give --model=FILE.tflite")
+    model = pathlib.Path(FLAGS.model)
+    options = AddOptions(
+        model=model,
+        output=pathlib.Path(FLAGS.output) if FLAGS.output else default_output(model),
+        labels=pathlib.Path(FLAGS.labels) if FLAGS.labels else None,
+        name=FLAGS.name,
+        license=FLAGS.license,
+        overwrite=FLAGS.overwrite,
+    )
+    metadata = add_metadata(options)
+    sys.stdout.write(
+        f"{options.output}: {len(metadata.labels)} labels ({', '.join(metadata.labels)})\n"
+    )
+    findings = check_file(options.output, Client.MEDIAPIPE)
+    sys.stdout.write(findings_text(options.output, Client.MEDIAPIPE, findings) + "\n")
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

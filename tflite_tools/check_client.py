@@ -1,0 +1,45 @@
+"""Tells whether a program will read a `.tflite` rightly, before it misreads it in silence.
+
+python -m tflite_tools.check_client --model=int8.tflite --client=mediapipe
+
+Exit status 0: taken as it is (perhaps slower than it could be); 1: refused.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from deeplab_tf import command
+from tflite_tools.clients import Client, check_file, findings_text
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    names = ", ".join(client.value for client in Client)
+    flags.DEFINE_list("model", "", "Files to check.")
+    flags.DEFINE_list("client", "mediapipe", f"Who reads them: {names}.")
+
+
+def main() -> int:
+    paths = [pathlib.Path(name) for name in FLAGS.model if name]
+    if not paths:
+        raise ValueError("give --model=FILE[,FILE...]")
+    clients = command.enum_members("client", FLAGS.client, Client)
+    refused = False
+    for path in paths:
+        for client in clients:
+            findings = check_file(path, client)
+            refused |= any(finding.fatal for finding in findings)
+            sys.stdout.write(findings_text(path, client, findings) + "\n")
+    return 1 if refused else 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,59 @@
+"""Writes an input and its output as raw bytes, for a self-test on the device; or checks one.
+
+python -m tflite_tools.golden --model=int8.tflite --photo=street.jpg --output_dir=golden
+python -m tflite_tools.golden --output_dir=golden --check=output_of_the_phone.bin
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from deeplab_tf import command
+from tflite_tools.golden_pair import GoldenOptions, compare, write_golden
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("model", "", "The .tflite file.")
+    flags.DEFINE_string("photo", "", "Picture to feed.")
+    flags.DEFINE_string("output_dir", "golden", "Folder of input.bin, output.bin, golden.json.")
+    flags.DEFINE_string("check", "", "Raw output of a device, compared with --output_dir.")
+    flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
+
+
+def main() -> int:
+    output_dir = pathlib.Path(FLAGS.output_dir)
+    if FLAGS.check:
+        result = compare(output_dir, pathlib.Path(FLAGS.check))
+        sys.stdout.write(
+            f"{'passed' if result.passed else 'FAILED'}: {result.agreement:.4%} of the pixels have "
+            f"the same class, {result.demanded:.2%} are demanded; largest difference of a raw "
+            f"value: {result.largest_difference:g}\n"
+        )
+        return 0 if result.passed else 1
+    if not FLAGS.model or not FLAGS.photo:
+        raise ValueError("give --model=FILE and --photo=PICTURE, or --check=OUTPUT")
+    options = GoldenOptions(
+        pathlib.Path(FLAGS.model), pathlib.Path(FLAGS.photo), output_dir, FLAGS.overwrite
+    )
+    description = write_golden(options)
+    tolerance = description["tolerance"]
+    for name in ("input", "output"):
+        tensor = description[name]
+        sys.stdout.write(f"{output_dir / tensor['file']}: {tensor['dtype']} {tensor['shape']}\n")
+    sys.stdout.write(
+        f"a device passes from {tolerance['min_class_agreement']:.2%} equal pixels on; two kernel "
+        f"sets here: {tolerance['measured_between_kernel_sets']:.4%}\n"
+    )
+    return 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,127 @@
+"""From a `.tflite` to the same model with metadata, and a manifest that fits the new file."""
+
+import dataclasses
+import pathlib
+
+from deeplab_tf import atomic_file
+from deeplab_tf.data.labels import LabelSet
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.graph import read_graph
+from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
+from tflite_tools.metadata.packing import add
+from tflite_tools.metadata.segmenter import SegmenterMetadata, check_labels, describe
+
+
+@dataclasses.dataclass(frozen=True)
+class AddOptions:
+    """What to add to which file.
+
+    Attributes:
+        model: the file; its manifest gives labels and normalization where there is one.
+        output: the file to write.
+        labels: text file, a name a line; None: the manifest's.
+        name, license: for people; "" leaves the file's stem and nothing.
+        overwrite: replace `output` and its manifest.
+    """
+
+    model: pathlib.Path
+    output: pathlib.Path
+    labels: pathlib.Path | None = None
+    name: str = ""
+    license: str = ""
+    overwrite: bool = False
+
+    def __post_init__(self):
+        if self.output.suffix != ".tflite":
+            raise ValueError(f"--output {self.output} does not end with .tflite; name it so")
+        for path in (self.output, manifest_path(self.output)):
+            if path.exists() and not self.overwrite:
+                raise FileExistsError(f"{path} exists; give --overwrite or another --output")
+
+
+def default_output(model: pathlib.Path) -> pathlib.Path:
+    """`int8_metadata.tflite` for `int8.tflite`."""
+    return model.with_name(f"{model.stem}_metadata.tflite")
+
+
+def add_metadata(options: AddOptions) -> SegmenterMetadata:
+    """Writes the output and the manifest beside it; returns what the output says about itself.
+
+    Raises:
+        FileNotFoundError: no such model or label file.
+        ValueError: not a segmentation model, no labels, or not as many as classes.
+    """
+    contract = read_contract(options.model)
+    labels = _labels(options, contract)
+    graph = read_graph(options.model)
+    metadata = describe(contract, labels, graph, options.name, options.license)
+    content = add(options.model.read_bytes(), metadata)
+    manifest = _manifest(contract, labels, content)
+    atomic_file.write_bytes(options.output, content)
+    manifest.write(manifest_path(options.output))
+    return metadata
+
+
+def _labels(options: AddOptions, contract: ModelContract) -> tuple[str, ...]:
+    if options.labels is not None:
+        return read_labels(options.labels)
+    if contract.label_set is None:
+        raise ValueError(
+            f"{options.model}: no manifest beside it that has labels; give --labels=FILE, "
+            "one name a line"
+        )
+    return contract.label_set.names
+
+
+def read_labels(path: pathlib.Path) -> tuple[str, ...]:
+    """One label a line; empty lines at the end are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not UTF-8 text, or a line without a label.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a text file, one label a line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    labels = tuple(line.strip() for line in lines)
+    check_labels(labels, None, str(path))
+    return labels
+
+
+def _manifest(contract: ModelContract, labels: tuple[str, ...], content: bytes) -> Manifest:
+    found = read_manifest(contract.path)
+    sha256, size_bytes = sha256_of(content), len(content)
+    if found is not None:
+        label_set = LabelSet(labels, found.label_set.colors)
+        return dataclasses.replace(found, label_set=label_set, sha256=sha256, size_bytes=size_bytes)
+    return Manifest(
+        variant=contract.variant,
+        head=_head(contract),
+        height=contract.height,
+        width=contract.width,
+        preprocessing=contract.preprocessing,
+        label_set=LabelSet.from_names(labels),
+        input_dtype=str(contract.input_dtype),
+        output_dtype=str(contract.output_dtype),
+        input_quantization=contract.input_quantization,
+        output_quantization=contract.output_quantization,
+        calibration=None,
+        source=f"{contract.path.name}, sha256 {sha256_of(contract.path.read_bytes())}",
+        versions={},
+        sha256=sha256,
+        size_bytes=size_bytes,
+    )
+
+
+def _head(contract: ModelContract) -> str:
+    """The export's word for this output."""
+    spatial = [size for size in contract.output_shape if size != 1]
+    size = tuple(spatial[:2]) if contract.classes_output else contract.output_shape[1:3]
+    form = "argmax" if contract.classes_output else "logits"
+    if size == (contract.height, contract.width):
+        return form
+    halved = (-(-contract.height // 2), -(-contract.width // 2))
+    return "argmax_half" if contract.classes_output and size == halved else f"{form}_low"

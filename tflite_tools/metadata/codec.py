@@ -1,0 +1,158 @@
+"""Tables of `schema.TABLES` to flatbuffer bytes and back.
+
+A table is a dict of its fields; a union is a pair (member, dict). Fields that are missing are
+not written, and fields that a file leaves out are missing from what is read.
+"""
+
+import struct
+
+import flatbuffers
+from flatbuffers import encode as flat
+from flatbuffers import number_types as numbers
+from flatbuffers.table import Table
+
+from tflite_tools.metadata.schema import TABLES, UNIONS
+
+_SCALARS = {
+    "byte": numbers.Int8Flags,
+    "ubyte": numbers.Uint8Flags,
+    "int": numbers.Int32Flags,
+    "uint": numbers.Uint32Flags,
+    "float": numbers.Float32Flags,
+}
+_BYTES_ALIGNMENT = 16
+"""Of byte vectors: they hold other flatbuffers; the schema demands it (force_align)."""
+
+
+def encode(table: str, values: dict, identifier: bytes) -> bytes:
+    """A finished flatbuffer with `table` as its root.
+
+    Raises:
+        ValueError: a field that the table does not have.
+    """
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(_write_table(builder, table, values), identifier)
+    return bytes(builder.Output())
+
+
+def _slots(table: str):
+    """(slot, field, type) of each field; a union's type number takes a slot of its own."""
+    slot = 0
+    for field, kind in TABLES[table]:
+        slot += kind.startswith("union ")
+        yield slot, field, kind
+        slot += 1
+
+
+def _write_table(builder, table: str, values: dict) -> int:
+    unknown = set(values) - {field for field, _ in TABLES[table]}
+    if unknown:
+        raise ValueError(f"{table} has no field {', '.join(sorted(unknown))}")
+    # Children first: a flatbuffer's tables may not be nested while they are written.
+    written = [
+        (slot, kind, _write_value(builder, kind, values[field]))
+        for slot, field, kind in _slots(table)
+        if values.get(field) is not None
+    ]
+    builder.StartObject(sum(1 + kind.startswith("union ") for _, kind in TABLES[table]))
+    for slot, kind, value in written:
+        if kind in _SCALARS:
+            builder.PrependSlot(_SCALARS[kind], slot, value, 0)
+        elif kind.startswith("union "):
+            member, offset = value
+            builder.PrependUint8Slot(slot - 1, member, 0)
+            builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(slot, value, 0)
+    return builder.EndObject()
+
+
+def _write_value(builder, kind: str, value):
+    if kind in _SCALARS:
+        return value
+    if kind == "string":
+        return builder.CreateString(value)
+    if kind.startswith("union "):
+        member, fields = value
+        number = UNIONS[kind.removeprefix("union ")].index(member) + 1
+        return number, _write_table(builder, member, fields)
+    if kind.startswith("["):
+        return _write_vector(builder, kind[1:-1], value)
+    return _write_table(builder, kind, value)
+
+
+def _write_vector(builder, kind: str, items) -> int:
+    if kind in _SCALARS:
+        width = _SCALARS[kind].bytewidth
+        builder.StartVector(width, len(items), _BYTES_ALIGNMENT if kind == "ubyte" else width)
+        for item in reversed(items):
+            builder.Prepend(_SCALARS[kind], item)
+        return builder.EndVector()
+    offsets = [_write_value(builder, kind, item) for item in items]
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return builder.EndVector()
+
+
+def decode(content: bytes, table: str, identifier: bytes) -> dict:
+    """The root table of a flatbuffer.
+
+    Raises:
+        ValueError: another identifier, or offsets that point nowhere.
+    """
+    if len(content) < 8 or content[4:8] != identifier:
+        raise ValueError(
+            f"metadata has identifier {content[4:8]!r} instead of {identifier!r}; write it again"
+        )
+    try:
+        root = flat.Get(numbers.UOffsetTFlags.packer_type, content, 0)
+        return _read_table(Table(content, root), table)
+    except (struct.error, IndexError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"metadata is damaged ({error}); write it again") from error
+
+
+def _read_table(source: Table, table: str) -> dict:
+    values: dict = {}
+    for slot, field, kind in _slots(table):
+        offset = source.Offset(4 + 2 * slot)  # vtable: its size, the table's size, the fields
+        if not offset:
+            continue
+        position = source.Pos + offset
+        if kind.startswith("union "):
+            number = source.Offset(4 + 2 * (slot - 1))
+            member = source.Get(numbers.Uint8Flags, source.Pos + number) if number else 0
+            values[field] = _read_union(source, kind.removeprefix("union "), member, position)
+        elif kind.startswith("["):
+            values[field] = _read_vector(source, kind[1:-1], offset)
+        else:
+            values[field] = _read_value(source, kind, position)
+    return values
+
+
+def _read_union(source: Table, union: str, number: int, position: int):
+    """(member, fields); the fields are empty for members that no segmenter uses."""
+    if not 1 <= number <= len(UNIONS[union]):
+        raise IndexError(f"{union} has no member {number}")
+    member = UNIONS[union][number - 1]
+    if member not in TABLES:
+        return member, {}
+    return member, _read_value(source, member, position)
+
+
+def _read_vector(source: Table, kind: str, offset: int) -> list | bytes:
+    start, count = source.Vector(offset), source.VectorLen(offset)
+    width = _SCALARS[kind].bytewidth if kind in _SCALARS else 4
+    if start + count * width > len(source.Bytes):
+        raise IndexError(f"a vector of {count} {kind} ends outside")
+    if kind == "ubyte":
+        return bytes(source.Bytes[start : start + count])
+    return [_read_value(source, kind, start + index * width) for index in range(count)]
+
+
+def _read_value(source: Table, kind: str, position: int):
+    if kind in _SCALARS:
+        return source.Get(_SCALARS[kind], position)
+    if kind == "string":
+        return source.String(position).decode()
+    return _read_table(Table(source.Bytes, source.Indirect(position)), kind)

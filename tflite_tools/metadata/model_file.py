@@ -1,0 +1,220 @@
+"""Puts a metadata buffer and its files into a `.tflite` without touching a byte of the model.
+
+A flatbuffer's offsets point forward from a root at the front. So a new root table is written in
+front of the old file, and its fields point into it: weights, shared vectors and alignment stay
+as they are, which unpacking and packing again would not promise. The associated files follow
+behind the flatbuffer as a plain ZIP, offsets counted from the start of the file.
+"""
+
+import io
+import struct
+import zipfile
+
+import flatbuffers
+from ai_edge_litert import schema_py_generated as schema
+from flatbuffers import number_types as numbers
+from flatbuffers.table import Table
+
+from tflite_tools.graph import FILE_IDENTIFIER, parse_model
+
+METADATA_NAME = b"TFLITE_METADATA"
+ALIGNMENT = 16
+"""Bytes; the largest that the model's schema demands (force_align of weights)."""
+MAX_FILE_BYTES = 1 << 20
+"""Of an associated file: label files are small, and a ZIP from elsewhere may be a bomb."""
+
+_VERSION, _SUBGRAPHS, _BUFFERS, _METADATA, _FIELDS = 0, 2, 4, 6, 10
+_MAX_FRONT_BYTES = 1 << 20
+
+
+def attach(content: bytes, metadata: bytes, files: dict[str, bytes]) -> bytes:
+    """A model with metadata and files; what it had of both before is replaced.
+
+    Args:
+        content: a `.tflite`.
+        metadata: flatbuffer with root ModelMetadata.
+        files: associated files by name.
+
+    Raises:
+        ValueError: the file keeps its weights outside the flatbuffer (above 2 GB).
+    """
+    content = detach(content)
+    content += bytes(-len(content) % ALIGNMENT)
+    _refuse_outside_weights(content)
+    builder = _builder_before(content)
+    root = _root(content)
+    buffers, entries = _targets(root, _BUFFERS), _targets(root, _METADATA)
+    entries = [entry for entry in entries if _name(content, entry) != METADATA_NAME]
+    entry = _write_entry(builder, len(buffers))
+    buffer = _write_buffer(builder, metadata)
+    vectors = {
+        _BUFFERS: _write_offsets(builder, [*_from_end(content, buffers), buffer]),
+        _METADATA: _write_offsets(builder, [*_from_end(content, entries), entry]),
+    }
+    builder.Finish(_write_root(builder, content, root, vectors), FILE_IDENTIFIER)
+    return _append_zip(bytes(builder.Output()), files)
+
+
+def _refuse_outside_weights(content: bytes) -> None:
+    model = parse_model(content, "model")
+    if any((buffer.offset or 0) > 1 for buffer in model.buffers or []):
+        raise ValueError(
+            "the model keeps its weights behind the flatbuffer, as files above 2 GB do; "
+            "metadata can only be added to smaller files"
+        )
+
+
+def _root(content: bytes, start: int = 0) -> Table:
+    return Table(content, start + struct.unpack_from("<I", content, start)[0])
+
+
+def _target(root: Table, slot: int) -> int | None:
+    """Position of what an offset field points to."""
+    offset = root.Offset(4 + 2 * slot)
+    return root.Indirect(root.Pos + offset) if offset else None
+
+
+def _targets(root: Table, slot: int) -> list[int]:
+    """Positions of the tables in a vector field."""
+    offset = root.Offset(4 + 2 * slot)
+    if not offset:
+        return []
+    start = root.Vector(offset)
+    return [root.Indirect(start + 4 * index) for index in range(root.VectorLen(offset))]
+
+
+def _name(content: bytes, entry: int) -> bytes:
+    metadata = schema.Metadata()
+    metadata.Init(content, entry)
+    return metadata.Name() or b""
+
+
+def _builder_before(content: bytes) -> flatbuffers.Builder:
+    """A builder that writes in front of `content`."""
+    builder = flatbuffers.Builder(len(content))
+    builder.Bytes[:] = content
+    builder.head = 0
+    return builder
+
+
+def _from_end(content: bytes, positions: list[int]) -> list[int]:
+    """The builder counts from the end, because it grows at the front."""
+    return [len(content) - position for position in positions]
+
+
+def _write_entry(builder, buffer_index: int) -> int:
+    name = builder.CreateString(METADATA_NAME)
+    schema.MetadataStart(builder)
+    schema.MetadataAddName(builder, name)
+    schema.MetadataAddBuffer(builder, buffer_index)
+    return schema.MetadataEnd(builder)
+
+
+def _write_buffer(builder, metadata: bytes) -> int:
+    builder.StartVector(1, len(metadata), ALIGNMENT)
+    for byte in reversed(metadata):
+        builder.PrependByte(byte)
+    data = builder.EndVector()
+    schema.BufferStart(builder)
+    schema.BufferAddData(builder, data)
+    return schema.BufferEnd(builder)
+
+
+def _write_offsets(builder, offsets: list[int]) -> int:
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return builder.EndVector()
+
+
+def _write_root(builder, content: bytes, root: Table, vectors: dict[int, int]) -> int:
+    version = root.Offset(4 + 2 * _VERSION)
+    builder.StartObject(_FIELDS)
+    if version:
+        builder.PrependUint32Slot(_VERSION, root.Get(numbers.Uint32Flags, root.Pos + version), 0)
+    for slot in range(1, _FIELDS):
+        target = _target(root, slot)
+        if slot in vectors:
+            builder.PrependUOffsetTRelativeSlot(slot, vectors[slot], 0)
+        elif target is not None:
+            builder.PrependUOffsetTRelativeSlot(slot, len(content) - target, 0)
+    return builder.EndObject()
+
+
+def _append_zip(content: bytes, files: dict[str, bytes]) -> bytes:
+    if not files:
+        return content
+    stream = io.BytesIO(content)
+    with zipfile.ZipFile(stream, "a") as archive:  # "a" counts offsets from the file's start
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name), data)  # stored; a fixed date: same bytes
+    return stream.getvalue()
+
+
+def detach(content: bytes) -> bytes:
+    """The model without the ZIP behind it, and without what `attach` wrote in front of it.
+
+    Metadata that another program packed into the model stays; `attach` leaves it unnamed.
+    """
+    content = content[: _zip_start(content)]
+    subgraphs = _target(_root(content), _SUBGRAPHS)
+    for start in range(ALIGNMENT, min(len(content) - 8, _MAX_FRONT_BYTES), ALIGNMENT):
+        if content[start + 4 : start + 8] != FILE_IDENTIFIER:
+            continue
+        # The old root, if it leads to the same subgraphs as the new one in front of it.
+        try:
+            if _target(_root(content, start), _SUBGRAPHS) == subgraphs:
+                return content[start:]
+        except (struct.error, IndexError):
+            continue
+    return content
+
+
+def _zip_start(content: bytes) -> int:
+    """Where the ZIP begins; the file's length where there is none."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            starts = [item.header_offset for item in archive.infolist()]
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return len(content)
+    start = min(starts, default=0)
+    return start if content[start : start + 4] == b"PK\x03\x04" and start else len(content)
+
+
+def extract(content: bytes, name: str) -> tuple[bytes | None, dict[str, bytes]]:
+    """Metadata buffer, None where there is none, and the associated files.
+
+    Args:
+        content: a `.tflite`.
+        name: for messages.
+
+    Raises:
+        ValueError: not a `.tflite`, damaged, or an associated file above `MAX_FILE_BYTES`.
+    """
+    model = parse_model(content, name)
+    metadata = None
+    for entry in model.metadata or []:
+        if entry.name == METADATA_NAME:
+            if not 0 <= entry.buffer < len(model.buffers or []):
+                raise ValueError(f"{name}: damaged .tflite (its metadata has no buffer)")
+            data = model.buffers[entry.buffer].data
+            metadata = b"" if data is None else bytes(bytearray(data))
+    return metadata, _read_zip(content, name)
+
+
+def _read_zip(content: bytes, name: str) -> dict[str, bytes]:
+    if _zip_start(content) == len(content):
+        return {}
+    files = {}
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for item in archive.infolist():
+                if item.file_size > MAX_FILE_BYTES:
+                    raise ValueError(
+                        f"{name}: associated file {item.filename!r} has {item.file_size} bytes; "
+                        f"at most {MAX_FILE_BYTES} are read"
+                    )
+                files[item.filename] = archive.read(item)
+    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{name}: its associated files are damaged ({error})") from error
+    return files

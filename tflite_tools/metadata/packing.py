@@ -1,0 +1,158 @@
+"""Metadata of a segmentation model into a file and out of it, in MediaPipe's form."""
+
+import pathlib
+
+from deeplab_tf.data.preprocessing import Preprocessing
+from tflite_tools.metadata import codec, model_file, schema
+from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
+
+LABEL_FILE = "labels.txt"
+PARSER_VERSION = "1.5.0"
+"""The first metadata schema with custom metadata."""
+_SEGMENTER_PARSER_VERSION = "1.0.0"
+_SEGMENTER_NAME = "SEGMENTER_METADATA"
+
+
+def add(content: bytes, metadata: SegmenterMetadata) -> bytes:
+    """The model with this metadata; metadata that it had is replaced."""
+    values = {
+        "name": metadata.name,
+        "description": metadata.description,
+        "license": metadata.license or None,
+        "subgraph_metadata": [
+            {
+                "input_tensor_metadata": [_input(metadata)],
+                "output_tensor_metadata": [_output(metadata)],
+                "custom_metadata": _custom(metadata),
+            }
+        ],
+        "min_parser_version": PARSER_VERSION,
+    }
+    encoded = codec.encode("ModelMetadata", values, schema.MODEL_IDENTIFIER)
+    files = {LABEL_FILE: ("\n".join(metadata.labels) + "\n").encode()} if metadata.labels else {}
+    return model_file.attach(content, encoded, files)
+
+
+def _input(metadata: SegmenterMetadata) -> dict:
+    values: dict = {
+        "name": "image",
+        "description": "RGB photo, [1, height, width, channels]",
+        "content": {
+            "content_properties": ("ImageProperties", {"color_space": schema.RGB}),
+        },
+    }
+    if metadata.preprocessing is not None:
+        options = {"mean": metadata.preprocessing.mean, "std": metadata.preprocessing.std}
+        values["process_units"] = [{"options": ("NormalizationOptions", options)}]
+        if metadata.preprocessing.channels != 3:
+            values["content"] = None
+            values["description"] = "planes, [1, height, width, channels]"
+    if metadata.input_range is not None:
+        values["stats"] = {"min": metadata.input_range[0], "max": metadata.input_range[1]}
+    return values
+
+
+def _output(metadata: SegmenterMetadata) -> dict:
+    kind = schema.TENSOR_VALUE_LABELS if metadata.classes_output else schema.TENSOR_AXIS_LABELS
+    values: dict = {
+        "name": "segmentation masks",
+        "description": "class map" if metadata.classes_output else "logits of each class",
+        "content": {
+            "content_properties": ("ImageProperties", {"color_space": schema.GRAYSCALE}),
+            "range": {"min": 1, "max": 2},  # the axes of the picture
+        },
+    }
+    if metadata.labels:
+        file = {"name": LABEL_FILE, "description": "labels of the classes", "type": kind}
+        values["associated_files"] = [file]
+    return values
+
+
+def _custom(metadata: SegmenterMetadata) -> list[dict] | None:
+    if metadata.activation is None:
+        return None
+    options = {
+        "activation": int(metadata.activation),
+        "min_parser_version": _SEGMENTER_PARSER_VERSION,
+    }
+    data = codec.encode("ImageSegmenterOptions", options, schema.SEGMENTER_IDENTIFIER)
+    return [{"name": _SEGMENTER_NAME, "data": data}]
+
+
+def read(path: str | pathlib.Path) -> SegmenterMetadata | None:
+    """The metadata of a file, whoever wrote it; None where it has none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, or a label file that is named and not there.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a .tflite model")
+    encoded, files = model_file.extract(path.read_bytes(), str(path))
+    if encoded is None:
+        return None
+    try:
+        return parse(encoded, files)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse(encoded: bytes, files: dict[str, bytes]) -> SegmenterMetadata:
+    """The metadata that a buffer and the associated files by name hold.
+
+    Raises:
+        ValueError: see `read`.
+    """
+    values = codec.decode(encoded, "ModelMetadata", schema.MODEL_IDENTIFIER)
+    subgraph = _first(values.get("subgraph_metadata"))
+    image = _first(subgraph.get("input_tensor_metadata"))
+    output = _first(subgraph.get("output_tensor_metadata"))
+    labels, classes_output = _labels(output, files)
+    stats = image.get("stats", {})
+    low, high = (tuple(stats.get(edge, ())) for edge in ("min", "max"))
+    return SegmenterMetadata(
+        name=values.get("name", ""),
+        description=values.get("description", ""),
+        license=values.get("license", ""),
+        preprocessing=_normalization(image),
+        input_range=(low, high) if low and high else None,
+        labels=labels,
+        classes_output=classes_output,
+        activation=_activation(subgraph.get("custom_metadata", [])),
+    )
+
+
+def _first(items: list | None) -> dict:
+    return items[0] if items else {}
+
+
+def _normalization(image: dict) -> Preprocessing | None:
+    for unit in image.get("process_units", []):
+        member, options = unit.get("options", ("", {}))
+        if member == "NormalizationOptions":
+            return Preprocessing(tuple(options.get("mean", ())), tuple(options.get("std", ())))
+    return None
+
+
+def _labels(output: dict, files: dict[str, bytes]) -> tuple[tuple[str, ...], bool]:
+    kinds = (schema.TENSOR_AXIS_LABELS, schema.TENSOR_VALUE_LABELS)
+    for file in output.get("associated_files", []):
+        if file.get("type", 0) not in kinds:
+            continue
+        name = file.get("name", "")
+        if name not in files:
+            raise ValueError(f"label file {name!r} is named but not packed; add the metadata again")
+        lines = files[name].decode("utf-8-sig").rstrip("\n").split("\n")
+        return tuple(line.rstrip("\r") for line in lines), file["type"] == kinds[1]
+    return (), False
+
+
+def _activation(custom: list[dict]) -> Activation | None:
+    for entry in custom:
+        if entry.get("name") == _SEGMENTER_NAME:
+            options = codec.decode(
+                entry.get("data", b""), "ImageSegmenterOptions", schema.SEGMENTER_IDENTIFIER
+            )
+            return Activation(options.get("activation", 0))
+    return None
