@@ -18,10 +18,11 @@ from deeplab_tf.training.run_folder import Phase
 from export import gate
 from export.calibration import Calibration, calibrate
 from export.convert import Conversion, ConverterProcess
+from export.edgetpu_forms import fit_edgetpu
 from export.freeze import freeze_model, write_saved_model
 from export.mixed_precision import raise_layers
 from export.source import Source
-from export.variants import RULES, FileSpec, Variant
+from export.variants import RULES, FileSpec, Target, Variant
 from tflite_tools.graph import read_graph
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
@@ -43,6 +44,7 @@ class ExportPlan:
         calibration_images, calibration_seed: how many, and which.
         overwrite: replace files that exist.
         post_training: steps that int8 files are made by; None: the converter calibrates alone.
+        target: accelerator whose forms int8 and qat_int8 files take.
     """
 
     output_dir: pathlib.Path
@@ -56,6 +58,7 @@ class ExportPlan:
     calibration_seed: int = 0
     overwrite: bool = False
     post_training: PostTraining | None = None
+    target: Target = Target.NONE
 
     def __post_init__(self):
         names = [spec.file_name for spec in self.files]
@@ -161,7 +164,11 @@ class _Graphs:
         return path
 
     def raised(self, spec: FileSpec, content: bytes) -> bytes:
-        """The file with the layers of the plan that shall compute in more than 8 bits."""
+        """The file with layers of more than 8 bits and forms of the target, where asked for."""
+        if self._plan.target is Target.EDGETPU and spec.variant in (Variant.INT8, Variant.QAT_INT8):
+            content, lines = fit_edgetpu(content)
+            for line in lines:
+                logging.info("%s: %s", spec.file_name, line)
         done, steps = self._post_trained, self._plan.post_training
         if done is None or steps is None or not self.planned(spec):
             return content

@@ -17,7 +17,7 @@ from deeplab_tf.quantization.equalization import Relu6
 from deeplab_tf.quantization.post_training import BiasMethod, PostTraining
 from deeplab_tf.quantization.range_choice import RangeMethod
 from deeplab_tf.training.run_folder import RunFolder
-from export.variants import RULES, Head, IoDtype, Variant, plan_files
+from export.variants import RULES, Head, IoDtype, Target, Variant, plan_files
 
 FLAGS = flags.FLAGS
 REPORTED_SPLITS = {"val", "validation", "test"}
@@ -40,6 +40,12 @@ def _define_flags() -> None:
         "variants", "", "Default: all. Of " + ", ".join(variant.value for variant in Variant)
     )
     flags.DEFINE_list("heads", "logits,argmax", "Of " + ", ".join(head.value for head in Head))
+    flags.DEFINE_enum(
+        "target",
+        Target.NONE.value,
+        [target.value for target in Target],
+        "edgetpu: int8 and qat_int8 with low-resolution logits and resizes that map; checked.",
+    )
     io_dtypes = [dtype.value for dtype in IoDtype]
     flags.DEFINE_enum("input_dtype", "uint8", io_dtypes, "Input of full-integer variants.")
     flags.DEFINE_enum("output_dtype", "uint8", io_dtypes, "Output of full-integer variants.")
@@ -180,6 +186,9 @@ def _labels(dataset) -> LabelSet:
 def main() -> int:
     variants = command.enum_members("variants", FLAGS.variants, Variant) or list(Variant)
     heads = command.enum_members("heads", FLAGS.heads, Head) or list(Head)
+    target = Target(FLAGS.target)
+    if target is Target.EDGETPU:
+        variants, heads = _for_edgetpu(variants, heads)
     source = _open_source()
     from deeplab_tf.training.config import read_config  # noqa: PLC0415
     from export.pipeline import ExportPlan, export_files  # noqa: PLC0415
@@ -221,11 +230,37 @@ def main() -> int:
         calibration_seed=FLAGS.calibration_seed,
         overwrite=FLAGS.overwrite,
         post_training=_post_training(),
+        target=target,
     )
     results = export_files(source, plan)
     failed = [result for result in results if result.failure]
     logging.info("%d of %d files in %s", len(results) - len(failed), len(results), plan.output_dir)
+    if target is not Target.NONE:
+        _tell_target(target, [result.path for result in results if result.path])
     return 1 if failed else 0
+
+
+def _for_edgetpu(variants, heads):
+    """Full-integer variants, logits at the network's own resolution, unless others are named."""
+    if not [name for name in FLAGS.variants if name]:
+        variants = [Variant.INT8, Variant.QAT_INT8]
+    if wrong := [v.value for v in variants if v not in (Variant.INT8, Variant.QAT_INT8)]:
+        raise ValueError(f"an Edge TPU runs int8 and qat_int8; {', '.join(wrong)} cannot be mapped")
+    if not FLAGS["heads"].present:
+        heads = [Head.LOGITS_LOW]
+    return variants, heads
+
+
+def _tell_target(target: Target, paths) -> None:
+    from tflite_tools.graph import read_graph  # noqa: PLC0415
+    from tflite_tools.targets.registry import check_target  # noqa: PLC0415
+
+    for path in paths:
+        found = check_target(read_graph(path), target.value)
+        logging.info("%s on %s: %s", path.name, target.value, found.partition)
+        for placement in found.left_off:
+            kind, reason = placement.operator.kind, placement.reason
+            logging.warning("%s: %s stays off: %s", path.name, kind, reason)
 
 
 def console() -> None:

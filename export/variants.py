@@ -51,6 +51,15 @@ class Head(enum.Enum):
         return self in (Head.ARGMAX, Head.ARGMAX_HALF, Head.ARGMAX_LOW)
 
 
+class Target(enum.Enum):
+    """Accelerator whose forms the integer files take."""
+
+    NONE = "none"
+    """Any processor."""
+    EDGETPU = "edgetpu"
+    """Logits at the network's own resolution, resizes that map; resize and argmax on the host."""
+
+
 @dataclasses.dataclass(frozen=True)
 class VariantRule:
     """How a variant is made and what must be true of the file.
