@@ -28,7 +28,11 @@ _INT16_KERNELS = (
     "MEAN",
     "RESIZE_BILINEAR",
 )
-_FLOAT_KERNELS = (*_INT16_KERNELS, "SUB", "MUL", "AVERAGE_POOL_2D", "MAX_POOL_2D", "SOFTMAX")
+_FLOAT_KERNELS = (
+    *_INT16_KERNELS,
+    *("SUB", "MUL", "MINIMUM", "MAXIMUM", "RELU", "RELU6", "AVERAGE_POOL_2D", "MAX_POOL_2D"),
+    *("SOFTMAX", "LOGISTIC", "HARD_SWISH", "LEAKY_RELU", "PRELU"),
+)
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _ONE_SCALE = ("CONCATENATION", "RESIZE_BILINEAR")
 """Their integer kernels want one scale for inputs and output."""
@@ -170,7 +174,7 @@ class _Rewriter:
         inputs = []
         for index in (int(i) for i in operator.inputs):
             if index < 0 or self._is_constant(index):
-                inputs.append(index)
+                inputs.append(self._float_constant(index) if is_float else index)
             elif is_float:
                 inputs.append(self._version(index, precision, 0.0))
             else:
@@ -198,6 +202,23 @@ class _Rewriter:
     def _is_constant(self, index: int) -> bool:
         data = self._model.buffers[self._tensor(index).buffer].data
         return data is not None and len(data) > 0
+
+    def _float_constant(self, index: int) -> int:
+        """An int8 constant as float32; sizes and axes, and what is left out, stay."""
+        if index < 0 or self._tensor(index).type != schema.TensorType.INT8:
+            return index
+        old = self._tensor(index)
+        steps = np.frombuffer(bytes(self._model.buffers[old.buffer].data), np.int8)
+        steps = steps.reshape([int(size) for size in old.shape]).astype(np.float64)
+        scale, zero_point = (
+            np.asarray(values, np.float64)
+            for values in (old.quantization.scale, old.quantization.zeroPoint)
+        )
+        along = [1] * steps.ndim
+        if len(scale) > 1:
+            along[old.quantization.quantizedDimension] = -1
+        real = scale.reshape(along) * (steps - zero_point.reshape(along))
+        return self._constant(index, real.astype("<f4"), schema.TensorType.FLOAT32)
 
     def _int16_scale(self, index: int) -> float:
         """Symmetric, over what the tensor's 8 bits reach."""

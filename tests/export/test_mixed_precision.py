@@ -9,6 +9,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.quantization.post_training import PostTraining, quantize_post_training
+from deeplab_tf.quantization.sensitivity import find_units
 from export import freeze
 from export.convert import Conversion, convert
 from export.mixed_precision import Precision, find_layers, raise_layers, raise_precision
@@ -137,3 +138,24 @@ def test_operators_without_such_a_kernel_are_refused(content):
         raise_precision(content, {0: Precision.INT16X8}, {})
     with pytest.raises(ValueError, match="operator 1: its float weights are not known"):
         raise_precision(content, {1: Precision.FLOAT32}, {})
+
+
+def test_every_unit_of_an_equalized_network_can_be_float(tmp_path):
+    # A limit a channel is a MINIMUM with an int8 constant: its values become float, too.
+    done = quantize_post_training(
+        trained_float_model(),
+        PostTraining(per_channel=False, equalize=True),
+        [scenes(4)],
+        INPUT_RANGE,
+    )
+    folder = tmp_path / "saved_model"
+    freeze.write_saved_model(freeze.freeze_model(done.model, Head.LOGITS_LOW), folder)
+    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
+    content = convert(Conversion(folder, spec, None, Preprocessing()))
+    every = tuple(unit.name for unit in find_units(done.description, done.arrays))
+    raised = raise_layers(content, done, every, ())
+    image = scenes(1)
+    wanted = trained_float_model()(image).numpy()
+    assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) + 15
+    kinds = {operator.kind for operator in graph_of(raised, tmp_path).operators}
+    assert "MINIMUM" in kinds
