@@ -128,8 +128,8 @@ def _metadata_read_by_mediapipe(scene: Scene) -> str:
     expected = {
         "name": ours.name,
         "min_parser_version": "1.5.0",
-        "mean": list(ours.preprocessing.mean),
-        "std": list(ours.preprocessing.std),
+        "mean": [float(np.float32(value)) for value in ours.preprocessing.mean],
+        "std": [float(np.float32(value)) for value in ours.preprocessing.std],
         "color_space": 1,
         "output_axes": [1, 2],
         "label_type": 2,

@@ -44,7 +44,9 @@ def main() -> int:
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     photos = open_dataset(dataset, data_dir, FLAGS.split)
+    folder.check_classes(photos)
     height, width = config.model.padded_size(*photos.image(0).shape[:2])
+    steps = PostTraining(ranges=RangeMethod(FLAGS.activation_ranges))
     plan = StabilityPlan(
         source=RunSource(folder),
         height=height,
@@ -56,7 +58,7 @@ def main() -> int:
         score_images=FLAGS.score_images,
         seed=FLAGS.seed,
         bound=FLAGS.bound,
-        steps=PostTraining(ranges=RangeMethod(FLAGS.activation_ranges)),
+        steps=steps if steps != PostTraining() else None,
     )
     found = check_stability(plan)
     sys.stdout.write("\n".join(found.lines()) + "\n")

@@ -85,6 +85,8 @@ def main() -> int:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     calibration = open_dataset(dataset, data_dir, FLAGS.calibration_split)
     evaluation = open_dataset(dataset, data_dir, FLAGS.split)
+    rungs = _chosen(rungs)
+    folder.check_classes(evaluation)
     options = EvaluationOptions(
         processes=default_processes(),
         num_threads=FLAGS.num_threads,
@@ -107,7 +109,7 @@ def main() -> int:
         calibration_seed=FLAGS.calibration_seed,
         overwrite=FLAGS.overwrite,
     )
-    rows = ladder.climb(ladder.Ladder(source, _chosen(rungs), plan, evaluation, options))
+    rows = ladder.climb(ladder.Ladder(source, rungs, plan, evaluation, options))
     ladder.write_ladder(rows, evaluation, options, output_dir)
     sys.stdout.write(ladder.ladder_table(rows, evaluation, options) + "\n")
     sys.stdout.write(

@@ -165,6 +165,8 @@ def climb(ladder: Ladder) -> list[Row]:
     contracts = [read_contract(made[name], None, name) for name in names]
     options = dataclasses.replace(ladder.options, keep_images=True)
     results = dict(zip(names, evaluate(contracts, ladder.evaluation, options, 0), strict=True))
+    if results[REFERENCE].matrix is None:
+        raise RuntimeError(f"the float file has no score: {results[REFERENCE].failure}")
     ratios = _ratios(contracts, ladder.evaluation, options)
     failures |= {name: result.failure for name, result in results.items() if result.failure}
     classes = options.mean_indices(ladder.evaluation)
@@ -226,9 +228,15 @@ def _recipe(ladder: Ladder, rung: Rung, source: Source) -> dict:
         "variant": rung.variant.value,
         "steps": rung.steps.to_json() if rung.steps else None,
         "size": [plan.height, plan.width],
+        "preprocessing": dataclasses.asdict(plan.preprocessing),
+        "labels": list(plan.label_set.names),
         "calibration": [dataset.name, dataset.split, plan.calibration_images, plan.calibration_seed]
         if dataset
         else None,
+        "list": [len(dataset), dataset.sample_name(0), sha256_of(dataset.image(0).tobytes())]
+        if dataset
+        else None,
+        "versions": versions(),
     }
     return json.loads(json.dumps(recipe))
 

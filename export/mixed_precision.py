@@ -174,6 +174,8 @@ class _Rewriter:
         inputs = []
         for index in (int(i) for i in operator.inputs):
             if index < 0 or self._is_constant(index):
+                if index >= 0 and not is_float and kind not in _CONVOLUTIONS:
+                    self._refuse_int8_constant(position, kind, name, index)
                 inputs.append(self._float_constant(index) if is_float else index)
             elif is_float:
                 inputs.append(self._version(index, precision, 0.0))
@@ -202,6 +204,13 @@ class _Rewriter:
     def _is_constant(self, index: int) -> bool:
         data = self._model.buffers[self._tensor(index).buffer].data
         return data is not None and len(data) > 0
+
+    def _refuse_int8_constant(self, position: int, kind: str, name: str, index: int) -> None:
+        if self._tensor(index).type == schema.TensorType.INT8:
+            raise ValueError(
+                f"operator {position} ({kind} {name!r}) has an int8 constant, which has no 16-bit "
+                "form here; leave it out"
+            )
 
     def _float_constant(self, index: int) -> int:
         """An int8 constant as float32; sizes and axes, and what is left out, stay."""
@@ -293,8 +302,8 @@ class _Rewriter:
             )
         operator.inputs[1] = self._constant(kernel, values.astype("<f4"), schema.TensorType.FLOAT32)
         if bias >= 0:
-            if offsets is None:
-                raise ValueError(f"operator {position}: its float bias is not known")
+            if offsets is None:  # the converter made one of zeros
+                offsets = np.zeros(int(self._tensor(bias).shape[0]))
             operator.inputs[2] = self._constant(
                 bias, offsets.astype("<f4"), schema.TensorType.FLOAT32
             )

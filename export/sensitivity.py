@@ -59,6 +59,7 @@ def main() -> int:
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     photos = open_dataset(dataset, data_dir, FLAGS.split)
+    folder.check_classes(photos)
     height, width = config.model.padded_size(*photos.image(0).shape[:2])
     plan = SensitivityPlan(
         source=RunSource(folder),

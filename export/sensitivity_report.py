@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 import pathlib
 
 import matplotlib
@@ -184,19 +185,29 @@ def write_sensitivity(
         "score_images": found.images,
         "seed": plan.seed,
         "steps": plan.steps.to_json(),
-        "all_float": dataclasses.asdict(found.all_float) | {"snr_db": None},
+        "all_float": dataclasses.asdict(found.all_float),
         "all_integer": dataclasses.asdict(found.all_integer),
         "choice": dataclasses.asdict(choice) if choice else None,
         "layers": rows,
         "versions": versions(),
     }
-    atomic_file.write_text(folder / "sensitivity.json", json.dumps(text, indent=1) + "\n")
+    content = json.dumps(_finite(text), indent=1, allow_nan=False) + "\n"
+    atomic_file.write_text(folder / "sensitivity.json", content)
     stream = io.StringIO()
     writer = csv.DictWriter(stream, ("layer", "weights", *_COLUMNS), extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     atomic_file.write_text(folder / "sensitivity.csv", stream.getvalue())
     _plot(found, rows, folder / "sensitivity.png")
+
+
+def _finite(value):
+    """JSON knows neither infinity nor NaN: None stands for both."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plot(found: Sensitivity, rows: list[dict], path: pathlib.Path) -> None:

@@ -150,19 +150,25 @@ class KerasFileSource(Source):
         self.description = self.path.name
         refuse_foreign_code(self.path)
         self._model = keras.models.load_model(self.path, compile=False, safe_mode=True)
+        shapes = [self._model.input_shape, self._model.output_shape]
+        if any(isinstance(shape, list) or len(shape) != 4 for shape in shapes):
+            raise ValueError(
+                f"{self.path}: takes {shapes[0]} and gives {shapes[1]}; a segmentation network "
+                "takes one [batch, height, width, channels] and gives one of the same rank"
+            )
 
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
-        own = self._model.input_shape[1:3]
-        if None not in own and own != (height, width):
-            raise ValueError(
-                f"{self.path} is built for {own[0]},{own[1]}; give --size={own[0]},{own[1]}"
-            )
         return freeze.freeze_model(self._resized(height, width), head)
 
     def float_model(self, height: int, width: int) -> keras.Model:
         return self._resized(height, width)
 
     def _resized(self, height: int, width: int) -> keras.Model:
+        own = self._model.input_shape[1:3]
+        if None not in own and own != (height, width):
+            raise ValueError(
+                f"{self.path} is built for {own[0]},{own[1]}; give --size={own[0]},{own[1]}"
+            )
         image = keras.Input((height, width, self._model.input_shape[-1]))
         model = keras.models.clone_model(self._model, input_tensors=image)
         model.set_weights(self._model.get_weights())

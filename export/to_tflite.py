@@ -189,6 +189,11 @@ def main() -> int:
     target = Target(FLAGS.target)
     if target is Target.EDGETPU:
         variants, heads = _for_edgetpu(variants, heads)
+    if _post_training() is not None and Variant.INT8 not in variants:
+        raise ValueError(
+            "--keep_float, --int16, --equalize, --absorb_biases, --correct_biases, --adaround, "
+            "--activation_ranges and --noper_channel apply to int8 alone; add it to --variants"
+        )
     source = _open_source()
     from deeplab_tf.training.config import read_config  # noqa: PLC0415
     from export.pipeline import ExportPlan, export_files  # noqa: PLC0415

@@ -34,9 +34,9 @@ def main() -> int:
     if FLAGS.target is None:
         raise ValueError(f"give --target, one of {', '.join(TARGETS)}")
     result = check_target(read_graph(FLAGS.model), FLAGS.target)
+    sys.stdout.write(report.to_text(result))
     if FLAGS.json:
         atomic_file.write_text(FLAGS.json, json.dumps(report.to_json(result), indent=1) + "\n")
-    sys.stdout.write(report.to_text(result))
     return 1 if result.left_off else 0
 
 

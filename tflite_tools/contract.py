@@ -127,6 +127,8 @@ def _check_input(path, image: Tensor) -> np.dtype:
             f"{path}: input {image.name!r} is {image.type_name} {list(image.shape)}; an image "
             "model takes uint8, int8 or float32 [1, height, width, channels]"
         )
+    if image.quantization is not None and not (image.quantization.scale > 0).all():
+        raise ValueError(f"{path}: input {image.name!r} has no positive scale; convert it again")
     if min(image.shape) < 1 or image.shape[1] * image.shape[2] > 1 << 28:
         raise ValueError(f"{path}: input {image.name!r} has no usable size {list(image.shape)}")
     return image.dtype  # type: ignore[return-value]
@@ -137,6 +139,12 @@ def _check_output(path, output: Tensor) -> tuple[bool, int | None]:
     if len(shape) == 4 and shape[0] == 1 and shape[3] > 1:
         return False, shape[3]
     squeezed = tuple(size for size in shape if size != 1)
+    scores = output.is_float or output.quantization is not None
+    if scores and len(squeezed) == 2 and len(shape) == 4 and shape[-1] == 1:
+        raise ValueError(
+            f"{path}: output {output.name!r} is one channel of scores {list(shape)}, not a class "
+            "map; give two channels, or threshold it in the graph"
+        )
     if len(squeezed) == 2 and output.dtype is not None:
         return True, None
     raise ValueError(

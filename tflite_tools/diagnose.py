@@ -61,9 +61,9 @@ def main() -> int:
         dataset,
     )
     diagnosis = diagnose(case, effort)
+    sys.stdout.write(as_text(diagnosis))
     if FLAGS.json:
         write_json(diagnosis, case, pathlib.Path(FLAGS.json))
-    sys.stdout.write(as_text(diagnosis))
     return 1 if diagnosis.problems else 0
 
 

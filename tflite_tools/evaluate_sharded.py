@@ -60,6 +60,8 @@ def main() -> int:
             "environment of its own"
         ) from error
     contracts = _contracts()
+    if not contracts:
+        raise ValueError("give --model=FILE.tflite,...")
     source = sharded.ListSource(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
     dataset = source.open()
     options = EvaluationOptions(
@@ -76,8 +78,8 @@ def main() -> int:
         FLAGS.scratch_dir,
     )
     output_dir = pathlib.Path(FLAGS.output_dir)
-    write_metrics(results, dataset, options, output_dir)
     sys.stdout.write(terminal_table(results, dataset, options) + "\n")
+    write_metrics(results, dataset, options, output_dir)
     sys.stdout.write(f"\nnumbers: {output_dir / 'metrics.json'} and metrics.csv\n")
     return 1 if any(result.failure for result in results) else 0
 

@@ -161,6 +161,14 @@ _OPTIONAL_INPUTS = {
     "TRANSPOSE_CONV": {3},
     "FULLY_CONNECTED": {2},
 }
+_LEAST_INPUTS = {
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"), 2),
+    **dict.fromkeys(("ADD", "SUB", "MUL", "MINIMUM", "MAXIMUM", "RESIZE_BILINEAR", "ARG_MAX"), 2),
+    **dict.fromkeys(("MEAN", "PAD", "PRELU", "GATHER", "TILE", "RESIZE_NEAREST_NEIGHBOR"), 2),
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "CONCATENATION", "SOFTMAX"), 1),
+    **dict.fromkeys(("MAX_POOL_2D", "AVERAGE_POOL_2D", "RELU", "RELU6", "LOGISTIC", "SQUEEZE"), 1),
+    **dict.fromkeys(("TRANSPOSE_CONV", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), 3),
+}
 _ANY_OPTIONAL = {
     "LSTM",
     "UNIDIRECTIONAL_SEQUENCE_LSTM",
@@ -325,6 +333,10 @@ def _read_operator(position, operator, codes, num_tensors, path) -> Operator:
             raise ValueError(
                 f"{path}: damaged .tflite (operator {position}, {kind}, reads tensor {index})"
             )
+    if len(inputs) < _LEAST_INPUTS.get(kind, 0):
+        raise ValueError(
+            f"{path}: damaged .tflite (operator {position}, {kind}, has {len(inputs)} inputs)"
+        )
     if not outputs or not all(0 <= index < num_tensors for index in outputs):
         raise ValueError(f"{path}: damaged .tflite (operator {position}, {kind}, writes nowhere)")
     return Operator(position, kind, inputs, outputs, operator.builtinOptions)
@@ -334,8 +346,15 @@ def _check_order(graph: Graph) -> None:
     """Every computed tensor must be written once, before it is read."""
     known = set(graph.inputs)
     known |= {tensor.index for tensor in graph.tensors if tensor.data is not None}
+    computed = {index for operator in graph.operators for index in operator.outputs}
     written: set[int] = set()
     for operator in graph.operators:
+        for index in operator.inputs:
+            if index in computed and index not in written:
+                raise ValueError(
+                    f"{graph.path}: damaged .tflite (operator {operator.position}, "
+                    f"{operator.kind}, reads tensor {index} before it is written)"
+                )
         for index in operator.outputs:
             if index in written or index in known:
                 raise ValueError(f"{graph.path}: damaged .tflite (tensor {index} is written twice)")

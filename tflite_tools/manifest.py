@@ -132,7 +132,7 @@ def read_manifest(model: pathlib.Path) -> Manifest | None:
         if values.get("format") != FORMAT:
             raise ValueError(f"format {values.get('format')!r} instead of {FORMAT}")
         manifest = Manifest.from_json(values)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a readable manifest ({error})") from error
     found = sha256_of(model.read_bytes())
     if found != manifest.sha256:

@@ -128,7 +128,12 @@ class InterpreterPool:
             for task in waiting:
                 if task.model in self.broken:
                     return Outcome(task, None, self.broken[task.model])
-                self._children[slot][1].send(task)
+                try:
+                    self._children[slot][1].send(task)
+                except OSError:  # it died while it had nothing to do: no file is to blame
+                    self._children[slot][0].join(10)
+                    self._children[slot] = self._start()
+                    self._children[slot][1].send(task)
                 running[slot] = task
                 deadlines[slot] = time.monotonic() + self._patience_s
                 return None

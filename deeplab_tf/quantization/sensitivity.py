@@ -82,12 +82,14 @@ def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -
         plan = plans.get(name)
         if plan is None or name in taken or not (plan.weights or plan.output):
             continue
-        layers = [name]
-        while not plans[layers[-1]].output:
-            follower = description.only_consumer(layers[-1])
+        layers, last = [name], name
+        while last not in plans or not plans[last].output:
+            follower = description.only_consumer(last)
             if follower is None or follower.kind not in ("relu", "identity"):
                 break
-            layers.append(follower.name)
+            last = follower.name
+            if last in plans:  # nothing is built for an identity
+                layers.append(last)
         taken.update(layers)
         weights = arrays[kernel_key(node)].size if plan.weights else 0
         units.append(Unit(name, tuple(layers), weights))
@@ -152,21 +154,37 @@ class SwitchedNetwork:
             if node.kind in WITH_KERNEL
         }
         self._integer: set[str] = set()
+        self._readers = _readers(description, self.units)
 
     def set_integer(self, names: set[str]) -> None:
-        """Makes exactly the named units integer."""
+        """Makes exactly the named units integer.
+
+        As in a file, what a float unit gives is rounded where an integer one reads it.
+        """
         for unit in self.units:
             wanted = unit.name in names
-            if wanted == (unit.name in self._integer):
-                continue
+            rounded = wanted or any(reader in names for reader in self._readers[unit.name])
             for name in unit.layers:
-                self._layers[name].on.assign(wanted)
-            if unit.name in self._kernels:
+                self._layers[name].on.assign(rounded)
+            if unit.name in self._kernels and wanted != (unit.name in self._integer):
                 inner = self._layers[unit.name].layer
                 kernel = getattr(inner, "depthwise_kernel", None)
                 kernel = inner.kernel if kernel is None else kernel
                 kernel.assign(self._kernels[unit.name][wanted])
         self._integer = set(names)
+
+
+def _readers(description: NetworkDescription, units: list[Unit]) -> dict[str, set[str]]:
+    """{unit: units that read what it gives}, looking through what has no range of its own."""
+    unit_of = {layer: unit.name for unit in units for layer in unit.layers}
+
+    def behind(name: str) -> set[str]:
+        found: set[str] = set()
+        for node in description.consumers(name):
+            found |= {unit_of[node.name]} if node.name in unit_of else behind(node.name)
+        return found
+
+    return {unit.name: behind(unit.layers[-1]) for unit in units}
 
 
 class Judge:

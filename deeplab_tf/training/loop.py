@@ -374,7 +374,11 @@ class TrainingRun:
         count = min(PARITY_IMAGES, len(self.validation))
         chosen = np.linspace(0, len(self.validation) - 1, count).astype(int)
         photos = [place(self.validation.image(int(index)), height, width)[0] for index in chosen]
-        measures = self._check_parity(validator.model, np.stack(photos))
+        try:
+            measures = self._check_parity(validator.model, np.stack(photos))
+        except (RuntimeError, ValueError, OSError) as error:  # the training is not to blame
+            logging.warning("step %d: no file to compare with: %s", step, error)
+            return
         for name, value in measures.items():
             tf.summary.scalar(f"parity/{name}", value, step)
         text = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())

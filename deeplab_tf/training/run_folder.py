@@ -14,7 +14,10 @@ import enum
 import json
 import pathlib
 
+from absl import logging
+
 from deeplab_tf import atomic_file
+from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.training.config import TrainingConfig, read_config
 
@@ -84,6 +87,21 @@ class RunFolder:
     def read_labels(self) -> LabelSet:
         """Class names and colours of the run."""
         return labels_from_json(self.labels)
+
+    def check_classes(self, dataset: SegmentationDataset) -> None:
+        """Whether a list can be scored with this run's network; other names are said.
+
+        Raises:
+            ValueError: it has another number of classes.
+        """
+        own, theirs = self.read_labels().names, dataset.label_set.names
+        if len(own) != len(theirs):
+            raise ValueError(
+                f"{self.path} has {len(own)} classes, {dataset.name} has {len(theirs)}; give the "
+                "data set that it was trained for"
+            )
+        if own != theirs:
+            logging.warning("%s names other classes than %s", self.path, dataset.name)
 
 
 def labels_to_json(label_set: LabelSet) -> str:

@@ -3,10 +3,12 @@
 import json
 import pathlib
 
+import numpy as np
 import tf_keras as keras
 from absl import logging
 
 from deeplab_tf.models.registry import build_network
+from deeplab_tf.quantization.apply import WRAPPER_PREFIX, is_quantizer_variable
 from deeplab_tf.quantization.batch_norm import adopt_statistics
 from deeplab_tf.training import initialization
 from deeplab_tf.training.config import TrainingConfig, read_config
@@ -32,7 +34,7 @@ def initializer(config: TrainingConfig, read_folded=None):
     if config.init_from and config.backbone_weights != "none":
         raise ValueError("--init_from and --backbone_weights exclude each other; give one")
     if config.init_from:
-        arrays = read_weights(run_weights(pathlib.Path(config.init_from)))
+        arrays = _start_arrays(pathlib.Path(config.init_from))
         return lambda model, batches: _report(initialization.load_named(model, arrays))
     if config.backbone_weights == "none":
         return None
@@ -77,6 +79,30 @@ def read_ranges(path: pathlib.Path) -> dict[str, tuple[float, float]]:
         raise ValueError(f"{path}: not the activation ranges of an import ({error})") from error
 
 
+def trained_float_arrays(folder: RunFolder) -> dict[str, np.ndarray]:
+    """The trained float network of a run.
+
+    That of a run that was quantization-aware from its first step is the one inside the
+    quantization-aware network: its `float.npz` holds the weights that it began with.
+    """
+    quantized = folder.weights(Phase.QUANTIZED)
+    if read_config(folder.path).quantize_delay_step != 0 or not quantized.is_file():
+        return read_weights(folder.weights(Phase.FLOAT))
+    return {
+        name.removeprefix(WRAPPER_PREFIX): value
+        for name, value in read_weights(quantized).items()
+        if not is_quantizer_variable(name.rpartition("/")[2])
+    }
+
+
+def _start_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if path.is_dir() and (path / "config.json").is_file():
+        folder = RunFolder(path)
+        if read_config(path).quantize_delay_step == 0 and folder.weights(Phase.QUANTIZED).is_file():
+            return trained_float_arrays(folder)
+    return read_weights(run_weights(path))
+
+
 def run_weights(path: pathlib.Path) -> pathlib.Path:
     """The weights file that a run folder or a file name stands for."""
     if not path.is_dir():
@@ -118,7 +144,7 @@ def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
             f"the teacher {folder.path} takes {taught.preprocessing}, the student "
             f"{config.preprocessing}; they must be the same"
         )
-    arrays = read_weights(folder.weights(Phase.FLOAT))
+    arrays = trained_float_arrays(folder)
 
     def make(student: TrainingConfig) -> Teacher:
         model = build_network(taught.model, student.crop_height, student.crop_width)

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+import tf_keras as keras
 
 from deeplab_tf.quantization import sensitivity
 from deeplab_tf.quantization.apply import float_weights
@@ -79,6 +80,31 @@ def test_one_scale_a_kernel_costs_more_and_depthwise_most():
     assert found[False].only_integer[0].snr_db < found[True].only_integer[0].snr_db - 3
     # Float again where it hurts most: one of 79 units gives 2.7 dB back.
     assert found[False].only_float[0].snr_db > found[False].all_integer.snr_db + 1
+
+
+def test_a_float_unit_gives_8_bits_to_an_integer_reader():
+    # Alone float, an addition between integer layers gains nothing: its file rounds it, too.
+    switched = network()
+    names = {unit.name for unit in switched.units}
+    judge = Judge(switched, scenes(1), np.zeros((1, *LIVE_SIZE), np.uint8), 11)
+    assert judge.score(names - {"block_2_add"}) == judge.score(names)
+    assert judge.score(set()).snr_db == np.inf
+
+
+def test_a_dropout_between_a_kernel_and_its_range():
+    layers = keras.layers
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, padding="same", name="first")(image)
+    x = layers.Dropout(0.1, name="drop")(x)
+    x = layers.ReLU(name="active")(x)
+    model = keras.Model(image, layers.Conv2D(2, 1, use_bias=False, name="logits")(x))
+    batch = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    done = quantize_post_training(model, PostTraining(), [batch], INPUT_RANGE)
+    units = {
+        unit.name: unit.layers
+        for unit in SwitchedNetwork(done.description, done.arrays, done.ranges).units
+    }
+    assert units == {"first": ("first", "active"), "logits": ("logits",)}
 
 
 class FakeJudge:

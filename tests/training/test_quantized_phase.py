@@ -17,6 +17,7 @@ from deeplab_tf.training.config import TrainingConfig
 from deeplab_tf.training.loop import TrainingRun
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.schedules import OptimizerName, PolyDecay, build_optimizer
+from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
 from deeplab_tf.training.weights_file import read_weights
 from export import parity
@@ -173,3 +174,25 @@ def _shifted(runner, number, photo):
 def test_bad_values(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RUN, **changes)
+
+
+def test_a_failing_comparison_does_not_end_the_training(tmp_path):
+    def check(model, photos):
+        raise RuntimeError("the converter refused")
+
+    folder = RunFolder(tmp_path)
+    config = dataclasses.replace(RUN, parity_interval=2)
+    TrainingRun(config, folder, check_parity=check).train()
+    assert folder.weights(Phase.QUANTIZED).is_file()
+
+
+def test_a_teacher_that_was_quantization_aware_from_the_start_gives_what_it_learned(tmp_path):
+    config = dataclasses.replace(
+        RUN, quantize_delay_step=0, quantize_freeze_batch_norm=False, train_steps=2
+    )
+    folder = RunFolder(tmp_path)
+    TrainingRun(config, folder).train()
+    learned = trained_float_arrays(folder)["Conv1/kernel"]
+    inside = read_weights(folder.weights(Phase.QUANTIZED))["quant_Conv1/kernel"]
+    np.testing.assert_array_equal(learned, inside)
+    assert np.abs(learned - read_weights(folder.weights(Phase.FLOAT))["Conv1/kernel"]).max() > 0

@@ -9,6 +9,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.graph import Graph, Tensor, read_graph
 from tflite_tools.manifest import Manifest, read_manifest
+from tflite_tools.metadata.segmenter import class_count
 
 INTEGER_TYPES = ("INT8", "UINT8", "INT16")
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
@@ -65,7 +66,8 @@ class Case:
                 f"the file takes {self.contract.channels} channels, {self.dataset.name} has "
                 f"{self.dataset.channels}"
             )
-        classes, known = self.contract.num_classes, self.dataset.label_set.num_classes
+        classes = class_count(self.graph, self.contract)
+        known = self.dataset.label_set.num_classes
         if classes is not None and classes != known:
             return f"the file gives {classes} classes, {self.dataset.name} has {known}"
         return ""
@@ -132,7 +134,10 @@ def read_label_list(path: pathlib.Path) -> tuple[str, ...]:
     if path.suffix == ".json":
         try:
             values = json.loads("\n".join(lines))
-            names = [str(name) for name in values.get("names") or values.get("labels") or []]
+            names = values.get("names") or values.get("labels") or []
+            if not isinstance(names, list):
+                raise ValueError(f"{type(names).__name__} instead of a list")
+            names = [str(name) for name in names]
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path}: not a JSON list of names ({error})") from error
     else:

@@ -15,6 +15,7 @@ from tflite_tools.diagnosis.pairing import pair_tensors
 from tflite_tools.diagnosis.views import DECLARED, View, all_views
 from tflite_tools.evaluation import ModelResult, score_list
 from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.signal_to_noise import real_output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,7 @@ def observe(case: Case, effort: Effort) -> Observations:
     chosen = np.unique(np.linspace(0, count - 1, effort.sample).astype(int))
     photos = Subset(case.dataset, tuple(chosen.tolist()), case.dataset.split)
     views = all_views(case, photos)
+    _try_reference(case, photos)
     with (
         tempfile.TemporaryDirectory(prefix="diagnose-") as scratch,
         InterpreterPool([view.contract for view in views], effort.processes) as pool,
@@ -91,6 +93,21 @@ def observe(case: Case, effort: Effort) -> Observations:
             _score(case, count, chosen, views, pool, pathlib.Path(scratch), seen)
         seen.failure = pool.broken.get(0, "")
     return seen
+
+
+def _try_reference(case: Case, photos: Subset) -> None:
+    """The model shall not take the blame for a reference that does not run.
+
+    Raises:
+        ValueError: the reference does not run.
+    """
+    if case.reference is None:
+        return
+    canvas, _ = place(photos.image(0), case.reference.height, case.reference.width)
+    with InterpreterPool([case.reference], 1) as pool:
+        for outcome in pool.run([Task(0, real_output, (canvas,))]):
+            if outcome.failure:
+                raise ValueError(f"--reference {case.reference.path}: {outcome.failure}")
 
 
 def _look_between(case: Case, photos: Subset, pool: InterpreterPool, seen: Observations) -> None:

@@ -4,6 +4,7 @@ from tflite_tools.diagnosis.case import CONVOLUTIONS, INTEGER_TYPES, Case
 from tflite_tools.diagnosis.finding import Finding, problem, some, warning
 from tflite_tools.diagnosis.observation import Observations
 from tflite_tools.graph import Graph, Operator
+from tflite_tools.metadata.segmenter import class_count
 
 _RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _MOVERS = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", *_RESIZES)
@@ -218,7 +219,7 @@ def few_calibration_images(case: Case, seen: Observations) -> list[Finding]:
 def label_count(case: Case, seen: Observations) -> list[Finding]:
     """A list of names that is not as long as the classes are many."""
     del seen
-    classes = case.contract.num_classes
+    classes = class_count(case.graph, case.contract)
     found = []
     if classes and case.labels and len(case.labels) != classes:
         found.append(

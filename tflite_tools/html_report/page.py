@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import pathlib
 
 import jinja2
@@ -33,12 +34,17 @@ def refuse_old(output_dir: pathlib.Path, overwrite: bool) -> None:
     """Before the work.
 
     Raises:
-        FileExistsError: a report is there and must not be replaced.
+        FileExistsError: a file of the report is there and must not be replaced.
+        PermissionError: the folder cannot be written to.
     """
-    if not overwrite and (output_dir / PAGE).exists():
-        raise FileExistsError(
-            f"{output_dir / PAGE} exists; give --overwrite or another --output_dir"
-        )
+    for name in (PAGE, "metrics.json", "metrics.csv", "model_card.md"):
+        if not overwrite and (output_dir / name).exists():
+            raise FileExistsError(
+                f"{output_dir / name} exists; give --overwrite or another --output_dir"
+            )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    if not os.access(output_dir, os.W_OK):
+        raise PermissionError(f"{output_dir} cannot be written to; give another --output_dir")
 
 
 def write_report(report: Report, output_dir: pathlib.Path, run_config: dict | None = None) -> None:
