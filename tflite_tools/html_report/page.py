@@ -31,19 +31,21 @@ _COLUMNS = (
 
 
 def refuse_old(output_dir: pathlib.Path, overwrite: bool) -> None:
-    """Before the work.
+    """Before the work; makes no folder, since the work may yet be refused.
 
     Raises:
         FileExistsError: a file of the report is there and must not be replaced.
-        PermissionError: the folder cannot be written to.
+        PermissionError: the folder, or where it would be made, cannot be written to.
     """
     for name in (PAGE, "metrics.json", "metrics.csv", "model_card.md"):
         if not overwrite and (output_dir / name).exists():
             raise FileExistsError(
                 f"{output_dir / name} exists; give --overwrite or another --output_dir"
             )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    if not os.access(output_dir, os.W_OK):
+    folder = next(
+        parent for parent in (output_dir, *output_dir.absolute().parents) if parent.exists()
+    )
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise PermissionError(f"{output_dir} cannot be written to; give another --output_dir")
 
 
