@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m tflite_tools.evaluate --run_dir=$(DEMO) --latency_repeats=10 --grid_images=4
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Other programs on the zoo's file, each in its own environment; browser ones need Node.js 20, Chromium.
 test-clients: $(INSTALLED)

@@ -15,9 +15,9 @@ import sys
 from absl import flags
 
 from deeplab_tf import command
-from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS
 from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.evaluate import given_preprocessing, table_names
 from tflite_tools.evaluation import EvaluationOptions
 from tflite_tools.tables import terminal_table, write_metrics
 
@@ -41,14 +41,12 @@ def _define_flags() -> None:
 
 
 def _contracts() -> list[ModelContract]:
-    mean, std = ([value for value in values if value] for values in (FLAGS.mean, FLAGS.std))
-    preprocessing = None
-    if mean or std:
-        try:
-            preprocessing = Preprocessing(tuple(map(float, mean)), tuple(map(float, std)))
-        except ValueError as error:
-            raise ValueError(f"--mean and --std: {error}") from error
-    return [read_contract(path, preprocessing) for path in FLAGS.model if path]
+    preprocessing = given_preprocessing()
+    paths = [pathlib.Path(path) for path in FLAGS.model if path]
+    return [
+        read_contract(path, preprocessing, name)
+        for path, name in zip(paths, table_names(paths), strict=True)
+    ]
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ def write_golden(options: GoldenOptions) -> dict:
     Raises:
         FileNotFoundError: no such model or photo.
         ValueError: not a segmentation model of RGB photos.
-        RuntimeError: the runtime refuses or crashes.
+        RuntimeError: the runtime refuses or crashes, or its own kernel sets disagree too much.
     """
     contract = read_contract(options.model)
     if not options.photo.is_file():
@@ -93,6 +93,12 @@ def write_golden(options: GoldenOptions) -> dict:
     canvas, _ = place(photo, contract.height, contract.width)
     fed, output, other = _run(contract, canvas)
     agreement = float(np.mean(_classes(contract, output) == _classes(contract, other)))
+    if agreement < _LOOSEST:
+        raise RuntimeError(
+            f"{options.model}: XNNPACK and builtin kernels agree on {agreement:.1%} of the pixels, "
+            f"below {_LOOSEST:.0%}: no device could be judged by this pair; look for the cause "
+            "with tflite_tools.diagnose"
+        )
     description = _description(options, contract, fed, output, agreement)
     atomic_file.write_bytes(options.output_dir / INPUT, fed.tobytes())
     atomic_file.write_bytes(options.output_dir / OUTPUT, output.tobytes())
@@ -178,13 +184,12 @@ def compare(golden_dir: pathlib.Path, found: pathlib.Path) -> Comparison:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: `golden.json` or `output.bin` damaged, or `found` of another size.
+        ValueError: `golden.json` or a file of the pair damaged, or `found` of another size.
     """
     description = _read_description(golden_dir)
     output = description["output"]
-    expected = (golden_dir / OUTPUT).read_bytes()
-    if sha256_of(expected) != output["sha256"]:
-        raise ValueError(f"{golden_dir / OUTPUT}: not the file of {DESCRIPTION}; write it again")
+    _pair_file(golden_dir, INPUT, description["input"]["sha256"])
+    expected = _pair_file(golden_dir, OUTPUT, output["sha256"])
     content = found.read_bytes()
     if len(content) != len(expected):
         raise ValueError(
@@ -209,6 +214,13 @@ def compare(golden_dir: pathlib.Path, found: pathlib.Path) -> Comparison:
     )
 
 
+def _pair_file(golden_dir: pathlib.Path, name: str, sha256: str) -> bytes:
+    content = (golden_dir / name).read_bytes()
+    if sha256_of(content) != sha256:
+        raise ValueError(f"{golden_dir / name}: not the file of {DESCRIPTION}; write it again")
+    return content
+
+
 def _read_description(golden_dir: pathlib.Path) -> dict:
     path = golden_dir / DESCRIPTION
     if not path.is_file():
@@ -216,6 +228,10 @@ def _read_description(golden_dir: pathlib.Path) -> dict:
     try:
         description = json.loads(path.read_text())
         found = description["format"]
+        for side in ("input", "output"):
+            _ = [description[side][key] for key in ("sha256", "dtype", "shape")]
+        _ = description["output_is_class_map"], description["model"]["file"]
+        float(description["tolerance"]["min_class_agreement"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a golden pair ({error}); write it again") from error
     if found != FORMAT:

@@ -101,13 +101,23 @@ def test_output_of_another_size(golden, tmp_path):
         compare(golden, path)
 
 
-def test_changed_golden_output_is_noticed(golden, tmp_path):
-    for name in ("golden.json", "output.bin"):
+@pytest.mark.parametrize("damaged", ["input.bin", "output.bin"])
+def test_changed_pair_is_noticed(golden, tmp_path, damaged):
+    for name in ("golden.json", "input.bin", "output.bin"):
         (tmp_path / name).write_bytes((golden / name).read_bytes())
-    changed = bytearray((golden / "output.bin").read_bytes())
+    changed = bytearray((golden / damaged).read_bytes())
     changed[1000] ^= 1
-    (tmp_path / "output.bin").write_bytes(changed)
-    with pytest.raises(ValueError, match=r"output\.bin: not the file of golden\.json"):
+    (tmp_path / damaged).write_bytes(changed)
+    with pytest.raises(ValueError, match=rf"{damaged}: not the file of golden\.json"):
+        compare(tmp_path, golden / "output.bin")
+
+
+@pytest.mark.parametrize("key", ["output", "tolerance", "output_is_class_map"])
+def test_description_without_a_part(golden, tmp_path, key):
+    description = json.loads((golden / "golden.json").read_text())
+    del description[key]
+    (tmp_path / "golden.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"golden\.json: not a golden pair"):
         compare(tmp_path, golden / "output.bin")
 
 
