@@ -14,13 +14,14 @@ from deeplab_tf import command
 from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from deeplab_tf.models.config import IMPORTED, OUTPUT_STRIDES, Aspp, ModelConfig
+from deeplab_tf.models.backbones import BACKBONES
+from deeplab_tf.models.config import IMPORTED, OUTPUT_STRIDES, Aspp, ModelConfig, default_aspp
 from deeplab_tf.models.registry import NETWORKS
 from deeplab_tf.quantization.apply import QatScheme
 from deeplab_tf.training.config import Distribution, TrainingConfig, read_config
 from deeplab_tf.training.distillation import Distillation, DistillLoss
 from deeplab_tf.training.losses import ClassWeighting
-from deeplab_tf.training.schedules import OptimizerName
+from deeplab_tf.training.schedules import OptimizerName, Schedule
 
 FLAGS = flags.FLAGS
 _SAME_NAME = (  # flags that are fields of TrainingConfig as they are
@@ -54,6 +55,7 @@ _SAME_NAME = (  # flags that are fields of TrainingConfig as they are
 _MODEL = ModelConfig(num_classes=1)
 _AUGMENTATION = Augmentation()
 _MODEL_FLAGS = (
+    "backbone",
     "width_multiplier",
     "output_stride",
     "aspp",
@@ -62,6 +64,7 @@ _MODEL_FLAGS = (
     "decoder",
     "decoder_channels",
     "batch_norm_momentum",
+    "keep_rows",
 )
 _DISTILLATION = Distillation()
 _RUN = TrainingConfig(model=_MODEL, dataset="")
@@ -83,14 +86,18 @@ def _define_flags() -> None:
 
 def _define_model_flags() -> None:
     flags.DEFINE_enum("network", _MODEL.network, sorted(NETWORKS), "Network.")
+    flags.DEFINE_enum("backbone", _MODEL.backbone, sorted(BACKBONES), "Of deeplab and unet.")
     flags.DEFINE_float("width_multiplier", _MODEL.width_multiplier, "Width of the backbone.")
     flags.DEFINE_enum("output_stride", "16", [str(s) for s in OUTPUT_STRIDES], "Output stride.")
-    flags.DEFINE_enum("aspp", _MODEL.aspp.value, [a.value for a in Aspp], "Pyramid.")
+    flags.DEFINE_enum(
+        "aspp", None, [a.value for a in Aspp], "Pyramid; default: atrous for deeplab, else none."
+    )
     flags.DEFINE_list("atrous_rates", list(_MODEL.atrous_rates), "Rates of the pyramid.")
     flags.DEFINE_integer("aspp_channels", _MODEL.aspp_channels, "Channels of the pyramid.")
     flags.DEFINE_bool("decoder", _MODEL.decoder, "Join low-level features in.")
     flags.DEFINE_integer("decoder_channels", _MODEL.decoder_channels, "Channels of the decoder.")
     flags.DEFINE_float("batch_norm_momentum", _MODEL.batch_norm_momentum, "Batch-norm momentum.")
+    flags.DEFINE_bool("keep_rows", False, "First stride along the width alone: range images.")
 
 
 def _define_step_flags() -> None:
@@ -110,6 +117,9 @@ def _define_step_flags() -> None:
     flags.DEFINE_float("learning_rate", _RUN.learning_rate, "Base rate of the float phase.")
     flags.DEFINE_float(
         "quantize_learning_rate", _RUN.quantize_learning_rate, "Base rate of the quantized phase."
+    )
+    flags.DEFINE_enum(
+        "schedule", _RUN.schedule.value, [s.value for s in Schedule], "Of the learning rate."
     )
     flags.DEFINE_float("decay_power", _RUN.decay_power, "Power of the poly decay.")
     flags.DEFINE_integer("warmup_steps", _RUN.warmup_steps, "Linear warm-up of the float phase.")
@@ -197,6 +207,7 @@ def config_from_flags() -> TrainingConfig:
         crop_height=crop[0],
         crop_width=crop[1],
         optimizer=OptimizerName(FLAGS.optimizer),
+        schedule=Schedule(FLAGS.schedule),
         class_weighting=ClassWeighting(FLAGS.class_weights),
         quantize_scheme=QatScheme(FLAGS.quantize_scheme),
         distribution=Distribution(FLAGS.distribution),
@@ -238,14 +249,16 @@ def _model_from_flags(dataset) -> ModelConfig:
         num_classes=dataset.label_set.num_classes,
         channels=dataset.channels,
         network=FLAGS.network,
+        backbone=FLAGS.backbone,
         width_multiplier=FLAGS.width_multiplier,
         output_stride=int(FLAGS.output_stride),
-        aspp=Aspp(FLAGS.aspp),
+        aspp=Aspp(FLAGS.aspp) if FLAGS.aspp else default_aspp(FLAGS.network),
         atrous_rates=_integers("atrous_rates"),
         aspp_channels=FLAGS.aspp_channels,
         decoder=FLAGS.decoder,
         decoder_channels=FLAGS.decoder_channels,
         batch_norm_momentum=FLAGS.batch_norm_momentum,
+        keep_rows=FLAGS.keep_rows,
     )
 
 

@@ -4,12 +4,15 @@ import dataclasses
 import enum
 
 from deeplab_tf.data.labels import MAX_CLASSES
+from deeplab_tf.models.backbone import BackboneForm
 from deeplab_tf.models.imported import NetworkDescription
 from deeplab_tf.models.resize import Alignment
 
 OUTPUT_STRIDES = (8, 16, 32)
 IMPORTED = "imported"
 """Network whose graph is data: `ModelConfig.description`."""
+_FORMER_NAMES = {"deeplab_mobilenet_v2": ("deeplab", "mobilenet_v2")}
+"""Networks of older runs: what they are now."""
 
 
 class Aspp(enum.Enum):
@@ -23,6 +26,11 @@ class Aspp(enum.Enum):
     """Backbone features go straight on."""
 
 
+def default_aspp(network: str) -> Aspp:
+    """The pyramid that a network has where nothing is said."""
+    return Aspp.ATROUS if network == "deeplab" else Aspp.NONE
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A network without its input size.
@@ -31,22 +39,25 @@ class ModelConfig:
         num_classes: with background.
         channels: of the input image.
         network: key of `models.registry.NETWORKS`.
-        width_multiplier: of the backbone, 0.35 to 1.4.
+        backbone: key of `models.backbones.BACKBONES`, for networks that have one.
+        width_multiplier: of the backbone, 0.25 to 1.4.
         output_stride: input size over the size of the backbone's last features.
         aspp: form of the pyramid.
         atrous_rates: of the pyramid's atrous branches.
         aspp_channels: of each branch and of the projection.
         decoder: whether low-level features (stride 4) are joined in.
-        decoder_channels: of the decoder's two convolutions.
+        decoder_channels: of the decoder's two convolutions; of UNet's at stride 8.
+        keep_rows: the first stride goes along the width alone, for range images.
         batch_norm_momentum: of the moving statistics.
         logits_alignment: how logits are brought to the photo's size.
         description: graph of the network "imported", which ends in logits; None for others.
-            The fields from width_multiplier to batch_norm_momentum then mean nothing.
+            The fields from backbone to keep_rows then mean nothing.
     """
 
     num_classes: int
     channels: int = 3
-    network: str = "deeplab_mobilenet_v2"
+    network: str = "deeplab"
+    backbone: str = "mobilenet_v2"
     width_multiplier: float = 1.0
     output_stride: int = 16
     aspp: Aspp = Aspp.ATROUS
@@ -55,6 +66,7 @@ class ModelConfig:
     decoder: bool = True
     decoder_channels: int = 128
     batch_norm_momentum: float = 0.95
+    keep_rows: bool = False
     logits_alignment: Alignment = Alignment.HALF_PIXEL
     description: NetworkDescription | None = None
 
@@ -67,8 +79,8 @@ class ModelConfig:
             raise ValueError(
                 f"output_stride must be one of {OUTPUT_STRIDES}; got {self.output_stride}"
             )
-        if not 0.35 <= self.width_multiplier <= 1.4:
-            raise ValueError(f"width_multiplier must be 0.35 to 1.4; got {self.width_multiplier}")
+        if not 0.25 <= self.width_multiplier <= 1.4:
+            raise ValueError(f"width_multiplier must be 0.25 to 1.4; got {self.width_multiplier}")
         if self.aspp is Aspp.ATROUS and (not self.atrous_rates or min(self.atrous_rates) < 1):
             raise ValueError(
                 f"atrous_rates must be positive integers; got {self.atrous_rates}; "
@@ -90,7 +102,13 @@ class ModelConfig:
         """One line for manifests and logs."""
         if self.description is not None:
             return f"{self.network}, {len(self.description.nodes)} nodes"
-        return f"{self.network}, width {self.width_multiplier}"
+        return f"{self.network}, {self.backbone}, width {self.width_multiplier}"
+
+    def backbone_form(self) -> BackboneForm:
+        """What the network asks of its backbone."""
+        return BackboneForm(
+            self.output_stride, self.batch_norm_momentum, self.width_multiplier, self.keep_rows
+        )
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError unless both are a multiple of the output stride, or one more.
@@ -135,6 +153,10 @@ class ModelConfig:
         unknown = set(values) - known
         if unknown:
             raise ValueError(f"unknown model keys {sorted(unknown)}; known: {sorted(known)}")
+        former = values.get("network")
+        if former in _FORMER_NAMES:
+            network, backbone = _FORMER_NAMES[former]
+            values = {**values, "network": network, "backbone": backbone}
         description = values.get("description")
         return cls(
             **{

@@ -6,12 +6,13 @@ branch) is that of the published mobile models.
 
 import tf_keras as keras
 
+from deeplab_tf.models.backbones import build_backbone
 from deeplab_tf.models.blocks import BatchNorm, conv_bn, resize_like, separable_conv_bn
 from deeplab_tf.models.config import Aspp, ModelConfig
-from deeplab_tf.models.mobilenet_v2 import build_mobilenet_v2
 
 layers = keras.layers
 
+_LOW_LEVEL_STRIDE = 4
 LOW_LEVEL_CHANNELS = 48
 """Channels that the low-level features are reduced to (DeepLabv3+, table 1)."""
 
@@ -77,11 +78,9 @@ def build_deeplab(config: ModelConfig, height: int, width: int) -> keras.Model:
     config.check_size(height, width)
     batch_norm = BatchNorm(config.batch_norm_momentum)
     image = keras.Input((height, width, config.channels), name="image")
-    features, low_level_features = build_mobilenet_v2(
-        image, config.width_multiplier, config.output_stride, batch_norm
-    )
-    x = build_aspp(features, config, batch_norm)
+    features = build_backbone(config.backbone, image, config.backbone_form())
+    x = build_aspp(features[config.output_stride], config, batch_norm)
     if config.decoder:
-        x = build_decoder(x, low_level_features, config, batch_norm)
+        x = build_decoder(x, features[_LOW_LEVEL_STRIDE], config, batch_norm)
     logits = layers.Conv2D(config.num_classes, 1, name="logits")(x)
     return keras.Model(image, logits, name="deeplab")

@@ -8,7 +8,8 @@ even and odd sizes).
 
 import tf_keras as keras
 
-from deeplab_tf.models.blocks import BatchNorm, relu6
+from deeplab_tf.models.backbone import BackboneForm, Step, StrideWalk
+from deeplab_tf.models.blocks import relu6
 
 layers = keras.layers
 
@@ -23,6 +24,7 @@ _TABLE = (
     (6, 320, 1, 1),
 )
 _FIRST_CHANNELS = 32
+_EPSILON = 1e-3
 
 
 def scaled_channels(channels: float, width_multiplier: float, divisor: int = 8) -> int:
@@ -32,52 +34,40 @@ def scaled_channels(channels: float, width_multiplier: float, divisor: int = 8) 
     return rounded + divisor if rounded < 0.9 * scaled else rounded
 
 
-def build_mobilenet_v2(image, width_multiplier: float, output_stride: int, batch_norm: BatchNorm):
+def build_mobilenet_v2(image, form: BackboneForm) -> dict[int, object]:
     """Runs the feature extractor.
 
     Args:
         image: Keras tensor, float32 [batch, height, width, channels].
-        width_multiplier: 0.35 to 1.4.
-        output_stride: 8, 16 or 32; later strides become atrous rates.
+        form: width multiplier 0.25 to 1.4.
 
     Returns:
-        features: [batch, height / output_stride, width / output_stride, 320 * multiplier].
-        low_level_features: [batch, height / 4, width / 4, 24 * multiplier].
+        {2: 16 * multiplier channels, 4: 24, 8: 32, 16: 96, 32: 320}; the last stride has 320.
     """
-    stride, rate = 2, 1
+    walk = StrideWalk(form)
+    batch_norm = form.batch_norm(_EPSILON)
     x = layers.Conv2D(
-        scaled_channels(_FIRST_CHANNELS, width_multiplier),
+        scaled_channels(_FIRST_CHANNELS, form.width_multiplier),
         3,
-        strides=2,
+        strides=walk.step(2).strides,
         padding="same",
         use_bias=False,
         name="Conv1",
     )(image)
     x = relu6(batch_norm(x, "bn_Conv1"), "Conv1_relu")
-    low_level_features = None
+    features = {}
     block = 0
     for expansion, channels, repeats, first_stride in _TABLE:
-        filters = scaled_channels(channels, width_multiplier)
+        filters = scaled_channels(channels, form.width_multiplier)
         for repeat in range(repeats):
-            block_stride = first_stride if repeat == 0 else 1
-            # The block that would go past the output stride keeps the resolution; its own
-            # depthwise keeps the old rate, those after it take the wider one.
-            block_rate = rate
-            if block_stride == 2:
-                if stride == output_stride:
-                    block_stride, rate = 1, rate * 2
-                else:
-                    stride *= 2
-            x = _inverted_residual(
-                x, expansion, filters, block_stride, block_rate, batch_norm, block
-            )
+            step = walk.step(first_stride if repeat == 0 else 1)
+            x = _inverted_residual(x, expansion, filters, step, batch_norm, block)
             block += 1
-        if stride == 4:
-            low_level_features = x
-    return x, low_level_features
+        features[walk.stride] = x
+    return features
 
 
-def _inverted_residual(x, expansion, filters, stride, rate, batch_norm, block):
+def _inverted_residual(x, expansion, filters, step: Step, batch_norm, block):
     prefix = f"block_{block}_" if block else "expanded_conv_"
     shortcut = x
     in_channels = x.shape[-1]
@@ -86,8 +76,8 @@ def _inverted_residual(x, expansion, filters, stride, rate, batch_norm, block):
         x = relu6(batch_norm(x, f"{prefix}expand_BN"), f"{prefix}expand_relu")
     x = layers.DepthwiseConv2D(
         3,
-        strides=stride,
-        dilation_rate=rate if stride == 1 else 1,
+        strides=step.strides,
+        dilation_rate=step.rate,
         padding="same",
         use_bias=False,
         name=f"{prefix}depthwise",
@@ -95,6 +85,6 @@ def _inverted_residual(x, expansion, filters, stride, rate, batch_norm, block):
     x = relu6(batch_norm(x, f"{prefix}depthwise_BN"), f"{prefix}depthwise_relu")
     x = layers.Conv2D(filters, 1, use_bias=False, name=f"{prefix}project")(x)
     x = batch_norm(x, f"{prefix}project_BN")
-    if stride == 1 and in_channels == filters:
+    if step.strides == (1, 1) and in_channels == filters:
         x = layers.Add(name=f"{prefix}add")([shortcut, x])
     return x

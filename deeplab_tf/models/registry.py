@@ -4,7 +4,9 @@ import tf_keras as keras
 
 from deeplab_tf.models.config import IMPORTED, ModelConfig
 from deeplab_tf.models.deeplab import build_deeplab
+from deeplab_tf.models.enet import build_enet
 from deeplab_tf.models.imported import build_imported
+from deeplab_tf.models.unet import build_unet
 
 
 def _build_imported(config: ModelConfig, height: int, width: int) -> keras.Model:
@@ -18,9 +20,15 @@ def _build_imported(config: ModelConfig, height: int, width: int) -> keras.Model
 
 
 NETWORKS = {
-    "deeplab_mobilenet_v2": build_deeplab,
+    "deeplab": build_deeplab,
+    "enet": build_enet,
+    "unet": build_unet,
     IMPORTED: _build_imported,
 }
+
+
+WITH_BACKBONE = ("deeplab", "unet")
+"""Networks over a backbone of `models.backbones`."""
 
 
 def build_network(config: ModelConfig, height: int, width: int) -> keras.Model:

@@ -12,7 +12,7 @@ from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.quantization.apply import QatScheme
 from deeplab_tf.training.distillation import Distillation
 from deeplab_tf.training.losses import ClassWeighting
-from deeplab_tf.training.schedules import OptimizerName
+from deeplab_tf.training.schedules import OptimizerName, Schedule
 
 
 class Distribution(enum.Enum):
@@ -50,7 +50,8 @@ class TrainingConfig:
             ranges at the switch.
         learning_rate: base rate of the float phase, decayed over that phase.
         quantize_learning_rate: base rate of the quantization-aware phase.
-        decay_power, warmup_steps: poly decay; the warm-up belongs to the first phase.
+        schedule: how the rate falls over each phase.
+        decay_power, warmup_steps: of poly decay; the warm-up belongs to the first phase.
         label_smoothing: share of the target spread over all classes.
         freeze_batch_norm: keep batch-norm statistics and parameters in the float phase.
         quantize_freeze_batch_norm: likewise in the quantization-aware phase.
@@ -84,6 +85,7 @@ class TrainingConfig:
     optimizer: OptimizerName = OptimizerName.SGD
     learning_rate: float = 0.02
     quantize_learning_rate: float = 0.001
+    schedule: Schedule = Schedule.POLY
     decay_power: float = 0.9
     warmup_steps: int = 0
     weight_decay: float = 4e-5
@@ -184,6 +186,7 @@ class TrainingConfig:
                 if "distillation" in values
                 else Distillation(),
                 "optimizer": OptimizerName(values["optimizer"]),
+                "schedule": Schedule(values.get("schedule", Schedule.POLY.value)),
                 "quantize_scheme": QatScheme(
                     values.get("quantize_scheme", QatScheme.PLANNED.value)
                 ),

@@ -28,7 +28,7 @@ from deeplab_tf.training import losses
 from deeplab_tf.training.config import NEVER, TrainingConfig
 from deeplab_tf.training.initialization import named_arrays
 from deeplab_tf.training.run_folder import Phase, RunFolder
-from deeplab_tf.training.schedules import PolyDecay
+from deeplab_tf.training.schedules import Decay
 from deeplab_tf.training.stepper import Stepper, freeze_batch_norms, make_strategy
 from deeplab_tf.training.validation import Validator
 from deeplab_tf.training.weights_file import read_weights, save_weights
@@ -199,11 +199,12 @@ class TrainingRun:
         quantized = phase is Phase.QUANTIZED
         if config.quantize_freeze_batch_norm if quantized else config.freeze_batch_norm:
             freeze_batch_norms(model)
-        schedule = PolyDecay(
+        schedule = Decay(
             config.quantize_learning_rate if quantized else config.learning_rate,
             last_step - first_step,
             config.decay_power,
             config.warmup_steps if first_step == 0 else 0,
+            config.schedule,
         )
         teacher = self._make_teacher(config) if self._make_teacher else None
         return Stepper(

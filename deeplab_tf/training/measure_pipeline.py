@@ -22,7 +22,7 @@ from deeplab_tf.data.registry import DATASETS, open_dataset
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.training.config import TrainingConfig
-from deeplab_tf.training.schedules import PolyDecay
+from deeplab_tf.training.schedules import Decay
 from deeplab_tf.training.stepper import Stepper
 
 FLAGS = flags.FLAGS
@@ -54,7 +54,7 @@ def step_ratio(config: TrainingConfig, blocks: int, block_steps: int) -> tuple[f
         config,
         np.ones(config.model.num_classes, np.float32),
         tf.distribute.get_strategy(),
-        PolyDecay(1e-4, 1_000_000),
+        Decay(1e-4, 1_000_000),
         0,
     )
     real = iter(pipeline.batches(0))

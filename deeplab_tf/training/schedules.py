@@ -1,6 +1,7 @@
 """Learning-rate schedules and optimizers."""
 
 import enum
+import math
 
 import tensorflow as tf
 import tf_keras as keras
@@ -15,17 +16,60 @@ class OptimizerName(enum.Enum):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
 
 
-class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """base * (1 - step / total_steps)^power, after a linear warm-up (DeepLab's schedule)."""
+class Schedule(enum.Enum):
+    """How the learning rate falls, p = step / total_steps."""
 
-    def __init__(self, base: float, total_steps: int, power: float = 0.9, warmup_steps: int = 0):
+    POLY = "poly"
+    """(1 - p)^power (DeepLab's)."""
+    COSINE = "cosine"
+    """(1 + cos(pi p)) / 2 (Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts)."""
+    STEP = "step"
+    """1, from p = 1/2 on 0.1, from p = 3/4 on 0.01."""
+    FIXED = "fixed"
+    """1."""
+
+
+_STEPS = ((0.5, 0.1), (0.75, 0.01))
+
+
+class Decay(keras.optimizers.schedules.LearningRateSchedule):
+    """base * the schedule's factor, after a linear warm-up.
+
+    Args:
+        base: rate at the start.
+        total_steps: of the phase.
+        power: of the poly schedule.
+        warmup_steps: of the linear rise, 0 = none.
+        schedule: how it falls.
+    """
+
+    def __init__(
+        self,
+        base: float,
+        total_steps: int,
+        power: float = 0.9,
+        warmup_steps: int = 0,
+        schedule: Schedule = Schedule.POLY,
+    ):
         self.base, self.total_steps = base, total_steps
         self.power, self.warmup_steps = power, warmup_steps
+        self.schedule = schedule
+
+    def _factor(self, progress):
+        if self.schedule is Schedule.POLY:
+            return tf.pow(1.0 - progress, self.power)
+        if self.schedule is Schedule.COSINE:
+            return (1.0 + tf.cos(math.pi * progress)) / 2.0
+        factor = tf.ones_like(progress)
+        if self.schedule is Schedule.STEP:
+            for start, value in _STEPS:
+                factor = tf.where(progress >= start, value, factor)
+        return factor
 
     def __call__(self, step):
         step = tf.cast(step, tf.float32)
         progress = tf.minimum(step / max(self.total_steps, 1), 1.0)
-        rate = self.base * tf.pow(1.0 - progress, self.power)
+        rate = self.base * self._factor(progress)
         if self.warmup_steps:
             rate *= tf.minimum((step + 1.0) / self.warmup_steps, 1.0)
         return rate
@@ -36,11 +80,12 @@ class PolyDecay(keras.optimizers.schedules.LearningRateSchedule):
             "total_steps": self.total_steps,
             "power": self.power,
             "warmup_steps": self.warmup_steps,
+            "schedule": self.schedule.value,
         }
 
 
 def build_optimizer(
-    name: OptimizerName, schedule: PolyDecay, weight_decay: float, average: float = 0.0
+    name: OptimizerName, schedule: Decay, weight_decay: float, average: float = 0.0
 ):
     """An optimizer whose decay is decoupled from the gradient and skips biases and batch norm.
 

@@ -7,7 +7,7 @@ import numpy as np
 import tf_keras as keras
 from absl import logging
 
-from deeplab_tf.models.registry import build_network
+from deeplab_tf.models.registry import WITH_BACKBONE, build_network
 from deeplab_tf.quantization.apply import WRAPPER_PREFIX, is_quantizer_variable
 from deeplab_tf.quantization.batch_norm import adopt_statistics
 from deeplab_tf.training import initialization
@@ -39,6 +39,7 @@ def initializer(config: TrainingConfig, read_folded=None):
     if config.backbone_weights == "none":
         return None
     if config.backbone_weights == "imagenet":
+        _check_imagenet(config)
         return lambda model, batches: _load_imagenet(model, config)
     path = pathlib.Path(config.backbone_weights)
     if not path.is_file():
@@ -162,17 +163,52 @@ def _load_folded(model: keras.Model, convolutions, batches) -> None:
     adopt_statistics(model, batches)
 
 
+def _check_imagenet(config: TrainingConfig) -> None:
+    """Raises ValueError where Keras Applications has no weights of this graph."""
+    backbone = config.model.backbone
+    if config.model.network not in WITH_BACKBONE or backbone not in _IMAGENET:
+        raise ValueError(
+            f"Keras Applications has no weights for {config.model.network} over {backbone}, only "
+            f"for {', '.join(_IMAGENET)}; convert torchvision's with "
+            "deeplab_tf.models.import_torch"
+        )
+    if config.model.channels != 3:
+        raise ValueError(
+            f"ImageNet weights take 3 channels, these images have {config.model.channels}; "
+            "give --backbone_weights=none"
+        )
+
+
+_IMAGENET = {
+    "mobilenet_v2": (keras.applications.MobileNetV2, {}),
+    "mobilenet_v3_large": (
+        keras.applications.MobileNetV3Large,
+        {"minimalistic": True, "include_preprocessing": False},
+    ),
+}
+"""By backbone: Keras Applications' function that gives the same graph."""
+
+
 def _load_imagenet(model: keras.Model, config: TrainingConfig) -> None:
+    build, settings = _IMAGENET[config.model.backbone]
     try:
-        source = keras.applications.MobileNetV2(
-            input_shape=(224, 224, 3), alpha=config.model.width_multiplier, include_top=False
+        source = build(
+            input_shape=(224, 224, 3),
+            alpha=config.model.width_multiplier,
+            include_top=False,
+            **settings,
         )
     except Exception as error:  # the download raises a bare Exception
         raise RuntimeError(
             f"cannot load Keras Applications' ImageNet weights ({error}); check the connection and "
             "the width, or give --backbone_weights=FILE"
         ) from error
-    _report(initialization.load_named(model, initialization.named_arrays(source)))
+    arrays = initialization.named_arrays(source)
+    arrays = {
+        f"{layer.replace('/', '_')}/{weight}": value
+        for (layer, _, weight), value in ((name.rpartition("/"), v) for name, v in arrays.items())
+    }
+    _report(initialization.load_named(model, arrays))
 
 
 def _report(report: initialization.MatchReport) -> None:

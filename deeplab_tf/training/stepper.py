@@ -11,7 +11,7 @@ import tf_keras as keras
 from deeplab_tf.training.config import Distribution, TrainingConfig
 from deeplab_tf.training.distillation import Teacher, distillation_loss
 from deeplab_tf.training.losses import segmentation_loss
-from deeplab_tf.training.schedules import PolyDecay, build_optimizer
+from deeplab_tf.training.schedules import Decay, build_optimizer
 
 
 def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:
@@ -66,7 +66,7 @@ class Stepper:
         config: TrainingConfig,
         class_weights: np.ndarray,
         strategy: tf.distribute.Strategy,
-        schedule: PolyDecay,
+        schedule: Decay,
         first_step: int,
         teacher: Teacher | None = None,
         average: float = 0.0,

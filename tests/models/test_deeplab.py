@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.blocks import BatchNorm
+from deeplab_tf.models.backbone import BackboneForm
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.mobilenet_v2 import build_mobilenet_v2, scaled_channels
 from deeplab_tf.models.registry import build_network
@@ -14,7 +14,8 @@ from deeplab_tf.training import initialization
 
 def backbone(width, stride, size=(64, 96)):
     image = keras.Input((*size, 3))
-    return keras.Model(image, build_mobilenet_v2(image, width, stride, BatchNorm()))
+    features = build_mobilenet_v2(image, BackboneForm(stride, width_multiplier=width))
+    return keras.Model(image, [features[stride], features[4]])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_logits_shape_and_one_flat_graph_of_stock_layers(changes, size, expected
         ({"num_classes": 0}, "num_classes must be 1 to 255"),
         ({"num_classes": 256}, "num_classes must be 1 to 255"),
         ({"num_classes": 2, "output_stride": 4}, "output_stride must be one of"),
-        ({"num_classes": 2, "width_multiplier": 3.0}, "width_multiplier must be 0.35 to 1.4"),
+        ({"num_classes": 2, "width_multiplier": 3.0}, "width_multiplier must be 0.25 to 1.4"),
         ({"num_classes": 2, "atrous_rates": ()}, "use aspp=slim"),
         ({"num_classes": 2, "channels": 0}, "channels must be at least 1"),
     ],

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.training.losses import ClassWeighting, class_weights, segmentation_loss
-from deeplab_tf.training.schedules import OptimizerName, PolyDecay, build_optimizer
+from deeplab_tf.training.schedules import Decay, OptimizerName, Schedule, build_optimizer
 
 EVEN = np.ones(2, np.float32)
 
@@ -67,7 +67,7 @@ def test_median_frequency_and_enet_weights_by_hand():
 
 
 def test_poly_decay_warms_up_and_ends_at_zero():
-    schedule = PolyDecay(0.1, total_steps=100, power=0.9, warmup_steps=4)
+    schedule = Decay(0.1, total_steps=100, power=0.9, warmup_steps=4)
     assert float(schedule(0)) == pytest.approx(0.1 / 4)
     assert float(schedule(1)) == pytest.approx(0.1 * 0.99**0.9 / 2, rel=1e-6)
     assert float(schedule(50)) == pytest.approx(0.1 * 0.5**0.9, rel=1e-6)
@@ -79,9 +79,24 @@ def test_poly_decay_warms_up_and_ends_at_zero():
 def test_weight_decay_shrinks_kernels_and_spares_batch_norm(name):
     kernel = tf.Variable([2.0], name="conv/kernel")
     gamma = tf.Variable([2.0], name="bn/gamma")
-    optimizer = build_optimizer(name, PolyDecay(0.5, 10, power=1.0), weight_decay=0.1)
+    optimizer = build_optimizer(name, Decay(0.5, 10, power=1.0), weight_decay=0.1)
     optimizer.build([kernel, gamma])
     optimizer.apply_gradients([(tf.zeros([1]), kernel), (tf.zeros([1]), gamma)])
     # No gradient: all that moves a variable is rate * decay * value = 0.5 * 0.1 * 2.
     assert kernel.numpy()[0] == pytest.approx(2.0 - 0.5 * 0.1 * 2.0, rel=1e-5)
     assert gamma.numpy()[0] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Schedule.FIXED, {0: 1, 49: 1, 100: 1}),
+        (Schedule.STEP, {0: 1, 49: 1, 50: 0.1, 74: 0.1, 75: 0.01, 100: 0.01}),
+        (Schedule.COSINE, {0: 1, 50: 0.5, 25: (1 + np.sqrt(0.5)) / 2, 100: 0}),
+        (Schedule.POLY, {0: 1, 50: 0.5**0.9, 100: 0}),
+    ],
+)
+def test_schedules_by_hand(schedule, expected):
+    decay = Decay(0.2, 100, schedule=schedule)
+    for step, factor in expected.items():
+        assert float(decay(step)) == pytest.approx(0.2 * factor, abs=1e-7)

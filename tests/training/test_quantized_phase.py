@@ -16,7 +16,7 @@ from deeplab_tf.quantization.ranges import fit_weight_ranges, learned_ranges
 from deeplab_tf.training.config import TrainingConfig
 from deeplab_tf.training.loop import TrainingRun
 from deeplab_tf.training.run_folder import Phase, RunFolder
-from deeplab_tf.training.schedules import OptimizerName, PolyDecay, build_optimizer
+from deeplab_tf.training.schedules import Decay, OptimizerName, build_optimizer
 from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
 from deeplab_tf.training.weights_file import read_weights
@@ -66,7 +66,7 @@ def test_average_of_weights_by_hand():
     # Loss w, rate 1, no momentum in the first step: w = 1, 0, then velocity 0.9 + 1: -1.9.
     # Average from 1: 0.5 * 1 + 0.5 * 0 = 0.5, then 0.5 * 0.5 + 0.5 * -1.9 = -0.7.
     weight = tf.Variable(1.0)
-    schedule = PolyDecay(1.0, 10**9)
+    schedule = Decay(1.0, 10**9)
     optimizer = build_optimizer(OptimizerName.SGD, schedule, 0.0, 0.5)
     optimizer.build([weight])
     for _ in range(2):
@@ -84,7 +84,7 @@ def test_averaged_lends_and_gives_back():
         dataclasses.replace(RUN, weight_decay=0.0),
         np.ones(2, np.float32),
         tf.distribute.get_strategy(),
-        PolyDecay(0.1, 100),
+        Decay(0.1, 100),
         0,
         average=0.5,
     )

@@ -1,0 +1,139 @@
+"""ENet, in a form that converts to integers whole.
+
+Paszke et al. 2016, ENet, arXiv:1606.02147, table 1 and figure 2. What differs, and why:
+
+- max-unpooling becomes a bilinear resize by 2: TFLite cannot carry the places of the maxima;
+- transposed convolutions become a bilinear resize by 2 and a 3x3 convolution: older accelerators
+  lack them;
+- PReLU becomes LeakyReLU with 0.25, PReLU's first value: 16-bit kernels lack PReLU;
+- where a bottleneck doubles its channels, zeros beside the shortcut become a 1x1 convolution;
+- in the initial block only the convolution has a batch norm, before the concatenation: one behind
+  it would stay an integer multiplication and addition of its own;
+- no spatial dropout: a run is a function of (seed, step);
+- the last transposed convolution becomes a 3x3 convolution at stride 2; the head resizes.
+"""
+
+import tf_keras as keras
+
+from deeplab_tf.models.blocks import BatchNorm, resize_like
+from deeplab_tf.models.config import ModelConfig
+
+layers = keras.layers
+
+_INITIAL_CHANNELS = 16
+_SLOPE = 0.25
+_REDUCTION = 4
+_EPSILON = 1e-3
+_SECTION = (
+    ("regular", 1),
+    ("dilated", 2),
+    ("asymmetric", 5),
+    ("dilated", 4),
+    ("regular", 1),
+    ("dilated", 8),
+    ("asymmetric", 5),
+    ("dilated", 16),
+)
+"""Bottlenecks 2.1 to 2.8 of the paper's table 1, and 3.1 to 3.8: kind, and rate or length."""
+
+
+def build_enet(config: ModelConfig, height: int, width: int) -> keras.Model:
+    """Builds the network up to logits at stride 2.
+
+    Args:
+        config: of its fields, only num_classes, channels, keep_rows and batch_norm_momentum matter.
+        height, width: input size; a multiple of the output stride, or one more. The network's own
+            is 8.
+
+    Returns:
+        image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
+
+    Raises:
+        ValueError: no room for a convolution beside the image's channels.
+    """
+    config.check_size(height, width)
+    if config.channels >= _INITIAL_CHANNELS:
+        raise ValueError(f"enet takes at most 15 channels; got {config.channels}")
+    block = _Block(BatchNorm(config.batch_norm_momentum, _EPSILON))
+    image = keras.Input((height, width, config.channels), name="image")
+    half = _initial(image, block, (1, 2) if config.keep_rows else (2, 2))
+    quarter = block.down(half, 64, "bottleneck1_0")
+    for index in range(1, 5):
+        quarter = block.regular(quarter, f"bottleneck1_{index}")
+    x = block.down(quarter, 128, "bottleneck2_0")
+    for section in (2, 3):
+        for index, (kind, size) in enumerate(_SECTION, 1):
+            x = getattr(block, kind)(x, f"bottleneck{section}_{index}", size)
+    x = block.up(x, quarter, 64, "bottleneck4_0")
+    for index in (1, 2):
+        x = block.regular(x, f"bottleneck4_{index}")
+    x = block.up(x, half, 16, "bottleneck5_0")
+    x = block.regular(x, "bottleneck5_1")
+    logits = layers.Conv2D(config.num_classes, 3, padding="same", name="logits")(x)
+    return keras.Model(image, logits, name="enet")
+
+
+def _activation(x, name: str):
+    return layers.LeakyReLU(_SLOPE, name=name)(x)
+
+
+def _initial(image, block: "_Block", strides: tuple[int, int]):
+    """A strided convolution beside a max pool of the image: 16 channels."""
+    filters = _INITIAL_CHANNELS - image.shape[-1]
+    x = block.conv(image, filters, 3, "initial_conv", strides=strides)
+    pooled = layers.MaxPooling2D(strides, padding="same", name="initial_pool")(image)
+    return _activation(layers.Concatenate(name="initial_concat")([x, pooled]), "initial")
+
+
+class _Block:
+    """The bottlenecks: 1x1 down to a quarter, a convolution, 1x1 up, and a shortcut."""
+
+    def __init__(self, batch_norm: BatchNorm):
+        self._batch_norm = batch_norm
+
+    def conv(self, x, filters: int, size, name: str, **settings):
+        """Convolution without bias, and batch norm."""
+        x = layers.Conv2D(filters, size, padding="same", use_bias=False, name=name, **settings)(x)
+        return self._batch_norm(x, f"{name}_bn")
+
+    def conv_act(self, x, filters: int, size, name: str, **settings):
+        return _activation(self.conv(x, filters, size, name, **settings), f"{name}_act")
+
+    def _end(self, shortcut, x, name: str):
+        x = self.conv(x, shortcut.shape[-1], 1, f"{name}_expand")
+        return _activation(layers.Add(name=f"{name}_add")([shortcut, x]), name)
+
+    def regular(self, x, name: str, rate: int = 1):
+        """A 3x3 convolution in the middle, atrous where `rate` is above 1."""
+        inner = x.shape[-1] // _REDUCTION
+        y = self.conv_act(x, inner, 1, f"{name}_reduce")
+        y = self.conv_act(y, inner, 3, f"{name}_conv", dilation_rate=rate)
+        return self._end(x, y, name)
+
+    dilated = regular
+
+    def asymmetric(self, x, name: str, length: int):
+        """`length` x 1 and 1 x `length` in the middle."""
+        inner = x.shape[-1] // _REDUCTION
+        y = self.conv_act(x, inner, 1, f"{name}_reduce")
+        y = self.conv(y, inner, (length, 1), f"{name}_column")
+        y = self.conv_act(y, inner, (1, length), f"{name}_row")
+        return self._end(x, y, name)
+
+    def down(self, x, filters: int, name: str):
+        """Half the size: a 2x2 convolution of stride 2, a max pool beside it."""
+        inner = x.shape[-1] // _REDUCTION
+        y = self.conv_act(x, inner, 2, f"{name}_reduce", strides=2)
+        y = self.conv_act(y, inner, 3, f"{name}_conv")
+        shortcut = layers.MaxPooling2D(2, padding="same", name=f"{name}_pool")(x)
+        return self._end(self.conv(shortcut, filters, 1, f"{name}_shortcut"), y, name)
+
+    def up(self, x, reference, filters: int, name: str):
+        """The size of `reference`: a resize in the middle and in the shortcut."""
+        inner = x.shape[-1] // _REDUCTION
+        shortcut = self.conv(x, filters, 1, f"{name}_shortcut")
+        shortcut = resize_like(shortcut, reference, f"{name}_shortcut_resize")
+        y = self.conv_act(x, inner, 1, f"{name}_reduce")
+        y = resize_like(y, reference, f"{name}_resize")
+        y = self.conv_act(y, inner, 3, f"{name}_conv")
+        return self._end(shortcut, y, name)

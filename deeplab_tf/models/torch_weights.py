@@ -1,0 +1,177 @@
+"""torchvision's weights in this project's names and layout.
+
+    OIHW kernels become HWIO; running_mean, running_var become moving_mean, moving_variance
+    layer1.0.conv1.weight -> layer1_0_conv1/kernel
+    layer1.0.downsample.1.bias -> layer1_0_downsample_bn/beta
+
+Only networks that can be padded alike compute the same: ResNet and VGG. torchvision's MobileNets
+pad by 1 where "same" pads the far side only.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+
+_PREFIXES = ("module.", "model.", "backbone.", "encoder.")
+"""What wrappers and whole segmentation networks put in front of a backbone's names."""
+_BATCH_NORM = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+_CONVOLUTION = {"weight": "kernel", "bias": "bias"}
+_RESNET_LAYER = re.compile(r"(layer[1-4]\.\d+\.)?(conv\d|bn\d|downsample\.[01])$")
+_VGG11_BN = {  # place in torchvision's `features` -> layer
+    0: "block1_conv1",
+    1: "block1_bn1",
+    4: "block2_conv1",
+    5: "block2_bn1",
+    8: "block3_conv1",
+    9: "block3_bn1",
+    11: "block3_conv2",
+    12: "block3_bn2",
+    15: "block4_conv1",
+    16: "block4_bn1",
+    18: "block4_conv2",
+    19: "block4_bn2",
+    22: "block5_conv1",
+    23: "block5_bn1",
+    25: "block5_conv2",
+    26: "block5_bn2",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelNormalization:
+    """What the torch network was trained on: (pixel / 255 - mean) / std.
+
+    Attributes:
+        mean, std: one value a channel; the defaults are torchvision's.
+    """
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self):
+        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+            raise ValueError(
+                f"mean and std need one value a channel, std above 0; got {self.mean}, {self.std}"
+            )
+
+
+def _resnet_layer(name: str) -> str | None:
+    if not _RESNET_LAYER.match(name):
+        return None
+    return (
+        name.replace("downsample.0", "downsample_conv")
+        .replace("downsample.1", "downsample_bn")
+        .replace(".", "_")
+    )
+
+
+def _vgg_layer(name: str) -> str | None:
+    found = re.fullmatch(r"features\.(\d+)", name)
+    return _VGG11_BN.get(int(found.group(1))) if found else None
+
+
+LAYER_NAMES = {
+    "resnet18": _resnet_layer,
+    "resnet50": _resnet_layer,
+    "resnet101": _resnet_layer,
+    "vgg11_bn": _vgg_layer,
+}
+"""By backbone: name of a torch module -> name of the layer, None for what is no part of it."""
+FIRST = {
+    "resnet18": ("conv1", "bn1"),
+    "resnet50": ("conv1", "bn1"),
+    "resnet101": ("conv1", "bn1"),
+    "vgg11_bn": ("block1_conv1", "block1_bn1"),
+}
+"""By backbone: the convolution that reads the image, and its batch norm."""
+
+
+def convert_state(
+    state: dict[str, np.ndarray], backbone: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """A state dict as "layer/weight" arrays.
+
+    Args:
+        state: arrays by torch's names.
+        backbone: key of LAYER_NAMES.
+
+    Returns:
+        the arrays, float32; and the names that no layer takes (a classifier, a head).
+
+    Raises:
+        ValueError: a backbone that torchvision computes otherwise, or nothing matches.
+    """
+    if backbone not in LAYER_NAMES:
+        raise ValueError(
+            f"torch weights fit {', '.join(sorted(LAYER_NAMES))}; got {backbone}, which "
+            "torchvision pads otherwise or does not have"
+        )
+    arrays: dict[str, np.ndarray] = {}
+    unused = []
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        module, _, weight = _without_prefix(name).rpartition(".")
+        layer = LAYER_NAMES[backbone](module)
+        if layer is None:
+            unused.append(name)
+            continue
+        kinds = _BATCH_NORM if re.search(r"bn\d?$", layer) else _CONVOLUTION
+        if weight not in kinds:
+            unused.append(name)
+            continue
+        value = np.asarray(value, np.float32)
+        key = f"{layer}/{kinds[weight]}"
+        arrays[key] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    if not arrays:
+        raise ValueError(
+            f"no name fits {backbone}; the file's begin with {', '.join(list(state)[:3]) or 'none'}"
+        )
+    return arrays, unused
+
+
+def _without_prefix(name: str) -> str:
+    while True:
+        for prefix in _PREFIXES:
+            if name.startswith(prefix):
+                name = name.removeprefix(prefix)
+                break
+        else:
+            return name
+
+
+def fold_normalization(
+    arrays: dict[str, np.ndarray], backbone: str, normalization: PixelNormalization
+) -> dict[str, np.ndarray]:
+    """Makes the first convolution take this project's pixels, (pixel - 128) / 128.
+
+        (pixel / 255 - mean) / std = scale * (pixel - 128) / 128 + shift
+        scale = 128 / (255 std),   shift = (128 / 255 - mean) / std
+
+    Kernels take the scale; the shift times the kernel's sum goes out of the mean that the batch
+    norm behind takes off. Exact but for the border, where torch pads with the mean colour and
+    this project with gray 128.
+
+    Raises:
+        ValueError: another number of channels than the kernel has.
+    """
+    convolution, batch_norm = FIRST[backbone]
+    kernel = arrays[f"{convolution}/kernel"]
+    mean, std = (np.array(values) for values in (normalization.mean, normalization.std))
+    if len(mean) != kernel.shape[2]:
+        raise ValueError(
+            f"the first kernel takes {kernel.shape[2]} channels; mean and std have {len(mean)}"
+        )
+    scale, shift = 128 / (255 * std), (128 / 255 - mean) / std
+    constant = np.einsum("hwio,i->o", kernel.astype(np.float64), shift)
+    folded = dict(arrays)
+    folded[f"{convolution}/kernel"] = (kernel * scale[:, None]).astype(np.float32)
+    moved = arrays[f"{batch_norm}/moving_mean"] - constant
+    folded[f"{batch_norm}/moving_mean"] = moved.astype(np.float32)
+    return folded

@@ -1,0 +1,51 @@
+"""UNet over any backbone.
+
+Ronneberger et al. 2015, U-Net, arXiv:1505.04597. Over `unet_encoder` with decoder_channels=512 and
+no pyramid it is the classic network. "An upsampling of the feature map followed by a 2x2
+convolution" is taken at its word (bilinear), so that no transposed convolution is needed, which
+accelerators lack.
+"""
+
+import tf_keras as keras
+
+from deeplab_tf.models.backbones import build_backbone
+from deeplab_tf.models.blocks import BatchNorm, resize_like
+from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.models.deeplab import build_aspp
+from deeplab_tf.models.unet_encoder import double_conv
+
+layers = keras.layers
+
+_PLAN_STRIDE = 8
+"""Stride at which the expanding path has `decoder_channels`; half as many at half of it."""
+
+
+def build_unet(config: ModelConfig, height: int, width: int) -> keras.Model:
+    """Builds the network up to logits at the finest resolution of its backbone.
+
+    That is stride 1 over `unet_encoder` and `vgg11_bn`, 2 over the others.
+
+    Args:
+        config: what to build; `decoder` must be on.
+        height, width: input size; a multiple of the output stride, or one more.
+
+    Returns:
+        image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
+    """
+    config.check_size(height, width)
+    if not config.decoder:
+        raise ValueError("unet is nothing without its decoder; give --decoder")
+    batch_norm = BatchNorm(config.batch_norm_momentum)
+    image = keras.Input((height, width, config.channels), name="image")
+    features = build_backbone(config.backbone, image, config.backbone_form())
+    *skips, deepest = sorted(features)
+    x = build_aspp(features[deepest], config, batch_norm)
+    for stride in reversed(skips):
+        filters = max(1, config.decoder_channels * stride // _PLAN_STRIDE)
+        name = f"up{stride}"
+        x = resize_like(x, features[stride], f"{name}_resize")
+        x = layers.Conv2D(filters, 2, padding="same", name=f"{name}_conv")(x)
+        x = layers.Concatenate(name=f"{name}_concat")([features[stride], x])
+        x = double_conv(x, filters, batch_norm, name.replace("up", "join"))
+    logits = layers.Conv2D(config.num_classes, 1, name="logits")(x)
+    return keras.Model(image, logits, name="unet")
