@@ -22,7 +22,7 @@ def run(main) -> None:
 
 def _parse_flags(argv):
     try:
-        rest = flags.FLAGS(argv)
+        rest = _parsed(argv)
         if len(rest) > 1:
             raise flags.UnparsedFlagAccessError(
                 f"unexpected argument {rest[1]!r}; use --flag=value"
@@ -34,6 +34,13 @@ def _parse_flags(argv):
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_not_from_tensorflow)
     return rest
+
+
+def _parsed(argv):
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:  # --help, which absl ends with status 1
+        sys.exit(0)
 
 
 def _not_from_tensorflow(record) -> bool:

@@ -112,7 +112,7 @@ class CorrectedFile:
         for layer in self.layers:
             real, steps = np.abs(layer.correction), np.abs(layer.steps)
             numbers = (f"{real.max():.2g}", f"{real.mean():.2g}", str(steps.max()))
-            rows.append([layer.kind, layer.name[-48:], *numbers, f"{steps.mean():.1f}"])
+            rows.append([layer.kind, layer.name, *numbers, f"{steps.mean():.1f}"])
         return align(header, rows)
 
 
@@ -193,7 +193,8 @@ def _photos(plan: BiasCorrectionPlan, shape) -> tuple[np.ndarray, Calibration]:
             f"{dataset.channels} channels; choose another data set"
         )
     _, height, width, _ = shape
-    return calibrate(dataset, height, width, plan.calibration_images, plan.calibration_seed)
+    count = min(plan.calibration_images, len(dataset))
+    return calibrate(dataset, height, width, count, plan.calibration_seed)
 
 
 def _correct(

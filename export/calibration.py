@@ -44,7 +44,8 @@ def choose_samples(dataset: SegmentationDataset, count: int, seed: int) -> list[
     """
     if not 1 <= count <= len(dataset):
         raise ValueError(
-            f"calibration needs 1 to {len(dataset)} images of split {dataset.split!r}; got {count}"
+            f"calibration needs 1 to {len(dataset)} images of split {dataset.split!r}; got "
+            f"{count}; change --calibration_images"
         )
     order = np.random.default_rng(seed).permutation(len(dataset))[: max(count, MAX_CANDIDATES)]
     present = np.zeros((len(order), dataset.label_set.num_classes), bool)
@@ -80,6 +81,11 @@ def disjoint_samples(
     Raises:
         ValueError: the list is too short.
     """
+    if sum(counts) > len(dataset):
+        raise ValueError(
+            f"{' + '.join(map(str, counts))} different images are needed, split {dataset.split!r} "
+            f"has {len(dataset)}; give smaller --calibration_images and --score_images"
+        )
     chosen = np.array(choose_samples(dataset, sum(counts), seed))
     dealt = np.random.default_rng(seed).permutation(chosen)
     return [part.tolist() for part in np.split(dealt, np.cumsum(counts)[:-1])]

@@ -23,7 +23,9 @@ def _define_flags() -> None:
     flags.DEFINE_list(
         "runs", "", "name=RUN_DIR of quantization-aware runs; 'qat' = --run_dir's own."
     )
-    flags.DEFINE_list("rungs", "", "Only these; default: all. float32 is always there.")
+    flags.DEFINE_list(
+        "rungs", "", "Only these and float32; default: all. --rungs=help lists their names."
+    )
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/quantization.")
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")

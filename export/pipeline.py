@@ -1,5 +1,6 @@
 """The export stage: freeze, calibrate once, convert each file, check it, put it in place."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
@@ -100,8 +101,8 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
     Returns:
         one entry a file, in the plan's order.
     """
-    plan.output_dir.mkdir(parents=True, exist_ok=True)
     with (
+        _folder(plan.output_dir),
         tempfile.TemporaryDirectory(prefix="export-") as scratch,
         ConverterProcess() as converter,
     ):
@@ -129,6 +130,17 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                 results.append(ExportedFile(spec, None, cause))
             _log(results[-1])
     return results
+
+
+@contextlib.contextmanager
+def _folder(path: pathlib.Path):
+    """Makes a folder that goes again where nothing was put into it."""
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if not any(path.iterdir()):
+            path.rmdir()
 
 
 class _Graphs:

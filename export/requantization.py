@@ -5,6 +5,7 @@ per channel runs on fast ones. A float file becomes an integer one.
 """
 
 import dataclasses
+import shutil
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.training.run_folder import RunFolder
@@ -77,12 +78,15 @@ def requantize(plan: RequantizationPlan) -> Requantization:
         ValueError: the file cannot be imported, does not end in logits of an image, or has
             other classes than the data set.
     """
+    folder_is_new = not plan.imported.output_dir.exists()
     imported = convert(plan.imported)
     if imported.run is None:
         raise ValueError(f"{plan.imported.model}: {imported.no_run}")
     run = imported.run
     wanted = plan.calibration.label_set
     if run.config.model.num_classes != wanted.num_classes:
+        if folder_is_new:
+            shutil.rmtree(plan.imported.output_dir)
         raise ValueError(
             f"{plan.imported.model} gives {run.config.model.num_classes} classes, "
             f"{plan.calibration.name} has {wanted.num_classes}; give the data set it was made for"

@@ -5,6 +5,7 @@
 makes every variant with full-size logits and with a class map, in <run_dir>/tflite.
 """
 
+import difflib
 import pathlib
 
 from absl import flags, logging
@@ -172,6 +173,25 @@ def _protect_source() -> None:
             raise ValueError(f"--output_dir would replace {FLAGS.saved_model}; choose another")
 
 
+def _check_layers(source, height: int, width: int) -> None:
+    """Raises ValueError for a layer that --keep_float or --int16 names and nobody has."""
+    wanted = [name for name in (*FLAGS.keep_float, *FLAGS.int16) if name]
+    if not wanted:
+        return
+    known = {layer.name for layer in source.float_model(height, width).layers}
+    for name in wanted:
+        if name.removesuffix("_linear") not in known and name not in known:
+            near = difflib.get_close_matches(name, known)
+            raise ValueError(
+                f"--keep_float, --int16: the network has no layer {name}"
+                + (
+                    f"; did you mean {', '.join(near)}?"
+                    if near
+                    else "; export.sensitivity lists them"
+                )
+            )
+
+
 def _labels(dataset) -> LabelSet:
     if FLAGS.run_dir:
         return RunFolder(pathlib.Path(FLAGS.run_dir)).read_labels()
@@ -212,6 +232,9 @@ def main() -> int:
     labels_known = bool(FLAGS.run_dir or FLAGS.labels)
     dataset = _calibration_dataset(config, variants, labels_known)
     height, width = _size(config, dataset)
+    if config is not None:
+        config.model.check_size(height, width)
+    _check_layers(source, height, width)
     files, left_out = plan_files(
         variants, heads, IoDtype(FLAGS.input_dtype), IoDtype(FLAGS.output_dtype)
     )

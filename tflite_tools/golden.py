@@ -26,7 +26,8 @@ def _define_flags() -> None:
 def main() -> int:
     output_dir = pathlib.Path(FLAGS.output_dir)
     if FLAGS.check:
-        result = compare(output_dir, pathlib.Path(FLAGS.check))
+        model = pathlib.Path(FLAGS.model) if FLAGS.model else None
+        result = compare(output_dir, pathlib.Path(FLAGS.check), model)
         sys.stdout.write(
             f"{'passed' if result.passed else 'FAILED'}: {result.agreement:.4%} of the pixels have "
             f"the same class, {result.demanded:.2%} are demanded; largest difference of a raw "

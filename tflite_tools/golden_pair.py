@@ -179,8 +179,15 @@ def _tensor(name: str, values: np.ndarray, quantization) -> dict:
     }
 
 
-def compare(golden_dir: pathlib.Path, found: pathlib.Path) -> Comparison:
+def compare(
+    golden_dir: pathlib.Path, found: pathlib.Path, model: pathlib.Path | None = None
+) -> Comparison:
     """Compares a device's raw output with the golden one.
+
+    Args:
+        golden_dir: folder of the pair.
+        found: raw output tensor of the device.
+        model: the file that the device runs, where it is at hand.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -190,6 +197,10 @@ def compare(golden_dir: pathlib.Path, found: pathlib.Path) -> Comparison:
     output = description["output"]
     _pair_file(golden_dir, INPUT, description["input"]["sha256"])
     expected = _pair_file(golden_dir, OUTPUT, output["sha256"])
+    if model is not None:
+        _check_model(golden_dir, description["model"], model)
+    if not found.is_file():
+        raise FileNotFoundError(f"{found}: no such file; check --check")
     content = found.read_bytes()
     if len(content) != len(expected):
         raise ValueError(
@@ -214,6 +225,16 @@ def compare(golden_dir: pathlib.Path, found: pathlib.Path) -> Comparison:
     )
 
 
+def _check_model(golden_dir: pathlib.Path, known: dict, model: pathlib.Path) -> None:
+    if not model.is_file():
+        raise FileNotFoundError(f"{model}: no such file; check --model")
+    if sha256_of(model.read_bytes()) != known["sha256"]:
+        raise ValueError(
+            f"{golden_dir} was made from {known['file']} with another sha256 than {model}; make a "
+            "pair for this file"
+        )
+
+
 def _pair_file(golden_dir: pathlib.Path, name: str, sha256: str) -> bytes:
     content = (golden_dir / name).read_bytes()
     if sha256_of(content) != sha256:
@@ -230,7 +251,8 @@ def _read_description(golden_dir: pathlib.Path) -> dict:
         found = description["format"]
         for side in ("input", "output"):
             _ = [description[side][key] for key in ("sha256", "dtype", "shape")]
-        _ = description["output_is_class_map"], description["model"]["file"]
+        _ = [description["model"][key] for key in ("file", "sha256")]
+        _ = description["output_is_class_map"]
         float(description["tolerance"]["min_class_agreement"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a golden pair ({error}); write it again") from error

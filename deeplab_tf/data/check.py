@@ -47,7 +47,7 @@ def check(dataset: SegmentationDataset, progress: bool = False) -> Findings:
     """Reads every photo and mask of a split; a fault does not end the walk.
 
     Faults are files that are missing or do not decode, masks with unknown ids, and masks whose
-    size is not their photo's.
+    size is not their photo's; and photos with an EXIF orientation, which masks do not have.
 
     Args:
         dataset: the split.
@@ -65,6 +65,7 @@ def check(dataset: SegmentationDataset, progress: bool = False) -> Findings:
         label = _attempt(dataset.label, index, faults)
         if image is not None:
             sizes[image.shape[:2]] += 1
+            faults += dataset.notes(index)
         if label is not None:
             histogram = np.bincount(label.ravel(), minlength=256)
             counts += histogram

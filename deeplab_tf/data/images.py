@@ -65,6 +65,26 @@ def read_image(path: pathlib.Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = 1
+
+
+def orientation_note(path: pathlib.Path) -> str:
+    """What a photo's EXIF tag says that `read_image` does not do; "" for an upright one."""
+    try:
+        with Image.open(path) as image:
+            value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+    except (OSError, SyntaxError, ValueError):
+        return ""  # reading it tells what is wrong
+    if value == _UPRIGHT:
+        return ""
+    return (
+        f"{path}: EXIF orientation {value}: viewers turn or mirror this photo, here its pixels are "
+        "read as stored; store them upright (Pillow: ImageOps.exif_transpose) and drop the tag, or "
+        "drop the tag if the mask fits the stored pixels"
+    )
+
+
 def read_mask(path: pathlib.Path) -> np.ndarray:
     """Reads a mask as the integers that it stores (palette indices, not colours).
 

@@ -7,6 +7,9 @@ import numpy as np
 IGNORE_LABEL = 255
 """Value of a label pixel that no loss, calibration or metric counts."""
 
+IGNORE_COLOR = (224, 224, 192)
+"""What ignored pixels are painted: the development kit's colour of index 255, no class's."""
+
 MAX_CLASSES = IGNORE_LABEL
 """Labels are uint8, and 255 is taken: at most classes 0..254."""
 
@@ -51,12 +54,12 @@ class LabelSet:
         """Paints a label.
 
         Args:
-            label: integer [height, width]; values outside the classes are painted black.
+            label: integer [height, width]; values outside the classes get IGNORE_COLOR.
 
         Returns:
             uint8 [height, width, 3], RGB.
         """
-        palette = np.zeros((256, 3), np.uint8)
+        palette = np.full((256, 3), IGNORE_COLOR, np.uint8)
         palette[: self.num_classes] = self.colors
         inside = (label >= 0) & (label < self.num_classes)
         return palette[np.where(inside, label, IGNORE_LABEL).astype(np.uint8)]

@@ -81,7 +81,7 @@ def main() -> None:
         dataset=FLAGS.dataset,
         data_dir=FLAGS.data_dir,
         split=FLAGS.split,
-        preprocessing=Preprocessing(),
+        preprocessing=Preprocessing.of(dataset.channels),
         augmentation=Augmentation(),
         crop_height=height,
         crop_width=width,

@@ -60,27 +60,32 @@ class RunFolder:
     def best_weights(self, phase: Phase) -> pathlib.Path:
         return self.path / f"best_{phase.value}.npz"
 
+    @property
+    def began(self) -> bool:
+        """Whether anything was trained."""
+        made = [self.history, *(self.weights(phase) for phase in Phase)]
+        made += [self.checkpoints(phase) / "checkpoint" for phase in Phase]
+        return any(path.exists() for path in made)
+
     def prepare(self, config: TrainingConfig, label_set: LabelSet) -> None:
         """Creates the folder, or checks that it belongs to the same run.
+
+        A folder whose run failed before anything was trained takes new settings.
 
         Raises:
             FileExistsError: the folder holds a run with other settings.
         """
         wanted = json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n"
         if self.config.is_file():
-            stored = read_config(self.path).to_json()
-            stored = json.loads(json.dumps(stored))
-            changed = [
-                f"{key} {stored.get(key)!r} -> {value!r}"
-                for key, value in json.loads(wanted).items()
-                if stored.get(key) != value
-            ]
-            if changed:
+            stored = json.loads(json.dumps(read_config(self.path).to_json()))
+            changed = _differences(stored, json.loads(wanted))
+            if changed and self.began:
                 raise FileExistsError(
                     f"{self.path} holds a run with other settings ({'; '.join(changed)}); "
                     "give another --run_dir, or the same settings to go on"
                 )
-            return
+            if not changed:
+                return
         atomic_file.write_text(self.labels, labels_to_json(label_set))
         atomic_file.write_text(self.config, wanted)
 
@@ -102,6 +107,18 @@ class RunFolder:
             )
         if own != theirs:
             logging.warning("%s names other classes than %s", self.path, dataset.name)
+
+
+def _differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
+    """ "key old -> new" for each setting that differs, down into groups of settings."""
+    lines = []
+    for key, value in wanted.items():
+        old = stored.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            lines += _differences(old, value, f"{prefix}{key}.")
+        elif old != value:
+            lines.append(f"{prefix}{key} {old!r} -> {value!r}")
+    return lines
 
 
 def labels_to_json(label_set: LabelSet) -> str:

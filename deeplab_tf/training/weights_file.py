@@ -27,7 +27,10 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
     except Exception as error:
-        raise ValueError(f"{path}: not a weights file ({error})") from error
+        raise ValueError(
+            f"{path}: not a weights file (.npz of arrays); give a run's float.npz, a .h5 or a "
+            ".tflite"
+        ) from error
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise ValueError(f"{path}: {name} holds NaN or infinity; the training diverged")

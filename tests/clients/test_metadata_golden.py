@@ -121,6 +121,16 @@ def test_description_without_a_part(golden, tmp_path, key):
         compare(tmp_path, golden / "output.bin")
 
 
+def test_pair_of_another_file(golden, tmp_path):
+    other = tmp_path / "other.tflite"
+    other.write_bytes(INT8.read_bytes() + b" ")
+    assert compare(golden, golden / "output.bin", INT8).passed
+    with pytest.raises(ValueError, match=r"was made from int8\.tflite with another sha256"):
+        compare(golden, golden / "output.bin", other)
+    with pytest.raises(FileNotFoundError, match=r"device\.bin: no such file; check --check"):
+        compare(golden, tmp_path / "device.bin")
+
+
 def test_existing_pair_is_kept(golden):
     with pytest.raises(FileExistsError, match=r"input\.bin exists; give --overwrite"):
         GoldenOptions(INT8, golden / "scene.png", golden)

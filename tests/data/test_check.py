@@ -84,6 +84,15 @@ def test_every_fault_is_found_in_one_walk(faulty):
     assert sum(findings.sizes.values()) == 5  # not cut, not gone
 
 
+def test_photos_that_phones_store_turned_are_faults(sound):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees: no size tells
+    with Image.open(sound / "images/b.jpg") as image:
+        image.save(sound / "images/b.jpg", exif=exif)
+    [fault] = check(folder.open_split(sound, "all")).faults
+    assert "images/b.jpg: EXIF orientation 3" in fault
+
+
 def test_two_faults_of_one_sample_are_two_lines(faulty):
     dataset = folder.open_split(faulty, "all")
     (faulty / "images/id.jpg").unlink()

@@ -32,14 +32,16 @@ def test_from_names_gives_each_class_a_colour():
     )
 
 
-def test_colorize_paints_classes_and_leaves_the_rest_black():
+def test_colorize_paints_classes_and_the_rest_in_the_colour_of_index_255():
     labels = LabelSet(("sky", "sea"), ((9, 8, 7), (1, 2, 3)))
     painted = labels.colorize(np.array([[0, 1, 255], [2, -1, 256]], np.int64))
     assert painted.dtype == np.uint8
     assert painted.tolist() == [
-        [[9, 8, 7], [1, 2, 3], [0, 0, 0]],
-        [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
+        [[9, 8, 7], [1, 2, 3], [224, 224, 192]],
+        [[224, 224, 192], [224, 224, 192], [224, 224, 192]],
     ]
+    # The development kit's own colour map, so no class of it can be taken for ignored.
+    assert voc_colormap(256)[255] == (224, 224, 192)
 
 
 def test_no_class_is_refused():

@@ -128,6 +128,12 @@ def test_photos_on_their_side(camvid):
     assert finding.severity is Severity.PROBLEM
 
 
+def test_photos_on_their_head_are_no_wrong_labels(camvid):
+    findings = found(INT8, Turned(camvid, lambda image: image[::-1, ::-1], same))
+    assert findings["upside_down"].severity is Severity.PROBLEM
+    assert not problems(findings) & {"label_order", "channel_order", "never_predicted"}
+
+
 def test_canvas_with_width_and_height_swapped(camvid, tmp_path):
     path = write(tmp_path / "tall.tflite", swap_height_and_width(unpacked()))
     finding = found(path, camvid)["width_height_swapped"]
@@ -234,6 +240,7 @@ def test_constant_mask(camvid, tmp_path):
     model = change_channels(unpacked(), "logits", slice(None), 0, None)
     finding = found(write(tmp_path / "constant.tflite", model), camvid)["constant_mask"]
     assert "3 of 3 masks are one class all over" in finding.evidence
+    assert not {"label_order", "never_predicted"} & set(found(tmp_path / "constant.tflite", camvid))
     assert finding.severity is Severity.PROBLEM
 
 

@@ -77,6 +77,7 @@ def test_run_folder_refuses_other_settings_and_names_the_change(tmp_path):
     folder.prepare(config, labels)
     assert read_config(tmp_path) == config
     assert folder.read_labels() == labels
+    folder.history.touch()  # something was trained
     changed = TrainingConfig(model=SMALL, dataset="synthetic", crop_height=32, seed=7)
     with pytest.raises(FileExistsError, match="seed 0 -> 7"):
         folder.prepare(changed, labels)

@@ -36,6 +36,28 @@ class Diagnosis:
         return [finding for finding in self.findings if finding.severity is Severity.WARNING]
 
 
+_WRONG_FEEDING = (
+    "raw_pixels",
+    "normalized_twice",
+    "width_height_swapped",
+    "upside_down",
+    "constant_mask",
+    "does_not_run",
+)
+_CONSEQUENCES = ("channel_order", "label_order", "never_predicted")
+"""What masks of badly fed photos show by chance; their cures would mislead."""
+
+
+def _without_consequences(findings: list[Finding]) -> tuple[list[Finding], list[Skipped]]:
+    causes = [finding.name for finding in findings if finding.name in _WRONG_FEEDING]
+    if not causes:
+        return findings, []
+    left_out = [finding.name for finding in findings if finding.name in _CONSEQUENCES]
+    reason = f"says nothing while {causes[0]} stands; mend that first"
+    kept = [finding for finding in findings if finding.name not in _CONSEQUENCES]
+    return kept, [Skipped(name, reason) for name in dict.fromkeys(left_out)]
+
+
 def diagnose(case: Case, effort: Effort) -> Diagnosis:
     """Runs every check that can run.
 
@@ -53,7 +75,9 @@ def diagnose(case: Case, effort: Effort) -> Diagnosis:
             skipped.append(Skipped(check.name, reason))
         else:
             findings += check.function(case, seen)
+    findings, left_out = _without_consequences(findings)
+    skipped += left_out
     findings.sort(key=lambda finding: finding.severity is not Severity.PROBLEM)
-    ran = len(CHECKS) - len(skipped)
+    ran = len(CHECKS) - len(skipped) + len(left_out)
     seconds = time.perf_counter() - started
     return Diagnosis(tuple(findings), tuple(skipped), ran, seen.images, seconds)

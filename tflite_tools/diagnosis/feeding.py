@@ -12,6 +12,7 @@ from tflite_tools.diagnosis.views import (
     DECLARED,
     REVERSED,
     TRANSPOSED,
+    UPSIDE_DOWN,
     describe,
     own_preprocessing,
 )
@@ -111,7 +112,7 @@ def normalization(case: Case, seen: Observations) -> list[Finding]:
         {
             name: matrices
             for name, matrices in seen.views.items()
-            if name not in (DECLARED, REVERSED, TRANSPOSED)
+            if name not in (DECLARED, REVERSED, TRANSPOSED, UPSIDE_DOWN)
         }
     )
     if best is None or not (evidence := _better(seen, best)):
@@ -156,7 +157,7 @@ def channel_order(case: Case, seen: Observations) -> list[Finding]:
 
 
 def orientation(case: Case, seen: Observations) -> list[Finding]:
-    """Whether width and height changed places, in the photos or in the canvas."""
+    """Whether photos lie on their side or stand on their head, or the canvas does."""
     if TRANSPOSED in seen.views and (evidence := _better(seen, TRANSPOSED)):
         return [
             problem(
@@ -164,6 +165,15 @@ def orientation(case: Case, seen: Observations) -> list[Finding]:
                 evidence,
                 "Photos lie on their side: arrays are [height, width, channels], Pillow's size is "
                 "(width, height).",
+            )
+        ]
+    if UPSIDE_DOWN in seen.views and (evidence := _better(seen, UPSIDE_DOWN)):
+        return [
+            problem(
+                "upside_down",
+                evidence,
+                "Photos stand on their head against their masks: phones store that as an EXIF tag, "
+                "which is not applied here; deeplab_tf.data.check names such photos.",
             )
         ]
     if not seen.sizes:

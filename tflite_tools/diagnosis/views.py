@@ -14,6 +14,7 @@ from tflite_tools.graph import Tensor
 DECLARED = "declared"
 REVERSED = "reversed channels"
 TRANSPOSED = "transposed"
+UPSIDE_DOWN = "turned by 180 degrees"
 _NORMALIZATIONS = (
     Preprocessing(),
     Preprocessing((0.0,) * 3, (1.0,) * 3),
@@ -89,12 +90,17 @@ def _transpose(value: np.ndarray) -> np.ndarray:
     return value.swapaxes(0, 1)
 
 
+def _turn_half(image: np.ndarray) -> np.ndarray:
+    return image[::-1, ::-1]
+
+
 def all_views(case: Case, photos: SegmentationDataset) -> list[View]:
     """The declared way first, then others."""
     contract = case.contract
     views = [
         View(DECLARED, contract, photos),
         View(TRANSPOSED, contract, Turned(photos, _transpose, _transpose)),
+        View(UPSIDE_DOWN, contract, Turned(photos, _turn_half, _same)),
     ]
     if contract.channels == 3:
         views.append(View(REVERSED, contract, Turned(photos, _reverse_channels, _same)))

@@ -47,7 +47,7 @@
       button.disabled = first(entry.label, kind) < 0;
     }
     tile("tile-photo", [photo.photo], "photo");
-    tile("tile-truth", [photo.truth], "truth (black: ignored)");
+    tile("tile-truth", [photo.truth], "truth (cream: ignored)");
     tile("tile-reference", [hasReference && photo.masks[album.reference]],
       `${album.files[album.reference]}: ${name} ${percent(entry.reference)}`);
     tile("tile-mask", [photo.masks[entry.file]],
