@@ -6,6 +6,7 @@
 The same command goes on where it was stopped.
 """
 
+import dataclasses
 import pathlib
 
 from absl import flags, logging
@@ -198,12 +199,11 @@ def config_from_flags() -> TrainingConfig:
         crop = (imported.crop_height, imported.crop_width)
     if len(crop) != 2:
         raise ValueError(f"--crop_size takes height,width; got {','.join(FLAGS.crop_size)}")
-    augmentation = Augmentation(FLAGS.min_scale, FLAGS.max_scale, FLAGS.flip, FLAGS.color_jitter)
     return TrainingConfig(
         model=model,
         dataset=FLAGS.dataset,
-        preprocessing=imported.preprocessing if imported else Preprocessing(),
-        augmentation=augmentation,
+        preprocessing=imported.preprocessing if imported else Preprocessing.of(dataset.channels),
+        augmentation=_augmentation_from_flags(dataset),
         crop_height=crop[0],
         crop_width=crop[1],
         optimizer=OptimizerName(FLAGS.optimizer),
@@ -242,6 +242,23 @@ def _imported_run() -> TrainingConfig | None:
             f"that began with one; got {FLAGS.init_from or 'none'}"
         )
     return None
+
+
+def _augmentation_from_flags(dataset) -> Augmentation:
+    """Measurements keep their values and their size where nothing else is said."""
+    chosen = Augmentation(FLAGS.min_scale, FLAGS.max_scale, FLAGS.flip, FLAGS.color_jitter)
+    if dataset.photographs:
+        return chosen
+    if FLAGS["color_jitter"].present and FLAGS.color_jitter:
+        raise ValueError(
+            f"--color_jitter={FLAGS.color_jitter} would falsify the measurements of "
+            f"{dataset.name}; leave it out"
+        )
+    scales = {
+        name: FLAGS[name].value if FLAGS[name].present else 1.0
+        for name in ("min_scale", "max_scale")
+    }
+    return dataclasses.replace(chosen, color_jitter=0.0, **scales)
 
 
 def _model_from_flags(dataset) -> ModelConfig:

@@ -2,6 +2,7 @@
 
 python -m tflite_tools.evaluate --run_dir=runs/camvid
 python -m tflite_tools.evaluate --model=a.tflite,b.tflite --dataset=voc --data_dir=DIR
+python -m tflite_tools.evaluate --model=a.tflite --dataset=loveda --data_dir=DIR --tile_overlap=64
 """
 
 import json
@@ -17,6 +18,7 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation import EvaluationOptions, default_processes, evaluate
 from tflite_tools.grid import grid_samples, write_grid
 from tflite_tools.tables import terminal_table, write_metrics
+from tflite_tools.tiled_evaluation import OFF, setting
 
 FLAGS = flags.FLAGS
 _ORDER = ("float32", "float16", "dynamic_range", "int16x8", "int8", "qat_int8")
@@ -31,6 +33,12 @@ def _define_flags() -> None:
     flags.DEFINE_string("split", "val", "List to score on.")
     flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
     flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
+    flags.DEFINE_integer(
+        "tile_overlap",
+        OFF,
+        "Larger photos are cut in tiles of the input's size that overlap by so many pixels at "
+        "least, and stitched; -1 = they are scaled to fit.",
+    )
     flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one a core.")
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
     flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
@@ -125,17 +133,21 @@ def main() -> int:
         latency_warmup=FLAGS.latency_warmup,
         limit=FLAGS.limit,
         mean_over=tuple(name for name in FLAGS.mean_over if name),
+        tile_overlap=FLAGS.tile_overlap,
     )
     results = evaluate(contracts, dataset, options, reference_index(contracts))
     default = pathlib.Path(FLAGS.run_dir) / "evaluation" if FLAGS.run_dir else "evaluation"
     output_dir = pathlib.Path(FLAGS.output_dir or default)
     write_metrics(results, dataset, options, output_dir)
+    if options.tile_overlap != OFF:
+        sys.stdout.write(setting(options.tile_overlap) + "\n\n")
     sys.stdout.write(terminal_table(results, dataset, options) + "\n")
     working = [result.contract for result in results if not result.failure]
     if FLAGS.grid_images and working:
         picture = output_dir / "masks.png"
         scored = min(options.limit or len(dataset), len(dataset))
-        write_grid(working, dataset, grid_samples(FLAGS.grid_images, scored), picture)
+        rows = grid_samples(FLAGS.grid_images, scored)
+        write_grid(working, dataset, rows, picture, options.tile_overlap)
         sys.stdout.write(f"\nmasks side by side: {picture}\n")
     sys.stdout.write(f"numbers: {output_dir / 'metrics.json'} and metrics.csv\n")
     return 1 if any(result.failure for result in results) else 0

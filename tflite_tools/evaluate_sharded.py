@@ -20,6 +20,7 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluate import given_preprocessing, table_names
 from tflite_tools.evaluation import EvaluationOptions
 from tflite_tools.tables import terminal_table, write_metrics
+from tflite_tools.tiled_evaluation import OFF, setting
 
 FLAGS = flags.FLAGS
 
@@ -34,6 +35,7 @@ def _define_flags() -> None:
     flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's manifest.")
     flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
     flags.DEFINE_integer("shards", 8, "Pieces of the list.")
+    flags.DEFINE_integer("tile_overlap", OFF, "As in tflite_tools.evaluate; -1 = off.")
     flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
     flags.DEFINE_list("beam_options", "", "Further options of the pipeline: name=value,...")
     flags.DEFINE_string("scratch_dir", "", "Folder that all workers can write to.")
@@ -66,6 +68,7 @@ def main() -> int:
         latency_repeats=0,
         limit=FLAGS.limit,
         mean_over=tuple(name for name in FLAGS.mean_over if name),
+        tile_overlap=FLAGS.tile_overlap,
     )
     options.mean_indices(dataset)  # before the work, not after
     results = sharded.evaluate_sharded(
@@ -74,8 +77,11 @@ def main() -> int:
         *(FLAGS.shards, FLAGS.limit, FLAGS.runner),
         tuple(FLAGS.beam_options),
         FLAGS.scratch_dir,
+        options.tile_overlap,
     )
     output_dir = pathlib.Path(FLAGS.output_dir)
+    if options.tile_overlap != OFF:
+        sys.stdout.write(setting(options.tile_overlap) + "\n\n")
     sys.stdout.write(terminal_table(results, dataset, options) + "\n")
     write_metrics(results, dataset, options, output_dir)
     sys.stdout.write(f"\nnumbers: {output_dir / 'metrics.json'} and metrics.csv\n")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import os
 import pathlib
 import tempfile
@@ -17,6 +18,14 @@ from tflite_tools.contract import ModelContract
 from tflite_tools.latency import LatencyMs, measure_latency
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
+from tflite_tools.tiled_evaluation import (
+    OFF,
+    PHOTOS_AHEAD,
+    check_overlaps,
+    invokes_note,
+    patience_s,
+    write_photos,
+)
 
 CHUNK_IMAGES = 16
 """Samples decoded ahead while the children are at work; bounds disk and memory."""
@@ -35,6 +44,8 @@ class EvaluationOptions:
         limit: samples of the list, or 0 for all.
         mean_over: classes that mIoU is the mean of; empty for all.
         keep_images: keep the matrix of every sample, for intervals.
+        tile_overlap: -1 scales photos to fit; from 0 on, larger ones are cut in tiles of the
+            file's input, which overlap by so many pixels at least.
     """
 
     processes: int = 2
@@ -44,6 +55,7 @@ class EvaluationOptions:
     limit: int = 0
     mean_over: tuple[str, ...] = ()
     keep_images: bool = False
+    tile_overlap: int = OFF
 
     def __post_init__(self):
         if self.processes < 1 or self.num_threads < 1:
@@ -53,6 +65,10 @@ class EvaluationOptions:
             )
         if min(self.latency_repeats, self.latency_warmup, self.limit) < 0:
             raise ValueError("latency repeats, warm-up and limit must not be negative")
+        if self.tile_overlap < OFF:
+            raise ValueError(
+                f"tile_overlap is -1 (off) or a number of pixels from 0 on; got {self.tile_overlap}"
+            )
 
     def mean_indices(self, dataset: SegmentationDataset) -> tuple[int, ...]:
         """Indices of `mean_over` in a data set.
@@ -75,6 +91,7 @@ class ModelResult:
     Attributes:
         contract: how it was fed and read.
         images: samples scored.
+        invokes: runs of the network that they took: more than samples where photos were cut.
         matrix: int64 [num_classes, num_classes + 1].
         image_matrices: uint32 [images, num_classes, num_classes + 1], or None.
         agreement: share of pixels with the reference's class, or None without reference.
@@ -88,6 +105,7 @@ class ModelResult:
 
     contract: ModelContract
     images: int = 0
+    invokes: int = 0
     matrix: np.ndarray | None = None
     image_matrices: np.ndarray | None = None
     agreement: float | None = None
@@ -106,6 +124,7 @@ class _Score:
     constant: int
     agreeing: int
     pixels: int
+    invokes: int = 0
     images: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     """Matrix of each sample by its number in the chunk, in the total in the list."""
 
@@ -118,16 +137,21 @@ def score_samples(
     num_classes: int,
     is_reference: bool,
     keep_images: bool = False,
+    tile_overlap: int = OFF,
 ) -> _Score:
-    """Runs in a child: samples start..stop-1 of a chunk."""
+    """Runs in a child: samples start..stop-1 of a chunk, which holds whole photos for tiles."""
     canvas = (runner.contract.height, runner.contract.width)
-    images, labels = chunk.images(canvas), chunk.label_file("label")
+    images = chunk.images(canvas if tile_overlap == OFF else chunk.canvases[0])
+    labels = chunk.label_file("label")
     reference = chunk.label_file("reference", "r+" if is_reference else "r")
     total = _Score(np.zeros((num_classes, num_classes + 1), np.int64), 0, 0, 0)
     for index in range(start, stop):
         label = chunk.sample(labels, index)
-        on_canvas = runner.class_map(images[index])
-        prediction = chunk.placements[canvas][index].restore_label(on_canvas)
+        if tile_overlap == OFF:
+            on_canvas = runner.class_map(images[index])
+            prediction, invokes = chunk.placements[canvas][index].restore_label(on_canvas), 1
+        else:
+            prediction, invokes = runner.photo_class_map(images[index], tile_overlap)
         matrix = confusion.confusion_matrix(label, prediction, num_classes)
         total.matrix += matrix
         if keep_images:
@@ -138,6 +162,7 @@ def score_samples(
         else:
             total.agreeing += int((prediction == chunk.sample(reference, index)).sum())
         total.pixels += prediction.size
+        total.invokes += invokes
     return total
 
 
@@ -165,9 +190,11 @@ def evaluate(
         one result a file, in order.
 
     Raises:
-        ValueError, FileNotFoundError: a sample cannot be read; or no file is left to score.
+        ValueError, FileNotFoundError: a sample cannot be read; or no file is left to score; or
+            tiles cannot overlap so much.
     """
     options.mean_indices(dataset)  # before the work, not after
+    check_overlaps(contracts, options.tile_overlap)
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
         check_fit(result, dataset)
@@ -175,13 +202,16 @@ def evaluate(
     count = min(options.limit or len(dataset), len(dataset))
     with (
         tempfile.TemporaryDirectory(prefix="evaluate-") as scratch,
-        InterpreterPool(contracts, options.processes) as pool,
+        InterpreterPool(
+            contracts, options.processes, patience_s=patience_s(options.tile_overlap)
+        ) as pool,
     ):
         pool.broken |= {
             index: result.failure for index, result in enumerate(results) if result.failure
         }
         folder = pathlib.Path(scratch)
-        score_list(results, dataset, count, pool, folder, reference, options.keep_images)
+        how = (reference, options.keep_images, options.tile_overlap)
+        score_list(results, dataset, count, pool, folder, *how)
         for index, failure in pool.broken.items():
             results[index].failure = failure
     if options.latency_repeats:
@@ -233,6 +263,7 @@ def score_list(
     scratch: pathlib.Path,
     reference: int | None,
     keep_images: bool = False,
+    tile_overlap: int = OFF,
 ) -> None:
     """Fills matrix, agreement and counts of each result from the first `count` samples.
 
@@ -241,6 +272,7 @@ def score_list(
         scratch: empty folder for decoded samples.
         reference: index of the file that the others are compared with, or None.
         keep_images: keep the matrix of every sample.
+        tile_overlap: as in the options.
     """
     alive = [index for index, result in enumerate(results) if not result.failure]
     if not alive:
@@ -258,44 +290,49 @@ def score_list(
     order = sorted(alive, key=lambda index: index != reference)
     bar = tqdm(total=count * len(alive), desc="evaluate", unit="image", disable=None)
     with bar, concurrent.futures.ThreadPoolExecutor(1) as decoder:
+        step = CHUNK_IMAGES if tile_overlap == OFF else PHOTOS_AHEAD
 
-        def decode(first: int):
-            folder = scratch / f"chunk{first // CHUNK_IMAGES % 2}"
-            size = min(CHUNK_IMAGES, count - first)
-            return decoder.submit(write_chunk, dataset, first, size, canvases, folder)
+        def write(first: int) -> list[Chunk]:
+            folder = scratch / f"chunk{first // step % 2}"
+            size = min(step, count - first)
+            if tile_overlap == OFF:
+                return [write_chunk(dataset, first, size, canvases, folder)]
+            return write_photos(dataset, first, size, folder)
 
-        ahead = decode(0)
-        for first in range(0, count, CHUNK_IMAGES):
-            chunk = ahead.result()
-            if first + CHUNK_IMAGES < count:
-                ahead = decode(first + CHUNK_IMAGES)
+        ahead = decoder.submit(write, 0)
+        for first in range(0, count, step):
+            chunks = ahead.result()
+            if first + step < count:
+                ahead = decoder.submit(write, first + step)
             for group in ([reference], [i for i in order if i != reference]):
                 indices = [i for i in group if i in totals]
-                group_tasks = _tasks(indices, chunk, dataset, reference, keep_images)
+                how = (dataset.label_set.num_classes, reference, keep_images, tile_overlap)
+                group_tasks = _tasks(indices, chunks, *how)
                 for outcome in pool.run(group_tasks):
                     if outcome.failure:
                         continue
-                    _add(totals[outcome.task.model], outcome.value, first)  # type: ignore[arg-type]
-                    bar.update(outcome.task.arguments[2] - outcome.task.arguments[1])
+                    chunk, start, stop = outcome.task.arguments[:3]
+                    _add(totals[outcome.task.model], outcome.value, chunk.first)  # type: ignore[arg-type]
+                    bar.update(stop - start)
     with_reference = reference in totals and reference not in pool.broken
     for index, total in totals.items():
         if index in pool.broken:
             continue
         result = results[index]
         result.images, result.matrix, result.constant_images = count, total.matrix, total.constant
+        result.invokes = total.invokes
         if keep_images:
             result.image_matrices = np.stack([total.images[number] for number in range(count)])
         if with_reference and index != reference and total.pixels:
             result.agreement = total.agreeing / total.pixels
 
 
-def _tasks(models, chunk, dataset, reference, keep_images):
-    for index in models:
+def _tasks(models, chunks, num_classes, reference, keep_images, tile_overlap):
+    for index, chunk in itertools.product(models, chunks):
         for start in range(0, chunk.count, TASK_IMAGES):
-            stop = min(start + TASK_IMAGES, chunk.count)
-            classes = dataset.label_set.num_classes
-            arguments = (chunk, start, stop, classes, index == reference, keep_images)
-            yield Task(index, score_samples, arguments)
+            part = (chunk, start, min(start + TASK_IMAGES, chunk.count))
+            how = (num_classes, index == reference, keep_images, tile_overlap)
+            yield Task(index, score_samples, (*part, *how))
 
 
 def _add(total: _Score, part: _Score, first: int) -> None:
@@ -303,6 +340,7 @@ def _add(total: _Score, part: _Score, first: int) -> None:
     total.constant += part.constant
     total.agreeing += part.agreeing
     total.pixels += part.pixels
+    total.invokes += part.invokes
     total.images |= {first + number: matrix for number, matrix in part.images.items()}
 
 
@@ -326,6 +364,8 @@ def call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
     """Loud words for a mask that says nothing."""
     if result.failure or result.matrix is None or not result.images:
         return
+    if note := invokes_note(result.invokes, result.images):
+        result.warnings.append(note)
     predicted = result.matrix.sum(0)
     names = (*dataset.label_set.names, "a class that does not exist")
     if result.constant_images == result.images:

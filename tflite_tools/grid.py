@@ -7,33 +7,35 @@ from PIL import Image, ImageDraw
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
-from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
+from tflite_tools.tiled_evaluation import OFF, patience_s
 
 TILE_WIDTH = 240
 CAPTION_HEIGHT = 16
 GAP = 4
 
 
-def _predict(runner: ModelRunner, image: np.ndarray) -> np.ndarray:
+def _predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> np.ndarray:
     """Runs in a child: class map at the photo's own size."""
-    canvas, placement = place(image, runner.contract.height, runner.contract.width)
-    return placement.restore_label(runner.class_map(canvas))
+    return runner.photo_class_map(image, tile_overlap)[0]
 
 
 def predict_all(
-    contracts: list[ModelContract], images: list[np.ndarray], processes: int = 1
+    contracts: list[ModelContract],
+    images: list[np.ndarray],
+    processes: int = 1,
+    tile_overlap: int = OFF,
 ) -> dict[tuple[int, int], np.ndarray]:
     """Class map of each file for each image, keyed (file, image); failures are left out."""
     predictions = {}
-    with InterpreterPool(contracts, processes) as pool:
+    with InterpreterPool(contracts, processes, patience_s=patience_s(tile_overlap)) as pool:
         keys = {}
         tasks = []
         for number, image in enumerate(images):
             for model in range(len(contracts)):
-                tasks.append(Task(model, _predict, (image,)))
+                tasks.append(Task(model, _predict, (image, tile_overlap)))
                 keys[id(tasks[-1])] = (model, number)
         for outcome in pool.run(tasks):
             if not outcome.failure:
@@ -51,13 +53,14 @@ def write_grid(
     dataset: SegmentationDataset,
     samples: list[int],
     path: pathlib.Path,
+    tile_overlap: int = OFF,
 ) -> None:
     """Draws one row a sample: photo, truth, masks. Ignored pixels of the truth are black.
 
     Inputs of other than 3 channels are shown by their first channel.
     """
     images = [dataset.image(index) for index in samples]
-    predictions = predict_all(contracts, images)
+    predictions = predict_all(contracts, images, tile_overlap=tile_overlap)
     rows = []
     for number, (index, image) in enumerate(zip(samples, images, strict=True)):
         shown = image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)

@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 
+from deeplab_tf.data.preprocessing import place
+from deeplab_tf.data.tiles import Tiling
 from tflite_tools.contract import ModelContract
 from tflite_tools.prediction import OutputReader
 
@@ -56,6 +58,27 @@ class ModelRunner:
         self.set_image(image)
         self.invoke()
         return self.reader.on_canvas(self.output())
+
+    def photo_class_map(self, photo: np.ndarray, tile_overlap: int) -> tuple[np.ndarray, int]:
+        """Class map of a whole photo at its own size.
+
+        Args:
+            photo: uint8 [source height, source width, channels].
+            tile_overlap: least overlap in pixels of the tiles that a photo larger than the input
+                is cut in, or -1: every photo is scaled to fit. Others are scaled to fit always.
+
+        Returns:
+            uint8 [source height, source width], and how many invokes it took.
+        """
+        size = (self.contract.height, self.contract.width)
+        if tile_overlap >= 0:
+            tiling = Tiling(photo.shape[0], photo.shape[1], *size, tile_overlap)
+            if tiling.needed:
+                tiles = tiling.tiles()
+                maps = (self.class_map(tiling.cut(photo, tile)) for tile in tiles)
+                return tiling.stitch(maps), len(tiles)
+        canvas, placement = place(photo, *size)
+        return placement.restore_label(self.class_map(canvas)), 1
 
     def memory_mb(self) -> float:
         """Peak resident memory that this process gained since the file was loaded, 10^6 bytes."""

@@ -30,6 +30,7 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation import ModelResult, call_out, check_fit, score_list
 from tflite_tools.manifest import sha256_of
 from tflite_tools.pool import InterpreterPool
+from tflite_tools.tiled_evaluation import OFF, check_overlaps, patience_s
 
 _CAUSE = re.compile(r"^(?:\w+\.)*(?:\w*Error|\w*Exception): (.*)$", re.MULTILINE)
 
@@ -98,21 +99,25 @@ class ShardScore:
         matrices: int64 [files, num_classes, num_classes + 1].
         constant_images: samples of each file whose prediction was one single class.
         failures: of each file, or "".
+        invokes: runs of each file.
     """
 
     images: int
     matrices: np.ndarray
     constant_images: tuple[int, ...]
     failures: tuple[str, ...]
+    invokes: tuple[int, ...] = ()
 
     def __add__(self, other: "ShardScore") -> "ShardScore":
         pairs = zip(self.constant_images, other.constant_images, strict=True)
         failures = zip(self.failures, other.failures, strict=True)
+        invokes = zip(self.invokes, other.invokes, strict=True)
         return ShardScore(
             self.images + other.images,
             self.matrices + other.matrices,
             tuple(a + b for a, b in pairs),
             tuple(a or b for a, b in failures),
+            tuple(a + b for a, b in invokes),
         )
 
     def to_json(self) -> str:
@@ -126,6 +131,7 @@ class ShardScore:
             np.array(values["matrices"], np.int64),
             tuple(values["constant_images"]),
             tuple(values["failures"]),
+            tuple(values["invokes"]),
         )
 
 
@@ -144,14 +150,15 @@ def shard_ranges(count: int, shards: int) -> list[tuple[int, int]]:
 class ScoreShard(beam.DoFn):
     """(start, stop) -> ShardScore. Keeps one child process with its interpreters."""
 
-    def __init__(self, source: ListSource, files: tuple[FileSource, ...]):
-        self._source, self._files = source, files
+    def __init__(self, source: ListSource, files: tuple[FileSource, ...], tile_overlap: int):
+        self._source, self._files, self._tile_overlap = source, files, tile_overlap
 
     def setup(self):
         self._open = contextlib.ExitStack()
         self._dataset = self._source.open()
         contracts = [each.contract() for each in self._files]
-        self._pool = self._open.enter_context(InterpreterPool(contracts, 1))
+        pool = InterpreterPool(contracts, 1, patience_s=patience_s(self._tile_overlap))
+        self._pool = self._open.enter_context(pool)
         self._contracts = contracts
 
     def teardown(self):
@@ -164,7 +171,10 @@ class ScoreShard(beam.DoFn):
         for index, failure in self._pool.broken.items():
             results[index].failure = failure
         with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
-            score_list(results, part, len(part), self._pool, pathlib.Path(scratch), None)
+            where = (self._pool, pathlib.Path(scratch))
+            score_list(
+                results, part, len(part), *where, reference=None, tile_overlap=self._tile_overlap
+            )
         classes = self._dataset.label_set.num_classes
         empty = np.zeros((classes, classes + 1), np.int64)
         yield ShardScore(
@@ -172,6 +182,7 @@ class ScoreShard(beam.DoFn):
             np.stack([empty if result.matrix is None else result.matrix for result in results]),
             tuple(result.constant_images for result in results),
             tuple(self._pool.broken.get(index, "") for index in range(len(results))),
+            tuple(result.invokes for result in results),
         )
 
 
@@ -183,6 +194,7 @@ def evaluate_sharded(
     runner: str = "DirectRunner",
     beam_options: tuple[str, ...] = (),
     scratch: str = "",
+    tile_overlap: int = OFF,
 ) -> list[ModelResult]:
     """Scores files shard by shard.
 
@@ -194,15 +206,18 @@ def evaluate_sharded(
         runner: Beam's runner.
         beam_options: further options of the pipeline, "name=value".
         scratch: folder that every worker can write to; default one of this machine.
+        tile_overlap: as in EvaluationOptions.
 
     Returns:
         one result a file, in order.
 
     Raises:
-        ValueError: wrong shards, an unknown data set, or a file that changed.
+        ValueError: wrong shards, an unknown data set, a file that changed, or tiles that cannot
+            overlap so much.
         RuntimeError: the pipeline failed, or lost samples.
     """
     dataset = source.open()
+    check_overlaps(contracts, tile_overlap)
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
         check_fit(result, dataset)
@@ -222,7 +237,7 @@ def evaluate_sharded(
                     pipeline
                     | "shards" >> beam.Create(ranges)
                     | "spread" >> beam.Reshuffle()
-                    | "score" >> beam.ParDo(ScoreShard(source, files))
+                    | "score" >> beam.ParDo(ScoreShard(source, files, tile_overlap))
                     | "sum" >> beam.CombineGlobally(_total).without_defaults()
                     | "text" >> beam.Map(ShardScore.to_json)
                     | "write" >> beam.io.WriteToText(output, num_shards=1, shard_name_template="")
@@ -237,7 +252,10 @@ def evaluate_sharded(
         result.failure = total.failures[index]
         if not result.failure:
             result.images, result.matrix = count, total.matrices[index]
-            result.constant_images = total.constant_images[index]
+            result.constant_images, result.invokes = (
+                total.constant_images[index],
+                total.invokes[index],
+            )
         call_out(result, dataset)
     return results
 

@@ -19,12 +19,18 @@ class SegmentationDataset(abc.ABC):
         split: for example "train".
         label_set: the classes.
         channels: number of channels of an image.
+        photographs: False where pixels are measurements, whose values mean nothing any more
+            when colours are jittered or sizes scaled.
+        odd_channels: those that change sign in a mirror, such as "metres to the left"; 128
+            stands for their mean, which should be about zero.
     """
 
     name: str
     split: str
     label_set: LabelSet
     channels: int = 3
+    photographs: bool = True
+    odd_channels: tuple[int, ...] = ()
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -40,6 +46,11 @@ class SegmentationDataset(abc.ABC):
     @abc.abstractmethod
     def label(self, index: int) -> np.ndarray:
         """uint8 [height, width], 0..num_classes-1 or 255 (ignored)."""
+
+    def notes(self, index: int) -> list[str]:
+        """What is wrong with a sample although it reads, one line each."""
+        del index
+        return []
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image and label of a sample.
@@ -164,6 +175,10 @@ class FileDataset(SegmentationDataset):
     def image(self, index: int) -> np.ndarray:
         return images.read_image(self.data_dir / self.samples[index].image)
 
+    def notes(self, index: int) -> list[str]:
+        note = images.orientation_note(self.data_dir / self.samples[index].image)
+        return [note] if note else []
+
     def label(self, index: int) -> np.ndarray:
         path = self.data_dir / self.samples[index].label
         raw = images.read_mask(path)
@@ -209,6 +224,14 @@ class Subset(SegmentationDataset):
     def channels(self) -> int:  # type: ignore[override]
         return self.source.channels
 
+    @property
+    def photographs(self) -> bool:  # type: ignore[override]
+        return self.source.photographs
+
+    @property
+    def odd_channels(self) -> tuple[int, ...]:  # type: ignore[override]
+        return self.source.odd_channels
+
     def __len__(self) -> int:
         return len(self.indices)
 
@@ -220,6 +243,9 @@ class Subset(SegmentationDataset):
 
     def label(self, index: int) -> np.ndarray:
         return self.source.label(self.indices[index])
+
+    def notes(self, index: int) -> list[str]:
+        return self.source.notes(self.indices[index])
 
 
 def hold_out(

@@ -92,7 +92,13 @@ class TrainingPipeline:
             label.set_shape([None, None])
             seed = tf.stack([tf.cast(self.seed, tf.int32), tf.cast(number, tf.int32)])
             image, label = augment(
-                image, label, seed, self.augmentation, self.crop_height, self.crop_width
+                image,
+                label,
+                seed,
+                self.augmentation,
+                self.crop_height,
+                self.crop_width,
+                self.dataset.odd_channels,
             )
             return self.preprocessing.normalize(image), label
 

@@ -71,6 +71,11 @@ class Preprocessing:
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive; got {self.std}")
 
+    @classmethod
+    def of(cls, channels: int) -> "Preprocessing":
+        """(pixel - 128) / 128 for any number of channels."""
+        return cls((float(PAD_PIXEL),) * channels, (float(PAD_PIXEL),) * channels)
+
     @property
     def channels(self) -> int:
         return len(self.mean)

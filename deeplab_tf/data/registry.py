@@ -2,15 +2,31 @@
 
 import pathlib
 
-from deeplab_tf.data import ade20k, camvid, cityscapes, folder, synthetic, voc
+from deeplab_tf.data import (
+    ade20k,
+    camvid,
+    cityscapes,
+    floodnet,
+    folder,
+    loveda,
+    potsdam,
+    semantic_kitti,
+    synthetic,
+    voc,
+)
 from deeplab_tf.data.dataset import SegmentationDataset
 
 DATASETS = {
     "ade20k": ade20k.open_split,
     "camvid": camvid.open_split,
     "cityscapes": cityscapes.open_split,
+    "floodnet": floodnet.open_split,
     "folder": folder.open_split,
+    "loveda": loveda.open_split,
+    "potsdam": potsdam.open_potsdam,
+    "semantic_kitti": semantic_kitti.open_split,
     "synthetic": synthetic.open_split,
+    "vaihingen": potsdam.open_vaihingen,
     "voc": voc.open_split,
 }
 

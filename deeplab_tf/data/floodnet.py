@@ -1,0 +1,85 @@
+"""FloodNet supervised v1.0: photos of a drone after a hurricane, 10 classes.
+
+Rahnemoonfar et al. 2021, FloodNet, arXiv:2012.02951. Photos are 4000x3000 and larger; masks
+`<name>_lab.png` store the class of each pixel, 0 (background) being a class of its own. The colour
+masks that the authors offer beside them are not read.
+"""
+
+import pathlib
+
+from deeplab_tf.data.dataset import FileDataset, identity_ids, pair_by_stem
+from deeplab_tf.data.labels import LabelSet
+
+LABEL_SET = LabelSet(
+    names=(
+        "background",
+        "building-flooded",
+        "building-non-flooded",
+        "road-flooded",
+        "road-non-flooded",
+        "water",
+        "tree",
+        "vehicle",
+        "pool",
+        "grass",
+    ),
+    colors=(
+        (0, 0, 0),
+        (255, 0, 0),
+        (180, 120, 120),
+        (160, 150, 20),
+        (140, 140, 140),
+        (61, 230, 250),
+        (0, 82, 255),
+        (255, 0, 245),
+        (255, 235, 0),
+        (4, 250, 7),
+    ),
+)
+ARCHIVE_FOLDER = "FloodNet-Supervised_v1.0"
+_PHOTO_ENDING = ".jpg"
+_MASK_ENDING = "_lab.png"
+
+
+def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
+    """Reads `<split>-org-img` with `<split>-label-img`, or both below a folder `<split>`.
+
+    Args:
+        data_dir: FloodNet-Supervised_v1.0, or the folder that holds it.
+        split: train, val or test.
+
+    Raises:
+        FileNotFoundError: a folder of the split does not exist.
+        ValueError: the split is empty, or a photo or mask stands alone.
+    """
+    below = _find_folder(data_dir, split)
+    photos = _find(data_dir, f"{below}{split}-org-img", _PHOTO_ENDING)
+    masks = _find(data_dir, f"{below}{split}-label-img", _MASK_ENDING)
+    samples = pair_by_stem(photos, masks, str(data_dir))
+    table = identity_ids(LABEL_SET.num_classes)
+    return FileDataset("floodnet", split, LABEL_SET, data_dir, samples, table)
+
+
+def _find_folder(data_dir: pathlib.Path, split: str) -> str:
+    """What stands before `<split>-org-img`: nothing, or folders that end with a slash."""
+    below = (f"{ARCHIVE_FOLDER}/{split}/", f"{ARCHIVE_FOLDER}/", f"{split}/", "")
+    for folder in below:
+        if (data_dir / f"{folder}{split}-org-img").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"{data_dir / f'{split}-org-img'}: no such folder, nor {split}/{split}-org-img; FloodNet "
+        "has train, val and test, check --data_dir and --split"
+    )
+
+
+def _find(data_dir: pathlib.Path, folder: str, ending: str) -> dict[str, str]:
+    """Path below data_dir of each name without its ending, which may be in capitals."""
+    if not (data_dir / folder).is_dir():
+        raise FileNotFoundError(
+            f"{data_dir / folder}: no such folder; masks belong beside the photos"
+        )
+    return {
+        path.name[: -len(ending)]: f"{folder}/{path.name}"
+        for path in (data_dir / folder).iterdir()
+        if path.name.lower().endswith(ending)
+    }
