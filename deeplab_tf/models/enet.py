@@ -7,8 +7,9 @@ Paszke et al. 2016, ENet, arXiv:1606.02147, table 1 and figure 2. What differs, 
   lack them;
 - PReLU becomes LeakyReLU with 0.25, PReLU's first value: 16-bit kernels lack PReLU;
 - where a bottleneck doubles its channels, zeros beside the shortcut become a 1x1 convolution;
-- in the initial block only the convolution has a batch norm, before the concatenation: one behind
-  it would stay an integer multiplication and addition of its own;
+- in the initial block the batch norms stand before the concatenation: one behind it would stay an
+  integer multiplication and addition of its own. The pooled image gets a factor a channel: without
+  an operator between, image, pool and concatenation would have to share one scale;
 - no spatial dropout: a run is a function of (seed, step);
 - the last transposed convolution becomes a 3x3 convolution at stride 2; the head resizes.
 """
@@ -82,6 +83,7 @@ def _initial(image, block: "_Block", strides: tuple[int, int]):
     filters = _INITIAL_CHANNELS - image.shape[-1]
     x = block.conv(image, filters, 3, "initial_conv", strides=strides)
     pooled = layers.MaxPooling2D(strides, padding="same", name="initial_pool")(image)
+    pooled = block.own_scale(pooled, "initial_pool_scale")
     return _activation(layers.Concatenate(name="initial_concat")([x, pooled]), "initial")
 
 
@@ -94,6 +96,11 @@ class _Block:
     def conv(self, x, filters: int, size, name: str, **settings):
         """Convolution without bias, and batch norm."""
         x = layers.Conv2D(filters, size, padding="same", use_bias=False, name=name, **settings)(x)
+        return self._batch_norm(x, f"{name}_bn")
+
+    def own_scale(self, x, name: str):
+        """A factor and an offset for each channel."""
+        x = layers.DepthwiseConv2D(1, use_bias=False, name=name)(x)
         return self._batch_norm(x, f"{name}_bn")
 
     def conv_act(self, x, filters: int, size, name: str, **settings):

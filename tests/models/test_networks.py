@@ -40,7 +40,8 @@ def test_enet_has_about_the_published_number_of_parameters():
         return convolutions + 2 * (2 * inner + 2 * after)
 
     section = 6 * bottleneck(32, 9) + 2 * (bottleneck(32, 10, 7))
-    expected = (3 * 9 * 13 + 2 * 13) + down(16, 64) + 4 * bottleneck(16, 9) + down(64, 128)
+    initial = (3 * 9 * 13 + 2 * 13) + (3 + 2 * 3)
+    expected = initial + down(16, 64) + 4 * bottleneck(16, 9) + down(64, 128)
     expected += 2 * section + up(128, 64) + 2 * bottleneck(16, 9) + up(64, 16) + bottleneck(4, 9)
     expected += 9 * 16 * 11 + 11
     assert learned(build_network(ModelConfig(11, network="enet"), 64, 96)) == expected

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 REFERENCE_COLOR = "0.45"
-_TEXT_AS_IT_IS = matplotlib.rc_context({"text.parse_math": False, "svg.fonttype": "none"})
+TEXT_AS_IT_IS = matplotlib.rc_context({"text.parse_math": False, "svg.fonttype": "none"})
 """A name with dollar signs is no formula; letters stay letters that a reader can search for."""
 _NUMBERED_CLASSES = 25
 """Confusion matrices of more classes carry no numbers: they would not be legible."""
@@ -26,7 +26,7 @@ def colors_of(models: list[dict], reference: str | None) -> dict[str, object]:
     return chosen | ({reference: REFERENCE_COLOR} if reference else {})
 
 
-@_TEXT_AS_IT_IS
+@TEXT_AS_IT_IS
 def trade_off(document: dict) -> str:
     """mIoU against latency and against size, with the interval of the change from float."""
     models = [model for model in document["models"] if model.get("miou") is not None]
@@ -44,7 +44,7 @@ def trade_off(document: dict) -> str:
     panels[0].set_ylabel("mIoU %")
     handles, labels = panels[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False)
-    return _svg(figure, "trade-off")
+    return svg_text(figure, "trade-off")
 
 
 def _scatter(axes, models, positions, document, colors) -> None:
@@ -70,7 +70,7 @@ def _scatter(axes, models, positions, document, colors) -> None:
     axes.grid(alpha=0.25)
 
 
-@_TEXT_AS_IT_IS
+@TEXT_AS_IT_IS
 def class_bars(document: dict) -> str:
     """IoU of each class, and its change from float with the interval."""
     models = [model for model in document["models"] if "iou" in model]
@@ -109,10 +109,10 @@ def class_bars(document: dict) -> str:
         axes.grid(axis="x", alpha=0.25)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
-    return _svg(figure, "class-bars")
+    return svg_text(figure, "class-bars")
 
 
-@_TEXT_AS_IT_IS
+@TEXT_AS_IT_IS
 def confusion(model: dict, names: list[str]) -> str:
     """Confusion matrix, each row divided by its sum: where a class's pixels went."""
     counts = np.array(model["confusion_matrix"], np.float64)
@@ -144,10 +144,10 @@ def confusion(model: dict, names: list[str]) -> str:
             size=8,
             color="white" if value > 0.55 else "black",
         )
-    return _svg(figure, f"confusion-{model['model']}")
+    return svg_text(figure, f"confusion-{model['model']}")
 
 
-def _svg(figure: Figure, salt: str) -> str:
+def svg_text(figure: Figure, salt: str) -> str:
     """Text of an <svg> element; `salt` keeps its ids apart from those of other plots."""
     stream = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
