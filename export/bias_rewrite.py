@@ -193,8 +193,7 @@ def _photos(plan: BiasCorrectionPlan, shape) -> tuple[np.ndarray, Calibration]:
             f"{dataset.channels} channels; choose another data set"
         )
     _, height, width, _ = shape
-    count = min(plan.calibration_images, len(dataset))
-    return calibrate(dataset, height, width, count, plan.calibration_seed)
+    return calibrate(dataset, height, width, plan.calibration_images, plan.calibration_seed)
 
 
 def _correct(

@@ -16,6 +16,7 @@ from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS, open_dataset
 
 FLAGS = flags.FLAGS
+_IMAGES = 32
 
 
 def _define_flags() -> None:
@@ -31,7 +32,9 @@ def _define_flags() -> None:
     flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
     flags.DEFINE_string("output", None, "The new .tflite file.", required=True)
     flags.DEFINE_string("calibration_split", "train", "List that photos are chosen from.")
-    flags.DEFINE_integer("calibration_images", 32, "How many, at least 2.")
+    flags.DEFINE_integer(
+        "calibration_images", None, f"At least 2; default: {_IMAGES}, or all where there are fewer."
+    )
     flags.DEFINE_integer("calibration_seed", 0, "Which.")
     flags.DEFINE_float("mean", None, "Of a float input, in pixel units.")
     flags.DEFINE_float("std", None, "Of a float input, in pixel units.")
@@ -48,7 +51,9 @@ def main() -> None:
         pathlib.Path(FLAGS.output),
         calibration,
         pathlib.Path(FLAGS.reference) if FLAGS.reference else None,
-        FLAGS.calibration_images,
+        min(_IMAGES, len(calibration))
+        if FLAGS.calibration_images is None
+        else FLAGS.calibration_images,
         FLAGS.calibration_seed,
         FLAGS.mean,
         FLAGS.std,
