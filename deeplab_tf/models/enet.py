@@ -2,7 +2,8 @@
 
 Paszke et al. 2016, ENet, arXiv:1606.02147, table 1 and figure 2. What differs, and why:
 
-- max-unpooling becomes a bilinear resize by 2: TFLite cannot carry the places of the maxima;
+- max-unpooling becomes a bilinear resize by 2: TFLite cannot carry the places of the maxima.
+  `build_enet_max_unpooling` keeps it, float only, to measure what that costs;
 - transposed convolutions become a bilinear resize by 2 and a 3x3 convolution: older accelerators
   lack them;
 - PReLU becomes LeakyReLU with 0.25, PReLU's first value: 16-bit kernels lack PReLU;
@@ -14,10 +15,13 @@ Paszke et al. 2016, ENet, arXiv:1606.02147, table 1 and figure 2. What differs, 
 - the last transposed convolution becomes a 3x3 convolution at stride 2; the head resizes.
 """
 
+import functools
+
 import tf_keras as keras
 
 from deeplab_tf.models.blocks import BatchNorm, resize_like
 from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.models.unpooling import MaxUnpooling
 
 layers = keras.layers
 
@@ -38,13 +42,16 @@ _SECTION = (
 """Bottlenecks 2.1 to 2.8 of the paper's table 1, and 3.1 to 3.8: kind, and rate or length."""
 
 
-def build_enet(config: ModelConfig, height: int, width: int) -> keras.Model:
+def build_enet(
+    config: ModelConfig, height: int, width: int, max_unpooling: bool = False
+) -> keras.Model:
     """Builds the network up to logits at stride 2.
 
     Args:
         config: of its fields, only num_classes, channels, keep_rows and batch_norm_momentum matter.
         height, width: input size; a multiple of the output stride, or one more. The network's own
             is 8.
+        max_unpooling: the paper's way up in the shortcuts; such a network is no integer file.
 
     Returns:
         image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
@@ -58,20 +65,23 @@ def build_enet(config: ModelConfig, height: int, width: int) -> keras.Model:
     block = _Block(BatchNorm(config.batch_norm_momentum, _EPSILON))
     image = keras.Input((height, width, config.channels), name="image")
     half = _initial(image, block, (1, 2) if config.keep_rows else (2, 2))
-    quarter = block.down(half, 64, "bottleneck1_0")
+    quarter, half_pool = block.down(half, 64, "bottleneck1_0")
     for index in range(1, 5):
         quarter = block.regular(quarter, f"bottleneck1_{index}")
-    x = block.down(quarter, 128, "bottleneck2_0")
+    x, quarter_pool = block.down(quarter, 128, "bottleneck2_0")
     for section in (2, 3):
         for index, (kind, size) in enumerate(_SECTION, 1):
             x = getattr(block, kind)(x, f"bottleneck{section}_{index}", size)
-    x = block.up(x, quarter, 64, "bottleneck4_0")
+    x = block.up(x, quarter_pool, 64, "bottleneck4_0", max_unpooling)
     for index in (1, 2):
         x = block.regular(x, f"bottleneck4_{index}")
-    x = block.up(x, half, 16, "bottleneck5_0")
+    x = block.up(x, half_pool, 16, "bottleneck5_0", max_unpooling)
     x = block.regular(x, "bottleneck5_1")
     logits = layers.Conv2D(config.num_classes, 3, padding="same", name="logits")(x)
     return keras.Model(image, logits, name="enet")
+
+
+build_enet_max_unpooling = functools.partial(build_enet, max_unpooling=True)
 
 
 def _activation(x, name: str):
@@ -128,19 +138,28 @@ class _Block:
         return self._end(x, y, name)
 
     def down(self, x, filters: int, name: str):
-        """Half the size: a 2x2 convolution of stride 2, a max pool beside it."""
+        """Half the size: a 2x2 convolution of stride 2, a max pool beside it.
+
+        Returns:
+            features, and (before, after) of the max pool.
+        """
         inner = x.shape[-1] // _REDUCTION
         y = self.conv_act(x, inner, 2, f"{name}_reduce", strides=2)
         y = self.conv_act(y, inner, 3, f"{name}_conv")
-        shortcut = layers.MaxPooling2D(2, padding="same", name=f"{name}_pool")(x)
-        return self._end(self.conv(shortcut, filters, 1, f"{name}_shortcut"), y, name)
+        pooled = layers.MaxPooling2D(2, padding="same", name=f"{name}_pool")(x)
+        y = self._end(self.conv(pooled, filters, 1, f"{name}_shortcut"), y, name)
+        return y, (x, pooled)
 
-    def up(self, x, reference, filters: int, name: str):
-        """The size of `reference`: a resize in the middle and in the shortcut."""
+    def up(self, x, pool: tuple, filters: int, name: str, max_unpooling: bool):
+        """Back before `pool`: a resize in the middle, a resize or an unpooling in the shortcut."""
+        before, pooled = pool
         inner = x.shape[-1] // _REDUCTION
         shortcut = self.conv(x, filters, 1, f"{name}_shortcut")
-        shortcut = resize_like(shortcut, reference, f"{name}_shortcut_resize")
+        if max_unpooling:
+            shortcut = MaxUnpooling(name=f"{name}_unpool")([shortcut, before, pooled])
+        else:
+            shortcut = resize_like(shortcut, before, f"{name}_shortcut_resize")
         y = self.conv_act(x, inner, 1, f"{name}_reduce")
-        y = resize_like(y, reference, f"{name}_resize")
+        y = resize_like(y, before, f"{name}_resize")
         y = self.conv_act(y, inner, 3, f"{name}_conv")
         return self._end(shortcut, y, name)

@@ -4,7 +4,7 @@ import tf_keras as keras
 
 from deeplab_tf.models.config import IMPORTED, ModelConfig
 from deeplab_tf.models.deeplab import build_deeplab
-from deeplab_tf.models.enet import build_enet
+from deeplab_tf.models.enet import build_enet, build_enet_max_unpooling
 from deeplab_tf.models.imported import build_imported
 from deeplab_tf.models.unet import build_unet
 
@@ -22,6 +22,7 @@ def _build_imported(config: ModelConfig, height: int, width: int) -> keras.Model
 NETWORKS = {
     "deeplab": build_deeplab,
     "enet": build_enet,
+    "enet_max_unpooling": build_enet_max_unpooling,
     "unet": build_unet,
     IMPORTED: _build_imported,
 }

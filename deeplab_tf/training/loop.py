@@ -252,7 +252,8 @@ class TrainingRun:
             return
         batches = self.calibration_batches()
         known = fill_ranges(model, source, arrays, batches, self._known_ranges)
-        logging.info("quantization-aware from here on; %d ranges of the imported file", known)
+        kept = f"; {known} ranges of the imported file" if known else ""
+        logging.info("quantization-aware from here on%s", kept)
 
     def _take_steps(self, stepper: Stepper, manager, phase: Phase, last_step: int) -> float:
         config = self.config

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from deeplab_tf.models.config import Aspp, ModelConfig, default_aspp
 from deeplab_tf.models.registry import build_network
+from deeplab_tf.models.unpooling import MaxUnpooling
 
 
 def learned(model):
@@ -53,6 +55,7 @@ def test_enet_has_about_the_published_number_of_parameters():
     ("network", "backbone", "expected"),
     [
         ("enet", "mobilenet_v2", 2),
+        ("enet_max_unpooling", "mobilenet_v2", 2),
         ("unet", "mobilenet_v2", 2),
         ("unet", "vgg11_bn", 1),
         ("deeplab", "resnet18", 4),
@@ -73,6 +76,25 @@ def test_unet_needs_its_decoder():
     config = ModelConfig(7, network="unet", decoder=False)
     with pytest.raises(ValueError, match="unet is nothing without its decoder"):
         build_network(config, 64, 96)
+
+
+def test_max_unpooling_puts_values_where_the_maxima_were():
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(2, 6, 8, 3)).astype(np.float32)
+    features = rng.normal(size=(2, 3, 4, 3)).astype(np.float32)
+    pooled, places = tf.nn.max_pool_with_argmax(before, 2, 2, "SAME", include_batch_in_index=True)
+    expected = np.zeros(before.size, np.float32)
+    expected[places.numpy().ravel()] = features.ravel()
+    found = MaxUnpooling()([features, before, pooled]).numpy()
+    np.testing.assert_array_equal(found, expected.reshape(before.shape))
+
+
+def test_max_unpooling_learns_nothing_more():
+    resized, unpooled = (
+        build_network(ModelConfig(11, network=name), 64, 96)
+        for name in ("enet", "enet_max_unpooling")
+    )
+    assert learned(resized) == learned(unpooled)
 
 
 def test_enet_needs_room_beside_the_channels():
