@@ -2,11 +2,15 @@
 
 import pathlib
 
+import numpy as np
+
 from deeplab_tf.data.preprocessing import Preprocessing
 from export.variants import RULES, FileSpec, Variant
 from tflite_tools.graph import Graph, read_graph
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_WITH_BIAS = {**dict.fromkeys((*_CONVOLUTIONS, "FULLY_CONNECTED"), 2), "TRANSPOSE_CONV": 3}
+"""Operators with a bias, and which input it is."""
 _INPUT_SCALE_TOLERANCE = 1e-6
 """Relative; scales are stored as float32, with 6e-8 relative rounding."""
 
@@ -30,6 +34,7 @@ def check_file(
     if RULES[spec.variant].integer_only:
         faults += _float_tensors(graph)
         faults += _per_tensor_depthwise(graph) if per_channel else []
+        faults += _clipped_biases(graph)
     if spec.variant in (Variant.INT8, Variant.QAT_INT8):
         faults += _input_scale(graph, preprocessing)
     return faults
@@ -87,6 +92,26 @@ def _per_tensor_depthwise(graph: Graph) -> list[str]:
             faults.append(
                 f"operator {operator.position} (DEPTHWISE_CONV_2D) has one weight scale for "
                 f"{channels} channels; train with this project's scheme, or convert per channel"
+            )
+    return faults
+
+
+def _clipped_biases(graph: Graph) -> list[str]:
+    """int32 biases at the end of their range."""
+    faults = []
+    for operator in graph.operators:
+        place = _WITH_BIAS.get(operator.kind, len(operator.inputs))
+        if len(operator.inputs) <= place or operator.inputs[place] < 0:
+            continue
+        bias = graph.tensors[operator.inputs[place]].data
+        if bias is None or bias.dtype != np.int32:
+            continue
+        clipped = np.flatnonzero(np.abs(bias.astype(np.int64)) >= np.iinfo(np.int32).max)
+        if clipped.size:
+            faults.append(
+                f"operator {operator.position} ({operator.kind}): {clipped.size} of {bias.size} "
+                f"biases do not fit 32 bits (first: channel {clipped[0]}), because the scale of "
+                "its input or of these weights is near zero; look for a dead tensor before it"
             )
     return faults
 

@@ -18,7 +18,7 @@ from deeplab_tf.quantization.apply import (
     is_quantizer_variable,
     quantize_aware,
 )
-from deeplab_tf.quantization.ranges import fit_weight_ranges
+from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 from deeplab_tf.training.config import read_config
 from deeplab_tf.training.initialization import load_named
 from deeplab_tf.training.run_folder import Phase, RunFolder

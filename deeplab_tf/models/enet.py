@@ -6,7 +6,8 @@ Paszke et al. 2016, ENet, arXiv:1606.02147, table 1 and figure 2. What differs, 
   `build_enet_max_unpooling` keeps it, float only, to measure what that costs;
 - transposed convolutions become a bilinear resize by 2 and a 3x3 convolution: older accelerators
   lack them;
-- PReLU becomes LeakyReLU with 0.25, PReLU's first value: 16-bit kernels lack PReLU;
+- PReLU becomes LeakyReLU with 0.25, PReLU's first value: 16-bit kernels lack PReLU. On the way up
+  it is ReLU, as in the authors' code (e-lab/ENet-training);
 - where a bottleneck doubles its channels, zeros beside the shortcut become a 1x1 convolution;
 - in the initial block the batch norms stand before the concatenation: one behind it would stay an
   integer multiplication and addition of its own. The pooled image gets a factor a channel: without
@@ -62,7 +63,8 @@ def build_enet(
     config.check_size(height, width)
     if config.channels >= _INITIAL_CHANNELS:
         raise ValueError(f"enet takes at most 15 channels; got {config.channels}")
-    block = _Block(BatchNorm(config.batch_norm_momentum, _EPSILON))
+    batch_norm = BatchNorm(config.batch_norm_momentum, _EPSILON)
+    block = _Block(batch_norm, functools.partial(layers.LeakyReLU, _SLOPE))
     image = keras.Input((height, width, config.channels), name="image")
     half = _initial(image, block, (1, 2) if config.keep_rows else (2, 2))
     quarter, half_pool = block.down(half, 64, "bottleneck1_0")
@@ -72,6 +74,7 @@ def build_enet(
     for section in (2, 3):
         for index, (kind, size) in enumerate(_SECTION, 1):
             x = getattr(block, kind)(x, f"bottleneck{section}_{index}", size)
+    block = _Block(batch_norm, layers.ReLU)
     x = block.up(x, quarter_pool, 64, "bottleneck4_0", max_unpooling)
     for index in (1, 2):
         x = block.regular(x, f"bottleneck4_{index}")
@@ -84,24 +87,25 @@ def build_enet(
 build_enet_max_unpooling = functools.partial(build_enet, max_unpooling=True)
 
 
-def _activation(x, name: str):
-    return layers.LeakyReLU(_SLOPE, name=name)(x)
-
-
 def _initial(image, block: "_Block", strides: tuple[int, int]):
     """A strided convolution beside a max pool of the image: 16 channels."""
     filters = _INITIAL_CHANNELS - image.shape[-1]
     x = block.conv(image, filters, 3, "initial_conv", strides=strides)
     pooled = layers.MaxPooling2D(strides, padding="same", name="initial_pool")(image)
     pooled = block.own_scale(pooled, "initial_pool_scale")
-    return _activation(layers.Concatenate(name="initial_concat")([x, pooled]), "initial")
+    return block.activation(name="initial")(layers.Concatenate(name="initial_concat")([x, pooled]))
 
 
 class _Block:
-    """The bottlenecks: 1x1 down to a quarter, a convolution, 1x1 up, and a shortcut."""
+    """The bottlenecks: 1x1 to a quarter of the output, a convolution, 1x1 up, and a shortcut.
 
-    def __init__(self, batch_norm: BatchNorm):
-        self._batch_norm = batch_norm
+    Args:
+        batch_norm: settings.
+        activation: takes a name, gives a layer.
+    """
+
+    def __init__(self, batch_norm: BatchNorm, activation):
+        self._batch_norm, self.activation = batch_norm, activation
 
     def conv(self, x, filters: int, size, name: str, **settings):
         """Convolution without bias, and batch norm."""
@@ -114,11 +118,11 @@ class _Block:
         return self._batch_norm(x, f"{name}_bn")
 
     def conv_act(self, x, filters: int, size, name: str, **settings):
-        return _activation(self.conv(x, filters, size, name, **settings), f"{name}_act")
+        return self.activation(name=f"{name}_act")(self.conv(x, filters, size, name, **settings))
 
     def _end(self, shortcut, x, name: str):
         x = self.conv(x, shortcut.shape[-1], 1, f"{name}_expand")
-        return _activation(layers.Add(name=f"{name}_add")([shortcut, x]), name)
+        return self.activation(name=name)(layers.Add(name=f"{name}_add")([shortcut, x]))
 
     def regular(self, x, name: str, rate: int = 1):
         """A 3x3 convolution in the middle, atrous where `rate` is above 1."""
@@ -133,7 +137,9 @@ class _Block:
         """`length` x 1 and 1 x `length` in the middle."""
         inner = x.shape[-1] // _REDUCTION
         y = self.conv_act(x, inner, 1, f"{name}_reduce")
-        y = self.conv(y, inner, (length, 1), f"{name}_column")
+        y = layers.Conv2D(
+            inner, (length, 1), padding="same", use_bias=False, name=f"{name}_column"
+        )(y)
         y = self.conv_act(y, inner, (1, length), f"{name}_row")
         return self._end(x, y, name)
 
@@ -143,7 +149,7 @@ class _Block:
         Returns:
             features, and (before, after) of the max pool.
         """
-        inner = x.shape[-1] // _REDUCTION
+        inner = filters // _REDUCTION
         y = self.conv_act(x, inner, 2, f"{name}_reduce", strides=2)
         y = self.conv_act(y, inner, 3, f"{name}_conv")
         pooled = layers.MaxPooling2D(2, padding="same", name=f"{name}_pool")(x)
@@ -153,7 +159,7 @@ class _Block:
     def up(self, x, pool: tuple, filters: int, name: str, max_unpooling: bool):
         """Back before `pool`: a resize in the middle, a resize or an unpooling in the shortcut."""
         before, pooled = pool
-        inner = x.shape[-1] // _REDUCTION
+        inner = filters // _REDUCTION
         shortcut = self.conv(x, filters, 1, f"{name}_shortcut")
         if max_unpooling:
             shortcut = MaxUnpooling(name=f"{name}_unpool")([shortcut, before, pooled])

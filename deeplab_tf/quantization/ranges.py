@@ -1,4 +1,4 @@
-"""Ranges of the fake-quantizers from weights and from calibration, never from a default.
+"""Ranges of the fake-quantizers from calibration, never from a default.
 
 tfmot starts every range at +-6 with a decay of 0.999: 1000 to 3000 steps until it is forgotten
 (tfmot issue 368).
@@ -9,24 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.quantization.apply import load_float_weights, short_name, wrapped_layers
-from deeplab_tf.quantization.quantizers import KERNEL_QUANTIZERS
-
-
-def fit_weight_ranges(model: keras.Model) -> None:
-    """Sets each weight's range to what its kernel now holds, symmetric.
-
-    tfmot stores the ranges of the step before the last update; a file converted from those
-    would clip the last update away. Quantizers of tfmot's default scheme are left alone.
-    """
-    for wrapper in wrapped_layers(model).values():
-        for kernel, quantizer, variables in getattr(wrapper, "_weight_vars", []):
-            if not isinstance(quantizer, KERNEL_QUANTIZERS):
-                continue
-            channels_last = quantizer.channels_last(kernel)
-            axes = [0, 1, 2] if quantizer.per_axis else None
-            largest = tf.reduce_max(tf.abs(channels_last), axis=axes)
-            variables["min_var"].assign(-largest)
-            variables["max_var"].assign(largest)
+from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 
 
 def observe_ranges(model: keras.Model, names: list[str], batches) -> dict[str, tuple]:
@@ -93,7 +76,6 @@ def fill_ranges(
     for layer in source.layers:
         layer.set_weights([arrays[f"{layer.name}/{short_name(v)}"] for v in layer.weights])
     load_float_weights(model, arrays)
-    fit_weight_ranges(model)
     watched = {
         name: wrapper
         for name, wrapper in wrapped_layers(model).items()
@@ -107,4 +89,5 @@ def fill_ranges(
         for variable in wrapper.weights:
             if short_name(variable) in ("output_min", "output_max"):
                 variable.assign(ranges[name][short_name(variable) == "output_max"])
+    fit_weight_ranges(model)
     return count

@@ -23,7 +23,8 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.apply import QatScheme, load_float_weights, quantize_aware
-from deeplab_tf.quantization.ranges import fill_ranges, fit_weight_ranges, learned_ranges
+from deeplab_tf.quantization.ranges import fill_ranges, learned_ranges
+from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 from deeplab_tf.training import losses
 from deeplab_tf.training.config import NEVER, TrainingConfig
 from deeplab_tf.training.initialization import named_arrays

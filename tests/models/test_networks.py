@@ -25,29 +25,39 @@ def test_classic_unet_has_the_published_number_of_parameters():
 
 
 def test_enet_has_about_the_published_number_of_parameters():
-    # 0.37 M (Paszke et al. 2016, table 3). By hand: a bottleneck of n channels inside and 4n
-    # outside has 4n*n + n*n*k + n*4n weights and 2 (n + n + 4n) of batch norms, k the kernel's
-    # places.
-    def bottleneck(inner, places, norms=6):
-        return inner * inner * (8 + places) + 2 * inner * norms
+    # 0.37 M (Paszke et al. 2016, table 3). By hand, after the authors' code (e-lab/ENet-training):
+    # a bottleneck to `after` channels has after / 4 inside; batch norms behind all convolutions
+    # but the first of an asymmetric pair.
+    def inside(before, after, first, places, norms):
+        inner = after // 4
+        weights = before * inner * first + inner * inner * places + inner * after
+        return weights + 2 * (norms * inner + after)
+
+    def bottleneck(channels, places):
+        return inside(channels, channels, 1, places, 2)
+
+    def shortcut(before, after):
+        return before * after + 2 * after
 
     def down(before, after):
-        inner = before // 4
-        convolutions = before * inner * 4 + inner * inner * 9 + inner * after + before * after
-        return convolutions + 2 * (2 * inner + 2 * after)
+        return inside(before, after, 4, 9, 2) + shortcut(before, after)
 
     def up(before, after):
-        inner = before // 4
-        convolutions = before * inner + inner * inner * 9 + inner * after + before * after
-        return convolutions + 2 * (2 * inner + 2 * after)
+        return inside(before, after, 1, 9, 2) + shortcut(before, after)
 
-    section = 6 * bottleneck(32, 9) + 2 * (bottleneck(32, 10, 7))
+    section = 6 * bottleneck(128, 9) + 2 * bottleneck(128, 10)
     initial = (3 * 9 * 13 + 2 * 13) + (3 + 2 * 3)
-    expected = initial + down(16, 64) + 4 * bottleneck(16, 9) + down(64, 128)
-    expected += 2 * section + up(128, 64) + 2 * bottleneck(16, 9) + up(64, 16) + bottleneck(4, 9)
+    expected = initial + down(16, 64) + 4 * bottleneck(64, 9) + down(64, 128)
+    expected += 2 * section + up(128, 64) + 2 * bottleneck(64, 9) + up(64, 16) + bottleneck(16, 9)
     expected += 9 * 16 * 11 + 11
-    assert learned(build_network(ModelConfig(11, network="enet"), 64, 96)) == expected
-    assert expected == pytest.approx(370_000, rel=0.02)
+    model = build_network(ModelConfig(11, network="enet"), 64, 96)
+    assert learned(model) == expected
+    assert expected == pytest.approx(370_000, rel=0.03)
+    widths = {
+        name: model.get_layer(f"bottleneck{name}_conv").output.shape[-1]
+        for name in ("1_0", "2_0", "4_0", "5_0")
+    }
+    assert widths == {"1_0": 16, "2_0": 32, "4_0": 16, "5_0": 4}
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97)])

@@ -12,7 +12,8 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.apply import QatScheme, quantize_aware, wrapped_layers
-from deeplab_tf.quantization.ranges import fit_weight_ranges, learned_ranges
+from deeplab_tf.quantization.ranges import learned_ranges
+from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 from deeplab_tf.training.config import TrainingConfig
 from deeplab_tf.training.loop import TrainingRun
 from deeplab_tf.training.run_folder import Phase, RunFolder
