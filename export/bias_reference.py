@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -58,10 +59,7 @@ def read_reference(
         return _Reference(name, network.description, network.arrays, preprocessing)
     name = path.resolve().name
     if path.is_dir():
-        model = RunSource(RunFolder(path)).model(Phase.FLOAT, *shape[:2])
-        folded = fold_batch_norms(*describe(model))
-        trained = read_config(path).preprocessing
-        reference = _Reference(f"run {name}", folded.description, folded.arrays, trained)
+        reference = nearest_of_run(path, network)
     else:
         graph = read_graph(path)
         found = import_graph(graph, known_end(graph))
@@ -82,6 +80,36 @@ def read_reference(
         if not np.isfinite(value).all():
             raise ValueError(f"reference {path}: {key} holds NaN or infinity; give sound weights")
     return reference
+
+
+def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
+    """The float network of a run that the file was made of: its weights say which."""
+    twins = RunSource(RunFolder(path)).float_twins(*network.description.input_shape[:2])
+    preprocessing = read_config(path).preprocessing
+    references = []
+    for phase, model in twins.items():
+        folded = fold_batch_norms(*describe(model))
+        inside = " (trained quantization-aware)" if phase is Phase.QUANTIZED else ""
+        name = f"run {path.resolve().name}{inside}"
+        references.append(_Reference(name, folded.description, folded.arrays, preprocessing))
+    return min(references, key=lambda reference: _distance(network, reference))
+
+
+def _distance(network: ImportedNetwork, reference: _Reference) -> float:
+    """Sum over the file's kernels of their difference from the reference's nearest one."""
+    kernels = [
+        (node.kind, reference.arrays[kernel_key(node)])
+        for node in reference.description.nodes
+        if node.kind in WITH_KERNEL
+    ]
+    total = 0.0
+    for node in network.description.nodes:
+        if node.kind in WITH_KERNEL:
+            own = network.arrays[kernel_key(node)]
+            total += min(
+                (_difference(own, k) for kind, k in kernels if kind == node.kind), default=0
+            )
+    return total
 
 
 def pair_layers(

@@ -6,6 +6,7 @@ bootstrap interval over images.
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -18,12 +19,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from absl import logging
 
+import deeplab_tf.models
+import deeplab_tf.quantization
+import export
 from deeplab_tf import atomic_file
 from deeplab_tf.data import confusion
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.quantization.equalization import Relu6
 from deeplab_tf.quantization.post_training import BiasMethod, PostTraining
 from deeplab_tf.quantization.range_choice import RangeMethod
+from deeplab_tf.training.run_folder import Phase
+from export.calibration import choose_samples
 from export.pipeline import ExportPlan, export_files
 from export.source import Source
 from export.variants import FileSpec, Head, IoDtype, Variant
@@ -134,7 +140,7 @@ class Row:
         result: scores, or None where no file came out.
         difference: of mIoU from float, or None for float itself.
         snr_db: of the logits against float's, or None likewise.
-        minutes: that making the file took.
+        minutes: that making the file took; the steps of its quantization-aware phase included.
         failure: cause, or "".
     """
 
@@ -156,6 +162,7 @@ def climb(ladder: Ladder) -> list[Row]:
     failures: dict[str, str] = {}
     for rung in ladder.rungs:
         path, minutes[rung.name], failures[rung.name] = _make(ladder, rung)
+        minutes[rung.name] += _training_minutes(ladder, rung)
         if path is not None:
             made[rung.name] = path
         logging.info("%s: %.1f minutes", rung.name, minutes[rung.name])
@@ -188,6 +195,12 @@ def climb(ladder: Ladder) -> list[Row]:
             )
         )
     return rows
+
+
+def _training_minutes(ladder: Ladder, rung: Rung) -> float:
+    if rung.variant is not Variant.QAT_INT8 or rung.steps:
+        return 0.0
+    return (rung.source or ladder.source).training_minutes(Phase.QUANTIZED) or 0.0
 
 
 def _make(ladder: Ladder, rung: Rung) -> tuple[pathlib.Path | None, float, str]:
@@ -233,12 +246,26 @@ def _recipe(ladder: Ladder, rung: Rung, source: Source) -> dict:
         "calibration": [dataset.name, dataset.split, plan.calibration_images, plan.calibration_seed]
         if dataset
         else None,
-        "list": [len(dataset), dataset.sample_name(0), sha256_of(dataset.image(0).tobytes())]
+        "photos": [
+            [dataset.sample_name(index), sha256_of(dataset.image(index).tobytes())]
+            for index in choose_samples(dataset, plan.calibration_images, plan.calibration_seed)
+        ]
         if dataset
         else None,
         "versions": versions(),
+        "code": _code(),
     }
     return json.loads(json.dumps(recipe))
+
+
+@functools.cache
+def _code() -> str:
+    """sha256 of the sources that decide what a file holds."""
+    packages = (deeplab_tf.models, deeplab_tf.quantization, export)
+    paths = [
+        path for package in packages for path in pathlib.Path(package.__path__[0]).glob("*.py")
+    ]
+    return sha256_of(b"".join(path.read_bytes() for path in sorted(paths)))
 
 
 def _io(variant: Variant):
@@ -349,11 +376,14 @@ def _csv(documents: list[dict]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream)
     columns = ("name", "miou", "snr_db", "size_bytes", "latency_ms", "minutes", "images", "failure")
-    writer.writerow([*columns, "difference", "low", "high"])
+    ends = ("difference", "low", "high")
+    changed = list(dict.fromkeys(c for values in documents for c in values.get("iou_change", ())))
+    writer.writerow([*columns, *ends, *(f"change {name}" for name in changed)])
     for values in documents:
-        change = values.get("difference") or {}
-        ends = [change.get(key, "") for key in ("difference", "low", "high")]
-        writer.writerow([*(values.get(column, "") for column in columns), *ends])
+        difference, changes = values.get("difference") or {}, values.get("iou_change", {})
+        row = [values.get(column, "") for column in columns]
+        row += [difference.get(key, "") for key in ends]
+        writer.writerow(row + [changes.get(name, "") for name in changed])
     return stream.getvalue()
 
 

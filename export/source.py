@@ -8,6 +8,7 @@ import pathlib
 import zipfile
 
 import h5py
+import numpy as np
 import tf_keras as keras
 
 from deeplab_tf.models.registry import build_network
@@ -25,6 +26,7 @@ from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.weights_file import read_weights
 from export import freeze
 from export.variants import Head
+from tflite_tools.study_report.curves import read_training_minutes
 
 UNSAFE_LAYERS = ("Lambda", "TFOpLambda", "SlicingOpLambda")
 
@@ -51,6 +53,11 @@ class Source(abc.ABC):
     @abc.abstractmethod
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
         """Concrete function float32 [1, height, width, channels] -> one output."""
+
+    def training_minutes(self, phase: Phase) -> float | None:
+        """That the steps of a phase took; None where that is not on record."""
+        del phase
+        return None
 
     @property
     def logits_alignment(self) -> Alignment:
@@ -93,6 +100,9 @@ class RunSource(Source):
         content += [self._weights(p).read_bytes() for p in Phase if self._weights(p).is_file()]
         return hashlib.sha256(b"".join(content)).hexdigest()
 
+    def training_minutes(self, phase: Phase) -> float | None:
+        return read_training_minutes(self.folder.path, phase.value)
+
     def _weights(self, phase: Phase) -> pathlib.Path:
         return (self.folder.best_weights if self.best else self.folder.weights)(phase)
 
@@ -113,19 +123,35 @@ class RunSource(Source):
         elif stored.is_file() and self._config.quantize_delay_step != 0:
             arrays = read_weights(stored)
         else:
-            arrays = {
-                name.removeprefix(WRAPPER_PREFIX): value
-                for name, value in read_weights(self._weights(Phase.QUANTIZED)).items()
-                if not is_quantizer_variable(name.rpartition("/")[2])
-            }
+            arrays = self._arrays_inside_quantized()
+        self._load(model, arrays)
+        if phase is Phase.QUANTIZED:
+            fit_weight_ranges(model)
+        return model
+
+    def float_twins(self, height: int, width: int) -> dict[Phase, keras.Model]:
+        """The float networks that files of this run were made of: of the float phase, and, where
+        there is one, the network inside the quantization-aware one."""
+        twins = {Phase.FLOAT: self.model(Phase.FLOAT, height, width)}
+        if self._weights(Phase.QUANTIZED).is_file():
+            inside = build_network(self._config.model, height, width)
+            self._load(inside, self._arrays_inside_quantized())
+            twins[Phase.QUANTIZED] = inside
+        return twins
+
+    def _arrays_inside_quantized(self) -> dict[str, np.ndarray]:
+        return {
+            name.removeprefix(WRAPPER_PREFIX): value
+            for name, value in read_weights(self._weights(Phase.QUANTIZED)).items()
+            if not is_quantizer_variable(name.rpartition("/")[2])
+        }
+
+    def _load(self, model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
         report = load_named(model, arrays)
         if report.missing or report.mismatched:
             raise ValueError(
                 f"{self.folder.path}: weights do not fit the network ({report.lines()[1]})"
             )
-        if phase is Phase.QUANTIZED:
-            fit_weight_ranges(model)
-        return model
 
     @property
     def logits_alignment(self) -> Alignment:
@@ -156,6 +182,11 @@ class KerasFileSource(Source):
                 f"{self.path}: takes {shapes[0]} and gives {shapes[1]}; a segmentation network "
                 "takes one [batch, height, width, channels] and gives one of the same rank"
             )
+        for weight in self._model.weights:
+            if not np.isfinite(weight.numpy()).all():
+                raise ValueError(
+                    f"{self.path}: {weight.name} holds NaN or infinity; the training diverged"
+                )
 
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
         return freeze.freeze_model(self._resized(height, width), head)

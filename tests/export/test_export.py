@@ -402,6 +402,17 @@ def test_keras_file_with_code_inside_is_refused_unread(tmp_path, suffix):
         source.KerasFileSource(tmp_path / f"m{suffix}")
 
 
+def test_keras_file_with_nan_weights_is_refused(tmp_path):
+    image = keras.Input((8, 8, 3))
+    model = keras.Model(image, keras.layers.Conv2D(4, 1, name="head")(image))
+    kernel, bias = model.get_weights()
+    kernel[0, 0, 1, 2] = np.nan
+    model.set_weights([kernel, bias])
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match="head/kernel:0 holds NaN or infinity"):
+        source.KerasFileSource(tmp_path / "m.keras")
+
+
 def test_saved_model_and_frozen_graph_come_out_as_files(exported, tmp_path):
     flags = ("--variants=float32", f"--output_dir={tmp_path}/a", "--size=96,128")
     labels = tmp_path / "labels.txt"

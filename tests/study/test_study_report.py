@@ -10,6 +10,10 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from deeplab_tf.data import confusion
 from deeplab_tf.data.registry import open_dataset
@@ -21,7 +25,12 @@ from tflite_tools.latency import LatencyMs
 from tflite_tools.study_report import timing
 from tflite_tools.study_report.charts import front
 from tflite_tools.study_report.collect import StudyScope, collect_study
-from tflite_tools.study_report.curves import count_parameters, read_losses, read_validations
+from tflite_tools.study_report.curves import (
+    count_parameters,
+    read_losses,
+    read_training_minutes,
+    read_validations,
+)
 from tflite_tools.study_report.matrices import read_matrices, write_matrices
 from tflite_tools.study_report.page import plain, render, study_csv, study_table
 from tflite_tools.study_report.timing import TimingOptions, time_files
@@ -229,6 +238,21 @@ def test_losses_of_a_run_that_went_on_count_once(tmp_path):
     losses = read_losses(tmp_path)
     assert losses == {"float": [(50, 0.5), (100, 2.0), (150, 2.5)]}
     assert read_losses(tmp_path / "none") == {}
+
+
+def test_minutes_of_a_run_leave_out_its_pause_and_what_it_repeats(tmp_path):
+    events = tmp_path / "events" / "quantized"
+    for start, steps in ((1000, (50, 100, 150)), (9000, (150, 200))):  # stopped, again from 100
+        writer = EventFileWriter(str(events), filename_suffix=f".{start}")
+        for index, step in enumerate(steps):
+            tensor = TensorProto.FromString(tf.make_tensor_proto(1.0).SerializeToString())
+            value = Summary.Value(tag="loss", tensor=tensor)
+            event = Event(wall_time=start + 30 * index, step=step, summary=Summary(value=[value]))
+            writer.add_event(event)
+        writer.close()
+    # 200 steps of 30 s / 50.
+    assert read_training_minutes(tmp_path, "quantized") == pytest.approx(2.0)
+    assert read_training_minutes(tmp_path, "float") is None
 
 
 def test_validations_skip_parity_and_a_line_that_was_cut(tmp_path):

@@ -10,8 +10,10 @@ import tf_keras as keras
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.describe import describe
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.apply import QatScheme, quantize_aware, wrapped_layers
+from deeplab_tf.quantization.folding import fold_batch_norms
 from deeplab_tf.quantization.ranges import learned_ranges
 from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 from deeplab_tf.training.config import TrainingConfig
@@ -22,9 +24,11 @@ from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
 from deeplab_tf.training.weights_file import read_weights
 from export import parity
+from export.bias_reference import nearest_of_run
 from export.parity import measure_parity
 from export.source import RunSource
 from tests.zoo import pixels, trained_quantized_model
+from tflite_tools.to_keras.importer import ImportedNetwork
 
 TINY = ModelConfig(
     num_classes=7, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=16, decoder_channels=16
@@ -129,6 +133,15 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
         for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
     }
     assert {"parity/argmax_agreement", "range_max/Conv1_relu", "largest_range_change"} <= tags
+    # The biases of a file of either phase are compared with the float network that it is made of.
+    for phase, model in RunSource(RunFolder(tmp_path / "plain")).float_twins(32, 48).items():
+        folded = fold_batch_norms(*describe(model))
+        network = ImportedNetwork(folded.description, folded.arrays, {}, None, (), {})
+        reference = nearest_of_run(tmp_path / "plain", network)
+        assert ("quantization-aware" in reference.name) == (phase is Phase.QUANTIZED)
+        np.testing.assert_array_equal(
+            reference.arrays["Conv1/kernel"], folded.arrays["Conv1/kernel"]
+        )
 
 
 def test_stock_run_exports_with_its_faults_told(tmp_path):
