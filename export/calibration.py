@@ -1,13 +1,12 @@
 """Calibration images: chosen to cover the classes, placed by the one contract."""
 
 import dataclasses
-import hashlib
 
 import numpy as np
-from absl import logging
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import place
+from deeplab_tf.quantization.calibration_photos import warn_of_poor_sets
 
 MAX_CANDIDATES = 1000
 """Labels looked at when images are chosen; of a larger list, this many by seed."""
@@ -91,21 +90,6 @@ def disjoint_samples(
     return [part.tolist() for part in np.split(dealt, np.cumsum(counts)[:-1])]
 
 
-def _warn_of_poor_sets(images: np.ndarray) -> None:
-    """One image, or the same image several times, calibrates less than it seems to."""
-    different = len({hashlib.sha256(image.tobytes()).digest() for image in images})
-    if different == 1:
-        logging.warning(
-            "ranges come from one image%s: what other photos hold is clipped; give 32 or more",
-            "" if len(images) == 1 else f" repeated {len(images)} times",
-        )
-    elif different < len(images):
-        logging.warning(
-            "%d of %d calibration images are repeats; they add nothing",
-            *(len(images) - different, len(images)),
-        )
-
-
 def calibrate(
     dataset: SegmentationDataset,
     height: int,
@@ -123,7 +107,7 @@ def calibrate(
     """
     chosen = choose_samples(dataset, count, seed)
     images = np.stack([place(dataset.image(index), height, width)[0] for index in chosen])
-    _warn_of_poor_sets(images)
+    warn_of_poor_sets(images)
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     seen = np.zeros(256, bool)
     for index in chosen:

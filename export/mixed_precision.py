@@ -14,10 +14,11 @@ import enum
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from deeplab_tf.models.imported import Node
+from deeplab_tf.models.imported import CONVOLUTIONS, Node
 from deeplab_tf.quantization.apply import WRAPPER_PREFIX
 from deeplab_tf.quantization.kernels import bias_key, kernel_key
 from deeplab_tf.quantization.post_training import PostTrained
+from deeplab_tf.quantization.sensitivity import find_units, units_named
 from export.shrink import pack
 
 _INT16_KERNELS = (
@@ -31,9 +32,10 @@ _INT16_KERNELS = (
 _FLOAT_KERNELS = (
     *_INT16_KERNELS,
     *("SUB", "MUL", "MINIMUM", "MAXIMUM", "RELU", "RELU6", "AVERAGE_POOL_2D", "MAX_POOL_2D"),
-    *("SOFTMAX", "LOGISTIC", "HARD_SWISH", "LEAKY_RELU", "PRELU"),
+    *("SOFTMAX", "LOGISTIC", "HARD_SWISH", "LEAKY_RELU", "PRELU", "TRANSPOSE_CONV"),
 )
-_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_CONVOLUTIONS = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2), "TRANSPOSE_CONV": (1, 3)}
+"""Which of an operator's inputs are its kernel and its bias."""
 _ONE_SCALE = ("CONCATENATION", "RESIZE_BILINEAR")
 """Their integer kernels want one scale for inputs and output."""
 _LARGEST_INT16 = 32767
@@ -88,31 +90,41 @@ def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
 def raise_layers(
     content: bytes, done: PostTrained, keep_float: tuple[str, ...], int16: tuple[str, ...]
 ) -> bytes:
-    """`raise_precision` by Keras layer names, float weights from the network the file is made of.
+    """`raise_precision` by layer names, float weights from the network the file is made of.
+
+    Args:
+        content: the int8 `.tflite`.
+        done: the network.
+        keep_float, int16: names of units or of their nodes (`sensitivity.units_named`).
 
     Raises:
         ValueError: a layer that is not an operator of its own, or has no such kernel.
     """
-    positions = find_layers(content, [*keep_float, *int16])
-    wanted = {positions[name]: Precision.FLOAT32 for name in keep_float}
-    wanted |= {positions[name]: Precision.INT16X8 for name in int16}
-    nodes = {node.name: node for node in done.description.nodes}
+    units = find_units(done.description, done.arrays)
+    floats, wide = (
+        [unit.layers[0] for unit in units_named(units, names)] for names in (keep_float, int16)
+    )
+    positions = find_layers(content, [*floats, *wide])
+    wanted = {positions[name]: Precision.FLOAT32 for name in floats}
+    wanted |= {positions[name]: Precision.INT16X8 for name in wide}
     weights = {
-        positions[name]: (
-            _file_layout(nodes[name], done.arrays[kernel_key(nodes[name])]),
-            done.arrays.get(bias_key(nodes[name])),
+        positions[node.name]: (
+            _file_layout(node, done.arrays[kernel_key(node)]),
+            done.arrays.get(bias_key(node)),
         )
-        for name in keep_float
-        if nodes[name].kind in ("conv2d", "depthwise_conv2d")
+        for node in done.description.nodes
+        if node.name in floats and node.kind in CONVOLUTIONS
     }
     return raise_precision(content, wanted, weights)
 
 
 def _file_layout(node: Node, kernel: np.ndarray) -> np.ndarray:
-    """[h, w, in, out] -> [out, h, w, in]; depthwise [h, w, in, m] -> [1, h, w, in * m]."""
+    """[h, w, in, out], transposed [h, w, out, in] -> [out, h, w, in]; depthwise [h, w, in, m] ->
+    [1, h, w, in * m]."""
     if node.kind == "depthwise_conv2d":
         return kernel.reshape(1, *kernel.shape[:2], -1)
-    return kernel.transpose(3, 0, 1, 2)
+    outputs = 2 if node.kind == "conv2d_transpose" else 3
+    return np.moveaxis(kernel, outputs, 0)
 
 
 def raise_precision(
@@ -184,7 +196,7 @@ class _Rewriter:
                 inputs.append(self._version(index, precision, shared))
         operator.inputs, operator.outputs = inputs, [output]
         if kind in _CONVOLUTIONS:
-            self._replace_weights(position, operator, precision)
+            self._replace_weights(position, operator, precision, *_CONVOLUTIONS[kind])
         if kind == "ADD" and operator.builtinOptions is not None:
             operator.builtinOptions.potScaleInt16 = False
         if not is_float:
@@ -283,14 +295,17 @@ class _Rewriter:
         self._model.operatorCodes.append(code)
         return len(self._model.operatorCodes) - 1
 
-    def _replace_weights(self, position: int, operator, precision: Precision) -> None:
-        kernel, bias = [*operator.inputs, -1][1:3]
+    def _replace_weights(
+        self, position: int, operator, precision: Precision, kernel_at: int, bias_at: int
+    ) -> None:
+        kernel = operator.inputs[kernel_at]
+        bias = operator.inputs[bias_at] if bias_at < len(operator.inputs) else -1
         if precision is Precision.INT16X8:
             if bias >= 0:
                 scales = self._tensor(operator.inputs[0]).quantization.scale[0] * np.asarray(
                     self._tensor(kernel).quantization.scale, np.float64
                 )
-                operator.inputs[2] = self._int64_bias(bias, scales)
+                operator.inputs[bias_at] = self._int64_bias(bias, scales)
             return
         if position not in self._weights:
             raise ValueError(f"operator {position}: its float weights are not known")
@@ -300,11 +315,13 @@ class _Rewriter:
                 f"operator {position} has a kernel of shape {list(self._tensor(kernel).shape)}, "
                 f"the float network one of {list(values.shape)}"
             )
-        operator.inputs[1] = self._constant(kernel, values.astype("<f4"), schema.TensorType.FLOAT32)
+        operator.inputs[kernel_at] = self._constant(
+            kernel, values.astype("<f4"), schema.TensorType.FLOAT32
+        )
         if bias >= 0:
             if offsets is None:  # the converter made one of zeros
                 offsets = np.zeros(int(self._tensor(bias).shape[0]))
-            operator.inputs[2] = self._constant(
+            operator.inputs[bias_at] = self._constant(
                 bias, offsets.astype("<f4"), schema.TensorType.FLOAT32
             )
 

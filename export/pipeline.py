@@ -286,6 +286,8 @@ def _manifest(plan, source, spec, path, content, record, steps) -> Manifest:
         sha256=sha256_of(content),
         size_bytes=len(content),
         quantization=steps,
+        # A graph with a head of its own resizes as it does; nobody wrote down how.
+        resize=source.logits_alignment.value if source.choosable_heads else None,
     )
 
 

@@ -8,6 +8,7 @@ x / 127.5 - 1 puts every 8-bit pixel on a rounding tie instead.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from PIL import Image
@@ -67,6 +68,10 @@ class Preprocessing:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(
                 f"mean and std need one value a channel; got {len(self.mean)} and {len(self.std)}"
+            )
+        if not all(map(math.isfinite, self.mean + self.std)):
+            raise ValueError(
+                f"mean and std must be finite numbers; got mean {self.mean} and std {self.std}"
             )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive; got {self.std}")

@@ -61,7 +61,14 @@ KINDS = {
 }
 """Layer class of each kind; a node's attributes are its arguments."""
 
-_ACTIVATIONS = ("sigmoid", "tanh", "elu")
+HIDDEN_LINEAR = "_linear"
+"""Ends the name of a node whose activation was inside the same layer or operator."""
+
+_ACTIVATIONS = (
+    *("sigmoid", "tanh", "elu", "swish", "gelu", "exponential", "selu", "softplus", "softsign"),
+    *("hard_sigmoid", "mish", "leaky_relu", "log_softmax"),
+)
+"""Functions of Keras that have no kind of their own."""
 CONVOLUTIONS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")
 CLASSIFIER = "logits"
 """Name of the classifier that `append_classifier` adds."""
@@ -402,7 +409,7 @@ def _exact(node: Node, ranges: dict[str, dict]) -> Node:
     """The node as it computes what an integer kernel computes."""
     if node.kind in _SUMS:
         return dataclasses.replace(node, attributes=node.attributes | {"dtype": "float64"})
-    values = ranges.get(node.name) or ranges.get(node.name.removesuffix("_linear"), {})
+    values = ranges.get(node.name) or ranges.get(node.name.removesuffix(HIDDEN_LINEAR), {})
     if node.kind in ("add", "subtract") and "addends" in values:
         attributes = values["addends"] | {"scale": values["scale"]}
         return dataclasses.replace(node, kind="simulated_add", attributes=attributes)

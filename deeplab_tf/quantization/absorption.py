@@ -12,6 +12,7 @@ import numpy as np
 
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.models.walk import walk
+from deeplab_tf.quantization.calibration_photos import usable
 from deeplab_tf.quantization.equalization import Relu6, find_pairs
 from deeplab_tf.quantization.kernels import bias_key, kernel_key, response_to_constant
 
@@ -22,13 +23,13 @@ class Absorption:
 
     Attributes:
         description, arrays: the network.
-        absorbed: {first layer: (channels with c > 0, largest c)}.
-        left: "layer: why not" of pairs that cannot take part.
+        absorbed: {first layer: c of each channel}, float64 [channels], where some c > 0.
+        left: "layer: why not" of layers that cannot take part.
     """
 
     description: NetworkDescription
     arrays: dict[str, np.ndarray]
-    absorbed: dict[str, tuple[int, float]]
+    absorbed: dict[str, np.ndarray]
     left: tuple[str, ...]
 
 
@@ -37,22 +38,22 @@ def absorb_high_biases(
 ) -> Absorption:
     """Absorbs what every calibration photo allows: there the function is unchanged.
 
-    c is also bounded by the smallest value that was seen, so that no value is cut off which
-    was not cut off before. A second layer that pads with zeros takes no part: at the border
-    it would see 0 where c was absorbed.
+    c is also bounded by the smallest value that was seen, so that on these photos no value is
+    cut off which was not cut off before. Other photos may hold smaller values: there the
+    function is approximated, the better the more photos are given. A second layer that pads
+    with zeros takes no part: at the border it would see 0 where c was absorbed.
 
     Args:
         description, arrays: a network without batch norms, equalized or not.
         batches: calibration photos, float32 [batch, height, width, channels], normalized.
 
     Raises:
-        ValueError: no photos.
+        ValueError: no photos, or NaN or infinity in them.
     """
-    if not batches:
-        raise ValueError("no calibration images; give at least one")
+    batches = usable(batches)
     by_name = {node.name: node for node in description.nodes}
     arrays = dict(arrays)
-    pairs, left, kept = find_pairs(description, Relu6.EXACT)[0], [], []
+    (pairs, left), kept = find_pairs(description, Relu6.EXACT), []
     for pair in pairs:
         if reason := _why_not(pair, by_name, arrays):
             left.append(f"{pair.first}: {reason}")
@@ -74,7 +75,7 @@ def absorb_high_biases(
         if pair.between and by_name[pair.between[0]].kind == "channel_limit":
             key = f"{pair.between[0]}/limit"
             arrays[key] = (arrays[key] - c).astype(np.float32)
-        absorbed[pair.first] = (int((c > 0).sum()), float(c.max()))
+        absorbed[pair.first] = c
     return Absorption(description, arrays, absorbed, tuple(left))
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from deeplab_tf.models.imported import IDENTITY, RESIZE, NetworkDescription, Node
 from deeplab_tf.models.walk import compute, walk
+from deeplab_tf.quantization.calibration_photos import usable
 from deeplab_tf.quantization.kernels import (
     LARGEST_INT8,
     WITH_KERNEL,
@@ -92,11 +93,9 @@ def correct_empirically(
         kept_float: layers whose kernels are not rounded.
 
     Raises:
-        ValueError: no photos.
+        ValueError: no photos, or NaN or infinity in them.
     """
-    if not batches:
-        raise ValueError("no calibration images; give at least one")
-    photos = np.concatenate(batches)
+    photos = np.concatenate(usable(batches))
     arrays = dict(arrays)
     corrections: dict[str, np.ndarray] = {}
     left: list[str] = []
@@ -134,16 +133,20 @@ def correct_analytically(
     arrays: dict[str, np.ndarray],
     statistics: dict[str, tuple[np.ndarray, np.ndarray]],
     per_channel: bool = True,
+    reference: dict[str, np.ndarray] | None = None,
     kept_float: tuple[str, ...] = (),
 ) -> BiasCorrection:
     """Corrects without photos, where batch norms say what flows into a layer.
 
     Args:
         description, arrays: a network without batch norms.
-        statistics: `Folding.statistics` of it, divided by the scales of an equalization.
+        statistics: `Folding.statistics` of it, divided by the scales of an equalization, means
+            less what was absorbed.
         per_channel: of the weights.
+        reference: the float network's own weights, where those of `arrays` are rounded already.
         kept_float: layers whose kernels are not rounded.
     """
+    reference = arrays if reference is None else reference
     arrays = dict(arrays)
     expected: dict[str, np.ndarray] = {}
     normal: dict[str, tuple] = dict(statistics)
@@ -157,8 +160,9 @@ def correct_analytically(
             elif given[0] is None or bias_key(node) not in arrays:
                 left.append(f"{node.name}: what flows into it is not known")
             else:
-                kernel = arrays[kernel_key(node)].astype(np.float64)
-                error = quantize_kernel(node, kernel, per_channel) - kernel
+                key = kernel_key(node)
+                rounded = quantize_kernel(node, arrays[key], per_channel)
+                error = rounded.astype(np.float64) - reference[key]
                 shift = -response_to_constant(node, error, given[0])
                 corrections[node.name] = shift
                 arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)

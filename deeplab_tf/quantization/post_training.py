@@ -9,7 +9,6 @@ converter has nothing left to decide: the file computes what was planned here.
 """
 
 import dataclasses
-import difflib
 import enum
 
 import numpy as np
@@ -23,12 +22,13 @@ from deeplab_tf.quantization.absorption import absorb_high_biases
 from deeplab_tf.quantization.adaround import learn_rounding
 from deeplab_tf.quantization.apply import quantize_aware
 from deeplab_tf.quantization.bias_correction import correct_analytically, correct_empirically
-from deeplab_tf.quantization.equalization import Relu6, equalize
+from deeplab_tf.quantization.calibration_photos import check_photos
+from deeplab_tf.quantization.equalization import Relu6, equalize, measure_replacement
 from deeplab_tf.quantization.folding import fold_batch_norms
 from deeplab_tf.quantization.range_choice import RangeMethod, choose_range, observe
 from deeplab_tf.quantization.ranges import fill_ranges
 from deeplab_tf.quantization.rounding_options import AdaRoundOptions
-from deeplab_tf.quantization.sensitivity import find_units
+from deeplab_tf.quantization.sensitivity import find_units, units_named
 
 BIAS_IMAGES = 16
 """Photos that biases are corrected on at most: all are in memory at once."""
@@ -115,79 +115,146 @@ def quantize_post_training(
         input_range: smallest and largest normalized pixel.
 
     Raises:
-        ValueError: no photos, weights that are not finite, a layer that has no integer form.
+        ValueError: no photos, photos or weights that are not finite, photos outside the input
+            range, a layer that has no integer form.
     """
-    _check_photos(batches, input_range)
+    photos = check_photos(batches, input_range)
+    network = _folded(model)
+    if plan.equalize:
+        _equalize(network, plan.relu6, photos)
+    if plan.absorb:
+        _absorb(network, photos)
+    by_node = _with_node_names(plan, network)
+    source = build_imported(network.description)
+    unknown = scheme.unknown_layers(source)
+    network.report += [f"left float, unknown: {name} ({kind})" for name, kind in unknown.items()]
+    by_node = dataclasses.replace(by_node, keep_float=(*by_node.keep_float, *unknown))
+    ranges = _choose_ranges(network, source, plan.ranges, photos)
+    reference = network.arrays
+    if plan.adaround:
+        _learn_rounding(network, by_node, photos, ranges)
+    if plan.bias is not BiasMethod.NONE:
+        _correct_biases(network, by_node, photos, ranges, reference)
+    if plan.keep_float:
+        network.report.append(f"float32: {', '.join(plan.keep_float)}")
+    if plan.int16:
+        network.report.append(f"16-bit activations: {', '.join(plan.int16)}")
+    quantized = quantize_aware(source, input_range, plan.per_channel)
+    fill_ranges(quantized, source, network.arrays, [], ranges)
+    for line in network.report:
+        logging.info("%s", line)
+    return PostTrained(
+        quantized, network.description, network.arrays, ranges, tuple(network.report)
+    )
+
+
+@dataclasses.dataclass
+class _Network:
+    """The float network between two steps.
+
+    Attributes:
+        description, arrays: the network.
+        statistics: {convolution: (mean, standard deviation) of its output}, float64 [channels],
+            where a batch norm stood.
+        report: what each step did, a line each.
+    """
+
+    description: NetworkDescription
+    arrays: dict[str, np.ndarray]
+    statistics: dict[str, tuple[np.ndarray, np.ndarray]]
+    report: list[str]
+
+
+def _folded(model: keras.Model) -> _Network:
     folding = fold_batch_norms(*describe(model))
     report = [f"{len(folding.statistics)} batch norms folded"]
     if folding.left:
         report.append("batch norms left: " + ", ".join(folding.left))
-    description, arrays, statistics = folding.description, folding.arrays, folding.statistics
-    if plan.equalize:
-        done = equalize(description, arrays, plan.relu6)
-        description, arrays = done.description, done.arrays
-        statistics = {
-            name: tuple(value / done.scales.get(name, 1.0) for value in values)
-            for name, values in statistics.items()
-        }
-        report.append(
-            f"{len(done.pairs)} pairs equalized in {done.iterations} rounds; "
-            f"{len(done.limits)} ReLU6 got a limit a channel, {len(done.replaced)} became ReLU"
+    return _Network(folding.description, folding.arrays, folding.statistics, report)
+
+
+def _equalize(network: _Network, relu6: Relu6, photos: list[np.ndarray]) -> None:
+    before = network.description, network.arrays
+    done = equalize(*before, relu6)
+    network.description, network.arrays = done.description, done.arrays
+    network.statistics = {
+        name: (mean / done.scales.get(name, 1.0), deviation / done.scales.get(name, 1.0))
+        for name, (mean, deviation) in network.statistics.items()
+    }
+    network.report.append(
+        f"{len(done.pairs)} pairs equalized in {done.iterations} rounds; "
+        f"{len(done.limits)} ReLU6 got a limit a channel, {len(done.replaced)} became ReLU"
+    )
+    if done.replaced:
+        cost = measure_replacement(before, (done.description, done.arrays), photos)
+        same = "" if cost.agreement is None else f", arg max equal on {cost.agreement:.2%}"
+        network.report.append(
+            f"ReLU in place of ReLU6 costs: {cost.snr_db:.1f} dB signal-to-noise of the float "
+            f"output{same}, on {sum(map(len, photos))} calibration photos"
         )
-        report += [f"not equalized: {line}" for line in done.left]
-    if plan.absorb:
-        taken = absorb_high_biases(description, arrays, batches)
-        arrays = taken.arrays
-        channels = sum(count for count, _ in taken.absorbed.values())
-        report.append(
-            f"high biases of {channels} channels in {len(taken.absorbed)} layers absorbed"
-        )
-    _check_names(plan, description, arrays)
-    source = build_imported(description)
+    network.report += [f"not equalized: {line}" for line in done.left]
+
+
+def _absorb(network: _Network, photos: list[np.ndarray]) -> None:
+    done = absorb_high_biases(network.description, network.arrays, photos)
+    network.arrays = done.arrays
+    network.statistics = {
+        name: (mean - done.absorbed.get(name, 0.0), deviation)
+        for name, (mean, deviation) in network.statistics.items()
+    }
+    channels = sum(int((c > 0).sum()) for c in done.absorbed.values())
+    network.report.append(
+        f"high biases of {channels} channels in {len(done.absorbed)} layers absorbed"
+    )
+    network.report += [f"not absorbed: {line}" for line in done.left]
+
+
+def _choose_ranges(
+    network: _Network, source: keras.Model, method: RangeMethod, photos: list[np.ndarray]
+) -> dict[str, tuple[float, float]]:
     names = [name for name, part in scheme.plan_layers(source).items() if part.output]
-    histograms = observe(description, arrays, names, batches)
-    ranges = {name: choose_range(found, plan.ranges) for name, found in histograms.items()}
-    ranges |= _cut_by_limits(description, ranges)
-    report.append(f"{len(ranges)} activation ranges by {plan.ranges.value}")
-    reference = arrays
-    if plan.adaround:
-        learned = learn_rounding(
-            description, arrays, batches, ranges, AdaRoundOptions(), plan.per_channel
-        )
-        arrays = learned.arrays
-        changed, weights = (
-            sum(getattr(layer, name) for layer in learned.layers) for name in ("changed", "weights")
-        )
-        report.append(
-            f"rounding of {len(learned.layers)} layers learned, {changed} of {weights} changed"
-        )
-        report += [f"rounded to nearest: {line}" for line in learned.left]
-        arrays = arrays | {
-            key: reference[key] for key in arrays if key.rpartition("/")[0] in plan.keep_float
-        }
-    corrected = None
+    histograms = observe(network.description, network.arrays, names, photos)
+    ranges = {name: choose_range(found, method) for name, found in histograms.items()}
+    ranges |= _cut_by_limits(network.description, ranges)
+    network.report.append(f"{len(ranges)} activation ranges by {method.value}")
+    return ranges
+
+
+def _learn_rounding(network: _Network, plan: PostTraining, photos, ranges) -> None:
+    """Kernels that stay float are left as they are."""
+    kept = {
+        key: value
+        for key, value in network.arrays.items()
+        if key.rpartition("/")[0] in plan.keep_float
+    }
+    learned = learn_rounding(
+        network.description, network.arrays, photos, ranges, AdaRoundOptions(), plan.per_channel
+    )
+    network.arrays = learned.arrays | kept
+    changed, weights = (
+        sum(getattr(layer, name) for layer in learned.layers) for name in ("changed", "weights")
+    )
+    network.report.append(
+        f"rounding of {len(learned.layers)} layers learned, {changed} of {weights} changed"
+    )
+    network.report += [f"rounded to nearest: {line}" for line in learned.left]
+
+
+def _correct_biases(network: _Network, plan: PostTraining, photos, ranges, reference) -> None:
+    """`reference`: the weights before their rounding was learned."""
+    description, arrays = network.description, network.arrays
     if plan.bias is BiasMethod.EMPIRICAL:
-        photos = _first(batches, BIAS_IMAGES)
-        corrected = correct_empirically(
-            description, arrays, photos, ranges, plan.per_channel, reference, plan.keep_float
+        few = [np.concatenate(photos)[:BIAS_IMAGES]]
+        done = correct_empirically(
+            description, arrays, few, ranges, plan.per_channel, reference, plan.keep_float
         )
-    elif plan.bias is BiasMethod.ANALYTIC:
-        corrected = correct_analytically(
-            description, arrays, statistics, plan.per_channel, plan.keep_float
+    else:
+        done = correct_analytically(
+            description, arrays, network.statistics, plan.per_channel, reference, plan.keep_float
         )
-    if corrected is not None:
-        arrays = corrected.arrays
-        report.append(f"{len(corrected.corrections)} biases corrected ({plan.bias.value})")
-        report += [f"bias not corrected: {line}" for line in corrected.left]
-    if plan.keep_float:
-        report.append(f"float32: {', '.join(plan.keep_float)}")
-    if plan.int16:
-        report.append(f"16-bit activations: {', '.join(plan.int16)}")
-    quantized = quantize_aware(source, input_range, plan.per_channel)
-    fill_ranges(quantized, source, arrays, [], ranges)
-    for line in report:
-        logging.info("%s", line)
-    return PostTrained(quantized, description, arrays, ranges, tuple(report))
+    network.arrays = done.arrays
+    network.report.append(f"{len(done.corrections)} biases corrected ({plan.bias.value})")
+    network.report += [f"bias not corrected: {line}" for line in done.left]
 
 
 def _cut_by_limits(description: NetworkDescription, ranges) -> dict[str, tuple[float, float]]:
@@ -202,30 +269,15 @@ def _cut_by_limits(description: NetworkDescription, ranges) -> dict[str, tuple[f
     }
 
 
-def _check_photos(batches: list[np.ndarray], input_range: tuple[float, float]) -> None:
-    """Refuses what calibrates nothing, warns of what calibrates little."""
-    if not batches or not sum(len(batch) for batch in batches):
-        raise ValueError("no calibration images; give at least one")
-    low = min(float(batch.min()) for batch in batches)
-    high = max(float(batch.max()) for batch in batches)
-    slack = 0.01 * (input_range[1] - input_range[0])
-    if not input_range[0] - slack <= low <= high <= input_range[1] + slack:
-        raise ValueError(
-            f"calibration images reach from {low:.4g} to {high:.4g}, the network takes "
-            f"{input_range[0]:.4g} to {input_range[1]:.4g}; normalize them by its preprocessing"
-        )
+def _with_node_names(plan: PostTraining, network: _Network) -> PostTraining:
+    """The plan with each layer named by its node with the kernel: "stem_linear" for "stem".
 
-
-def _check_names(plan: PostTraining, description: NetworkDescription, arrays) -> None:
-    known = [unit.name for unit in find_units(description, arrays)]
-    for name in (*plan.keep_float, *plan.int16):
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 3, 0.4) or known[:3]
-            raise ValueError(
-                f"no layer {name!r} computes on its own in the integer network; "
-                f"near: {', '.join(near)}"
-            )
-
-
-def _first(batches: list[np.ndarray], count: int) -> list[np.ndarray]:
-    return [np.concatenate(batches)[:count]]
+    Raises:
+        ValueError: no layer of that name, or one layer both float and 16-bit.
+    """
+    units = find_units(network.description, network.arrays)
+    keep_float, int16 = (
+        tuple(unit.layers[0] for unit in units_named(units, names))
+        for names in (plan.keep_float, plan.int16)
+    )
+    return dataclasses.replace(plan, keep_float=keep_float, int16=int16)

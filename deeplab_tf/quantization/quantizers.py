@@ -7,6 +7,8 @@ per channel in a narrow range (-127..127), activations asymmetric per tensor.
 import tensorflow as tf
 from tensorflow_model_optimization.python.core.quantization.keras import quantizers
 
+from deeplab_tf.quantization.kernels import LARGEST_INT8
+
 
 class ConvolutionWeightQuantizer(quantizers.LastValueQuantizer):
     """Per output channel: kernel [height, width, in, out], ranges [out]."""
@@ -56,6 +58,32 @@ class PerTensorWeightQuantizer(quantizers.LastValueQuantizer):
     @staticmethod
     def channels_last(kernel):
         return kernel
+
+
+class TransposeWeightQuantizer(ConvolutionWeightQuantizer):
+    """Per output channel: kernel [height, width, out, in], ranges [out]."""
+
+    def build(self, tensor_shape, name, layer):
+        return self._add_range_weights(layer, name, True, tf.TensorShape([tensor_shape[2]]))
+
+    def __call__(self, inputs, training, weights, **kwargs):
+        if training:  # the ranges follow the kernel, gradients pass
+            return self.channels_last(super().__call__(self.channels_last(inputs), True, weights))
+        # The converter refuses to transpose what is fake-quantized per channel. Weights that lie
+        # on the grid already it rounds to the same grid by itself.
+        largest = weights["max_var"][:, tf.newaxis]
+        scale = tf.where(largest > 0, largest, LARGEST_INT8) / LARGEST_INT8
+        return tf.clip_by_value(tf.round(inputs / scale), -LARGEST_INT8, LARGEST_INT8) * scale
+
+    @staticmethod
+    def channels_last(kernel):
+        return tf.transpose(kernel, [0, 1, 3, 2])
+
+
+class PerTensorTransposeWeightQuantizer(PerTensorWeightQuantizer):
+    """One range: kernel [height, width, out, in]."""
+
+    channels_last = staticmethod(TransposeWeightQuantizer.channels_last)
 
 
 KERNEL_QUANTIZERS = (ConvolutionWeightQuantizer, DepthwiseWeightQuantizer, PerTensorWeightQuantizer)

@@ -8,6 +8,7 @@ import dataclasses
 import enum
 
 import numpy as np
+from absl import logging
 
 from deeplab_tf.models.imported import NetworkDescription
 from deeplab_tf.models.walk import walk
@@ -33,6 +34,15 @@ class RangeMethod(enum.Enum):
 
 
 PERCENTILE = 99.99
+
+SILENT_RANGE = (-6.0, 6.0)
+"""Of a tensor that calibration saw nothing but 0 in.
+
+0 is exact in every range. A scale near 0 lets the next layer's int32 bias, which has steps of
+this scale times the weights', run over; +-6 holds what a ReLU6, or a normalized value, can become
+on another photo, and leaves that bias steps of a few ten-thousandths of the largest weight."""
+_SILENT = 1e-6
+"""What stays nearer to 0 than this is as good as 0: rounding, or a saturated sigmoid."""
 
 
 @dataclasses.dataclass
@@ -99,7 +109,28 @@ def observe(
 
     for batch in batches:
         walk(description, arrays, batch, count)
+    _warn_of_silence(found)
     return found
+
+
+def _warn_of_silence(histograms: dict[str, Histogram]) -> None:
+    for name, histogram in histograms.items():
+        if _is_silent(histogram.low, histogram.high):
+            logging.warning(
+                "%s is 0 on every calibration image; its range is %g to %g, a guess: calibrate "
+                "with images on which it is not",
+                name,
+                *SILENT_RANGE,
+            )
+
+
+def with_zero(low: float, high: float) -> tuple[float, float]:
+    """A range with 0 inside, as TFLite requires; `SILENT_RANGE` for one of no width."""
+    return SILENT_RANGE if _is_silent(low, high) else (min(low, 0.0), max(high, 0.0))
+
+
+def _is_silent(low: float, high: float) -> bool:
+    return max(-low, high) < _SILENT
 
 
 def _bin_counts(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -111,9 +142,10 @@ def _bin_counts(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def choose_range(histogram: Histogram, method: RangeMethod) -> tuple[float, float]:
-    """The range of one tensor; holds 0, as TFLite requires."""
-    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
-    if method is RangeMethod.MIN_MAX or low == high or histogram.low == histogram.high:
+    """The range of one tensor; holds 0, as TFLite requires, and is never empty."""
+    low, high = with_zero(histogram.low, histogram.high)
+    one_value = histogram.low == histogram.high
+    if method is RangeMethod.MIN_MAX or one_value or _is_silent(histogram.low, histogram.high):
         return low, high
     if method is RangeMethod.PERCENTILE:
         share = np.cumsum(histogram.counts) / histogram.counts.sum()
@@ -143,7 +175,7 @@ def _squared_error(histogram: Histogram, low: float, high: float) -> float:
 
 def _divergence(histogram: Histogram, low: float, high: float) -> float:
     """KL(observed with its tails at the ends || observed averaged within each level)."""
-    centers, counts = histogram.centers, histogram.counts.astype(np.float64)
+    centers, counts = histogram.centers, _without_spike_at_zero(histogram)
     inside = (centers >= low) & (centers <= high)
     if not inside.any():
         return np.inf
@@ -161,3 +193,17 @@ def _divergence(histogram: Histogram, low: float, high: float) -> float:
     return float(
         np.sum(wanted[positive] * np.log(wanted[positive] / np.maximum(found[positive], 1e-12)))
     )
+
+
+def _without_spike_at_zero(histogram: Histogram) -> np.ndarray:
+    """Counts, float64, with the bin that holds 0 made as high as those beside it.
+
+    Half of what a ReLU gives is 0. That is exact in every range, but one bin that outweighs all
+    others would choose a range in which it has a level to itself, and clip the rest.
+    """
+    counts = histogram.counts.astype(np.float64)
+    if histogram.low <= 0 <= histogram.high:
+        here = int(_bin_counts(np.zeros(1, np.float32), histogram.low, histogram.high).argmax())
+        beside = [i for i in (here - 1, here + 1) if 0 <= i < NUM_BINS]
+        counts[here] = counts[beside].mean()
+    return counts

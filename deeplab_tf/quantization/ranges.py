@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.quantization.apply import load_float_weights, short_name, wrapped_layers
+from deeplab_tf.quantization.range_choice import with_zero
 from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 
 
@@ -38,7 +39,7 @@ def observe_ranges(model: keras.Model, names: list[str], batches) -> dict[str, t
         raise ValueError("no calibration images; give at least one")
     mean = np.mean(observed, axis=0)
     return {
-        name: (min(float(low), 0.0), max(float(high), 0.0))
+        name: with_zero(float(low), float(high))
         for name, (low, high) in zip(names, mean, strict=True)
     }
 

@@ -6,15 +6,19 @@ the integer file has one:
 
     convolution -> batch norm -> ReLU6          one range, after the ReLU6
     resize, max pool, average pool, pad         none: they share their input's range
-    a -> concatenation <- b                     one range, after the concatenation
+    a -> concatenation <- b                     one range, after the concatenation; maximum
+                                                and minimum, too: their kernels know one scale
     network input                               fixed by the preprocessing contract
 
-Weights are quantized per channel, depthwise ones too (stock tfmot: per tensor).
+Weights are quantized per channel, depthwise ones too (stock tfmot: per tensor). A layer that
+stands in no table here gets nothing, and is said: what the file computes there is left to the
+converter, and the export's gate judges it.
 """
 
 import dataclasses
 
 import tf_keras as keras
+from absl import logging
 from tensorflow_model_optimization.python.core.quantization.keras import (
     quantize_config as tfmot_config,
 )
@@ -36,15 +40,19 @@ from deeplab_tf.quantization.quantizers import (
     ConvolutionWeightQuantizer,
     DepthwiseWeightQuantizer,
     FixedRangeQuantizer,
+    PerTensorTransposeWeightQuantizer,
     PerTensorWeightQuantizer,
+    TransposeWeightQuantizer,
     activation_quantizer,
 )
 
 layers = keras.layers
 
+
 WEIGHT_QUANTIZERS = {
     layers.Conv2D: ConvolutionWeightQuantizer,
     layers.DepthwiseConv2D: DepthwiseWeightQuantizer,
+    layers.Conv2DTranspose: TransposeWeightQuantizer,
 }
 
 PASS_THROUGH = (
@@ -61,10 +69,13 @@ PASS_THROUGH = (
 )
 """Layers whose integer operator keeps the range of its input."""
 
+ONE_SCALE = (layers.Concatenate, layers.Maximum, layers.Minimum)
+"""Layers whose integer operator has one scale for all inputs and the output."""
+
 OWN_RANGE = (
+    *ONE_SCALE,
     layers.Add,
     layers.Multiply,
-    layers.Concatenate,
     layers.GlobalAveragePooling2D,
     layers.BatchNormalization,
     layers.ReLU,
@@ -81,18 +92,19 @@ OWN_RANGE = (
 )
 
 _KNOWN = (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE)
+"""Matched exactly: what Keras derives from one of these may compute something else."""
 
 
 def fused_into_next(layer, follower) -> bool:
     """Whether the converter computes both in one integer operator."""
-    if isinstance(follower, layers.BatchNormalization):
-        return isinstance(layer, tuple(WEIGHT_QUANTIZERS))
-    if isinstance(follower, layers.Activation):
+    if type(follower) is layers.BatchNormalization:
+        return type(layer) in WEIGHT_QUANTIZERS
+    if type(follower) is layers.Activation:
         if follower.activation.__name__ not in ("relu", "relu6", "linear"):
             return False
-    elif not isinstance(follower, layers.ReLU):
+    elif type(follower) is not layers.ReLU:
         return False
-    return isinstance(layer, (*WEIGHT_QUANTIZERS, layers.BatchNormalization, layers.Add))
+    return type(layer) in (*WEIGHT_QUANTIZERS, layers.BatchNormalization, layers.Add)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,47 +123,56 @@ class LayerPlan:
 def plan_layers(model: keras.Model) -> dict[str, LayerPlan]:
     """The plan for each layer of a flat Functional model, by layer name.
 
-    Raises:
-        ValueError: a layer that the scheme does not know, naming it.
+    Nothing is quantized in a layer that the scheme does not know (`unknown_layers`).
     """
     outputs = {id(tensor) for tensor in model.outputs}
     plans = {}
     for layer in model.layers:
-        if isinstance(layer, layers.InputLayer):
+        if type(layer) is layers.InputLayer:
             continue
-        if not isinstance(layer, _KNOWN):
-            raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) cannot be trained "
-                "quantization-aware; supported: "
-                + ", ".join(sorted(kind.__name__ for kind in _KNOWN))
-            )
+        known = type(layer) in _KNOWN
         plans[layer.name] = LayerPlan(
-            weights=isinstance(layer, tuple(WEIGHT_QUANTIZERS)),
-            output=_needs_own_range(layer, id(layer.output) in outputs),
+            weights=type(layer) in WEIGHT_QUANTIZERS,
+            output=known and _needs_own_range(layer, id(layer.output) in outputs),
         )
     return plans
 
 
+def unknown_layers(model: keras.Model) -> dict[str, str]:
+    """{layer: its class} of what the scheme leaves alone, in the order of the model."""
+    known = (*_KNOWN, layers.InputLayer)
+    return {layer.name: type(layer).__name__ for layer in model.layers if type(layer) not in known}
+
+
+def check_trainable(model: keras.Model) -> None:
+    """For training, which must not take hours for a file that the gate refuses.
+
+    Raises:
+        ValueError: a layer that the scheme does not know, naming it.
+    """
+    for name, kind in unknown_layers(model).items():
+        raise ValueError(
+            f"layer {name!r} ({kind}) cannot be trained quantization-aware; supported: "
+            + ", ".join(sorted(kind.__name__ for kind in _KNOWN))
+        )
+
+
 def _needs_own_range(layer, is_output: bool) -> bool:
-    if isinstance(layer, PASS_THROUGH):
+    if type(layer) in PASS_THROUGH:
         return False
     followers = [node.outbound_layer for node in layer.outbound_nodes]
     if is_output or not followers:
         return True
     if len(followers) == 1 and fused_into_next(layer, followers[0]):
         return False
-    return not all(_ends_in_concatenation(follower) for follower in followers)
+    return not all(_ends_in_one_scale(follower) for follower in followers)
 
 
-def _ends_in_concatenation(layer) -> bool:
-    if isinstance(layer, layers.Concatenate):
+def _ends_in_one_scale(layer) -> bool:
+    if type(layer) in ONE_SCALE:
         return True
     followers = [node.outbound_layer for node in layer.outbound_nodes]
-    return (
-        isinstance(layer, PASS_THROUGH)
-        and len(followers) == 1
-        and _ends_in_concatenation(followers[0])
-    )
+    return type(layer) in PASS_THROUGH and len(followers) == 1 and _ends_in_one_scale(followers[0])
 
 
 class PlannedConfig(tfmot_config.QuantizeConfig):
@@ -171,7 +192,8 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
 
     def _weight_quantizer(self):
         if not self.per_channel:
-            return PerTensorWeightQuantizer()
+            transpose = self.weight_kind == "Conv2DTranspose"
+            return PerTensorTransposeWeightQuantizer() if transpose else PerTensorWeightQuantizer()
         kinds = {kind.__name__: quantizer for kind, quantizer in WEIGHT_QUANTIZERS.items()}
         return kinds[self.weight_kind]()
 
@@ -202,7 +224,12 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
 
 
 def config_for(layer, plan: LayerPlan, per_channel: bool = True) -> PlannedConfig:
-    """The part of the plan that concerns a layer, in tfmot's form."""
+    """The part of the plan that concerns a layer, in tfmot's form; warns of an unknown one."""
+    if type(layer) not in _KNOWN:
+        logging.warning(
+            "layer %r (%s) is not known to the quantization scheme and stays as it is",
+            *(layer.name, type(layer).__name__),
+        )
     return PlannedConfig(type(layer).__name__ if plan.weights else None, plan.output, per_channel)
 
 

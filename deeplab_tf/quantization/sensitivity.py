@@ -5,6 +5,7 @@ fast enough to try every layer. What it finds is a ranking; scores come from rea
 """
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data import confusion
-from deeplab_tf.models.imported import NetworkDescription, build_imported
+from deeplab_tf.models.imported import HIDDEN_LINEAR, NetworkDescription, build_imported
 from deeplab_tf.models.resize import Alignment, resize_bilinear
 from deeplab_tf.quantization import scheme
 from deeplab_tf.quantization.apply import short_name
@@ -26,8 +27,9 @@ class Unit:
     """What becomes integer together: a kernel, the activation behind it and their one range.
 
     Attributes:
-        name: of the layer with the kernel, or of a layer that has a range alone (an addition).
-        layers: all of its layers.
+        name: of the Keras layer with the kernel, or of one that has a range alone (an addition).
+        layers: all of its nodes, the one with the kernel first. The convolution of a layer with
+            an activation inside is the node "<name>_linear".
         weights: of the kernel.
     """
 
@@ -72,8 +74,7 @@ class Sensitivity:
 def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -> list[Unit]:
     """The units of a network without batch norms, in the order of execution.
 
-    Raises:
-        ValueError: a layer that the quantization scheme does not know.
+    A layer that the quantization scheme does not know is in none.
     """
     plans = scheme.plan_layers(build_imported(description))
     nodes = {node.name: node for node in description.nodes}
@@ -92,8 +93,32 @@ def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -
                 layers.append(last)
         taken.update(layers)
         weights = arrays[kernel_key(node)].size if plan.weights else 0
-        units.append(Unit(name, tuple(layers), weights))
+        units.append(Unit(_keras_name(layers), tuple(layers), weights))
     return units
+
+
+def _keras_name(nodes: list[str]) -> str:
+    """Of the layer that `describe` made two nodes of; else of the first node."""
+    split = nodes[0].removesuffix(HIDDEN_LINEAR)
+    return split if split in nodes else nodes[0]
+
+
+def units_named(units: Sequence[Unit], names: Sequence[str]) -> list[Unit]:
+    """The unit of each name: its own, or that of any of its nodes.
+
+    Raises:
+        ValueError: a name that no unit has, with those nearest to it.
+    """
+    of_node = {node: unit for unit in units for node in unit.layers}
+    for name in names:
+        if name not in of_node:
+            known = [unit.name for unit in units]
+            near = difflib.get_close_matches(name, known, 3, 0.4) or known[:3]
+            raise ValueError(
+                f"no layer {name!r} computes on its own in the integer network; "
+                f"near: {', '.join(near)}"
+            )
+    return [of_node[name] for name in names]
 
 
 class _Switched(keras.layers.Wrapper):
@@ -166,11 +191,12 @@ class SwitchedNetwork:
             rounded = wanted or any(reader in names for reader in self._readers[unit.name])
             for name in unit.layers:
                 self._layers[name].on.assign(rounded)
-            if unit.name in self._kernels and wanted != (unit.name in self._integer):
-                inner = self._layers[unit.name].layer
+            first = unit.layers[0]
+            if first in self._kernels and wanted != (unit.name in self._integer):
+                inner = self._layers[first].layer
                 kernel = getattr(inner, "depthwise_kernel", None)
                 kernel = inner.kernel if kernel is None else kernel
-                kernel.assign(self._kernels[unit.name][wanted])
+                kernel.assign(self._kernels[first][wanted])
         self._integer = set(names)
 
 

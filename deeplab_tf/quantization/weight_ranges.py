@@ -87,8 +87,11 @@ def _replace_zero_factors(wrapper, kernel) -> None:
     dead = gamma == 0
     if not dead.any():
         return
-    depthwise = isinstance(wrapper.layer, keras.layers.DepthwiseConv2D)
-    along_kernel = dead.reshape(kernel.shape[2:]) if depthwise else dead
+    along_kernel = dead
+    if isinstance(wrapper.layer, keras.layers.DepthwiseConv2D):
+        along_kernel = dead.reshape(kernel.shape[2:])
+    elif isinstance(wrapper.layer, keras.layers.Conv2DTranspose):
+        along_kernel = dead[:, None]
     kernel.assign(np.where(along_kernel, 0, kernel.numpy()))
     norm.gamma.assign(np.where(dead, 1, gamma))
     norm.moving_mean.assign(np.where(dead, _bias(wrapper), mean))

@@ -11,7 +11,12 @@ import enum
 import tensorflow as tf
 import tf_keras as keras
 
+from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.models.resize import Alignment, resize_bilinear
+
+_LABELLED_SHARE = 0.5
+_NO_PROBABILITY = -1e9
+"""As a logit."""
 
 
 class DistillLoss(enum.Enum):
@@ -53,35 +58,49 @@ class Distillation:
         return cls(**{**values, "loss": DistillLoss(values["loss"])})
 
 
-def distillation_loss(student, teacher, options: Distillation, alignment: Alignment):
+def distillation_loss(label, student, teacher, options: Distillation, alignment: Alignment):
     """Kullback-Leibler divergence from the teacher's distribution to the student's.
 
+    Ignored pixels, those of padding and of range images' gaps among them, do not count: a place
+    of the student's logits does where at least half of its labels are classes.
+
     Args:
+        label: uint8 [batch, height, width], 255 = ignored.
         student: float32 [batch, h, w, classes], logits.
         teacher: float32 [batch, h2, w2, classes], logits; brought to the student's size.
         options: temperature T and loss.
-        alignment: convention of that resize.
+        alignment: the teacher's convention of that resize.
 
     Returns:
         float32 scalar, times T^2 so that gradients do not fade with T: the mean over pixels
-        (LOGITS) or over images and classes (CHANNEL_WISE).
+        (LOGITS) or over images and classes (CHANNEL_WISE); 0 if every pixel is ignored.
     """
-    _, height, width, classes = student.shape
+    _, height, width, _ = student.shape
     teacher = tf.stop_gradient(resize_bilinear(teacher, height, width, alignment))
+    labelled = tf.cast(tf.not_equal(label, IGNORE_LABEL), tf.float32)[..., tf.newaxis]
+    counts = tf.image.resize(labelled, (height, width), method="area")[..., 0] >= _LABELLED_SHARE
+    channel_wise = options.loss is DistillLoss.CHANNEL_WISE
     student, teacher = (
-        _distributions(logits / options.temperature, options.loss, classes)
+        tf.nn.log_softmax(
+            _pixels_last(logits / options.temperature, counts)
+            if channel_wise
+            else logits / options.temperature
+        )
         for logits in (student, teacher)
     )
     divergence = tf.reduce_sum(tf.exp(teacher) * (teacher - student), axis=-1)
-    return options.temperature**2 * tf.reduce_mean(divergence)
+    if channel_wise:
+        return options.temperature**2 * tf.reduce_mean(divergence)
+    weight = tf.cast(counts, tf.float32)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(weight * divergence), tf.reduce_sum(weight))
+    return options.temperature**2 * mean
 
 
-def _distributions(logits, loss: DistillLoss, classes: int):
-    """Log-probabilities, float32 [..., what sums to one]."""
-    if loss is DistillLoss.CHANNEL_WISE:
-        batch, height, width = tf.unstack(tf.shape(logits)[:3])
-        logits = tf.reshape(tf.transpose(logits, [0, 3, 1, 2]), [batch, classes, height * width])
-    return tf.nn.log_softmax(logits)
+def _pixels_last(logits, counts):
+    """float32 [batch, classes, pixels]; pixels that do not count get no probability."""
+    batch, height, width, classes = tf.unstack(tf.shape(logits))
+    logits = tf.where(counts[..., tf.newaxis], logits, _NO_PROBABILITY)
+    return tf.reshape(tf.transpose(logits, [0, 3, 1, 2]), [batch, classes, height * width])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +110,9 @@ class Teacher:
     Attributes:
         model: image float32 [batch, height, width, channels] -> logits; at the crop's size.
         options: how much of it counts.
+        alignment: how its logits are brought to another size.
     """
 
     model: keras.Model
     options: Distillation
+    alignment: Alignment = Alignment.HALF_PIXEL

@@ -24,6 +24,7 @@ from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.apply import QatScheme, load_float_weights, quantize_aware
 from deeplab_tf.quantization.ranges import fill_ranges, learned_ranges
+from deeplab_tf.quantization.scheme import check_trainable
 from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 from deeplab_tf.training import losses
 from deeplab_tf.training.config import NEVER, TrainingConfig
@@ -222,6 +223,9 @@ class TrainingRun:
     def build(self, phase: Phase, height: int, width: int) -> keras.Model:
         """The network of a phase at a size, with new weights."""
         model = build_network(self.config.model, height, width)
+        config = self.config
+        if config.quantize_delay_step >= 0 and config.quantize_scheme is QatScheme.PLANNED:
+            check_trainable(model)  # before the float phase, not after it
         if phase is Phase.QUANTIZED:
             model = quantize_aware(
                 model,

@@ -153,7 +153,7 @@ def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
         if report.missing or report.mismatched:
             raise ValueError(f"{folder.path}: its weights do not fit ({report.lines()[1]})")
         model.trainable = False
-        return Teacher(model, student.distillation)
+        return Teacher(model, student.distillation, taught.model.logits_alignment)
 
     return make
 

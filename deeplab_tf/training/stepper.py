@@ -102,7 +102,9 @@ class Stepper:
                 copied = tf.zeros([])
                 if teacher:
                     weight = teacher.options.weight
-                    copied = distillation_loss(logits, wanted, teacher.options, alignment)
+                    copied = distillation_loss(
+                        label, logits, wanted, teacher.options, teacher.alignment
+                    )
                     loss = (1 - weight) * cross_entropy + weight * copied
                 scaled = loss / strategy.num_replicas_in_sync
             gradients = tape.gradient(scaled, variables)

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf.data.preprocessing import Preprocessing
@@ -159,3 +160,56 @@ def test_every_unit_of_an_equalized_network_can_be_float(tmp_path):
     assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) + 15
     kinds = {operator.kind for operator in graph_of(raised, tmp_path).operators}
     assert "MINIMUM" in kinds
+
+
+@pytest.fixture(scope="module")
+def with_activations_inside(tmp_path_factory):
+    """Two convolutions with a ReLU inside, a transposed one: network, its float self, the file."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(24, 3, padding="same", activation="relu", name="stem")(image)
+    x = layers.Conv2D(24, 3, padding="same", activation="relu", name="body")(x)
+    x = layers.Conv2DTranspose(12, 3, strides=2, bias_initializer="normal", name="up")(x)
+    model = keras.Model(image, layers.Conv2D(5, 1, name="logits")(x))
+    photos = np.random.default_rng(0).uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
+    done = quantize_post_training(
+        model, PostTraining(keep_float=("stem",), int16=("body",)), [photos], INPUT_RANGE
+    )
+    folder = tmp_path_factory.mktemp("inside") / "saved_model"
+    freeze.write_saved_model(freeze.freeze_model(done.model, Head.LOGITS_LOW), folder)
+    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
+    return done, model, photos, convert(Conversion(folder, spec, None, Preprocessing()))
+
+
+@pytest.mark.parametrize("name", ["stem", "stem_linear"])
+def test_layer_with_its_activation_inside_goes_by_both_names(
+    name, with_activations_inside, tmp_path
+):
+    done, model, photos, content = with_activations_inside
+    for precision, kept in (("FLOAT32", ((name,), ())), ("INT16", ((), (name,)))):
+        raised = raise_layers(content, done, *kept)
+        graph = graph_of(raised, tmp_path)
+        (first, *_) = (op for op in graph.operators if op.kind == "CONV_2D")
+        assert graph.tensors[first.outputs[0]].type_name == precision
+        found = run(raised, photos[:1])
+        assert snr_db(model(photos[:1]).numpy(), found) > 25
+        assert snr_db(run(content, photos[:1]), found) < 60  # not the same file
+    with pytest.raises(ValueError, match=r"no layer 'steam' computes on its own.*near: stem"):
+        raise_layers(content, done, ("steam",), ())
+
+
+def test_float_transposed_convolution(with_activations_inside, tmp_path):
+    done, model, photos, content = with_activations_inside
+    every = ("stem", "body", "up", "logits")
+    raised = raise_layers(content, done, every, ())
+    kinds = {operator.kind for operator in graph_of(raised, tmp_path).operators}
+    assert "TRANSPOSE_CONV" in kinds
+    # All in float32 between an exact photo and the output, which is rounded to 8 bits once.
+    exact = np.rint(photos[:1] * 128) / 128
+    low, high = done.ranges["logits"]
+    wanted = np.clip(model(exact).numpy(), low, high)
+    assert np.abs(run(raised, exact) - wanted).max() < 0.52 * (high - low) / 255
+    assert np.abs(run(content, exact) - wanted).max() > (high - low) / 255
+    with pytest.raises(ValueError, match=r"TRANSPOSE_CONV .* has no int16x8 form here"):
+        raise_layers(content, done, (), ("up",))

@@ -1,12 +1,19 @@
 """Folding and cross-layer equalization: what they find, and that the function stays."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tf_keras as keras
 
 from deeplab_tf.models.describe import describe
-from deeplab_tf.models.imported import NetworkDescription
-from deeplab_tf.quantization.equalization import Relu6, equalize, find_pairs
+from deeplab_tf.models.imported import NetworkDescription, Node
+from deeplab_tf.quantization.equalization import (
+    Relu6,
+    equalize,
+    find_pairs,
+    measure_replacement,
+)
 from deeplab_tf.quantization.folding import fold_batch_norms
 from deeplab_tf.quantization.kernels import (
     kernel_key,
@@ -74,6 +81,29 @@ def test_batch_norm_that_cannot_be_folded_is_named():
     assert [node.name for node in folded.description.nodes] == ["c", "n", "sum"]
 
 
+def slope_below_a_limit():
+    """ReLU6 that lets a tenth of what is negative pass, between two convolutions."""
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 1, name="a")(image)
+    x = layers.ReLU(6.0, negative_slope=0.1, name="leaky6")(x)
+    x = layers.Conv2D(8, 1, activation="relu", name="b")(x)
+    model = keras.Model(image, layers.Conv2D(4, 1, name="c")(x))
+    random = np.random.default_rng(9)
+    model.set_weights([random.normal(size=value.shape) * 3 for value in model.get_weights()])
+    return describe(model)
+
+
+@pytest.mark.parametrize("relu6", [Relu6.EXACT, Relu6.RELU])
+def test_limit_with_a_slope_ends_a_chain(relu6):
+    description, arrays = slope_below_a_limit()
+    done = equalize(description, arrays, relu6)
+    assert [pair.first for pair in done.pairs] == ["b_linear"]
+    assert "a: leaky6 has a limit and a slope" in done.left
+    assert (
+        difference("", description, (description, arrays), (done.description, done.arrays)) < 1e-5
+    )
+
+
 @pytest.mark.parametrize("relu6", [Relu6.EXACT, Relu6.SKIP])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equalization_keeps_the_function(name, relu6):
@@ -121,6 +151,54 @@ def test_replacing_relu6_is_reported_and_changes_the_function():
     assert len(done.replaced) == 41
     first, second = (folded.description, folded.arrays), (done.description, done.arrays)
     assert difference("deeplab", folded.description, first, second) > 1e-2
+
+
+def without_limits(description, names):
+    """The same network with ReLU in place of these ReLU6."""
+    nodes = tuple(
+        dataclasses.replace(node, attributes=node.attributes | {"max_value": None})
+        if node.name in names
+        else node
+        for node in description.nodes
+    )
+    return dataclasses.replace(description, nodes=nodes)
+
+
+def test_cost_of_replacing_relu6_is_that_of_the_network_without_limits():
+    folded = fold_batch_norms(*deeplab())
+    done = equalize(folded.description, folded.arrays, Relu6.RELU)
+    photos = scenes(3)
+    first, second = (folded.description, folded.arrays), (done.description, done.arrays)
+    cost = measure_replacement(first, second, [photos[:2], photos[2:]])
+    expected = np.asarray(built(*first)(photos), np.float64)
+    found = np.asarray(
+        built(without_limits(folded.description, done.replaced), folded.arrays)(photos)
+    )
+    noise = np.square(expected - found).sum()
+    snr_db = 10 * np.log10(np.square(expected).sum() / noise)
+    assert cost.snr_db == pytest.approx(snr_db, abs=0.05)
+    agreement = (expected.argmax(-1) == found.argmax(-1)).mean()
+    assert cost.agreement == pytest.approx(agreement, abs=1e-3)
+    assert snr_db < 40
+    assert agreement < 1
+
+
+def test_cost_of_one_score_has_no_arg_max():
+    nodes = (
+        Node("a", "conv2d", ("image",), {"filters": 1, "kernel_size": 1, "use_bias": False}),
+        Node("r", "relu", ("a",), {"max_value": 6.0}),
+    )
+    description = NetworkDescription("image", (1, 2, 1), nodes, "r")
+    arrays = {"a/kernel": np.full((1, 1, 1, 1), 8, np.float32)}
+    image = np.array([0.5, 1], np.float32).reshape(1, 1, 2, 1)
+    # 4 and 6 against 4 and 8: signal 52, noise 4.
+    cost = measure_replacement(
+        (description, arrays), (without_limits(description, ["r"]), arrays), [image]
+    )
+    assert cost.snr_db == pytest.approx(10 * np.log10(13))
+    assert cost.agreement is None
+    same = measure_replacement((description, arrays), (description, arrays), [image])
+    assert same.snr_db == np.inf
 
 
 def test_dead_channels_stay_as_they_are():

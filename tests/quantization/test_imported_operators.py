@@ -8,8 +8,17 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
 
-from deeplab_tf.models.imported import NetworkDescription, Node, build_imported
+from deeplab_tf.models.describe import describe
+from deeplab_tf.models.imported import NetworkDescription, Node, build_imported, cut_after
+from deeplab_tf.models.walk import walk
+from deeplab_tf.quantization import scheme
 from deeplab_tf.quantization.apply import quantize_aware
+from deeplab_tf.quantization.post_training import (
+    BiasMethod,
+    PostTraining,
+    quantize_post_training,
+)
+from deeplab_tf.quantization.range_choice import SILENT_RANGE
 from deeplab_tf.quantization.ranges import fill_ranges
 from deeplab_tf.training.initialization import named_arrays
 
@@ -22,6 +31,8 @@ place costs 20 dB and more (a maximum of two ranges: 12 dB)."""
 
 CASES = {
     "hard_swish": (Node("x", "hard_swish", ("c",)),),
+    "maximum": (SECOND, Node("x", "maximum", ("c", "c2"))),
+    "minimum": (Node("r", "relu", ("c",)), SECOND, Node("x", "minimum", ("r", "c2"))),
     "subtract": (SECOND, Node("x", "subtract", ("c", "c2"))),
     "multiply": (SECOND, Node("x", "multiply", ("c", "c2"))),
     "prelu": (Node("x", "prelu", ("c",), {"shared_axes": [1, 2]}),),
@@ -43,6 +54,12 @@ CASES = {
     "bilinear": (Node("x", "aligned_resizing", ("c",), RESIZE | {"interpolation": "bilinear"}),),
     "average_pool": (Node("x", "average_pool2d", ("c",), {"pool_size": 2}),),
     "pad": (Node("x", "zero_padding2d", ("c",), {"padding": 1}),),
+    "swish": (Node("x", "activation", ("c",), {"activation": "swish"}),),
+    "gelu": (Node("x", "activation", ("c",), {"activation": "gelu"}),),
+    "transpose": (
+        Node("t", "conv2d_transpose", ("c",), {"filters": 12, "kernel_size": 3, "strides": 2}),
+        Node("x", "relu", ("t",)),
+    ),
 }
 
 
@@ -95,9 +112,118 @@ def test_file_is_whole_integer_and_agrees_with_keras(kind):
         assert np.square(expected).mean() > 1000 * noise  # 30 dB
 
 
-def test_layer_that_the_scheme_does_not_know_is_named():
-    source = network((SECOND, Node("x", "maximum", ("c", "c2"))))
-    with pytest.raises(
-        ValueError, match=r"layer 'x' \(Maximum\) cannot be trained .* supported: A"
-    ):
-        quantize_aware(source, (-1.0, 1.0))
+def layer(name, class_name, source, **config) -> Node:
+    return Node(name, "layer", (source,), {"class_name": class_name, "config": config})
+
+
+def snr_db(wanted, found):
+    return 10 * np.log10(np.square(wanted).mean() / np.square(wanted - found).mean())
+
+
+def post_trained(source, random, photos, plan):
+    """The network with weights, quantized post training."""
+    keras.backend.clear_session()
+    source.set_weights([random.normal(0, 0.3, value.shape) for value in source.get_weights()])
+    return quantize_post_training(source, plan, [photos], (-1.0, 127 / 128))
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_transposed_convolution_in_every_step(per_channel):
+    random = np.random.default_rng(0)
+    photos = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
+    source = network(CASES["transpose"])
+    plan = PostTraining(per_channel, equalize=True, bias=BiasMethod.EMPIRICAL)
+    done = post_trained(source, random, photos, plan)
+    interpreter = file_of(done.model)
+    tensors = interpreter.get_tensor_details()
+    assert np.float32 not in {tensor["dtype"] for tensor in tensors}
+    (kernel,) = (tensor for tensor in tensors if tuple(tensor["shape"]) == (12, 3, 3, 24))
+    scales = kernel["quantization_parameters"]["scales"]
+    assert len(scales) == (12 if per_channel else 1)
+    # The kernel of the file is that of the plan: the same rounding, channel by channel.
+    simulated = done.model(photos[:1], training=False).numpy()
+    assert snr_db(simulated, run(interpreter, photos[0])) > 40
+    assert snr_db(source(photos[:1]).numpy(), run(interpreter, photos[0])) > 25
+
+
+def test_ranges_of_a_transposed_kernel_follow_it_in_training():
+    source = network(CASES["transpose"])
+    model = quantize_aware(source, (-1.0, 127 / 128))
+    kernel = np.random.default_rng(0).normal(0, 0.3, (3, 3, 12, 24)).astype(np.float32)
+    kernel *= np.geomspace(0.01, 1, 12, dtype=np.float32)[:, None]
+    wrapper = model.get_layer("quant_t")
+    wrapper.set_weights([kernel if v.shape == kernel.shape else v for v in wrapper.get_weights()])
+    image = tf.random.stateless_uniform((1, 16, 16, 3), (0, 1), -1, 1)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(model(image, training=True) ** 2)
+    (variable,) = (v for v in wrapper.trainable_variables if v.shape == kernel.shape)
+    assert float(tf.reduce_max(tf.abs(tape.gradient(loss, variable)))) > 0
+    (largest,) = (v.numpy() for v in wrapper.weights if v.name.endswith("kernel_max:0"))
+    np.testing.assert_allclose(largest, np.abs(kernel).max((0, 1, 3)), rtol=1e-5)
+
+
+def test_layers_that_the_scheme_does_not_know_stay_float_and_are_named(caplog):
+    random = np.random.default_rng(0)
+    photos = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
+    nodes = (
+        layer("odd_norm", "LayerNormalization", "c"),
+        Node("odd_dense", "dense", ("odd_norm",), {"units": 12}),
+        layer("x", "SeparableConv2D", "odd_dense", filters=8, kernel_size=3),
+    )
+    source = network(nodes)
+    done = post_trained(source, random, photos, PostTraining())
+    assert scheme.unknown_layers(source) == {
+        "odd_norm": "LayerNormalization",
+        "odd_dense": "Dense",
+        "x": "SeparableConv2D",
+    }
+    said = [record.getMessage() for record in caplog.records]
+    for name, kind in scheme.unknown_layers(source).items():
+        assert f"layer {name!r} ({kind}) is not known" in " ".join(said)
+        assert name not in done.ranges
+    interpreter = file_of(done.model)
+    types = {tensor["name"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    assert np.float32 in set(types.values())
+    assert snr_db(source(photos[:1]).numpy(), run(interpreter, photos[0])) > 25
+
+
+def test_layer_that_cannot_be_trained_is_named():
+    scheme.check_trainable(network(CASES["transpose"]))
+    source = network((Node("x", "dense", ("c",), {"units": 4}),))
+    with pytest.raises(ValueError, match=r"layer 'x' \(Dense\) cannot be trained .* supported: A"):
+        scheme.check_trainable(source)
+
+
+def test_activation_inside_a_layer_that_has_no_kind_of_its_own():
+    image = keras.Input((16, 16, 3), name="image")
+    x = keras.layers.Conv2D(8, 3, activation="swish", name="a")(image)
+    x = keras.layers.Activation("gelu", name="b")(x)
+    model = keras.Model(image, x)
+    description, arrays = describe(model)
+    assert [node.name for node in description.nodes] == ["a_linear", "a", "b"]
+    photo = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    np.testing.assert_allclose(walk(description, arrays, photo), model(photo), atol=1e-6)
+    # A file's own text still picks no function of Keras at will.
+    with pytest.raises(ValueError, match="unknown activation 'deserialize'; known: sigmoid"):
+        Node("x", "activation", ("c",), {"activation": "deserialize"})
+
+
+@pytest.mark.parametrize("output", ["logits", "r"])
+def test_tensor_that_calibration_sees_only_zero_of(output):
+    """Dark photos leave a ReLU at 0: what is behind it stays right, and bright ones get through."""
+    first = Node("c", "conv2d", ("image",), CONVOLUTION)
+    nodes = (first, Node("r", "relu", ("c",)), Node("logits", "conv2d", ("r",), CONVOLUTION))
+    description = NetworkDescription("image", (16, 16, 3), nodes, "logits")
+    description, _ = cut_after(description, {}, output)
+    random = np.random.default_rng(0)
+    dark = random.uniform(-1, -0.2, (4, 16, 16, 3)).astype(np.float32)
+    kernels = np.abs(random.normal(0, 0.2, (3, 3, 3, 24))), random.normal(0, 0.3, (3, 3, 24, 24))
+    weights = [kernels[0], np.zeros(24), kernels[1], random.normal(0, 0.3, 24)]
+    keras.backend.clear_session()
+    source = build_imported(description)
+    source.set_weights(weights[: len(source.weights)])
+    done = quantize_post_training(source, PostTraining(), [dark], (-1.0, 127 / 128))
+    assert done.ranges["r"] == SILENT_RANGE
+    photo = dark[0] if output == "logits" else -dark[0]
+    # Steps of 12 / 255 of values of about 2, or of a bias.
+    assert snr_db(source(photo[None]).numpy(), run(file_of(done.model), photo)) > 35

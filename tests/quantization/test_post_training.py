@@ -1,9 +1,11 @@
 """Absorption, bias correction, and the steps together, on trained weights."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+import tf_keras as keras
 
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.models.walk import walk
@@ -24,7 +26,13 @@ from deeplab_tf.quantization.post_training import (
     quantize_post_training,
 )
 from deeplab_tf.quantization.rounding_options import AdaRoundOptions
-from tests.quantization.networks import NETWORKS, built, deeplab, images
+from tests.quantization.networks import (
+    NETWORKS,
+    built,
+    deeplab,
+    images,
+    with_true_batch_norms,
+)
 from tests.zoo import scenes, trained_float_model
 
 INPUT_RANGE = (-1.0, 127 / 128)
@@ -42,17 +50,40 @@ def test_walking_computes_what_the_graph_computes(name):
     np.testing.assert_allclose(walk(description, arrays, image), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_absorption_keeps_the_function_on_its_photos(name):
+def absorbed_and_before(name):
+    """The network before and behind absorption, its four photos and four others."""
     folded = fold_batch_norms(*NETWORKS[name]())
     first = equalize(folded.description, folded.arrays)
-    batch = scenes(2) if name == "deeplab" else images(folded.description)
-    done = absorb_high_biases(first.description, first.arrays, [batch])
-    expected = np.asarray(built(first.description, first.arrays)(batch))
-    found = np.asarray(built(done.description, done.arrays)(batch))
-    assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-4
     if name == "deeplab":
-        assert done.absorbed
+        seen, fresh = scenes(8)[:4], scenes(8)[4:]
+    else:
+        seen, fresh = (images(folded.description, 4, seed) for seed in (11, 12))
+    done = absorb_high_biases(first.description, first.arrays, [seen])
+    assert sum((c > 0).sum() for c in done.absorbed.values()) >= 4
+    networks = [built(one.description, one.arrays) for one in (first, done)]
+    return networks, seen, fresh
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_absorption_keeps_the_function_on_its_photos(name):
+    networks, seen, _ = absorbed_and_before(name)
+    expected, found = (np.asarray(network(seen)) for network in networks)
+    assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-4
+
+
+# Measured: 29.3 dB and 97.9 %, 60.8 dB, 74.0 dB. The deep layers of the small DeepLab have 48
+# pixels a photo: four photos say little of where their channels end.
+@pytest.mark.parametrize(
+    ("name", "least_db", "least_agreement"),
+    [("deeplab", 26, 0.96), ("chain", 50, 0.999), ("classifier", 60, 0.999)],
+)
+def test_absorption_approximates_the_function_on_other_photos(name, least_db, least_agreement):
+    """A channel that falls below its c there is cut off: the method accepts it."""
+    networks, _, fresh = absorbed_and_before(name)
+    expected, found = (np.asarray(network(fresh)) for network in networks)
+    assert (found != expected).any()
+    assert snr_db(expected, found) > least_db
+    assert (found.argmax(-1) == expected.argmax(-1)).mean() > least_agreement
 
 
 def test_absorption_by_hand():
@@ -73,7 +104,7 @@ def test_absorption_by_hand():
     done = absorb_high_biases(description, arrays, [batch])
     assert done.arrays["a/bias"].item() == pytest.approx(0.0)
     assert done.arrays["b/bias"].item() == pytest.approx(31.0)
-    assert done.absorbed == {"a": (1, pytest.approx(10.0))}
+    assert done.absorbed == {"a": pytest.approx([10.0])}
 
 
 def test_layer_that_pads_takes_no_part_in_absorption():
@@ -81,6 +112,7 @@ def test_layer_that_pads_takes_no_part_in_absorption():
     first = equalize(folded.description, folded.arrays)
     done = absorb_high_biases(first.description, first.arrays, [scenes(1)])
     assert "block_1_expand: block_1_depthwise pads with zeros" in done.left
+    assert "block_1_project: 2 layers read it" in done.left
     with pytest.raises(ValueError, match="no calibration images"):
         absorb_high_biases(first.description, first.arrays, [])
 
@@ -151,6 +183,97 @@ def test_correction_brings_a_per_tensor_network_closer(method):
                     rounded[key] = quantize_kernel(node, rounded[key], per_channel=False)
         quality.append(snr_db(expected, np.asarray(built(folded.description, rounded)(fresh))))
     assert quality[1] > quality[0] + 1
+
+
+def noise(count=4, seed=11):
+    """Seeded photos for `with_true_batch_norms`, within INPUT_RANGE."""
+    return np.random.default_rng(seed).uniform(-1, 0.99, (count, 16, 16, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("absorb", "adaround"), [(False, False), (True, False), (False, True), (True, True)]
+)
+def test_analytic_correction_works_with_every_other_step(monkeypatch, absorb, adaround):
+    """Batch norms that tell the truth correct what photos would."""
+    fast = AdaRoundOptions(iterations=60, batch_pixels=256)
+    monkeypatch.setattr(post_training, "AdaRoundOptions", lambda: fast)
+    photos = noise()
+    model = with_true_batch_norms(photos, beta=20.0)
+    expected = np.asarray(model(photos)).mean((0, 1, 2))
+    plan = PostTraining(per_channel=False, absorb=absorb, adaround=adaround)
+    off, biases = {}, {}
+    for method in BiasMethod:
+        chosen = dataclasses.replace(plan, bias=method)
+        done = quantize_post_training(model, chosen, [photos], INPUT_RANGE)
+        found = np.asarray(done.model(photos, training=False)).mean((0, 1, 2))
+        off[method] = np.abs(found - expected).max()
+        biases[method] = done.arrays["logits/bias"]
+    assert off[BiasMethod.ANALYTIC] < 0.75 * off[BiasMethod.NONE]
+    empirical, analytic = (
+        biases[method] - biases[BiasMethod.NONE]
+        for method in (BiasMethod.EMPIRICAL, BiasMethod.ANALYTIC)
+    )
+    # Normal distributions are not quite what the photos give: 3 % was measured.
+    assert np.abs(analytic - empirical).max() < 0.2 * np.abs(empirical).max()
+
+
+def test_layer_kept_float_may_be_named_as_in_keras(monkeypatch):
+    """With its activation inside, the layer is two nodes; neither step may touch its weights."""
+    fast = AdaRoundOptions(iterations=20, batch_pixels=256)
+    monkeypatch.setattr(post_training, "AdaRoundOptions", lambda: fast)
+    keras.utils.set_random_seed(2)
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(8, 3, activation="relu", name="stem")(image)
+    model = keras.Model(image, keras.layers.Conv2D(4, 1, name="logits")(x))
+    plan = PostTraining(adaround=True, bias=BiasMethod.EMPIRICAL, keep_float=("stem",))
+    done = quantize_post_training(model, plan, [noise()], INPUT_RANGE)
+    kernel = model.get_layer("stem").kernel.numpy()
+    np.testing.assert_array_equal(done.arrays["stem_linear/kernel"], kernel)
+    assert np.abs(done.arrays["logits/kernel"] - model.get_layer("logits").kernel).max() > 0
+    assert "float32: stem" in done.report
+    with pytest.raises(ValueError, match="both name stem_linear"):
+        quantize_post_training(
+            model,
+            PostTraining(keep_float=("stem",), int16=("stem_linear",)),
+            [noise()],
+            INPUT_RANGE,
+        )
+    with pytest.raises(ValueError, match="no layer 'stm' computes on its own"):
+        quantize_post_training(model, PostTraining(keep_float=("stm",)), [noise()], INPUT_RANGE)
+
+
+def test_what_absorption_leaves_is_reported():
+    model = with_true_batch_norms(noise(), beta=20.0)
+    done = quantize_post_training(model, PostTraining(absorb=True), [noise()], INPUT_RANGE)
+    assert "high biases of 8 channels in 1 layers absorbed" in done.report
+    assert "not absorbed: a: a_relu is not a plain ReLU; equalize first" in done.report
+    assert "not absorbed: logits: it is the output" in done.report
+
+
+def test_cost_of_relu_in_place_of_relu6_is_reported():
+    photos = noise()
+    model = with_true_batch_norms(photos)
+    gamma, *others = model.get_layer("a_norm").get_weights()
+    model.get_layer("a_norm").set_weights([4 * gamma, *others])  # 7 % go beyond 6
+    plan = PostTraining(equalize=True, relu6=Relu6.RELU)
+    done = quantize_post_training(model, plan, [photos[:3], photos[3:]], INPUT_RANGE)
+    plain = keras.models.clone_model(
+        model,
+        clone_function=lambda layer: (
+            keras.layers.ReLU(name="a_relu")
+            if layer.name == "a_relu"
+            else type(layer).from_config(layer.get_config())
+        ),
+    )
+    plain.set_weights(model.get_weights())
+    expected, found = (np.asarray(network(photos)) for network in (model, plain))
+    agreement = (expected.argmax(-1) == found.argmax(-1)).mean()
+    assert (
+        f"ReLU in place of ReLU6 costs: {snr_db(expected, found):.1f} dB signal-to-noise of the "
+        f"float output, arg max equal on {agreement:.2%}, on 4 calibration photos" in done.report
+    )
+    exact = quantize_post_training(model, PostTraining(equalize=True), [photos], INPUT_RANGE)
+    assert not any("costs" in line for line in exact.report)
 
 
 @pytest.mark.slow

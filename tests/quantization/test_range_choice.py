@@ -6,10 +6,12 @@ import pytest
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.quantization.range_choice import (
     NUM_BINS,
+    SILENT_RANGE,
     Histogram,
     RangeMethod,
     choose_range,
     observe,
+    with_zero,
 )
 
 
@@ -53,10 +55,42 @@ def test_mse_beats_min_max_by_what_it_measures():
     assert chosen < 1.2 * best
 
 
+def relu_of_normal(threshold: float):
+    """A ReLU's output, float64 [2000000]: 0 wherever a standard normal is below the threshold."""
+    return np.maximum(np.random.default_rng(0).normal(size=2_000_000) - threshold, 0)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.65])  # half and 95 % of the values are 0
+def test_kl_does_not_clip_a_relu_for_its_zeros(threshold):
+    values = relu_of_normal(threshold)
+    low, high = choose_range(histogram(values), RangeMethod.KL)
+    assert low == 0.0
+    # Zeros cost nothing in any range. Clipped for their sake it was at 15 dB, min-max has 45.
+    assert high > 0.8 * values.max()
+    signal = np.square(values).mean()
+    assert 10 * np.log10(signal / squared_error(values, low, high)) > 38
+
+
+def test_kl_knows_zeros_of_a_tensor_with_both_signs():
+    random = np.random.default_rng(2)
+    dense = random.laplace(size=500_000)
+    sparse = np.append(dense, np.zeros(5_000_000))  # gated
+    wanted, found = (choose_range(histogram(v), RangeMethod.KL) for v in (dense, sparse))
+    np.testing.assert_allclose(found, wanted, rtol=0.02)
+
+
 def test_constant_tensor_and_dead_channel_have_a_range():
     for method in RangeMethod:
         assert choose_range(histogram(np.full(10, 3.0)), method) == (0.0, 3.0)
-        assert choose_range(histogram(np.zeros(10)), method) == (0.0, 0.0)
+        assert choose_range(histogram(np.zeros(10)), method) == SILENT_RANGE
+        assert choose_range(histogram(np.full(10, 1e-9)), method) == SILENT_RANGE
+
+
+def test_range_holds_zero_and_is_never_empty():
+    assert with_zero(2.0, 3.0) == (0.0, 3.0)
+    assert with_zero(-4.0, -1.0) == (-4.0, 0.0)
+    assert with_zero(0.0, 0.0) == SILENT_RANGE
+    assert with_zero(0.0, 1e-5) == (0.0, 1e-5)
 
 
 def test_observed_values_are_counted_over_all_photos():
@@ -75,3 +109,17 @@ def test_observed_values_are_counted_over_all_photos():
     broken = [np.full((1, 1, 4, 1), np.nan, np.float32)]
     with pytest.raises(ValueError, match="double gives NaN or infinity"):
         observe(description, arrays, ["double"], broken)
+
+
+def test_tensor_that_is_always_zero_is_named(caplog):
+    nodes = (Node("dead", "relu", ("image",)), Node("sum", "add", ("dead", "image")))
+    description = NetworkDescription("image", (1, 4, 1), nodes, "sum")
+    batch = np.full((1, 1, 4, 1), -2, np.float32)
+    found = observe(description, {}, ["dead", "sum"], [batch])
+    assert choose_range(found["dead"], RangeMethod.MSE) == SILENT_RANGE
+    assert choose_range(found["sum"], RangeMethod.MSE) == (-2.0, 0.0)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "dead is 0 on every calibration image; its range is -6 to 6, a guess: calibrate with "
+        "images on which it is not"
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
+from deeplab_tf.models.describe import describe
 from deeplab_tf.quantization import sensitivity
 from deeplab_tf.quantization.apply import float_weights
 from deeplab_tf.quantization.post_training import PostTraining, quantize_post_training
@@ -16,7 +17,9 @@ from deeplab_tf.quantization.sensitivity import (
     SwitchedNetwork,
     Unit,
     choose_float,
+    find_units,
     measure_sensitivity,
+    units_named,
 )
 from tests.zoo import LIVE_SIZE, scenes, trained_float_model
 
@@ -105,6 +108,34 @@ def test_a_dropout_between_a_kernel_and_its_range():
         for unit in SwitchedNetwork(done.description, done.arrays, done.ranges).units
     }
     assert units == {"first": ("first", "active"), "logits": ("logits",)}
+
+
+def test_a_layer_with_its_activation_inside_goes_by_its_keras_name():
+    layers = keras.layers
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(4, 3, activation="relu", name="stem")(image)
+    x = layers.Conv2D(4, 3, name="body")(x)
+    x = layers.ReLU(name="body_relu")(x)
+    model = keras.Model(image, layers.Conv2D(2, 1, name="logits")(x))
+    batch = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    done = quantize_post_training(model, PostTraining(), [batch], INPUT_RANGE)
+    switched = SwitchedNetwork(done.description, done.arrays, done.ranges)
+    units = switched.units
+    assert [unit.name for unit in units] == ["stem", "body", "logits"]
+    assert units[0].layers == ("stem_linear", "stem")
+    assert units[0].weights == 3 * 3 * 3 * 4
+    found = units_named(units, ["stem", "stem_linear", "body_relu"])
+    assert [unit.name for unit in found] == ["stem", "stem", "body"]
+    with pytest.raises(ValueError, match=r"no layer 'steam' computes on its own.*near: stem"):
+        units_named(units, ["steam"])
+    kernel = switched.model.get_layer("switched_stem_linear").layer.kernel
+    before = kernel.numpy()
+    switched.set_integer({"stem"})
+    assert np.abs(kernel.numpy() - before).max() > 0
+    # Of an unknown layer nothing is switched.
+    image = keras.Input((16, 16, 3))
+    model = keras.Model(image, layers.Dense(2, name="odd")(layers.Conv2D(4, 3, name="a")(image)))
+    assert [unit.name for unit in find_units(*describe(model))] == ["a"]
 
 
 class FakeJudge:

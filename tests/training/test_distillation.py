@@ -24,10 +24,11 @@ from deeplab_tf.training.weights_file import save_weights
 HALF_PIXEL = Alignment.HALF_PIXEL
 
 
-def term(student, teacher, loss=DistillLoss.LOGITS, temperature=1.0):
+def term(student, teacher, loss=DistillLoss.LOGITS, temperature=1.0, label=None):
     options = Distillation("x", 0.5, temperature, loss)
     student, teacher = (tf.constant([value], tf.float32) for value in (student, teacher))
-    return float(distillation_loss(student, teacher, options, HALF_PIXEL))
+    label = np.zeros(student.shape[1:3], np.uint8) if label is None else np.array(label, np.uint8)
+    return float(distillation_loss(label[None], student, teacher, options, HALF_PIXEL))
 
 
 def divergence(wanted, found):
@@ -59,11 +60,20 @@ def test_channel_wise_compares_where_each_class_is():
     assert found == pytest.approx(divergence(softmax([0, 1]), softmax([1, 0])) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", DistillLoss)
+def test_ignored_pixels_do_not_count(loss):
+    student, teacher = [[[1, 0], [0, 2], [7, 1]]], [[[0, 0], [1, 0], [0, 9]]]
+    without = term([student[0][:2]], [teacher[0][:2]], loss)
+    assert term(student, teacher, loss, label=[[0, 1, 255]]) == pytest.approx(without, rel=1e-5)
+    assert term(student, teacher, loss, label=[[255, 255, 255]]) == pytest.approx(0, abs=1e-7)
+
+
 def test_teacher_is_brought_to_the_students_size_and_gets_no_gradient():
     student, teacher = tf.Variable(tf.zeros([1, 2, 2, 3])), tf.Variable(tf.ones([1, 4, 4, 3]))
     teacher.assign(tf.random.stateless_normal(teacher.shape, (1, 2)))
     with tf.GradientTape() as tape:
-        value = distillation_loss(student, teacher, Distillation("x"), HALF_PIXEL)
+        label = np.zeros((1, 8, 8), np.uint8)
+        value = distillation_loss(label, student, teacher, Distillation("x"), HALF_PIXEL)
     gradients = tape.gradient(value, [student, teacher])
     assert gradients[0] is not None
     assert gradients[1] is None
