@@ -41,6 +41,7 @@ _OTHER_KERNELS = 0.97
 """Kernels that round in another way; trained int8 files agree on 99.7% as a rule."""
 _MISREAD = 0.5
 """A class map taken for H channels agrees by chance alone."""
+_BEAM_TESTS = "tests/benchmark/test_sharded.py"
 _VELA_ACCELERATORS = ("ethos-u55-256", "ethos-u65-512", "ethos-u85-512")
 
 
@@ -176,6 +177,16 @@ def _vela(scene: Scene) -> str:
     return "; ".join(parts)
 
 
+def _beam(scene: Scene) -> str:
+    """Sharded evaluation against the local one, bit for bit: its tests, where Beam is installed."""
+    del scene
+    tests = [python_of("beam"), "-m", "pytest", "-q", "-p", "no:cacheprovider", _BEAM_TESTS]
+    last = run(tests, cwd=FOLDER.parent).strip().splitlines()[-1]
+    if "skipped" in last:
+        raise RuntimeError(f"tests were skipped: {last}")
+    return last
+
+
 CLIENTS = {
     "metadata": _metadata_read_by_mediapipe,
     "mediapipe": _python_client("mediapipe", _SAME_KERNELS),
@@ -184,6 +195,7 @@ CLIENTS = {
     "onnxruntime": _python_client("onnxruntime", _OTHER_KERNELS),
     "tflite_runtime": _python_client("tflite_runtime", _OTHER_KERNELS),
     "vela": _vela,
+    "beam": _beam,
     "litertjs": _browser_client("litertjs"),
     "mediapipe_web": _browser_client("mediapipe"),
 }
