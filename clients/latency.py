@@ -8,10 +8,15 @@ ratios to the first row.
 
 import contextlib
 import dataclasses
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from typing import IO
 
 import numpy as np
 from absl import flags
@@ -19,9 +24,12 @@ from absl import flags
 from clients.environments import FOLDER, python_of
 from clients.timed import PROGRAMS
 from deeplab_tf import command
+from tflite_tools.graph import read_checked_graph
 
 FLAGS = flags.FLAGS
 _OWN = "litert"
+DEADLINE_S = 300.0
+"""For each answer; loading may convert the file first, which takes a minute."""
 _PAUSE_S = 0.1
 """Between invokes: threads of a program that wait in a loop would take the next one's core."""
 
@@ -35,41 +43,84 @@ class Row:
         program: key of `clients.timed.PROGRAMS`.
         process: the child that holds it, or None when it failed to load.
         times_ms: of each invoke that counts.
+        failure: why it failed to load, or "".
     """
 
     model: pathlib.Path
     program: str
     process: subprocess.Popen | None = None
     times_ms: list[float] = dataclasses.field(default_factory=list)
+    failure: str = ""
+    _errors: IO[str] | None = None
+    _late: bool = False
 
     def start(self, num_threads: int) -> None:
         python = sys.executable if self.program == _OWN else python_of(self.program)
+        # A file, not a pipe: nobody reads while the program writes.
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - see stop
         self.process = subprocess.Popen(
             [python, FOLDER / "timed.py", self.program, self.model, str(num_threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
+            start_new_session=True,  # converters that it starts end with it
         )
 
     def wait_until_ready(self) -> bool:
         assert self.process is not None
-        for line in self.process.stdout:
-            if line == "ready\n":
-                return True
-        self.process.wait()
-        self.process = None
+        with self._deadline():
+            for line in self.process.stdout:
+                if line == "ready\n":
+                    return True
+        self.failure = self._reason()
+        self.stop()
         return False
 
     def invoke_ms(self) -> float:
-        """Raises RuntimeError where the program died."""
+        """Raises RuntimeError where the program died or was ended at the deadline."""
         assert self.process is not None
         try:
-            self.process.stdin.write("\n")
-            self.process.stdin.flush()
-            return float(self.process.stdout.readline())
+            with self._deadline():
+                self.process.stdin.write("\n")
+                self.process.stdin.flush()
+                return float(self.process.stdout.readline())
         except (OSError, ValueError) as error:
-            raise RuntimeError(f"{self.program} died on {self.model}") from error
+            raise RuntimeError(f"{self.program} died on {self.model}: {self._reason()}") from error
+
+    @contextlib.contextmanager
+    def _deadline(self):
+        """Ends the program, and with it the wait for its answer."""
+        timer = threading.Timer(DEADLINE_S, self._kill, kwargs={"late": True})
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _kill(self, late: bool = False) -> None:
+        self._late |= late
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _reason(self) -> str:
+        """The last line that the program wrote to its standard error."""
+        if self._late:
+            return f"no answer in {DEADLINE_S:g} s"
+        status = self.process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        return lines[-1] if lines else f"it ended with status {status} and said nothing"
+
+    def stop(self) -> None:
+        """Ends the program if it runs; a second call does nothing."""
+        if self.process is None:
+            return
+        self._kill()
+        with contextlib.suppress(BrokenPipeError):  # an invoke that it did not read
+            self.process.communicate()
+        self._errors.close()
+        self.process = None
 
 
 def measure(rows: list[Row], num_threads: int, repeats: int, warmup: int) -> None:
@@ -77,7 +128,7 @@ def measure(rows: list[Row], num_threads: int, repeats: int, warmup: int) -> Non
     with contextlib.ExitStack() as stack:
         for row in rows:  # one after the other: conversions take memory
             row.start(num_threads)
-            stack.callback(row.process.kill)
+            stack.callback(row.stop)
             row.wait_until_ready()
         alive = [row for row in rows if row.process is not None]
         for round_number in range(warmup + repeats):
@@ -96,7 +147,7 @@ def table(rows: list[Row]) -> str:
     lines = [f"{'':<{width}}  {'min':>7} {'median':>7} {'p90':>7} {'ratio':>6}"]
     for name, row in zip(names, rows, strict=True):
         if not row.times_ms:
-            lines.append(f"{name:<{width}}  the program does not take this file")
+            lines.append(f"{name:<{width}}  the program does not take this file: {row.failure}")
             continue
         low, middle, high = np.percentile(row.times_ms, [0, 50, 90])
         ratio = middle / first
@@ -106,22 +157,31 @@ def table(rows: list[Row]) -> str:
 
 def main() -> int:
     models = [pathlib.Path(name) for name in FLAGS.model if name]
-    for model in models:
-        if not model.is_file():
-            raise FileNotFoundError(f"{model}: no such file; check --model")
     programs = [name for name in FLAGS.client if name]
     for program in programs:
         if program not in PROGRAMS:
             raise ValueError(f"--client: unknown {program!r}; known: {', '.join(PROGRAMS)}")
     if not models or not programs or FLAGS.repeats < 1 or FLAGS.warmup < 0:
         raise ValueError("give --model=FILE,..., a --client, --repeats >= 1 and --warmup >= 0")
+    thread_counts = _thread_counts()
+    for model in models:
+        read_checked_graph(model)  # native code reads it next
     failed = False
-    for threads in FLAGS.num_threads:
+    for threads in thread_counts:
         rows = [Row(model, program) for model in models for program in programs]
-        measure(rows, int(threads), FLAGS.repeats, FLAGS.warmup)
+        measure(rows, threads, FLAGS.repeats, FLAGS.warmup)
         sys.stdout.write(f"{threads} threads, {FLAGS.repeats} repeats in turn, ms\n{table(rows)}\n")
         failed |= not any(row.times_ms for row in rows)
     return 1 if failed else 0
+
+
+def _thread_counts() -> list[int]:
+    counts = [int(value) if value.isdigit() else 0 for value in FLAGS.num_threads]
+    if not counts or min(counts) < 1:
+        raise ValueError(
+            f"--num_threads takes whole numbers such as 1,2; got {','.join(FLAGS.num_threads)!r}"
+        )
+    return counts
 
 
 def console() -> None:

@@ -2,6 +2,7 @@
 
 python -m tflite_tools.add_metadata --model=runs/mine/tflite/int8.tflite
 python -m tflite_tools.add_metadata --model=theirs.tflite --labels=labels.txt --output=ready.tflite
+python -m tflite_tools.add_metadata --model=float.tflite --labels=... --mean=0,0,0 --std=255,255,255
 """
 
 import pathlib
@@ -11,6 +12,7 @@ from absl import flags
 
 from deeplab_tf import command
 from tflite_tools.clients import Client, check_file, findings_text
+from tflite_tools.evaluate import given_preprocessing
 from tflite_tools.metadata.addition import AddOptions, add_metadata, default_output
 
 FLAGS = flags.FLAGS
@@ -18,7 +20,9 @@ FLAGS = flags.FLAGS
 
 def _define_flags() -> None:
     flags.DEFINE_string("model", "", "The .tflite file.")
-    flags.DEFINE_string("labels", "", "Text file, a name a line; default: the file's manifest.")
+    flags.DEFINE_string("labels", "", "Text file, a name a line; default: the file's own.")
+    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
+    flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
     flags.DEFINE_string("output", "", "Default: <model>_metadata.tflite.")
     flags.DEFINE_string("name", "", "Name of the model; default: the file's.")
     flags.DEFINE_string("license", "", "Licence of the weights.")
@@ -33,6 +37,7 @@ def main() -> None:
         model=model,
         output=pathlib.Path(FLAGS.output) if FLAGS.output else default_output(model),
         labels=pathlib.Path(FLAGS.labels) if FLAGS.labels else None,
+        preprocessing=given_preprocessing(),
         name=FLAGS.name,
         license=FLAGS.license,
         overwrite=FLAGS.overwrite,

@@ -27,6 +27,9 @@ def main() -> int:
     if not paths:
         raise ValueError("give --model=FILE[,FILE...]")
     clients = command.enum_members("client", FLAGS.client, Client)
+    if not clients:
+        names = ", ".join(client.value for client in Client)
+        raise ValueError(f"give --client, one or more of {names}")
     refused = False
     for path in paths:
         for client in clients:

@@ -15,7 +15,7 @@ import sys
 from absl import flags
 
 from deeplab_tf import atomic_file, command
-from tflite_tools.graph import read_graph
+from tflite_tools.graph import read_checked_graph
 from tflite_tools.targets import report
 from tflite_tools.targets.registry import TARGETS, check_target
 
@@ -33,7 +33,7 @@ def main() -> int:
         raise ValueError("give --model=FILE.tflite")
     if FLAGS.target is None:
         raise ValueError(f"give --target, one of {', '.join(TARGETS)}")
-    result = check_target(read_graph(FLAGS.model), FLAGS.target)
+    result = check_target(read_checked_graph(FLAGS.model), FLAGS.target)
     sys.stdout.write(report.to_text(result))
     if FLAGS.json:
         atomic_file.write_text(FLAGS.json, json.dumps(report.to_json(result), indent=1) + "\n")

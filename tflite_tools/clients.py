@@ -16,7 +16,6 @@ import numpy as np
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import read_contract
 from tflite_tools.graph import Graph, Tensor, read_graph
-from tflite_tools.manifest import read_manifest
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata
 
@@ -88,13 +87,7 @@ def check_file(path: str | pathlib.Path, client: Client) -> list[Finding]:
         ValueError: damaged, or its manifest is of another file.
     """
     graph = read_graph(path)
-    metadata, contract = packing.read(path), read_contract(path)
-    preprocessing = contract.preprocessing
-    if read_manifest(pathlib.Path(path)) is None and metadata is not None:
-        said = metadata.preprocessing or preprocessing  # the file's own word
-        repeat = contract.channels if len(said.mean) == 1 else 1
-        preprocessing = Preprocessing(said.mean * repeat, said.std * repeat)
-    inspected = Inspected(graph, metadata, preprocessing)
+    inspected = Inspected(graph, packing.read(path), read_contract(path).preprocessing)
     findings = [finding for rule in RULES[client] for finding in rule(inspected)]
     return sorted(findings, key=lambda finding: not finding.fatal)
 

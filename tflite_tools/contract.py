@@ -1,18 +1,40 @@
-"""What a `.tflite` takes and gives: from its own tensors, and its manifest where there is one."""
+"""What a `.tflite` takes and gives: from its own tensors, its manifest, its metadata."""
 
 import dataclasses
+import enum
 import pathlib
 
 import numpy as np
 
-from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.graph import Graph, Tensor, read_graph
 from tflite_tools.manifest import Manifest, read_manifest
+from tflite_tools.metadata import packing
+from tflite_tools.metadata.segmenter import SegmenterMetadata
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
 _SCALE_TOLERANCE = 0.02
 """Relative. 1/127.5 against 1/128 differs by 0.4%: half a gray level at the brightest pixel."""
+_GUESS = (
+    "nothing says how its pixels are normalized: (pixel - 128) / 128 is a guess; give the "
+    "training's own --mean and --std"
+)
+
+
+class PreprocessingSource(enum.Enum):
+    """Who says how pixels are normalized; the first that speaks is believed."""
+
+    GIVEN = "given"
+    """The caller: --mean and --std."""
+    MANIFEST = "manifest"
+    """The JSON beside the file."""
+    METADATA = "metadata"
+    """NormalizationOptions inside the file."""
+    QUANTIZATION = "quantization"
+    """The input's own scale and zero point."""
+    ASSUMED = "assumed"
+    """Nobody: (x - 128) / 128, with a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +49,11 @@ class ModelContract:
         input_dtype, output_dtype: NumPy dtypes.
         input_quantization, output_quantization: (scale, zero point) or None.
         preprocessing: normalization that the photos get.
+        preprocessing_source: who says so.
         classes_output: True for a class map, False for logits.
         output_shape: of the output tensor.
         num_classes: channels of the logits, or None for a class map.
-        label_set: of the manifest, or None.
+        label_set: of the manifest, else of the file's metadata where it fits, or None.
         variant: of the manifest, or "".
         warnings: what does not fit together, one line each.
     """
@@ -46,6 +69,7 @@ class ModelContract:
     input_quantization: tuple[float, int] | None
     output_quantization: tuple[float, int] | None
     preprocessing: Preprocessing
+    preprocessing_source: PreprocessingSource
     classes_output: bool
     output_shape: tuple[int, ...]
     num_classes: int | None
@@ -77,13 +101,13 @@ def read_contract(
 
     Args:
         path: the file.
-        preprocessing: normalization to use; default the manifest's, else for integer inputs
-            the one that the input's own scale and zero point stand for, else (x - 128) / 128.
+        preprocessing: normalization to use; default see `PreprocessingSource`.
         name: for tables; default the file's stem.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or not a segmentation model with one image input.
+        ValueError: damaged, not a segmentation model with one image input, or a normalization
+            for another number of channels.
     """
     path = pathlib.Path(path)
     graph = read_graph(path)
@@ -97,7 +121,13 @@ def read_contract(
     if len(graph.outputs) > 1:
         warnings.append(f"{len(graph.outputs)} outputs; the first, {output.name!r}, is read")
     quantization = _per_tensor(image)
-    used = preprocessing or _preprocessing(manifest, image.shape[3], quantization, image)
+    said = _Said()
+    if manifest is None:
+        said = _read_metadata(path, image.shape[3], class_count(graph, num_classes))
+        warnings += said.warnings
+    used, source = _preprocessing(path, preprocessing, manifest, said, image)
+    if source is PreprocessingSource.ASSUMED:
+        warnings.append(_GUESS)
     warnings += _check_quantization(used, image, quantization)
     return ModelContract(
         path=path,
@@ -111,10 +141,11 @@ def read_contract(
         input_quantization=quantization,
         output_quantization=_per_tensor(output),
         preprocessing=used,
+        preprocessing_source=source,
         classes_output=classes_output,
         output_shape=output.shape,
         num_classes=num_classes,
-        label_set=manifest.label_set if manifest else None,
+        label_set=manifest.label_set if manifest else said.label_set,
         variant=manifest.variant if manifest else _guess_variant(graph),
         warnings=tuple(warnings),
     )
@@ -159,14 +190,106 @@ def _per_tensor(tensor: Tensor) -> tuple[float, int] | None:
     return float(tensor.quantization.scale[0]), int(tensor.quantization.zero_point[0])
 
 
-def _preprocessing(manifest: Manifest | None, channels: int, quantization, image) -> Preprocessing:
-    if manifest is not None:
-        return manifest.preprocessing
-    if quantization is None:
-        return Preprocessing((128.0,) * channels, (128.0,) * channels)
-    scale, zero_point = quantization
+def class_count(graph: Graph, num_classes: int | None) -> int | None:
+    """Classes of the output, or None where the graph does not tell.
+
+    Args:
+        graph: of the file.
+        num_classes: channels of the logits; None for a class map, whose ARG_MAX, if it has one,
+            tells what it chose from.
+    """
+    if num_classes is not None:
+        return num_classes
+    index = graph.outputs[0]
+    for _ in graph.operators:
+        operator = graph.producer(index)
+        if operator is None or not operator.inputs or operator.inputs[0] < 0:
+            return None
+        if operator.kind == "ARG_MAX":
+            return graph.tensors[operator.inputs[0]].shape[-1]
+        index = operator.inputs[0]
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Said:
+    """What the metadata says that fits the file, and warnings of the rest."""
+
+    preprocessing: Preprocessing | None = None
+    label_set: LabelSet | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def _read_metadata(path: pathlib.Path, channels: int, classes: int | None) -> _Said:
+    """Never refuses a file: what other programs wrote into it may be damaged or meant otherwise."""
+    try:
+        metadata = packing.read(path)
+    except ValueError as error:
+        return _Said(warnings=(f"its metadata is not used: {error}",))
+    if metadata is None:
+        return _Said()
+    preprocessing, unfit = _said_preprocessing(metadata, channels)
+    label_set, unnamed = _said_labels(metadata.labels, classes)
+    return _Said(preprocessing, label_set, (*unfit, *unnamed))
+
+
+def _said_preprocessing(
+    metadata: SegmenterMetadata, channels: int
+) -> tuple[Preprocessing | None, list[str]]:
+    said = metadata.preprocessing
+    if said is not None and said.channels == 1:  # the schema's way to say: all alike
+        said = Preprocessing(said.mean * channels, said.std * channels)
+    if said is None or said.channels == channels:
+        return said, []
+    return None, [
+        f"its metadata normalizes {said.channels} channels, the input has {channels}: not used; "
+        "give --mean and --std"
+    ]
+
+
+def _said_labels(labels: tuple[str, ...], classes: int | None) -> tuple[LabelSet | None, list[str]]:
+    if not labels:
+        return None, []
+    if len(labels) == (classes or len(labels)) and len(labels) <= MAX_CLASSES:
+        return LabelSet.from_names(labels), []
+    return None, [
+        f"its metadata names {len(labels)} labels, the output has {classes or 'fewer'} classes: "
+        "not used"
+    ]
+
+
+def _preprocessing(
+    path: pathlib.Path,
+    given: Preprocessing | None,
+    manifest: Manifest | None,
+    said: _Said,
+    image: Tensor,
+) -> tuple[Preprocessing, PreprocessingSource]:
+    channels = image.shape[3]
+    found = (
+        (given, PreprocessingSource.GIVEN),
+        (manifest.preprocessing if manifest else None, PreprocessingSource.MANIFEST),
+        (said.preprocessing, PreprocessingSource.METADATA),
+        (own_preprocessing(image, channels), PreprocessingSource.QUANTIZATION),
+        (Preprocessing.of(channels), PreprocessingSource.ASSUMED),
+    )
+    used, source = next((value, source) for value, source in found if value is not None)
+    if used.channels != channels:
+        raise ValueError(
+            f"{path}: the normalization ({source.value}) is for {used.channels} channel(s), the "
+            f"input has {channels}; give --mean and --std with one value a channel"
+        )
+    return used, source
+
+
+def own_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
+    """What the scale and zero point of a quantized image stand for; None for floats."""
+    if image.quantization is None or image.type_name not in ("UINT8", "INT8"):
+        return None
     shift = 128 if image.type_name == "INT8" else 0
-    return Preprocessing((float(zero_point + shift),) * channels, (1.0 / scale,) * channels)
+    mean = float(image.quantization.zero_point[0] + shift)
+    std = 1.0 / float(image.quantization.scale[0])
+    return Preprocessing((mean,) * channels, (std,) * channels)
 
 
 def _check_quantization(preprocessing: Preprocessing, image: Tensor, quantization) -> list[str]:
@@ -175,8 +298,8 @@ def _check_quantization(preprocessing: Preprocessing, image: Tensor, quantizatio
         return []
     scale, zero_point = quantization
     limits = np.iinfo(image.dtype)
-    low, high = (scale * (edge - zero_point) for edge in (limits.min, limits.max))
-    wanted_low, wanted_high = preprocessing.input_range
+    low, high = (scale * (edge - zero_point) + 0.0 for edge in (limits.min, limits.max))
+    wanted_low, wanted_high = (edge + 0.0 for edge in preprocessing.input_range)  # no -0
     slack = _SCALE_TOLERANCE * (wanted_high - wanted_low)
     if abs(low - wanted_low) <= slack and abs(high - wanted_high) <= slack:
         return []

@@ -32,9 +32,9 @@ def _define_flags() -> None:
     flags.DEFINE_integer("limit", 0, "Only the first so many photos; 0 = all.")
     flags.DEFINE_integer("sample", 8, "Photos for other ways to feed and for inner tensors.")
     flags.DEFINE_string("reference", "", "Float .tflite of the same network: layer by layer.")
-    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's manifest.")
+    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
     flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
-    flags.DEFINE_string("labels", "", "Class names to judge, one a line; default: the manifest's.")
+    flags.DEFINE_string("labels", "", "Class names to judge, one a line; default: the file's.")
     flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one a core.")
     flags.DEFINE_string("json", "", "Also write the findings here.")
 

@@ -43,7 +43,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
     flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
     flags.DEFINE_integer("latency_warmup", 3, "Invokes before timing.")
-    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's manifest.")
+    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
     flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
     flags.DEFINE_integer("grid_images", 6, "Rows of the picture; 0 = no picture.")
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/evaluation, else ./evaluation.")

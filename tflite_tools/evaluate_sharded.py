@@ -32,7 +32,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("split", "val", "List to score on.")
     flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
     flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
-    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's manifest.")
+    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
     flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
     flags.DEFINE_integer("shards", 8, "Pieces of the list.")
     flags.DEFINE_integer("tile_overlap", OFF, "As in tflite_tools.evaluate; -1 = off.")
@@ -45,6 +45,8 @@ def _define_flags() -> None:
 def _contracts() -> list[ModelContract]:
     preprocessing = given_preprocessing()
     paths = [pathlib.Path(path) for path in FLAGS.model if path]
+    if not paths:
+        raise ValueError("no --model given; name one .tflite or more")
     return [
         read_contract(path, preprocessing, name)
         for path, name in zip(paths, table_names(paths), strict=True)

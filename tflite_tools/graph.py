@@ -12,6 +12,9 @@ import pathlib
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tflite_tools.manifest import read_manifest
+from tflite_tools.verifier import verify
+
 FILE_IDENTIFIER = b"TFL3"
 MAX_RANK = 8
 LARGEST_TENSOR_BYTES = 2**31 - 1
@@ -169,6 +172,19 @@ _LEAST_INPUTS = {
     **dict.fromkeys(("MAX_POOL_2D", "AVERAGE_POOL_2D", "RELU", "RELU6", "LOGISTIC", "SQUEEZE"), 1),
     **dict.fromkeys(("TRANSPOSE_CONV", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), 3),
 }
+_IMAGE, _MATRIX = range(4, 5), range(2, 3)
+_MATRICES, _VECTORS = range(2, MAX_RANK + 1), range(1, MAX_RANK + 1)
+_INPUT_RANKS: dict[str, tuple[tuple[int, range], ...]] = {
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), ((0, _IMAGE), (1, _IMAGE))),
+    **dict.fromkeys(("MAX_POOL_2D", "AVERAGE_POOL_2D"), ((0, _IMAGE),)),
+    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), ((0, _IMAGE),)),
+    "TRANSPOSE_CONV": ((1, _IMAGE), (2, _IMAGE)),
+    "FULLY_CONNECTED": ((1, _MATRIX),),
+    "BATCH_MATMUL": ((0, _MATRICES), (1, _MATRICES)),
+    "ARG_MAX": ((0, _VECTORS),),
+}
+"""(input slot, numbers of dimensions that the native kernels take there)."""
+_IMAGE_OUTPUT = set(_INPUT_RANKS) - {"FULLY_CONNECTED", "BATCH_MATMUL", "ARG_MAX"}
 _ANY_OPTIONAL = {
     "LSTM",
     "UNIDIRECTIONAL_SEQUENCE_LSTM",
@@ -199,11 +215,24 @@ def read_graph(path: str | pathlib.Path) -> Graph:
         raise ValueError(f"{path}: damaged .tflite ({type(error).__name__}: {error})") from error
 
 
-def parse_model(content: bytes, name: str) -> schema.ModelT:
-    """Unpacks a flatbuffer.
+def read_checked_graph(path: str | pathlib.Path) -> Graph:
+    """The same for a file that somebody ships: it must be the one that its manifest describes.
 
     Raises:
-        ValueError: not a `.tflite`, or its tables point outside the file.
+        FileNotFoundError: no such file.
+        ValueError: as `read_graph`, or the manifest beside it has another sha256.
+    """
+    graph = read_graph(path)
+    read_manifest(graph.path)
+    return graph
+
+
+def parse_model(content: bytes, name: str) -> schema.ModelT:
+    """Unpacks a flatbuffer, in a time that its size bounds.
+
+    Raises:
+        ValueError: not a `.tflite`, its tables point outside the file, or so many references
+            point to the same ones that unpacking would not end.
     """
     if len(content) < 16 or content[4:8] != FILE_IDENTIFIER:
         raise ValueError(
@@ -211,7 +240,10 @@ def parse_model(content: bytes, name: str) -> schema.ModelT:
             f"{FILE_IDENTIFIER!r}); give the converter's output"
         )
     try:
+        verify(content)
         return schema.ModelT.InitFromPackedBuf(content, 0)
+    except ValueError as error:
+        raise ValueError(f"{name}: damaged .tflite ({error}); fetch it again") from error
     except Exception as error:
         raise ValueError(
             f"{name}: damaged .tflite ({type(error).__name__} while unpacking); fetch it again"
@@ -231,7 +263,7 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, size_bytes: int) ->
         for index, tensor in enumerate(_items(subgraph.tensors))
     )
     operators = tuple(
-        _read_operator(position, operator, model.operatorCodes or [], len(tensors), path)
+        _read_operator(position, operator, model.operatorCodes or [], tensors, path)
         for position, operator in enumerate(_items(subgraph.operators))
     )
     inputs, outputs = _indices(subgraph.inputs), _indices(subgraph.outputs)
@@ -299,7 +331,8 @@ def _constant(name, shape, dtype, type_name, raw, sparsity, path):
             f"{path}: damaged .tflite (tensor {name!r} holds {len(raw)} bytes, "
             f"its shape {list(shape)} needs {expected})"
         )
-    return np.frombuffer(np.asarray(raw, np.uint8).tobytes(), dtype).reshape(shape)
+    # A view: tensors may share a buffer, and copies of a large one would fill the memory.
+    return np.frombuffer(raw, dtype).reshape(shape)
 
 
 def _read_quantization(name, shape, quantization, path) -> Quantization | None:
@@ -316,7 +349,7 @@ def _read_quantization(name, shape, quantization, path) -> Quantization | None:
     return Quantization(scale, zero_point, dimension if len(scale) > 1 else 0)
 
 
-def _read_operator(position, operator, codes, num_tensors, path) -> Operator:
+def _read_operator(position, operator, codes, tensors, path) -> Operator:
     if not 0 <= operator.opcodeIndex < len(codes):
         raise ValueError(f"{path}: damaged .tflite (operator {position} has no code)")
     code = codes[operator.opcodeIndex]
@@ -329,7 +362,7 @@ def _read_operator(position, operator, codes, num_tensors, path) -> Operator:
     optional = _OPTIONAL_INPUTS.get(kind, set())
     for slot, index in enumerate(inputs):
         allowed = index == -1 and (kind in _ANY_OPTIONAL or slot in optional)
-        if not allowed and not 0 <= index < num_tensors:
+        if not allowed and not 0 <= index < len(tensors):
             raise ValueError(
                 f"{path}: damaged .tflite (operator {position}, {kind}, reads tensor {index})"
             )
@@ -337,9 +370,23 @@ def _read_operator(position, operator, codes, num_tensors, path) -> Operator:
         raise ValueError(
             f"{path}: damaged .tflite (operator {position}, {kind}, has {len(inputs)} inputs)"
         )
-    if not outputs or not all(0 <= index < num_tensors for index in outputs):
+    if not outputs or not all(0 <= index < len(tensors) for index in outputs):
         raise ValueError(f"{path}: damaged .tflite (operator {position}, {kind}, writes nowhere)")
+    _check_ranks(position, kind, inputs, outputs, tensors, path)
     return Operator(position, kind, inputs, outputs, operator.builtinOptions)
+
+
+def _check_ranks(position, kind, inputs, outputs, tensors, path) -> None:
+    wanted = [(inputs[slot], ranks) for slot, ranks in _INPUT_RANKS.get(kind, ())]
+    if kind in _IMAGE_OUTPUT:
+        wanted.append((outputs[0], _IMAGE))
+    for index, ranks in wanted:
+        shape = tensors[index].shape
+        if len(shape) not in ranks:
+            raise ValueError(
+                f"{path}: damaged .tflite (operator {position}, {kind}, has a tensor of shape "
+                f"{list(shape)} where {ranks.start} dimensions are needed)"
+            )
 
 
 def _check_order(graph: Graph) -> None:

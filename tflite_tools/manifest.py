@@ -10,6 +10,8 @@ from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 
 FORMAT = 1
+RESIZES = ("half_pixel", "align_corners", "legacy")
+"""`deeplab_tf.models.resize.Alignment` by value."""
 
 
 def sha256_of(content: bytes) -> str:
@@ -35,6 +37,8 @@ class Manifest:
         sha256: of the `.tflite`.
         size_bytes: of the `.tflite`.
         quantization: post-training steps and what each did, or None.
+        resize: one of `RESIZES`, how the training brought logits to the photo's size; None: not
+            on record.
     """
 
     variant: str
@@ -53,6 +57,11 @@ class Manifest:
     sha256: str
     size_bytes: int
     quantization: dict | None = None
+    resize: str | None = None
+
+    def __post_init__(self):
+        if self.resize is not None and self.resize not in RESIZES:
+            raise ValueError(f"resize {self.resize!r} is none of {', '.join(RESIZES)}")
 
     def to_json(self) -> dict:
         return {
@@ -70,7 +79,11 @@ class Manifest:
                 "dtype": self.input_dtype,
                 "quantization": self.input_quantization,
             },
-            "output": {"dtype": self.output_dtype, "quantization": self.output_quantization},
+            "output": {
+                "dtype": self.output_dtype,
+                "quantization": self.output_quantization,
+                "resize": self.resize,
+            },
             "labels": self.label_set.names,
             "colors": self.label_set.colors,
             "calibration": self.calibration,
@@ -106,6 +119,7 @@ class Manifest:
             sha256=values["sha256"],
             size_bytes=values["size_bytes"],
             quantization=values.get("quantization"),
+            resize=output.get("resize"),
         )
 
 

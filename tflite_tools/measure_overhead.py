@@ -77,7 +77,9 @@ def measure(
 
 
 def main() -> None:
-    contracts = [read_contract(path) for path in FLAGS.model]
+    contracts = [read_contract(path) for path in FLAGS.model if path]
+    if not contracts:
+        raise ValueError("no --model given; name one .tflite or more")
     dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
     processes = FLAGS.processes or default_processes()
     scoring, bare, ready = measure(contracts, dataset, processes, FLAGS.rounds)

@@ -40,7 +40,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
     flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
     flags.DEFINE_integer("latency_warmup", 3, "Invokes before timing.")
-    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's manifest.")
+    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
     flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/report, else ./report.")
     flags.DEFINE_bool("overwrite", False, "Replace a report that is there.")

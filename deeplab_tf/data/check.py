@@ -126,7 +126,10 @@ def _define_flags() -> None:
 
 def main() -> int:
     faults = 0
-    for split in FLAGS.split:
+    splits = [split for split in FLAGS.split if split]
+    if not splits:
+        raise ValueError("no --split given; name lists such as train,val")
+    for split in splits:
         dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split)
         findings = check(dataset, progress=True)
         sys.stdout.write(f"{dataset.name}, split {split}\n{report(findings)}")

@@ -16,7 +16,7 @@ from tflite_tools.clients import Client, check_file
 from tflite_tools.contract import read_contract
 from tflite_tools.graph import FILE_IDENTIFIER, parse_model, read_graph
 from tflite_tools.metadata import packing
-from tflite_tools.metadata.segmenter import describe
+from tflite_tools.metadata.description import describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INT8 = CAMVID / "int8.tflite"

@@ -1,5 +1,6 @@
 """The command that adds metadata: what it writes, and what it refuses in one line."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -8,16 +9,19 @@ import sys
 
 import pytest
 
+from deeplab_tf.data.preprocessing import Preprocessing
+from tests.diagnosis.surgery import twin_bytes
 from tests.zoo import CAMVID, ZOO
-from tflite_tools.contract import read_contract
+from tflite_tools.contract import class_count, read_contract
 from tflite_tools.graph import read_graph
 from tflite_tools.manifest import read_manifest, sha256_of
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.addition import AddOptions, add_metadata, read_labels
-from tflite_tools.metadata.segmenter import check_labels, class_count, describe
+from tflite_tools.metadata.description import check_labels, describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = tuple(json.loads((CAMVID / "labels.json").read_text())["names"])
+ZERO_TO_ONE = Preprocessing((0.0,) * 3, (255.0,) * 3)
 CLASS_MAP = ZOO / "voc_animals_deeplab_mobilenet_v2" / "int8.tflite"
 
 
@@ -25,6 +29,14 @@ CLASS_MAP = ZOO / "voc_animals_deeplab_mobilenet_v2" / "int8.tflite"
 def bare(tmp_path):
     """A file without a manifest."""
     return pathlib.Path(shutil.copy(CAMVID / "int8.tflite", tmp_path / "theirs.tflite"))
+
+
+@pytest.fixture
+def floating(tmp_path):
+    """A float file without a manifest: nothing in it says how pixels are normalized."""
+    path = tmp_path / "floating.tflite"
+    path.write_bytes(twin_bytes())
+    return path
 
 
 def label_file(folder, names):
@@ -66,14 +78,56 @@ def test_file_without_manifest_gets_one(bare, tmp_path):
     assert manifest.head == "logits"
     assert manifest.label_set.names == NAMES
     assert manifest.input_quantization == (1 / 128, 128)
+    # What the scale and zero point of its bytes stand for.
+    assert packing.read(output).preprocessing == manifest.preprocessing == Preprocessing()
     assert read_contract(output).label_set.names == NAMES
+
+
+def test_normalization_of_a_float_file_is_not_guessed(floating, tmp_path):
+    labels = label_file(tmp_path, NAMES)
+    done = command(f"--model={floating}", f"--labels={labels}")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "nothing says how pixels become its float32 input; give --mean and --std" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["floating.tflite", "names.txt"]
+
+
+def test_normalization_by_flags_is_written_and_then_kept(floating, tmp_path):
+    output, again = tmp_path / "ready.tflite", tmp_path / "again.tflite"
+    labels = label_file(tmp_path, NAMES)
+    flags = (f"--labels={labels}", "--mean=0,0,0", "--std=255,255,255", f"--output={output}")
+    done = command(f"--model={floating}", *flags)
+    assert done.returncode == 0, done.stderr
+    said = packing.read(output)
+    assert (said.preprocessing, said.input_range) == (ZERO_TO_ONE, ((0.0,) * 3, (1.0,) * 3))
+    assert read_manifest(output).preprocessing == ZERO_TO_ONE
+    output.with_suffix(".json").unlink()
+    # Another name, and labels and normalization from the file itself.
+    add_metadata(AddOptions(output, again, name="Streets"))
+    assert packing.read(again) == dataclasses.replace(said, name="Streets")
+    assert read_manifest(again).preprocessing == ZERO_TO_ONE
+    assert read_manifest(again).label_set.names == NAMES
+
+
+def test_normalization_by_flags_goes_before_the_manifest(tmp_path):
+    output = tmp_path / "ready.tflite"
+    add_metadata(AddOptions(CAMVID / "int8.tflite", output, preprocessing=ZERO_TO_ONE))
+    assert packing.read(output).preprocessing == ZERO_TO_ONE
+    assert read_contract(output).preprocessing == ZERO_TO_ONE
+
+
+def test_what_does_not_fit_together_is_said(tmp_path):
+    output = tmp_path / "ready.tflite"
+    flags = ("--mean=0,0,0", "--std=255,255,255", f"--output={output}")
+    done = command(f"--model={CAMVID / 'int8.tflite'}", *flags)
+    assert "input scale 0.0078125 and zero point 128 stand for [-1, 0.992]" in done.stderr
 
 
 def test_command_refuses_in_one_line(bare, tmp_path):
     done = command(f"--model={bare}")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "no manifest beside it that has labels; give --labels=FILE" in done.stderr
+    assert "no manifest beside it and no metadata in it has labels; give --labels" in done.stderr
     assert not (tmp_path / "theirs_metadata.tflite").exists()
 
 
@@ -88,7 +142,7 @@ def test_wrong_count_leaves_nothing_behind(bare, tmp_path):
 def test_classes_of_a_class_map_are_counted_too():
     graph, contract = read_graph(CLASS_MAP), read_contract(CLASS_MAP)
     assert contract.num_classes is None
-    assert class_count(graph, contract) == 21
+    assert class_count(graph, contract.num_classes) == 21
     with pytest.raises(ValueError, match="20 labels for 21 classes"):
         describe(contract, contract.label_set.names[1:], graph)
 

@@ -12,8 +12,9 @@ from tests.zoo import CAMVID, ZOO, pixels
 from tflite_tools.contract import read_contract
 from tflite_tools.graph import parse_model, read_graph
 from tflite_tools.metadata import codec, model_file, packing
+from tflite_tools.metadata.description import describe
 from tflite_tools.metadata.schema import SEGMENTER_IDENTIFIER
-from tflite_tools.metadata.segmenter import Activation, describe
+from tflite_tools.metadata.segmenter import Activation
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
 

@@ -60,6 +60,11 @@ def test_photos_through_the_command(shared_dir):
         ((), 2, "--model"),
         (("--model=missing.tflite",), 1, "missing.tflite: no such file"),
         ((f"--model={INT8}", "--mean=x", "--std=1"), 1, "--mean and --std: could not convert"),
+        (
+            (f"--model={INT8}", "--mean=128", "--std=128"),
+            1,
+            "has 3; give --mean and --std with one",
+        ),
         ((f"--model={INT8}", "--labels=no.txt"), 1, "no.txt: no such file"),
         ((f"--model={INT8}", f"--labels={CAMVID / 'config.json'}"), 1, "names no class"),
         ((f"--model={INT8}", f"--reference={INT8}"), 1, "computes with integers"),

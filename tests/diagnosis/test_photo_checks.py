@@ -27,9 +27,10 @@ from tests.diagnosis.surgery import (
 from tests.zoo import CAMVID
 from tflite_tools.diagnosis.case import open_case
 from tflite_tools.diagnosis.diagnosis import diagnose
+from tflite_tools.diagnosis.feeding import channel_order
 from tflite_tools.diagnosis.finding import Severity
-from tflite_tools.diagnosis.observation import Effort
-from tflite_tools.diagnosis.views import Turned
+from tflite_tools.diagnosis.observation import Effort, Observations
+from tflite_tools.diagnosis.views import DECLARED, REVERSED, Turned
 
 PHOTOS = 3
 RAW = Preprocessing((0.0,) * 3, (1.0,) * 3)
@@ -55,8 +56,14 @@ def twin(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def six(shared_dir):
+    """Enough photos for a finding on how they are fed to be a problem."""
+    return spread(open_dataset("camvid", shared_dir / "data" / "camvid", "val"), 6)
+
+
 def found(path, dataset, **given):
-    diagnosis = diagnose(open_case(path, dataset=dataset, **given), Effort(0, PHOTOS, 1))
+    diagnosis = diagnose(open_case(path, dataset=dataset, **given), Effort(0, len(dataset), 1))
     return {finding.name: finding for finding in diagnosis.findings}
 
 
@@ -95,8 +102,8 @@ def test_float_file_is_healthy(camvid, twin):
     assert found(twin, camvid) == {}
 
 
-def test_integer_file_that_is_fed_raw_gives_the_published_empty_masks(camvid):
-    findings = found(INT8, camvid, preprocessing=RAW)
+def test_integer_file_that_is_fed_raw_gives_the_published_empty_masks(six):
+    findings = found(INT8, six, preprocessing=RAW)
     assert "raw_pixels" in problems(findings)
     # The same bytes, once read as pixels and once clipped: what scores better is said too.
     assert "mIoU" in findings["raw_pixels"].evidence
@@ -108,28 +115,63 @@ def test_photos_that_were_normalized_before_they_were_given(camvid):
     assert "3 of 3 photos hold only pixel values 0..1" in finding.evidence
 
 
-def test_photos_with_blue_first(camvid):
-    turned = Turned(camvid, lambda image: image[..., ::-1], same)
-    assert problems(found(INT8, turned)) == {"channel_order"}
+def blue_first(dataset):
+    return Turned(dataset, lambda image: image[..., ::-1], same)
+
+
+def test_photos_with_blue_first(six):
+    assert problems(found(INT8, blue_first(six))) == {"channel_order"}
+
+
+def test_few_photos_with_blue_first_are_no_proof(camvid):
+    finding = found(INT8, blue_first(camvid))["channel_order"]
+    assert finding.severity is Severity.WARNING
+    assert "3 photos, too few to be sure" in finding.evidence
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_official_model_on_few_photos_has_no_problem(shared_dir, count):
+    photos = open_dataset("voc", shared_dir / "data" / "voc_animals", "val")
+    first = Subset(photos, tuple(range(count)), "val")
+    path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
+    assert problems(found(path, first)) == set()
+
+
+def test_class_of_one_photo_that_is_missed_is_no_problem(shared_dir):
+    photos = open_dataset("voc", shared_dir / "data" / "voc_animals", "train")
+    first = Subset(photos, tuple(range(8)), "train")
+    findings = found(shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite", first)
+    assert "'chair' (1.21% of the labelled pixels" in findings["never_predicted"].evidence
+    assert problems(findings) == set()
+
+
+def test_a_way_to_feed_is_not_better_for_classes_that_no_photo_holds():
+    # Declared: 2 % of the pixels as a class that is not there. mIoU with it (0.98 + 0) / 2.
+    declared, other = np.zeros((2, 8, 2, 3), np.uint32)
+    declared[:, 0, :2], other[:, 0, 0] = (98, 2), 100
+    seen = Observations(views={DECLARED: declared, REVERSED: other})
+    assert channel_order(None, seen) == []
+    declared[:, 0, :2] = 90, 10  # now it costs the class that is there
+    assert "gain 10.0% to 10.0%" in channel_order(None, seen)[0].evidence
 
 
 @pytest.mark.slow
-def test_network_with_blue_first(camvid, tmp_path):
+def test_network_with_blue_first(six, tmp_path):
     model = unpacked()
     first = operators(model, CODES.CONV_2D)[0]
     kernel = constant(model, first.inputs[1])
     set_constant(model, first.inputs[1], kernel[..., ::-1])
-    assert "channel_order" in problems(found(write(tmp_path / "bgr.tflite", model), camvid))
+    assert "channel_order" in problems(found(write(tmp_path / "bgr.tflite", model), six))
 
 
-def test_photos_on_their_side(camvid):
-    turned = Turned(camvid, lambda image: image.swapaxes(0, 1), lambda label: label.T)
+def test_photos_on_their_side(six):
+    turned = Turned(six, lambda image: image.swapaxes(0, 1), lambda label: label.T)
     finding = found(INT8, turned)["width_height_swapped"]
     assert finding.severity is Severity.PROBLEM
 
 
-def test_photos_on_their_head_are_no_wrong_labels(camvid):
-    findings = found(INT8, Turned(camvid, lambda image: image[::-1, ::-1], same))
+def test_photos_on_their_head_are_no_wrong_labels(six):
+    findings = found(INT8, Turned(six, lambda image: image[::-1, ::-1], same))
     assert findings["upside_down"].severity is Severity.PROBLEM
     assert not problems(findings) & {"label_order", "channel_order", "never_predicted"}
 
@@ -234,6 +276,9 @@ def test_class_that_is_never_predicted(camvid, tmp_path):
     findings = found(write(tmp_path / "no_road.tflite", model), camvid)
     assert "'road'" in findings["never_predicted"].evidence
     assert "never_predicted" in problems(findings)
+    assert "in 3 of 3 photos" in findings["never_predicted"].evidence
+    two = Subset(camvid, (0, 1), camvid.split)
+    assert found(tmp_path / "no_road.tflite", two)["never_predicted"].severity is Severity.WARNING
 
 
 def test_constant_mask(camvid, tmp_path):

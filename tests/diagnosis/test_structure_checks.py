@@ -31,6 +31,8 @@ from tflite_tools.diagnosis.finding import Severity
 from tflite_tools.diagnosis.observation import Effort
 from tflite_tools.diagnosis.pairing import layer_key, pair_tensors
 from tflite_tools.graph import read_graph
+from tflite_tools.metadata import packing
+from tflite_tools.metadata.segmenter import SegmenterMetadata
 
 FLOAT32, INT8_TYPE, INT32 = (
     schema.TensorType.FLOAT32,
@@ -101,6 +103,30 @@ def test_input_scale_that_the_manifest_contradicts(tmp_path, scale, zero_point):
     assert "[-1, 0.992]" in finding.evidence
 
 
+def declaring(path, preprocessing, labels=()):
+    """The same file with metadata of its own, and no manifest."""
+    metadata = SegmenterMetadata("", "", "", preprocessing, None, labels, False, None)
+    path.write_bytes(packing.add(INT8.read_bytes(), metadata))
+    return path
+
+
+def test_input_scale_that_the_files_own_metadata_contradicts(tmp_path):
+    assert found(declaring(tmp_path / "fits.tflite", Preprocessing())) == {}
+    path = declaring(tmp_path / "theirs.tflite", Preprocessing((0.0,) * 3, (255.0,) * 3))
+    finding = found(path)["input_scale"]
+    assert finding.severity is Severity.PROBLEM
+    assert "pixels 0..255 become [0, 1], the file's input stands for [-1, 0.992]" in (
+        finding.evidence
+    )
+    raw = declaring(tmp_path / "raw.tflite", Preprocessing((0.0,) * 3, (1.0,) * 3))
+    assert "input_scale" in found(raw)
+
+
+def test_labels_of_the_files_own_metadata_are_judged(tmp_path):
+    names = tuple(json.loads((CAMVID / "labels.json").read_text())["names"])
+    assert open_case(declaring(tmp_path / "own.tflite", None, names)).labels == names
+
+
 @pytest.mark.parametrize(("images", "severity"), [(1, Severity.PROBLEM), (8, Severity.WARNING)])
 def test_calibration_on_one_image_by_the_manifest(tmp_path, images, severity):
     path = write(tmp_path / "int8.tflite", unpacked())
@@ -120,6 +146,71 @@ def test_resize_that_differs_from_the_reference(tmp_path, twin):
     assert "2 of 2 resizes differ" in finding.evidence
     assert "align-corners, there half-pixel" in finding.evidence
     assert "resize_convention" not in found(path)
+
+
+def last_resize_with(model, half_pixel, align_corners):
+    options = operators(model, CODES.RESIZE_BILINEAR)[-1].builtinOptions
+    options.halfPixelCenters, options.alignCorners = half_pixel, align_corners
+    return model
+
+
+@pytest.mark.parametrize(
+    ("half_pixel", "align_corners", "word"),
+    [(False, True, "align-corners"), (False, False, "legacy")],
+)
+def test_resize_of_the_logits_that_differs_from_the_manifests(
+    tmp_path, half_pixel, align_corners, word
+):
+    def trained(values):
+        values["output"]["resize"] = "half_pixel"
+
+    path = write(tmp_path / "whole.tflite", unpacked())
+    write_manifest(path, trained)
+    assert found(path) == {}
+    path = write(tmp_path / "bent.tflite", last_resize_with(unpacked(), half_pixel, align_corners))
+    write_manifest(path, trained)
+    finding = found(path)["resize_convention"]
+    assert finding.severity is Severity.PROBLEM
+    assert f"RESIZE_BILINEAR, is {word}, the manifest says half-pixel" in finding.evidence
+    write_manifest(path)  # older manifests say nothing: what is left is the mixture
+    assert found(path)["resize_convention"].severity is Severity.WARNING
+
+
+def test_resize_inside_the_network_is_not_the_one_of_the_logits(tmp_path):
+    # Networks of align-corners logits have a decoder of half-pixel resizes.
+    path = write(tmp_path / "zoo.tflite", last_resize_with(unpacked(), False, True))
+    write_manifest(path, lambda values: values["output"].update(resize="align_corners"))
+    assert found(path)["resize_convention"].severity is Severity.WARNING
+
+
+def test_manifest_with_a_resize_that_nobody_knows(tmp_path):
+    path = write(tmp_path / "odd.tflite", unpacked())
+    write_manifest(path, lambda values: values["output"].update(resize="bicubic"))
+    with pytest.raises(ValueError, match=r"odd\.json: not a readable manifest \(resize 'bicubic'"):
+        found(path)
+
+
+def test_resizes_pair_with_the_reference_by_name_not_by_place(tmp_path, twin):
+    # The reference has one resize more, of another convention, in front of the decoder's.
+    reference = unpacked(twin)
+    graph = reference.subgraphs[0]
+    decoder = operators(reference, CODES.RESIZE_BILINEAR)[1]
+    source = int(decoder.inputs[0])
+    size = new_tensor(reference, "size", INT32, [2], np.array([46, 60], np.int32))
+    shape = [1, 46, 60, graph.tensors[source].shape[3]]
+    between = new_tensor(reference, "between", FLOAT32, shape)
+    options = schema.ResizeBilinearOptionsT()
+    options.alignCorners, kind = True, schema.BuiltinOptions.ResizeBilinearOptions
+    inputs = [source, size]
+    more = new_operator(reference, CODES.RESIZE_BILINEAR, inputs, [between], options, kind)
+    decoder.inputs = np.array([between, decoder.inputs[1]], np.int32)
+    position = next(i for i, op in enumerate(graph.operators) if op is decoder)
+    graph.operators.insert(position, more)
+    other = write(tmp_path / "reference.tflite", reference)
+    assert found(INT8, reference=other) == {}
+    bent = write(tmp_path / "bent.tflite", last_resize_with(unpacked(), False, True))
+    finding = found(bent, reference=other)["resize_convention"]
+    assert "1 of 2 resizes differ" in finding.evidence
 
 
 def test_resizes_that_differ_among_themselves(tmp_path):

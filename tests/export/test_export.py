@@ -163,6 +163,7 @@ def test_manifest_describes_the_file(exported):
     assert (manifest.height, manifest.width) == LIVE_SIZE
     assert manifest.input_quantization == (0.0078125, 128)
     assert manifest.calibration["images"] == 4
+    assert manifest.resize == "half_pixel"
     assert manifest.size_bytes == (exported / "int8.tflite").stat().st_size
     assert manifest.versions["tensorflow"] == tf.__version__
 

@@ -49,7 +49,7 @@ def test_overlaps_hold_all_that_iou_needs():
 
 def test_change_equals_the_bootstrap_of_the_matrices():
     first, second = random_matrices(1), random_matrices(2)
-    for classes in ((), (0, 3)):
+    for classes in (tuple(range(CLASSES)), (0, 3)):
         expected = miou_difference(first, second, classes)
         found = change_of(overlap(first), overlap(second), classes)
         assert found.difference == pytest.approx(expected.difference)
@@ -83,6 +83,65 @@ def test_a_planted_loss_is_found_in_its_class_and_nowhere_else():
     (sentence,) = page.findings(document)
     assert sentence.startswith("file1: −")  # noqa: RUF001
     assert "hurt most: vehicle" in sentence
+
+
+def of_other_classes():
+    """Two files on a list of classes 0 to 3; the second also predicts 4 and 5, which are not there.
+
+    Both get 90 % of each class's pixels: the first mistakes the others for class 0, the second
+    for the classes that are not there.
+    """
+    first = np.zeros((12, CLASSES, CLASSES + 1), np.uint32)
+    first[:, range(4), range(4)] = 900
+    second = first.copy()
+    first[:, 1:4, 0] = 100
+    first[:, 0, 1] = 100
+    second[:, 0:2, 4], second[:, 2:4, 5] = 100, 100
+    return first, second
+
+
+def test_change_is_over_the_classes_that_both_files_count():
+    document = report_of(*of_other_classes()).document()
+    base, model = document["models"]
+    assert (base["classes_counted"], model["classes_counted"]) == (4, 6)
+    names = list(base["iou"])[:4]
+    assert model["changed_over"] == names
+    # Nobody's pixels go to a wrong class that is there: IoU 0.9 each. mIoU itself is 0.6.
+    expected = np.mean([model["iou"][name] - base["iou"][name] for name in names])
+    assert [model["iou"][name] for name in names] == pytest.approx([0.9] * 4)
+    assert model["miou_change"]["difference"] == pytest.approx(expected)
+    assert model["miou_change"]["low"] > 0 > model["miou"] - base["miou"]
+    assert page.findings(document)[0].startswith(
+        f"file1: {page.points(expected)} points of mIoU over the 4 classes that both files count,"
+    )
+
+
+def test_change_without_a_class_in_common_is_not_told():
+    first, second = (np.zeros((3, CLASSES, CLASSES + 1), np.uint32) for _ in range(2))
+    first[:, 0, 0], second[:, 1, 1] = 10, 10
+    model = report_of(first, second).document()["models"][1]
+    assert (model["miou_change"], model["changed_over"]) == (None, [])
+
+
+def test_page_and_card_count_the_classes_of_each_file():
+    report = report_of(*of_other_classes())
+    document = report.document()
+    text = page.render(document, pictures.Album(), report)
+    assert re.findall(r'data-key="classes_counted">(\d+)<', text) == ["4", "6"]
+    names = ", ".join(document["models"][1]["changed_over"])
+    sentence = f"file1: change over the 4 classes that file0 counts too: {names}."
+    assert sentence in text
+    assert "non-empty union, at the label" in text
+    card = model_card(document)
+    assert sentence in card
+    rows = [line.split(" | ") for line in card.splitlines() if re.match(r"\| file\d \|", line)]
+    assert [row[2] for row in rows[:2]] == ["4", "6"]
+
+
+def test_interval_in_the_plot_lies_around_the_files_own_point():
+    document = report_of(*of_other_classes()).document()
+    low, high = charts.interval_ends(document["models"][1])
+    assert low <= 60.0 <= high  # 4 classes of 0.9 and 2 of 0
 
 
 def test_without_a_reference_nothing_is_compared():

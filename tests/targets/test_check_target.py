@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -10,8 +11,10 @@ import pytest
 from tests.targets.graphs import single
 from tests.zoo import CAMVID
 from tflite_tools.graph import read_graph
+from tflite_tools.manifest import manifest_path
 from tflite_tools.targets.registry import TARGETS, check_target
 from tflite_tools.targets.result import multiply_accumulates
+from tflite_tools.to_keras.importer import import_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = CAMVID / "int8.tflite"
@@ -109,3 +112,18 @@ def test_an_operator_without_its_parameters_is_a_damaged_file(target, kind):
 
 def test_help_states_the_exit_status():
     assert "Exit status: 0 when every operator is mapped, 1" in run("--help").stdout
+
+
+def test_a_file_that_is_not_its_manifests_is_refused(tmp_path):
+    content = bytearray(MODEL.read_bytes())
+    content[len(content) // 2] ^= 1  # among the weights: the graph is the same
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(bytes(content))
+    assert run(f"--model={path}", "--target=gpu").returncode == 0
+    shutil.copy(manifest_path(MODEL), manifest_path(path))
+    done = run(f"--model={path}", "--target=gpu")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "the file was changed or damaged" in done.stderr
+    with pytest.raises(ValueError, match=r"sha256 \w+ is not the manifest's"):
+        import_file(path)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import flatbuffers
 import numpy as np
@@ -81,3 +83,18 @@ def test_a_child_that_died_idle_is_replaced():
 
 def _name(runner):
     return runner.contract.name
+
+
+def test_a_check_for_nobody_is_a_mistake():
+    flags = [f"--model={CAMVID / 'int8.tflite'}", "--client="]
+    done = subprocess.run(
+        [sys.executable, "-m", "tflite_tools.check_client", *flags],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr == "error: give --client, one or more of mediapipe, litertjs, edgetpu, ethosu\n"
+    )

@@ -12,12 +12,14 @@ import pytest
 from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 
+from tests.tflite_tools.mutations import MUTATIONS, packed, table_positions
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
-from tflite_tools.graph import FILE_IDENTIFIER
+from tflite_tools.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.signal_to_noise import real_output
 from tflite_tools.to_keras.file_runner import FileRunner
+from tflite_tools.verifier import UNIONS, Allowance, verify
 
 MUTANTS = 1000
 BATCH = 50
@@ -29,84 +31,11 @@ def victim():
     return (CAMVID / "int8.tflite").read_bytes()
 
 
-def packed(model) -> bytes:
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
-    return bytes(builder.Output())
-
-
-def flip_bits(content, random, _):
-    changed = bytearray(content)
-    for position in random.integers(0, len(content), random.integers(1, 64)):
-        changed[position] ^= 1 << random.integers(8)
-    return bytes(changed)
-
-
-def flip_tables(content, random, tables):
-    """The same among tables and offsets, where a file holds hardly any weights."""
-    changed = bytearray(content)
-    for position in random.choice(tables, random.integers(1, 8)):
-        changed[position] ^= 1 << random.integers(8)
-    return bytes(changed)
-
-
-def change_offsets(content, random, tables):
-    changed = bytearray(content)
-    for position in random.choice(tables, random.integers(1, 4)) // 4 * 4:
-        value = random.choice([0, 1, 4, 2**31 - 1, 2**32 - 1, random.integers(len(content))])
-        changed[position : position + 4] = int(value).to_bytes(4, "little")
-    return bytes(changed)
-
-
-def truncate(content, random, _):
-    return content[: random.integers(len(content))]
-
-
-def change_graph(content, random, _):
-    """Shapes, indices, types and options that are well-formed and wrong."""
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph = model.subgraphs[0]
-    for _ in range(random.integers(1, 4)):
-        kind = random.integers(5)
-        operator = graph.operators[random.integers(len(graph.operators))]
-        tensor = graph.tensors[random.integers(len(graph.tensors))]
-        if kind == 0 and len(tensor.shape):
-            shape = np.array(tensor.shape)
-            shape[random.integers(len(shape))] = random.choice([-1, 0, 1, 3, 7, 1000, 2**30])
-            tensor.shape = shape.tolist()
-        elif kind == 1:
-            operator.inputs = list(operator.inputs)
-            slot = random.integers(len(operator.inputs))
-            operator.inputs[slot] = int(random.integers(-2, len(graph.tensors) + 2))
-        elif kind == 2:
-            tensor.type = int(random.choice([0, 1, 2, 3, 4, 7, 9, 17, 99]))
-        elif kind == 3:
-            tensor.buffer = int(random.integers(len(model.buffers) + 1))
-        elif operator.builtinOptions is not None:
-            names = [n for n, v in vars(operator.builtinOptions).items() if type(v) is int]
-            if names:
-                name = names[random.integers(len(names))]
-                setattr(operator.builtinOptions, name, int(random.choice([0, 1, 2, 5, 100])))
-    return packed(model)
-
-
-MUTATIONS = (flip_bits, flip_tables, change_offsets, truncate, change_graph)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_thousand_mutants(victim, tmp_path):
     random = np.random.default_rng(20)
-    weights = np.zeros(len(victim), bool)
-    model = schema.Model.GetRootAs(victim, 0)
-    whole = np.frombuffer(victim, np.uint8)
-    for index in range(model.BuffersLength()):
-        data = model.Buffers(index).DataAsNumpy()
-        if not isinstance(data, int):
-            start = data.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
-            if 0 <= start < len(victim):
-                weights[start : start + len(data)] = True
-    tables = np.flatnonzero(~weights[:-8])
+    tables = table_positions(victim)
     good = tmp_path / "good.tflite"
     good.write_bytes(victim)
     contract = read_contract(good)
@@ -147,6 +76,78 @@ def test_a_thousand_mutants(victim, tmp_path):
     assert outcomes["ran", ""] > 50  # not all is refused: the children were put to the test
     assert sum(n for (what, _), n in outcomes.items() if what == "refused") > 200
     assert slowest < SECONDS_PER_FILE
+
+
+def write_shared(path, subgraphs, tensors, name=""):
+    """References to ONE subgraph, which holds references to ONE tensor of a name."""
+    builder = flatbuffers.Builder(1024)
+    name_offset = builder.CreateString(name)
+    schema.TensorStart(builder)
+    schema.TensorAddName(builder, name_offset)
+    tensor = schema.TensorEnd(builder)
+    tensor_vector = references(builder, tensor, tensors)
+    schema.SubGraphStart(builder)
+    schema.SubGraphAddTensors(builder, tensor_vector)
+    subgraph = schema.SubGraphEnd(builder)
+    subgraph_vector = references(builder, subgraph, subgraphs)
+    schema.ModelStart(builder)
+    schema.ModelAddVersion(builder, 3)
+    schema.ModelAddSubgraphs(builder, subgraph_vector)
+    builder.Finish(schema.ModelEnd(builder), FILE_IDENTIFIER)
+    path.write_bytes(bytes(builder.Output()))
+
+
+def references(builder, target, count):
+    builder.StartVector(4, count, 4)
+    for _ in range(count):
+        builder.PrependUOffsetTRelative(target)
+    return builder.EndVector()
+
+
+@pytest.mark.parametrize(
+    ("subgraphs", "tensors", "name", "words"),
+    [
+        (1500, 1500, "", "more tables than its size allows"),  # 12 KB: half a minute to unpack
+        (20_000, 20_000, "", "more tables than its size allows"),  # 160 KB: hours
+        (1, 200_000, "x" * 1_600_000, "more data than its size allows"),  # 2.4 MB: 320 GB
+    ],
+)
+@pytest.mark.timeout(60)
+def test_shared_offsets_do_not_multiply(tmp_path, subgraphs, tensors, name, words):
+    path = tmp_path / "bomb.tflite"
+    write_shared(path, subgraphs, tensors, name)
+    started = time.process_time()
+    with pytest.raises(ValueError, match=words):
+        read_contract(path)
+    assert time.process_time() - started < 5.0  # 0.02 to 0.4 s on a slow core
+
+
+def test_tensors_of_one_buffer_are_not_copied(victim, tmp_path):
+    model = schema.ModelT.InitFromPackedBuf(victim, 0)
+    graph = model.subgraphs[0]
+    largest = max(range(len(model.buffers)), key=lambda i: np.size(model.buffers[i].data))
+    [weights] = [tensor for tensor in graph.tensors if tensor.buffer == largest]
+    graph.tensors += [weights] * 20
+    path = tmp_path / "shared.tflite"
+    path.write_bytes(packed(model))
+    tensors = read_graph(path).tensors
+    assert all(np.shares_memory(tensor.data, tensors[-1].data) for tensor in tensors[-20:])
+
+
+def test_the_verifier_visits_all_that_is_unpacked(victim):
+    """Its count by the accessors against the objects that unpacking makes."""
+    visited = Allowance(len(victim)).tables - verify(victim).tables
+    assert visited == objects(schema.ModelT.InitFromPackedBuf(victim, 0))
+    creators = {name.removesuffix("Creator") for name in vars(schema) if name.endswith("Creator")}
+    assert creators == {union.__name__ for union in UNIONS.values()}
+
+
+def objects(value) -> int:
+    if isinstance(value, list):
+        return sum(map(objects, value))
+    if not type(value).__module__.startswith("ai_edge_litert"):
+        return 0
+    return 1 + sum(map(objects, vars(value).values()))
 
 
 def test_a_file_that_never_answers_is_stopped():

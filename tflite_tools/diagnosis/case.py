@@ -6,10 +6,14 @@ import pathlib
 
 from deeplab_tf.data.dataset import SegmentationDataset, read_lines
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.contract import (
+    ModelContract,
+    PreprocessingSource,
+    class_count,
+    read_contract,
+)
 from tflite_tools.graph import Graph, Tensor, read_graph
 from tflite_tools.manifest import Manifest, read_manifest
-from tflite_tools.metadata.segmenter import class_count
 
 INTEGER_TYPES = ("INT8", "UINT8", "INT16")
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
@@ -66,7 +70,7 @@ class Case:
                 f"the file takes {self.contract.channels} channels, {self.dataset.name} has "
                 f"{self.dataset.channels}"
             )
-        classes = class_count(self.graph, self.contract)
+        classes = class_count(self.graph, self.contract.num_classes)
         known = self.dataset.label_set.num_classes
         if classes is not None and classes != known:
             return f"the file gives {classes} classes, {self.dataset.name} has {known}"
@@ -90,8 +94,8 @@ def open_case(
     contract = read_contract(model, preprocessing)
     manifest = read_manifest(model)
     names = read_label_list(labels) if labels else ()
-    if not names and manifest:
-        names = manifest.label_set.names
+    if not names and contract.label_set:
+        names = contract.label_set.names
     case = Case(
         graph=read_graph(model),
         contract=contract,
@@ -108,9 +112,10 @@ def open_case(
 
 
 def _reference_contract(path: pathlib.Path, contract: ModelContract) -> ModelContract:
-    """With its own manifest's normalization, else with the normalization of the file."""
-    own = contract.preprocessing if read_manifest(path) is None else None
-    reference = read_contract(path, own)
+    """With the normalization that it brings, else with the file's."""
+    reference = read_contract(path)
+    if reference.preprocessing_source is PreprocessingSource.ASSUMED:
+        reference = dataclasses.replace(reference, preprocessing=contract.preprocessing)
     size = (contract.height, contract.width, contract.channels)
     found = (reference.height, reference.width, reference.channels)
     if found != size:

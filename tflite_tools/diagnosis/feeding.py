@@ -4,9 +4,10 @@ import numpy as np
 
 from deeplab_tf.data import confusion
 from deeplab_tf.data.preprocessing import place
-from tflite_tools.bootstrap import miou_difference
+from tflite_tools.bootstrap import Interval, miou_difference
+from tflite_tools.contract import own_preprocessing
 from tflite_tools.diagnosis.case import Case
-from tflite_tools.diagnosis.finding import Finding, problem
+from tflite_tools.diagnosis.finding import Finding, problem, warning
 from tflite_tools.diagnosis.observation import Observations
 from tflite_tools.diagnosis.views import (
     DECLARED,
@@ -14,7 +15,6 @@ from tflite_tools.diagnosis.views import (
     TRANSPOSED,
     UPSIDE_DOWN,
     describe,
-    own_preprocessing,
 )
 from tflite_tools.graph import Graph
 
@@ -24,6 +24,9 @@ _TOLERANCE = 0.02
 """Relative. 1/127.5 against 1/128 differs by 0.4%: half a gray level at the brightest pixel."""
 _GAIN = 0.03
 """mIoU, a fraction: another way to feed must score better by this much, and beyond luck."""
+_FEW_PHOTOS = 6
+"""From here on photos that all agree are beyond luck: 2 / 2^6 = 3 %, of five 6 %. A bootstrap of
+fewer draws the same ones again and calls that certain."""
 _FEW_LEVELS = 8
 _COVERED_MORE = 0.2
 _RAW = "Normalize photos as in the training before feeding: (pixel - mean) / std"
@@ -55,8 +58,8 @@ def input_range(case: Case, seen: Observations) -> list[Finding]:
         problem(
             "input_scale",
             f"{text}: {apart:.0%} of the range apart",
-            "Calibrate on photos that are normalized as the manifest says, with both 0 and 255 "
-            "among the pixels; or give the normalization that the file was made with (--mean, "
+            "Calibrate on photos that are normalized as manifest or metadata say, with both 0 and "
+            "255 among the pixels; or give the normalization that the file was made with (--mean, "
             "--std).",
         )
     ]
@@ -124,12 +127,13 @@ def normalization(case: Case, seen: Observations) -> list[Finding]:
     mean, std = (",".join(f"{value:g}" for value in part) for part in (found.mean, found.std))
     flags = f"here --mean={mean} --std={std}"
     text = f"fed as {describe(case.contract.preprocessing)}; {evidence}"
+    make = _verdict(seen)
     if ratio > _OTHER_UNITS:
-        return [problem("raw_pixels", text, f"{_RAW}; {flags}.")]
+        return [make("raw_pixels", text, f"{_RAW}; {flags}.")]
     if ratio < 1 / _OTHER_UNITS:
-        return [problem("normalized_twice", text, f"{_TWICE}; {flags}.")]
+        return [make("normalized_twice", text, f"{_TWICE}; {flags}.")]
     cure = f"Use the normalization of the training; {flags} scores better."
-    return [problem("other_normalization", text, cure)]
+    return [make("other_normalization", text, cure)]
 
 
 def _commonest_of_the_best(views: dict[str, np.ndarray]) -> str | None:
@@ -137,7 +141,7 @@ def _commonest_of_the_best(views: dict[str, np.ndarray]) -> str | None:
     if not views:
         return None
     highest = max(views.values(), key=_mean_iou)
-    alike = (name for name in views if miou_difference(views[name], highest).low <= 0)
+    alike = (name for name in views if _gain(views[name], highest).low <= 0)
     return next(alike, None)
 
 
@@ -147,7 +151,7 @@ def channel_order(case: Case, seen: Observations) -> list[Finding]:
     if REVERSED not in seen.views or not (evidence := _better(seen, REVERSED)):
         return []
     return [
-        problem(
+        _verdict(seen)(
             "channel_order",
             evidence,
             "Give photos and network one channel order: OpenCV reads blue first, this project "
@@ -160,7 +164,7 @@ def orientation(case: Case, seen: Observations) -> list[Finding]:
     """Whether photos lie on their side or stand on their head, or the canvas does."""
     if TRANSPOSED in seen.views and (evidence := _better(seen, TRANSPOSED)):
         return [
-            problem(
+            _verdict(seen)(
                 "width_height_swapped",
                 evidence,
                 "Photos lie on their side: arrays are [height, width, channels], Pillow's size is "
@@ -169,7 +173,7 @@ def orientation(case: Case, seen: Observations) -> list[Finding]:
         ]
     if UPSIDE_DOWN in seen.views and (evidence := _better(seen, UPSIDE_DOWN)):
         return [
-            problem(
+            _verdict(seen)(
                 "upside_down",
                 evidence,
                 "Photos stand on their head against their masks: phones store that as an EXIF tag, "
@@ -199,17 +203,32 @@ def _covered(size: tuple[int, int], height: int, width: int) -> float:
     return placement.height * placement.width / (height * width)
 
 
+def _true_classes(matrices: np.ndarray) -> tuple[int, ...]:
+    """Classes that the photos hold: of the others a way to feed can only lose some."""
+    return tuple(np.flatnonzero(matrices.sum((0, 2))).tolist())
+
+
 def _mean_iou(matrices: np.ndarray) -> float:
-    return confusion.mean_iou(matrices.sum(0))[0]
+    return confusion.mean_iou(matrices.sum(0), _true_classes(matrices))[0]
+
+
+def _gain(first: np.ndarray, second: np.ndarray) -> Interval:
+    return miou_difference(first, second, _true_classes(first))
+
+
+def _verdict(seen: Observations):
+    """`problem`, or `warning` where the photos are too few for one."""
+    return warning if len(seen.views[DECLARED]) < _FEW_PHOTOS else problem
 
 
 def _better(seen: Observations, view: str) -> str:
     """The numbers, if this way to feed beats the declared one beyond luck; else ""."""
     declared, other = seen.views[DECLARED], seen.views[view]
-    interval = miou_difference(declared, other)
+    interval = _gain(declared, other)
     if not (interval.difference >= _GAIN and interval.low > 0):
         return ""
+    few = ", too few to be sure" if len(declared) < _FEW_PHOTOS else ""
     return (
         f"mIoU {_mean_iou(declared):.1%} as declared, {_mean_iou(other):.1%} with {view} "
-        f"({len(declared)} photos, gain {interval.low:.1%} to {interval.high:.1%})"
+        f"({len(declared)} photos{few}, gain {interval.low:.1%} to {interval.high:.1%})"
     )

@@ -8,6 +8,8 @@ from tflite_tools.diagnosis.observation import Observations
 
 _COMMON = 0.005
 """Share of the labelled pixels from which on a class is not missed by chance."""
+_SEVERAL = 3
+"""Photos that must hold a class before its absence from all masks is no chance of one scene."""
 _OUTSIDE = 0.001
 _MOSTLY = 0.5
 
@@ -37,7 +39,7 @@ def constant_mask(case: Case, seen: Observations) -> list[Finding]:
 
 def never_predicted(case: Case, seen: Observations) -> list[Finding]:
     """Classes that the truth has and no mask."""
-    if seen.matrix is None or seen.constant_images == seen.images:
+    if seen.matrix is None or seen.holding is None or seen.constant_images == seen.images:
         return []
     truth = seen.matrix.sum(1)
     predicted = seen.matrix.sum(0)[: len(truth)]
@@ -46,13 +48,19 @@ def never_predicted(case: Case, seen: Observations) -> list[Finding]:
         return []
     names = case.dataset.label_set.names  # type: ignore[union-attr]
     shares = truth / truth.sum()
-    make = problem if shares[missing].max() >= _COMMON else warning
+    common = (shares >= _COMMON) & (seen.holding >= _SEVERAL)
+    make = problem if common[missing].any() else warning
     return [
         make(
             "never_predicted",
             "no mask holds "
-            + some([f"{names[i]!r} ({shares[i]:.2%} of the labelled pixels)" for i in missing])
-            + f"; {seen.images} photos",
+            + some(
+                [
+                    f"{names[i]!r} ({shares[i]:.2%} of the labelled pixels, in {seen.holding[i]} "
+                    f"of {seen.images} photos)"
+                    for i in missing
+                ]
+            ),
             "Weigh rare classes in the loss (median frequency), train longer; if the float file "
             "finds them, see the findings on ranges and layers.",
         )

@@ -49,6 +49,7 @@ class Observations:
         pixel_ranges: (smallest, largest) pixel value of each sample photo.
         matrix: int64 [num_classes, num_classes + 1] over the list, or None.
         images: photos in `matrix`.
+        holding: int64 [num_classes], of them those whose labels hold the class, or None.
         constant_images: of them, those with one class all over.
         views: uint32 [sample, num_classes, num_classes + 1], matrices of each way to feed.
         layers: statistics by tensor index.
@@ -60,6 +61,7 @@ class Observations:
     pixel_ranges: list[tuple[int, int]] = dataclasses.field(default_factory=list)
     matrix: np.ndarray | None = None
     images: int = 0
+    holding: np.ndarray | None = None
     constant_images: int = 0
     views: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     view_contracts: dict[str, ModelContract] = dataclasses.field(default_factory=dict)
@@ -153,5 +155,6 @@ def _score(
             continue
         if whole:
             seen.matrix, seen.images = result.matrix, result.images
+            seen.holding = (result.image_matrices.sum(2) > 0).sum(0)
             seen.constant_images = result.constant_images
         seen.views[view.name] = result.image_matrices[chosen if whole else slice(None)]

@@ -1,14 +1,19 @@
 """Checks on the graph alone: what a file says about itself, without running it."""
 
+from tflite_tools.contract import class_count
 from tflite_tools.diagnosis.case import CONVOLUTIONS, INTEGER_TYPES, Case
 from tflite_tools.diagnosis.finding import Finding, problem, some, warning
 from tflite_tools.diagnosis.observation import Observations
 from tflite_tools.graph import Graph, Operator
-from tflite_tools.metadata.segmenter import class_count
 
 _RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _MOVERS = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", *_RESIZES)
 """Operators that bring logits somewhere else and change no order among the classes."""
+_BEHIND_RESIZE = (
+    *("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "CAST", "QUANTIZE", "DEQUANTIZE"),
+    *("SOFTMAX", "ARG_MAX", "GATHER"),
+)
+"""Operators of a head after the logits have their size."""
 _FEW_IMAGES = 16
 
 
@@ -165,28 +170,68 @@ def _resizes(graph: Graph) -> list[Operator]:
     ]
 
 
+def _logits_resize(graph: Graph) -> Operator | None:
+    """The resize that brings logits to the photo's size, looking back from the output."""
+    operator = graph.producer(graph.outputs[0])
+    while operator is not None and operator.kind in _BEHIND_RESIZE:
+        operator = graph.producer(operator.inputs[0])
+    found = operator is not None and operator.kind == "RESIZE_BILINEAR"
+    return operator if found and operator in _resizes(graph) else None
+
+
+def _other_than_trained(case: Case) -> str:
+    """What the logits' resize is against what the manifest has on record, or ""."""
+    manifest = case.manifest
+    if manifest is None or manifest.resize is None or manifest.head.endswith("_low"):
+        return ""
+    trained, operator = manifest.resize.replace("_", "-"), _logits_resize(case.graph)
+    if operator is None or convention(operator) == trained:
+        return ""
+    return (
+        f"the logits' resize, operator {operator.position} {operator.kind}, is "
+        f"{convention(operator)}, the manifest says {trained}"
+    )
+
+
+def _resize_pairs(case: Case, seen: Observations) -> list[tuple[Operator, Operator]]:
+    """Resizes of the file and the reference: by name, else in order among those of one size."""
+    if case.reference_graph is None:
+        return []
+    tensors = case.reference_graph.tensors
+    theirs = {operator.outputs[0]: operator for operator in _resizes(case.reference_graph)}
+    pairs, unnamed = [], []
+    for operator in _resizes(case.graph):
+        namesake = theirs.pop(seen.pairs.get(operator.outputs[0], -1), None)
+        if namesake is None:
+            unnamed.append(operator)
+        else:
+            pairs.append((operator, namesake))
+    for operator in unnamed:
+        size = case.graph.tensors[operator.outputs[0]].shape[1:3]
+        alike = (index for index in theirs if tensors[index].shape[1:3] == size)
+        if (index := next(alike, None)) is not None:
+            pairs.append((operator, theirs.pop(index)))
+    return sorted(pairs, key=lambda pair: pair[0].position)
+
+
 def resize_convention(case: Case, seen: Observations) -> list[Finding]:
-    """Resizes that differ among themselves or from the reference's."""
-    del seen
+    """Resizes that differ from the manifest's, from the reference's or among themselves."""
     own = _resizes(case.graph)
-    if case.reference_graph is not None:
-        theirs = _resizes(case.reference_graph)
-        pairs = [
-            (operator, other)
-            for operator, other in zip(own, theirs, strict=False)
-            if convention(operator) != convention(other)
-        ]
-        if pairs:
-            operator, other = pairs[0]
-            return [
-                problem(
-                    "resize_convention",
-                    f"{len(pairs)} of {len(own)} resizes differ from the reference: operator "
-                    f"{operator.position} is {convention(operator)}, there {convention(other)}",
-                    "Convert with the resize of the training (half_pixel_centers, align_corners); "
-                    "another one shifts masks by up to half a stride.",
-                )
-            ]
+    cure = (
+        "Convert with the resize of the training (half_pixel_centers, align_corners); another one "
+        "shifts masks by up to half a stride."
+    )
+    if evidence := _other_than_trained(case):
+        return [problem("resize_convention", evidence, cure)]
+    pairs = _resize_pairs(case, seen)
+    differing = [pair for pair in pairs if convention(pair[0]) != convention(pair[1])]
+    if differing:
+        operator, other = differing[0]
+        evidence = (
+            f"{len(differing)} of {len(own)} resizes differ from the reference: operator "
+            f"{operator.position} is {convention(operator)}, there {convention(other)}"
+        )
+        return [problem("resize_convention", evidence, cure)]
     kinds = {convention(operator) for operator in own}
     if len(kinds) > 1:
         return [
@@ -219,7 +264,7 @@ def few_calibration_images(case: Case, seen: Observations) -> list[Finding]:
 def label_count(case: Case, seen: Observations) -> list[Finding]:
     """A list of names that is not as long as the classes are many."""
     del seen
-    classes = class_count(case.graph, case.contract)
+    classes = class_count(case.graph, case.contract.num_classes)
     found = []
     if classes and case.labels and len(case.labels) != classes:
         found.append(

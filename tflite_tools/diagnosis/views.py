@@ -7,9 +7,8 @@ import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.contract import ModelContract
+from tflite_tools.contract import ModelContract, own_preprocessing
 from tflite_tools.diagnosis.case import Case
-from tflite_tools.graph import Tensor
 
 DECLARED = "declared"
 REVERSED = "reversed channels"
@@ -114,16 +113,6 @@ def describe(preprocessing: Preprocessing) -> str:
     low, high = preprocessing.input_range
     # + 0.0 turns the -0.0 of a zero mean into 0.
     return f"[{low + 0.0:.3g}, {high:.3g}]"
-
-
-def own_preprocessing(tensor: Tensor, channels: int) -> Preprocessing | None:
-    """What the scale and zero point of a quantized image stand for; None for floats."""
-    if tensor.quantization is None or tensor.type_name not in ("UINT8", "INT8"):
-        return None
-    shift = 128 if tensor.type_name == "INT8" else 0
-    mean = float(tensor.quantization.zero_point[0] + shift)
-    std = 1.0 / float(tensor.quantization.scale[0])
-    return Preprocessing((mean,) * channels, (std,) * channels)
 
 
 def _other_normalizations(case: Case) -> list[Preprocessing]:

@@ -47,14 +47,22 @@ def trade_off(document: dict) -> str:
     return svg_text(figure, "trade-off")
 
 
+def interval_ends(model: dict) -> list[float]:
+    """mIoU in percent at both ends of the change's interval.
+
+    Around the file's own mIoU: the change may be over other classes, see `changed_over`.
+    """
+    change = model["miou_change"]
+    return [100 * (model["miou"] + change[end] - change["difference"]) for end in ("low", "high")]
+
+
 def _scatter(axes, models, positions, document, colors) -> None:
     base = next((m for m in models if m["model"] == document["reference"]), None)
     largest = max(model["size_bytes"] for model in models)
     for model, position in zip(models, positions, strict=True):
         color, change = colors[model["model"]], model.get("miou_change")
         if base and change:
-            ends = [100 * (base["miou"] + change[end]) for end in ("low", "high")]
-            axes.plot([position] * 2, ends, color=color, linewidth=2, alpha=0.5)
+            axes.plot([position] * 2, interval_ends(model), color=color, linewidth=2, alpha=0.5)
         area = 30 + 370 * model["size_bytes"] / largest
         axes.scatter(position, 100 * model["miou"], area, color=color, alpha=0.35, linewidths=0)
         axes.plot(position, 100 * model["miou"], "o", color=color, label=model["model"])

@@ -133,13 +133,15 @@ class Report:
         return values
 
     def _changes(self, file: FileReport, chosen: tuple[int, ...]) -> dict:
-        """Differences from the reference, with intervals."""
+        """Differences from the reference, with intervals, over the classes that both count."""
         base = self.base
         if base is None or file is base or base.overlap is None or file.overlap is None:
             return {}
         names = self.dataset.label_set.names
+        both = counted_by_both(base.overlap, file.overlap, chosen)
         values: dict = {
-            "miou_change": _plain(change_of(base.overlap, file.overlap, chosen)),
+            "miou_change": _plain(change_of(base.overlap, file.overlap, both)),
+            "changed_over": [names[index] for index in both],
             "iou_change": {
                 name: _plain(
                     change_of(base.overlap[:, c : c + 1], file.overlap[:, c : c + 1], (0,))
@@ -148,7 +150,8 @@ class Report:
             },
         }
         if base.boundary is not None and file.boundary is not None:
-            change = change_of(base.boundary, file.boundary, chosen)
+            both = counted_by_both(base.boundary, file.boundary, chosen)
+            change = change_of(base.boundary, file.boundary, both)
             values["boundary_miou_change"] = _plain(change)
         return values
 
@@ -204,16 +207,34 @@ def shares(counts: np.ndarray) -> np.ndarray:
     return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
 
 
+def counted_by_both(
+    first: np.ndarray, second: np.ndarray, chosen: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Classes with a union in both files.
+
+    A class that no photo holds and one file predicts counts as 0 in that file's mean alone; a
+    difference of such means says nothing about the classes that are there.
+
+    Args:
+        first, second: int64 [photos, num_classes, 2].
+        chosen: classes that the means are taken over; empty for all.
+    """
+    counted = (first[..., 1].sum(0) > 0) & (second[..., 1].sum(0) > 0)
+    return tuple(index for index in chosen or range(len(counted)) if counted[index])
+
+
 def change_of(first: np.ndarray, second: np.ndarray, classes: tuple[int, ...]) -> Interval | None:
     """Change of the mean share, with its interval over photos.
 
     Args:
         first, second: int64 [photos, classes, 2], of the same photos.
-        classes: that the mean is taken over; empty for all.
+        classes: that the mean is taken over.
 
     Returns:
-        None where one side has no union at all.
+        None without a class, or where one side has no union at all.
     """
+    if not classes:
+        return None
     with warnings.catch_warnings():
         # A resampled list may miss a class altogether; it says nothing about that class.
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -51,8 +51,30 @@ def model_card(document: dict, run_config: dict | None = None) -> str:
         scored=scored,
         contracts=_contracts(document["models"]),
         weak=_weak(document, scored),
+        uneven=uneven(document),
         run=_run_values(run_config or {}),
     )
+
+
+def uneven(document: dict) -> dict[str, str]:
+    """A sentence for each file whose change is not the difference of the two mIoU.
+
+    Files count a class when its union is not empty: one that predicts a class that no photo holds
+    counts more than the reference.
+    """
+    models = {model["model"]: model for model in document["models"]}
+    base = models.get(document["reference"])
+    found = {}
+    for name, model in models.items():
+        over = model.get("changed_over")
+        if base is None or over is None:
+            continue
+        if len(over) < max(base["classes_counted"], model["classes_counted"]):
+            found[name] = (
+                f"{name}: change over the {len(over)} classes that {base['model']} counts too: "
+                f"{', '.join(over)}."
+            )
+    return found
 
 
 def _contracts(models: list[dict]) -> list[tuple[list[str], dict]]:

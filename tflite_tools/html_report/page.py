@@ -11,7 +11,7 @@ import jinja2
 from deeplab_tf import atomic_file
 from tflite_tools.html_report import charts, pictures
 from tflite_tools.html_report.collect import Report
-from tflite_tools.html_report.model_card import channels, model_card
+from tflite_tools.html_report.model_card import channels, model_card, uneven
 
 PAGE = "index.html"
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -88,6 +88,7 @@ def render(document: dict, album: pictures.Album, report: Report) -> str:
         scored=scored,
         names=names,
         findings=findings(document),
+        uneven=uneven(document),
         trade_off=charts.trade_off(document) if scored else "",
         class_bars=charts.class_bars(document) if scored else "",
         confusions={model["model"]: charts.confusion(model, names) for model in scored},
@@ -134,6 +135,8 @@ def findings(document: dict) -> list[str]:
         if base is None or not change:
             continue
         words = [f"{model['model']}: {points(change['difference'])} points of mIoU"]
+        if model["model"] in uneven(document):
+            words[0] += f" over the {len(model['changed_over'])} classes that both files count"
         if change["low"] <= 0 <= change["high"]:
             words.append("not told from chance by this list")
         words.append(f"{base['size_bytes'] / model['size_bytes']:.1f} times smaller")

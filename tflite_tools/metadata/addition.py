@@ -3,13 +3,17 @@
 import dataclasses
 import pathlib
 
+from absl import logging
+
 from deeplab_tf import atomic_file
 from deeplab_tf.data.labels import LabelSet
-from tflite_tools.contract import ModelContract, read_contract
+from deeplab_tf.data.preprocessing import Preprocessing
+from tflite_tools.contract import ModelContract, PreprocessingSource, read_contract
 from tflite_tools.graph import read_graph
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
+from tflite_tools.metadata.description import check_labels, describe
 from tflite_tools.metadata.packing import add
-from tflite_tools.metadata.segmenter import SegmenterMetadata, check_labels, describe
+from tflite_tools.metadata.segmenter import SegmenterMetadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +21,10 @@ class AddOptions:
     """What to add to which file.
 
     Attributes:
-        model: the file; its manifest gives labels and normalization where there is one.
+        model: the file; its manifest, else its own metadata, gives labels and normalization.
         output: the file to write.
-        labels: text file, a name a line; None: the manifest's.
+        labels: text file, a name a line; None: what the file brings.
+        preprocessing: None: what the file brings, else what its input's scale stands for.
         name, license: for people; "" leaves the file's stem and nothing.
         overwrite: replace `output` and its manifest.
     """
@@ -27,6 +32,7 @@ class AddOptions:
     model: pathlib.Path
     output: pathlib.Path
     labels: pathlib.Path | None = None
+    preprocessing: Preprocessing | None = None
     name: str = ""
     license: str = ""
     overwrite: bool = False
@@ -49,9 +55,17 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
 
     Raises:
         FileNotFoundError: no such model or label file.
-        ValueError: not a segmentation model, no labels, or not as many as classes.
+        ValueError: not a segmentation model, no labels or not as many as classes, or a float input
+            whose normalization nobody tells.
     """
-    contract = read_contract(options.model)
+    contract = read_contract(options.model, options.preprocessing)
+    if contract.preprocessing_source is PreprocessingSource.ASSUMED:
+        raise ValueError(
+            f"{options.model}: nothing says how pixels become its {contract.input_dtype} input; "
+            "give --mean and --std"
+        )
+    for warning in contract.warnings:
+        logging.warning("%s: %s", options.model, warning)
     labels = _labels(options, contract)
     graph = read_graph(options.model)
     metadata = describe(contract, labels, graph, options.name, options.license)
@@ -67,8 +81,8 @@ def _labels(options: AddOptions, contract: ModelContract) -> tuple[str, ...]:
         return read_labels(options.labels)
     if contract.label_set is None:
         raise ValueError(
-            f"{options.model}: no manifest beside it that has labels; give --labels=FILE, "
-            "one name a line"
+            f"{options.model}: no manifest beside it and no metadata in it has labels; give "
+            "--labels=FILE, one name a line"
         )
     return contract.label_set.names
 
@@ -96,7 +110,13 @@ def _manifest(contract: ModelContract, labels: tuple[str, ...], content: bytes) 
     sha256, size_bytes = sha256_of(content), len(content)
     if found is not None:
         label_set = LabelSet(labels, found.label_set.colors)
-        return dataclasses.replace(found, label_set=label_set, sha256=sha256, size_bytes=size_bytes)
+        return dataclasses.replace(
+            found,
+            preprocessing=contract.preprocessing,
+            label_set=label_set,
+            sha256=sha256,
+            size_bytes=size_bytes,
+        )
     return Manifest(
         variant=contract.variant,
         head=_head(contract),

@@ -12,6 +12,7 @@ from flatbuffers import number_types as numbers
 from flatbuffers.table import Table
 
 from tflite_tools.metadata.schema import TABLES, UNIONS
+from tflite_tools.verifier import OFFSET_BYTES, Allowance
 
 _SCALARS = {
     "byte": numbers.Int8Flags,
@@ -99,7 +100,8 @@ def decode(content: bytes, table: str, identifier: bytes) -> dict:
     """The root table of a flatbuffer.
 
     Raises:
-        ValueError: another identifier, or offsets that point nowhere.
+        ValueError: another identifier, offsets that point nowhere, or so many to the same place
+            that reading would not end.
     """
     if len(content) < 8 or content[4:8] != identifier:
         raise ValueError(
@@ -107,12 +109,13 @@ def decode(content: bytes, table: str, identifier: bytes) -> dict:
         )
     try:
         root = flat.Get(numbers.UOffsetTFlags.packer_type, content, 0)
-        return _read_table(Table(content, root), table)
-    except (struct.error, IndexError, TypeError, UnicodeDecodeError) as error:
+        return _read_table(Table(content, root), table, Allowance(len(content)))
+    except (struct.error, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"metadata is damaged ({error}); write it again") from error
 
 
-def _read_table(source: Table, table: str) -> dict:
+def _read_table(source: Table, table: str, allowance: Allowance) -> dict:
+    allowance.take_table()
     values: dict = {}
     for slot, field, kind in _slots(table):
         offset = source.Offset(4 + 2 * slot)  # vtable: its size, the table's size, the fields
@@ -122,37 +125,42 @@ def _read_table(source: Table, table: str) -> dict:
         if kind.startswith("union "):
             number = source.Offset(4 + 2 * (slot - 1))
             member = source.Get(numbers.Uint8Flags, source.Pos + number) if number else 0
-            values[field] = _read_union(source, kind.removeprefix("union "), member, position)
+            values[field] = _read_union(
+                source, kind.removeprefix("union "), member, position, allowance
+            )
         elif kind.startswith("["):
-            values[field] = _read_vector(source, kind[1:-1], offset)
+            values[field] = _read_vector(source, kind[1:-1], offset, allowance)
         else:
-            values[field] = _read_value(source, kind, position)
+            values[field] = _read_value(source, kind, position, allowance)
     return values
 
 
-def _read_union(source: Table, union: str, number: int, position: int):
+def _read_union(source: Table, union: str, number: int, position: int, allowance: Allowance):
     """(member, fields); the fields are empty for members that no segmenter uses."""
     if not 1 <= number <= len(UNIONS[union]):
         raise IndexError(f"{union} has no member {number}")
     member = UNIONS[union][number - 1]
     if member not in TABLES:
         return member, {}
-    return member, _read_value(source, member, position)
+    return member, _read_value(source, member, position, allowance)
 
 
-def _read_vector(source: Table, kind: str, offset: int) -> list | bytes:
+def _read_vector(source: Table, kind: str, offset: int, allowance: Allowance) -> list | bytes:
     start, count = source.Vector(offset), source.VectorLen(offset)
-    width = _SCALARS[kind].bytewidth if kind in _SCALARS else 4
+    width = _SCALARS[kind].bytewidth if kind in _SCALARS else OFFSET_BYTES
+    allowance.take_bytes(count * width)
     if start + count * width > len(source.Bytes):
         raise IndexError(f"a vector of {count} {kind} ends outside")
     if kind == "ubyte":
         return bytes(source.Bytes[start : start + count])
-    return [_read_value(source, kind, start + index * width) for index in range(count)]
+    return [_read_value(source, kind, start + index * width, allowance) for index in range(count)]
 
 
-def _read_value(source: Table, kind: str, position: int):
+def _read_value(source: Table, kind: str, position: int, allowance: Allowance):
     if kind in _SCALARS:
         return source.Get(_SCALARS[kind], position)
     if kind == "string":
-        return source.String(position).decode()
-    return _read_table(Table(source.Bytes, source.Indirect(position)), kind)
+        text = source.String(position)
+        allowance.take_bytes(len(text))
+        return text.decode()
+    return _read_table(Table(source.Bytes, source.Indirect(position)), kind, allowance)

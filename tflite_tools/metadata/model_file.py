@@ -7,8 +7,10 @@ behind the flatbuffer as a plain ZIP, offsets counted from the start of the file
 """
 
 import io
+import lzma
 import struct
 import zipfile
+import zlib
 
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
@@ -21,7 +23,13 @@ METADATA_NAME = b"TFLITE_METADATA"
 ALIGNMENT = 16
 """Bytes; the largest that the model's schema demands (force_align of weights)."""
 MAX_FILE_BYTES = 1 << 20
-"""Of an associated file: label files are small, and a ZIP from elsewhere may be a bomb."""
+"""Of all associated files: label files are small, and a ZIP from elsewhere may be a bomb."""
+
+_ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(OSError, ValueError, RuntimeError, NotImplementedError),
+)
+"""What a damaged ZIP raises: the directory's own errors, and those of each decompressor."""
 
 _VERSION, _SUBGRAPHS, _BUFFERS, _METADATA, _FIELDS = 0, 2, 4, 6, 10
 _MAX_FRONT_BYTES = 1 << 20
@@ -145,7 +153,8 @@ def _append_zip(content: bytes, files: dict[str, bytes]) -> bytes:
     if not files:
         return content
     stream = io.BytesIO(content)
-    with zipfile.ZipFile(stream, "a") as archive:  # "a" counts offsets from the file's start
+    stream.seek(0, io.SEEK_END)  # offsets are counted from the file's start all the same
+    with zipfile.ZipFile(stream, "w") as archive:  # "a" would read on in a damaged ZIP
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name), data)  # stored; a fixed date: same bytes
     return stream.getvalue()
@@ -155,9 +164,15 @@ def detach(content: bytes) -> bytes:
     """The model without the ZIP behind it, and without what `attach` wrote in front of it.
 
     Metadata that another program packed into the model stays; `attach` leaves it unnamed.
+
+    Raises:
+        ValueError: the model's root points outside.
     """
     content = content[: _zip_start(content)]
-    subgraphs = _target(_root(content), _SUBGRAPHS)
+    try:
+        subgraphs = _target(_root(content), _SUBGRAPHS)
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"damaged .tflite ({error}); fetch it again") from error
     for start in range(ALIGNMENT, min(len(content) - 8, _MAX_FRONT_BYTES), ALIGNMENT):
         if content[start + 4 : start + 8] != FILE_IDENTIFIER:
             continue
@@ -171,11 +186,11 @@ def detach(content: bytes) -> bytes:
 
 
 def _zip_start(content: bytes) -> int:
-    """Where the ZIP begins; the file's length where there is none."""
+    """Where the ZIP begins; the file's length where there is none, or none that can be read."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             starts = [item.header_offset for item in archive.infolist()]
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except _ZIP_ERRORS:
         return len(content)
     start = min(starts, default=0)
     return start if content[start : start + 4] == b"PK\x03\x04" and start else len(content)
@@ -189,7 +204,7 @@ def extract(content: bytes, name: str) -> tuple[bytes | None, dict[str, bytes]]:
         name: for messages.
 
     Raises:
-        ValueError: not a `.tflite`, damaged, or an associated file above `MAX_FILE_BYTES`.
+        ValueError: not a `.tflite`, damaged, or associated files above `MAX_FILE_BYTES`.
     """
     model = parse_model(content, name)
     metadata = None
@@ -205,16 +220,23 @@ def extract(content: bytes, name: str) -> tuple[bytes | None, dict[str, bytes]]:
 def _read_zip(content: bytes, name: str) -> dict[str, bytes]:
     if _zip_start(content) == len(content):
         return {}
-    files = {}
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for item in archive.infolist():
-                if item.file_size > MAX_FILE_BYTES:
-                    raise ValueError(
-                        f"{name}: associated file {item.filename!r} has {item.file_size} bytes; "
-                        f"at most {MAX_FILE_BYTES} are read"
-                    )
-                files[item.filename] = archive.read(item)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{name}: its associated files are damaged ({error})") from error
-    return files
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        _refuse_large(archive, name)
+        try:
+            return {item.filename: archive.read(item) for item in archive.infolist()}
+        except _ZIP_ERRORS as error:
+            raise ValueError(
+                f"{name}: its associated files are damaged ({error}); fetch the file again"
+            ) from error
+
+
+def _refuse_large(archive: zipfile.ZipFile, name: str) -> None:
+    """Entries are counted together: many may lead to the same data."""
+    total = 0
+    for item in archive.infolist():
+        total += item.file_size
+        if total > MAX_FILE_BYTES:
+            raise ValueError(
+                f"{name}: associated file {item.filename!r} has {item.file_size} bytes; "
+                f"at most {MAX_FILE_BYTES} are read of all together"
+            )

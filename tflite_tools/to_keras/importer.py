@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from deeplab_tf.models.imported import KINDS, NetworkDescription, Node, build_imported
-from tflite_tools.graph import Graph, Operator, Tensor, read_graph
+from tflite_tools.graph import Graph, Operator, Tensor, read_checked_graph
 from tflite_tools.to_keras.contract import InputContract, input_contract
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
 from tflite_tools.to_keras.integer_arithmetic import activation_range, integer_arithmetic
@@ -63,7 +63,7 @@ class ImportedNetwork:
 
 def import_file(path: str | pathlib.Path, trim_head: str = "") -> ImportedNetwork:
     """Reads a file and imports its graph, see `import_graph`."""
-    return import_graph(read_graph(path), trim_head)
+    return import_graph(read_checked_graph(path), trim_head)
 
 
 def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:

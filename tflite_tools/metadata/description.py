@@ -1,0 +1,74 @@
+"""The metadata that fits a model, and what must fit before it may say so."""
+
+from deeplab_tf.data.preprocessing import PAD_PIXEL
+from tflite_tools.contract import ModelContract, class_count
+from tflite_tools.graph import Graph
+from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
+
+
+def describe(
+    contract: ModelContract,
+    labels: tuple[str, ...],
+    graph: Graph,
+    name: str = "",
+    license_text: str = "",
+) -> SegmenterMetadata:
+    """The metadata that fits a model.
+
+    Args:
+        contract: of the file.
+        labels: in the order of the output.
+        graph: of the file; tells the classes of a class map.
+        name: default the file's stem.
+        license_text: of the weights.
+
+    Raises:
+        ValueError: labels are missing, empty or repeated, or not as many as the model's classes.
+    """
+    check_labels(labels, class_count(graph, contract.num_classes), str(contract.path))
+    form = "class map" if contract.classes_output else "logits"
+    return SegmenterMetadata(
+        name=name or contract.name,
+        description=(
+            f"Semantic segmentation, {len(labels)} classes, output: {form}. Input: photo scaled to "
+            f"fit {contract.width}x{contract.height} with its aspect kept, top left, the rest "
+            f"filled with pixel value {PAD_PIXEL}."
+        ),
+        license=license_text,
+        preprocessing=contract.preprocessing,
+        input_range=_input_range(contract),
+        labels=labels,
+        classes_output=contract.classes_output,
+        activation=Activation.NONE if contract.classes_output else Activation.SOFTMAX,
+    )
+
+
+def check_labels(labels: tuple[str, ...], classes: int | None, name: str) -> None:
+    """Nobody behind us counts them: MediaPipe shows a wrong name instead.
+
+    Raises:
+        ValueError: see `describe`.
+    """
+    if classes is not None and len(labels) != classes:
+        raise ValueError(
+            f"{name}: {len(labels)} labels for {classes} classes of the output; give one name a "
+            "line, background included, in the order of the output's channels"
+        )
+    seen: set[str] = set()
+    for number, label in enumerate(labels, 1):
+        if not label.strip() or "\n" in label or "\r" in label:
+            raise ValueError(f"{name}: label {number} is {label!r}; a label is one line of text")
+        if label in seen:
+            raise ValueError(f"{name}: label {number}, {label!r}, occurs twice; rename one")
+        seen.add(label)
+
+
+def _input_range(contract: ModelContract):
+    if contract.input_dtype == "uint8":
+        return (0.0,), (255.0,)
+    if contract.input_dtype != "float32":
+        return None
+    used = contract.preprocessing
+    pairs = list(zip(used.mean, used.std, strict=True))
+    low = tuple((0.0 - mean) / std for mean, std in pairs)
+    return low, tuple((255.0 - mean) / std for mean, std in pairs)
