@@ -13,7 +13,13 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.bootstrap import Interval
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, ModelResult
-from tflite_tools.html_report.collect import FileReport, change_of, overlap, processor
+from tflite_tools.html_report.collect import (
+    FileReport,
+    change_of,
+    counted_by_both,
+    overlap,
+    processor,
+)
 from tflite_tools.study_report.curves import (
     Curve,
     count_parameters,
@@ -113,19 +119,20 @@ class StudyReport:
         assert file.overlap is not None
         nothing = file.overlap.copy()
         nothing[..., 0] = 0
-        return change_of(nothing, file.overlap, self._chosen)
+        return self._change(nothing, file.overlap)
 
-    @property
-    def _chosen(self) -> tuple[int, ...]:
-        return self.scope.options.mean_indices(self.scope.dataset)
+    def _change(self, first: np.ndarray, second: np.ndarray) -> Interval | None:
+        chosen = self.scope.options.mean_indices(self.scope.dataset)
+        return change_of(first, second, counted_by_both(first, second, chosen))
 
     def change(self, first: FileReport, second: FileReport) -> Interval | None:
-        """Change of mIoU between two files, photo by photo; None if the photos differ."""
+        """Change of mIoU between two files, photo by photo, over the classes that both count; None
+        if the photos differ."""
         if first is second or first.overlap is None or second.overlap is None:
             return None
         if first.overlap.shape != second.overlap.shape:
             return None
-        return change_of(first.overlap, second.overlap, self._chosen)
+        return self._change(first.overlap, second.overlap)
 
     def document(self) -> dict:
         """The report as plain values; what is not known is None."""
