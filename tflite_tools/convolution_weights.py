@@ -16,24 +16,32 @@ class Convolution:
         depthwise: kind of convolution.
         kernel: float32 [height, width, in, out], depthwise [height, width, in, multiplier].
         bias: float32 [out].
+        sources: positions in the list of the nearest convolutions that its input is computed
+            from; empty for the image.
     """
 
     name: str
     depthwise: bool
     kernel: np.ndarray
     bias: np.ndarray
+    sources: frozenset[int] = frozenset()
 
 
 def read_convolutions(graph: Graph) -> list[Convolution]:
     """All CONV_2D and DEPTHWISE_CONV_2D of a file, dequantized, in the order of execution."""
-    return [
-        _read(graph, operator)
-        for operator in graph.operators
-        if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D")
-    ]
+    behind: dict[int, frozenset[int]] = {}  # tensor -> convolutions that it is computed from
+    found: list[Convolution] = []
+    for operator in graph.operators:
+        inputs = [index for index in operator.inputs if index in behind]
+        sources = frozenset().union(*(behind[index] for index in inputs))
+        if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            found.append(_read(graph, operator, sources))
+            sources = frozenset({len(found) - 1})
+        behind |= dict.fromkeys(operator.outputs, sources)
+    return found
 
 
-def _read(graph, operator) -> Convolution:
+def _read(graph, operator, sources: frozenset[int]) -> Convolution:
     depthwise = operator.kind == "DEPTHWISE_CONV_2D"
     weights = constant(graph, operator.inputs[1])
     if depthwise:  # [1, height, width, in * multiplier]
@@ -46,7 +54,7 @@ def _read(graph, operator) -> Convolution:
     bias = constant(graph, operator.inputs[2]) if has_bias else np.zeros(channels, np.float32)
     # The converter joins the names of all that it fused with ";".
     name = graph.tensors[operator.outputs[0]].name.split(";")[0]
-    return Convolution(name, depthwise, kernel, bias)
+    return Convolution(name, depthwise, kernel, bias, sources)
 
 
 def constant(graph: Graph, index: int) -> np.ndarray:

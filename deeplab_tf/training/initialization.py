@@ -7,6 +7,7 @@ import numpy as np
 import tf_keras as keras
 
 layers = keras.layers
+_CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,38 +89,71 @@ def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport
     return MatchReport(tuple(matched), tuple(missing), tuple(mismatched), tuple(by_layer))
 
 
-def load_convolution_sequence(model: keras.Model, convolutions) -> MatchReport:
-    """Loads folded convolutions into a network's own, both in graph order, for a backbone start.
+def load_convolutions(model: keras.Model, convolutions) -> MatchReport:
+    """Loads folded convolutions into a network's own, for a backbone start.
 
-    Kernels go in as they are; the bias becomes the offset of the batch norm behind, which is
-    set to the identity otherwise. Matching stops at the first difference in kind or shape:
-    what comes after (a classifier, a segmentation head) is not the backbone.
+    Two belong together that are of one kind and shape and read from the same convolutions: lists
+    alone would mix up the branches of residual blocks. Kernels go in as they are; the bias becomes
+    the offset of the batch norm behind, which is set to the identity otherwise. What has no
+    partner (a classifier, a segmentation head) is not the backbone.
 
     Args:
         model: flat Functional graph; changed in place.
-        convolutions: objects with name, depthwise, kernel and bias, Keras layout
-            (`tflite_tools.convolution_weights.Convolution`).
+        convolutions: objects with name, depthwise, kernel, bias, Keras layout, and sources
+            (`tflite_tools.convolution_weights.Convolution`), in the order of execution.
 
     Raises:
-        ValueError: not even the first convolution matches.
+        ValueError: no convolution matches.
     """
-    kinds = (layers.Conv2D, layers.DepthwiseConv2D)
-    own = [layer for layer in model.layers if isinstance(layer, kinds)]
-    matched: list[str] = []
-    mismatched: list[str] = []
-    for layer, source in zip(own, convolutions, strict=False):
-        depthwise = isinstance(layer, layers.DepthwiseConv2D)
-        shape = tuple(layer.weights[0].shape)
-        if depthwise != source.depthwise or shape != source.kernel.shape:
-            mismatched.append(f"{layer.name}: wanted {shape}, found {source.kernel.shape}")
-            break
-        _set_folded(layer, source.kernel, source.bias)
-        matched.append(layer.name)
-    if not matched:
-        raise ValueError(f"the given weights do not start with this backbone ({mismatched[0]})")
-    missing = tuple(layer.name for layer in own[len(matched) :])
-    unused = tuple(source.name for source in convolutions[len(matched) :])
-    return MatchReport(tuple(matched), missing, tuple(mismatched), unused)
+    own = [layer for layer in model.layers if isinstance(layer, _CONVOLUTIONS)]
+    partners: dict[str, int] = {}
+    for layer in own:
+        sources = frozenset(partners.get(name, -1) for name in _source_convolutions(layer))
+        partner = next(
+            (
+                index
+                for index, source in enumerate(convolutions)
+                if index not in partners.values() and _are_alike(layer, source, sources)
+            ),
+            None,
+        )
+        if partner is not None:
+            partners[layer.name] = partner
+            _set_folded(layer, convolutions[partner].kernel, convolutions[partner].bias)
+    if not partners:
+        raise ValueError(
+            f"no convolution of the given weights fits the network; its first is {own[0].name} "
+            f"{tuple(own[0].weights[0].shape)}, theirs {convolutions[0].kernel.shape}"
+            if convolutions
+            else "the given weights hold no convolution"
+        )
+    used = set(partners.values())
+    missing = tuple(layer.name for layer in own if layer.name not in partners)
+    unused = tuple(source.name for i, source in enumerate(convolutions) if i not in used)
+    return MatchReport(tuple(partners), missing, (), unused)
+
+
+def _are_alike(layer, source, sources: frozenset[int]) -> bool:
+    depthwise = isinstance(layer, layers.DepthwiseConv2D)
+    shape = tuple(layer.weights[0].shape)
+    return (
+        depthwise == source.depthwise
+        and shape == source.kernel.shape
+        and sources == frozenset(source.sources)
+    )
+
+
+def _source_convolutions(layer) -> set[str]:
+    """Names of the nearest convolutions that a layer's input is computed from."""
+    found = set()
+    waiting = [node.layer for node in layer.inbound_nodes[0].parent_nodes]
+    while waiting:
+        before = waiting.pop()
+        if isinstance(before, _CONVOLUTIONS):
+            found.add(before.name)
+        elif before.inbound_nodes:
+            waiting += [node.layer for node in before.inbound_nodes[0].parent_nodes]
+    return found
 
 
 def _set_folded(layer, kernel, bias) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 import tf_keras as keras
 from absl import logging
 
+from deeplab_tf.models.backbones import build_backbone
+from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.registry import WITH_BACKBONE, build_network
 from deeplab_tf.quantization.apply import WRAPPER_PREFIX, is_quantizer_variable
 from deeplab_tf.quantization.batch_norm import adopt_statistics
@@ -46,7 +48,7 @@ def initializer(config: TrainingConfig, read_folded=None):
         raise FileNotFoundError(f"{path}: no such weights; give imagenet, none or a file")
     if path.suffix == ".tflite":
         convolutions = read_folded(path)
-        return lambda model, batches: _load_folded(model, convolutions, batches)
+        return lambda model, batches: _load_folded(model, config, convolutions, batches)
     if path.suffix == ".h5":
         return lambda model, batches: _report(initialization.load_h5(model, path))
     return lambda model, batches: _report(initialization.load_named(model, read_weights(path)))
@@ -158,9 +160,26 @@ def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
     return make
 
 
-def _load_folded(model: keras.Model, convolutions, batches) -> None:
-    _report(initialization.load_convolution_sequence(model, convolutions))
+def _load_folded(model: keras.Model, config: TrainingConfig, convolutions, batches) -> None:
+    report = initialization.load_convolutions(model, convolutions)
+    if config.model.network in WITH_BACKBONE:
+        left = [name for name in _backbone_layers(config.model) if name in report.missing]
+        if left:
+            raise ValueError(
+                f"{config.backbone_weights} has no weights for {len(left)} convolutions of the "
+                f"backbone {config.model.backbone} (first: {left[0]}); give a file of the same "
+                "backbone and width"
+            )
+    _report(report)
     adopt_statistics(model, batches)
+
+
+def _backbone_layers(config: ModelConfig) -> list[str]:
+    """Names of the layers between the image and the features at the output stride."""
+    image = keras.Input((2 * config.output_stride, 2 * config.output_stride, config.channels))
+    features = build_backbone(config.backbone, image, config.backbone_form())
+    last = features[config.output_stride]
+    return [layer.name for layer in keras.Model(image, last).layers]
 
 
 def _check_imagenet(config: TrainingConfig) -> None:
@@ -168,7 +187,7 @@ def _check_imagenet(config: TrainingConfig) -> None:
     backbone = config.model.backbone
     if config.model.network not in WITH_BACKBONE or backbone not in _IMAGENET:
         raise ValueError(
-            f"Keras Applications has no weights for {config.model.network} over {backbone}, only "
+            f"no weights of Keras Applications fit {config.model.network} over {backbone}, only "
             f"for {', '.join(_IMAGENET)}; convert torchvision's with "
             "deeplab_tf.models.import_torch"
         )

@@ -1,18 +1,24 @@
 """Weights from elsewhere: what matches, what does not, and that every miss is named."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.batch_norm import adopt_statistics
 from deeplab_tf.training import initialization
 from deeplab_tf.training.config import TrainingConfig, read_config
 from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.training.start import initializer
 from deeplab_tf.training.weights_file import read_weights, save_weights
+from export import freeze
+from export.convert import Conversion, convert
+from export.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.convolution_weights import read_convolutions
 from tflite_tools.graph import read_graph
 
@@ -55,7 +61,7 @@ def test_folded_imagenet_backbone_keeps_its_function_with_observed_statistics(sh
     graph = read_graph(shared_dir / "models" / "tf2_mobilenet_v2_1.0_224_ptq.tflite")
     config = ModelConfig(num_classes=2, aspp=Aspp.NONE, decoder=False)
     model = build_network(config, 64, 64)
-    report = initialization.load_convolution_sequence(model, read_convolutions(graph))
+    report = initialization.load_convolutions(model, read_convolutions(graph))
     assert len(report.matched) == 51  # 1 + 16 x 3 + 2 (the first block has no expansion)
     assert report.missing == ("logits",)
     rng = np.random.default_rng(0)
@@ -67,6 +73,43 @@ def test_folded_imagenet_backbone_keeps_its_function_with_observed_statistics(sh
     # With observed statistics, training mode sees nearly what inference mode sees.
     trained = model(np.concatenate(images), training=True).numpy()[:4]
     assert np.abs(trained - after).max() < 0.1 * np.abs(after).max()
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory):
+    """A network over ResNet-18 with random weights, and its float file's convolutions."""
+    folder = tmp_path_factory.mktemp("residual")
+    config = ModelConfig(3, backbone="resnet18", aspp=Aspp.NONE, decoder=False)
+    model = build_network(config, 64, 64)
+    freeze.write_saved_model(freeze.freeze_model(model, Head.LOGITS_LOW), folder / "saved")
+    spec = FileSpec(Variant.FLOAT32, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
+    content = convert(Conversion(folder / "saved", spec, None, Preprocessing()))
+    (folder / "float32.tflite").write_bytes(content)
+    return config, model, folder / "float32.tflite"
+
+
+def test_residual_blocks_are_matched_through_the_graph(residual):
+    config, model, path = residual
+    other = build_network(config, 64, 64)
+    report = initialization.load_convolutions(other, read_convolutions(read_graph(path)))
+    assert (report.missing, report.unused) == ((), ())
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
+    wanted = model(image).numpy()
+    np.testing.assert_allclose(other(image), wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_file_without_the_whole_backbone_is_refused(residual):
+    config, _, path = residual
+    wanted = TrainingConfig(
+        model=dataclasses.replace(config, backbone="resnet50"),
+        dataset="synthetic",
+        crop_height=64,
+        crop_width=64,
+        backbone_weights=str(path),
+    )
+    load = initializer(wanted, lambda path: read_convolutions(read_graph(path)))
+    with pytest.raises(ValueError, match="convolutions of the backbone resnet50"):
+        load(build_network(wanted.model, 64, 64), [])
 
 
 def test_run_folder_refuses_other_settings_and_names_the_change(tmp_path):
