@@ -64,6 +64,10 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    except TypeError as error:  # numpy has no bfloat16, for example
+        raise ValueError(
+            f"{path}: holds a type unknown to NumPy ({error}); save float32"
+        ) from error
 
 
 def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -72,14 +76,21 @@ def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{path}: not a file of torch tensors ({reason})") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not all(hasattr(v, "numpy") for v in state.values()):
+    tensors = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    )
+    if not tensors:
         raise ValueError(f"{path}: no state dict; save model.state_dict()")
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    try:
+        return {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # no data, or no dense one
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: its tensors hold no plain numbers ({reason})") from error
 
 
 def main() -> int:

@@ -12,6 +12,10 @@ import dataclasses
 import re
 
 import numpy as np
+import tf_keras as keras
+
+from deeplab_tf.models.backbone import BackboneForm
+from deeplab_tf.models.backbones import build_backbone
 
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.")
 """What wrappers and whole segmentation networks put in front of a backbone's names."""
@@ -105,7 +109,8 @@ def convert_state(
         the arrays, float32; and the names that no layer takes (a classifier, a head).
 
     Raises:
-        ValueError: a backbone that torchvision computes otherwise, or nothing matches.
+        ValueError: a backbone that torchvision computes otherwise, nothing matches, a layer of the
+            backbone is missing or has another shape, or a weight is not finite.
     """
     if backbone not in LAYER_NAMES:
         raise ValueError(
@@ -133,7 +138,28 @@ def convert_state(
         raise ValueError(
             f"no name fits {backbone}; the file's begin with {', '.join(list(state)[:3]) or 'none'}"
         )
+    _check_complete(arrays, backbone)
     return arrays, unused
+
+
+def _check_complete(arrays: dict[str, np.ndarray], backbone: str) -> None:
+    kernel = arrays.get(f"{FIRST[backbone][0]}/kernel")
+    channels = kernel.shape[2] if kernel is not None and kernel.ndim == 4 else 3
+    image = keras.Input((64, 64, channels))
+    form = BackboneForm(output_stride=32)
+    features = build_backbone(backbone, image, form)[form.output_stride]
+    for layer in keras.Model(image, features).layers:
+        for weight in layer.weights:
+            key = f"{layer.name}/{weight.name.split('/')[-1].split(':')[0]}"
+            if key not in arrays:
+                raise ValueError(f"the file has no {key}; give the whole state dict of {backbone}")
+            if arrays[key].shape != tuple(weight.shape):
+                raise ValueError(
+                    f"{key} of {backbone} is {tuple(weight.shape)}, the file's is "
+                    f"{arrays[key].shape}; was it made for another network?"
+                )
+            if not np.isfinite(arrays[key]).all():
+                raise ValueError(f"{key} holds NaN or infinity; the file's training diverged")
 
 
 def _without_prefix(name: str) -> str:

@@ -131,14 +131,27 @@ def test_features_and_logits_equal_those_of_torch(name, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
-def random_state(channels=64):
-    """The first layers of a ResNet-18 by torch's names."""
+def random_state():
+    """ResNet-18 and a classifier by torch's names."""
     rng = np.random.default_rng(0)
-    state = {"conv1.weight": rng.normal(0, 0.1, (channels, 3, 7, 7)).astype(np.float32)}
-    for weight in ("weight", "bias", "running_mean", "running_var"):
-        state[f"bn1.{weight}"] = rng.uniform(0.5, 1, channels).astype(np.float32)
-    state["bn1.num_batches_tracked"] = np.array(7)
-    state["layer2.0.downsample.0.weight"] = np.zeros((128, 64, 1, 1), np.float32)
+    state = {}
+
+    def add(convolution, batch_norm, shape):
+        state[f"{convolution}.weight"] = rng.normal(0, 0.1, shape).astype(np.float32)
+        for weight in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{batch_norm}.{weight}"] = rng.uniform(0.5, 1, shape[0]).astype(np.float32)
+        state[f"{batch_norm}.num_batches_tracked"] = np.array(7)
+
+    add("conv1", "bn1", (64, 3, 7, 7))
+    before = 64
+    for stage, channels in enumerate((64, 128, 256, 512), 1):
+        for index in range(2):
+            block = f"layer{stage}.{index}"
+            add(f"{block}.conv1", f"{block}.bn1", (channels, before, 3, 3))
+            add(f"{block}.conv2", f"{block}.bn2", (channels, channels, 3, 3))
+            if channels != before:
+                add(f"{block}.downsample.0", f"{block}.downsample.1", (channels, before, 1, 1))
+            before = channels
     state["fc.weight"] = np.zeros((1000, 512), np.float32)
     return state
 
@@ -147,29 +160,46 @@ def test_names_and_layout():
     state = {f"module.backbone.{name}": value for name, value in random_state().items()}
     arrays, unused = convert_state(state, "resnet18")
     assert unused == ["module.backbone.fc.weight"]
-    assert sorted(arrays) == [
+    assert len(arrays) == 20 * 5
+    assert {
         "bn1/beta",
-        "bn1/gamma",
         "bn1/moving_mean",
         "bn1/moving_variance",
-        "conv1/kernel",
+        "layer2_0_downsample_bn/gamma",
         "layer2_0_downsample_conv/kernel",
-    ]
+    } <= set(arrays)
     kernel = state["module.backbone.conv1.weight"]
     assert arrays["conv1/kernel"][2, 3, 1, 5] == kernel[5, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layer3.1.conv2.weight", None, "the file has no layer3_1_conv2/kernel; give the whole"),
+        ("conv1.weight", np.zeros((64, 3, 3, 3)), r"is \(7, 7, 3, 64\), the file's is \(3, 3, 3"),
+        ("bn1.bias", np.full(64, np.nan), "bn1/beta holds NaN or infinity"),
+        ("conv1.weight", np.zeros(5), r"conv1/kernel of resnet18 is .*, the file's is \(5,\)"),
+    ],
+)
+def test_incomplete_weights_are_refused(name, value, message):
+    state = random_state() | {name: value}
+    if value is None:
+        del state[name]
+    with pytest.raises(ValueError, match=message):
+        convert_state(state, "resnet18")
+
+
 def test_normalization_goes_into_the_first_layer():
     # By hand for one pixel of each channel under a kernel that only sees its own place.
-    state = random_state(channels=1)
-    state["conv1.weight"] = np.zeros((1, 3, 7, 7), np.float32)
+    state = random_state()
+    state["conv1.weight"][0] = 0
     state["conv1.weight"][0, :, 3, 3] = (2.0, 3.0, 5.0)
     arrays, _ = convert_state(state, "resnet18")
     folded = fold_normalization(arrays, "resnet18", PixelNormalization())
     pixel = np.array([10.0, 128.0, 250.0])
     theirs = (pixel / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    wanted = theirs @ [2.0, 3.0, 5.0] - arrays["bn1/moving_mean"]
-    ours = (pixel - 128) / 128 @ folded["conv1/kernel"][3, 3, :, 0] - folded["bn1/moving_mean"]
+    wanted = theirs @ [2.0, 3.0, 5.0] - arrays["bn1/moving_mean"][0]
+    ours = (pixel - 128) / 128 @ folded["conv1/kernel"][3, 3, :, 0] - folded["bn1/moving_mean"][0]
     np.testing.assert_allclose(ours, wanted, rtol=1e-5)
 
 
@@ -199,7 +229,7 @@ def test_command_reads_safetensors_and_refuses_the_rest(tmp_path):
         assert not (tmp_path / "out.npz").exists()
     done = command("w.safetensors")
     assert done.returncode == 0, done.stderr
-    assert "6 arrays of resnet18" in done.stdout
+    assert "100 arrays of resnet18" in done.stdout
     assert "1 not used: fc.weight" in done.stdout
     assert command("w.safetensors").returncode == 1  # out.npz exists
 
