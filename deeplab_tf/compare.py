@@ -66,13 +66,13 @@ def _scope(study: Study, output_dir: pathlib.Path) -> StudyScope:
 def main() -> int:
     study = read_study(FLAGS.study)
     command.enum_members("study, variants", list(study.variants), Variant)
+    check_flags(study)
     timing = TimingOptions(FLAGS.latency_repeats, FLAGS.latency_warmup, FLAGS.num_threads)
     output_dir = pathlib.Path(FLAGS.output_dir or pathlib.Path("runs") / study.name)
     scope = _scope(study, output_dir)
     scope.options.mean_indices(scope.dataset)  # before the work, not after
     folder = StudyFolder(output_dir, study)
     if not FLAGS.report_only:
-        check_flags(study)
         folder.prepare(FLAGS.overwrite)
         atomic_file.write_text(output_dir / "study.json", pathlib.Path(FLAGS.study).read_text())
         logging.info("%d cells, %d at a time", len(study.cells), FLAGS.processes)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from deeplab_tf.data.confusion import iou_per_class, mean_iou
 from deeplab_tf.data.dataset import SegmentationDataset, class_frequencies, hold_out
-from deeplab_tf.data.pipeline import TrainingPipeline
+from deeplab_tf.data.pipeline import VALIDATION_WINDOW, TrainingPipeline
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
@@ -276,14 +276,15 @@ class TrainingRun:
             unit="step",
             disable=not self._is_chief or None,
         )
-        loss = None
+        losses = []  # since the last summary
         with writer.as_default(), bar:
             while step < last_step:
-                loss = stepper.take(iterator)
+                losses.append(stepper.take(iterator))
                 step += 1
                 bar.update()
                 if step % config.summary_interval == 0 or step == last_step:
-                    value, cross_entropy, copied = loss.numpy().tolist()
+                    value, cross_entropy, copied = tf.reduce_mean(losses, 0).numpy().tolist()
+                    losses = []
                     if not np.isfinite(value):
                         raise RuntimeError(
                             f"loss is {value} at step {step}; lower the learning rate and "
@@ -291,8 +292,8 @@ class TrainingRun:
                         )
                     bar.set_postfix(loss=f"{value:.4f}")
                     tf.summary.scalar("loss", value, step)
+                    tf.summary.scalar("loss_cross_entropy", cross_entropy, step)
                     if self._make_teacher:
-                        tf.summary.scalar("loss_cross_entropy", cross_entropy, step)
                         tf.summary.scalar("loss_distillation", copied, step)
                     tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
                     if phase is Phase.QUANTIZED:
@@ -332,7 +333,8 @@ class TrainingRun:
         )
 
     def _validator(self, phase: Phase) -> Validator:
-        height, width = self.config.model.padded_size(*self.validation.image(0).shape[:2])
+        size = np.minimum(self.validation.image(0).shape[:2], VALIDATION_WINDOW)
+        height, width = self.config.model.padded_size(*size.tolist())
         return Validator(
             self.build(phase, height, width),
             self.validation,

@@ -232,7 +232,8 @@ def test_losses_of_a_run_that_went_on_count_once(tmp_path):
         )
         with writer.as_default():
             for step in steps:
-                tf.summary.scalar("loss", offset + step / 100, step)
+                tf.summary.scalar("loss", 9.0, step)
+                tf.summary.scalar("loss_cross_entropy", offset + step / 100, step)
                 tf.summary.scalar("learning_rate", 0.1, step)
         writer.close()
     losses = read_losses(tmp_path)

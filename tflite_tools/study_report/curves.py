@@ -12,16 +12,18 @@ PHASES = ("float", "quantized")
 
 
 def read_losses(run_dir: pathlib.Path) -> dict[str, Curve]:
-    """Training loss of each phase from its TensorBoard events.
+    """Cross-entropy of each phase's training from its TensorBoard events.
 
-    A run that was stopped repeats some steps when it goes on: the later value counts.
+    The labels' term alone, so that runs with and without a teacher can be compared. A run that was
+    stopped repeats some steps when it goes on: the later value counts.
 
     Returns:
         {phase: curve} of the phases that have one.
     """
     losses: dict[str, Curve] = {}
     for phase in PHASES:
-        found = {step: loss for step, _, loss in _loss_events(run_dir, phase)}
+        found = {step: loss for step, _, loss in _events(run_dir, phase, "loss_cross_entropy")}
+        found = found or {step: loss for step, _, loss in _events(run_dir, phase, "loss")}
         if found:
             losses[phase] = sorted(found.items())
     return losses
@@ -36,7 +38,7 @@ def read_training_minutes(run_dir: pathlib.Path, phase: str) -> float | None:
     Returns:
         minutes, or None with less than two events.
     """
-    events = [(step, time) for step, time, _ in _loss_events(run_dir, phase)]
+    events = [(step, time) for step, time, _ in _events(run_dir, phase, "loss")]
     if len(events) < 2:
         return None
     steps, times = np.array(events).T
@@ -48,8 +50,8 @@ def read_training_minutes(run_dir: pathlib.Path, phase: str) -> float | None:
     return float(seconds * (steps.max() - steps.min() + interval)) / 60
 
 
-def _loss_events(run_dir: pathlib.Path, phase: str):
-    """(step, time in seconds, loss) as they were written."""
+def _events(run_dir: pathlib.Path, phase: str, tag: str):
+    """(step, time in seconds, value) as they were written."""
     from tensorboard.backend.event_processing.event_file_loader import (  # noqa: PLC0415
         EventFileLoader,
     )
@@ -58,7 +60,7 @@ def _loss_events(run_dir: pathlib.Path, phase: str):
     for path in sorted((run_dir / "events" / phase).glob("events.out.*")):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                if value.tag == "loss":
+                if value.tag == tag:
                     yield event.step, event.wall_time, float(make_ndarray(value.tensor))
 
 
