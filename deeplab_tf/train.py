@@ -204,6 +204,7 @@ def config_from_flags() -> TrainingConfig:
         dataset=FLAGS.dataset,
         preprocessing=imported.preprocessing if imported else Preprocessing.of(dataset.channels),
         augmentation=_augmentation_from_flags(dataset),
+        sensor=dataset.sensor,
         crop_height=crop[0],
         crop_width=crop[1],
         optimizer=OptimizerName(FLAGS.optimizer),
@@ -254,11 +255,19 @@ def _augmentation_from_flags(dataset) -> Augmentation:
             f"--color_jitter={FLAGS.color_jitter} would falsify the measurements of "
             f"{dataset.name}; leave it out"
         )
+    flip = FLAGS.flip
+    if flip and dataset.odd_channels is None:
+        if FLAGS["flip"].present:
+            raise ValueError(
+                f"--flip would falsify {dataset.name}: this sensor looks along neither axis, and "
+                "its mirrored image is none that it can see; leave it out"
+            )
+        flip = False
     scales = {
         name: FLAGS[name].value if FLAGS[name].present else 1.0
         for name in ("min_scale", "max_scale")
     }
-    return dataclasses.replace(chosen, color_jitter=0.0, **scales)
+    return dataclasses.replace(chosen, color_jitter=0.0, flip=flip, **scales)
 
 
 def _model_from_flags(dataset) -> ModelConfig:

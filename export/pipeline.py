@@ -100,7 +100,11 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
 
     Returns:
         one entry a file, in the plan's order.
+
+    Raises:
+        ValueError: calibration scans of another sensor than the network was trained on.
     """
+    _check_sensor(plan, source)
     with (
         _folder(plan.output_dir),
         tempfile.TemporaryDirectory(prefix="export-") as scratch,
@@ -130,6 +134,16 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                 results.append(ExportedFile(spec, None, cause))
             _log(results[-1])
     return results
+
+
+def _check_sensor(plan: ExportPlan, source: Source) -> None:
+    if source.sensor is None or plan.calibration_dataset is None:
+        return
+    if other := source.sensor.difference(plan.calibration_dataset.sensor):
+        raise ValueError(
+            f"{source.description} was trained on range images of another sensor ({other}); "
+            "calibrate with the --data_dir whose sensor.json it was trained with"
+        )
 
 
 @contextlib.contextmanager
@@ -288,6 +302,7 @@ def _manifest(plan, source, spec, path, content, record, steps) -> Manifest:
         quantization=steps,
         # A graph with a head of its own resizes as it does; nobody wrote down how.
         resize=source.logits_alignment.value if source.choosable_heads else None,
+        sensor=source.sensor,
     )
 
 

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import tf_keras as keras
 
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.models.resize import Alignment
 from deeplab_tf.quantization.apply import (
@@ -57,6 +58,11 @@ class Source(abc.ABC):
     def training_minutes(self, phase: Phase) -> float | None:
         """That the steps of a phase took; None where that is not on record."""
         del phase
+        return None
+
+    @property
+    def sensor(self) -> Sensor | None:
+        """That made the range images which the network was trained on."""
         return None
 
     @property
@@ -152,6 +158,10 @@ class RunSource(Source):
             raise ValueError(
                 f"{self.folder.path}: weights do not fit the network ({report.lines()[1]})"
             )
+
+    @property
+    def sensor(self) -> Sensor | None:
+        return self._config.sensor
 
     @property
     def logits_alignment(self) -> Alignment:

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.graph import Graph, Tensor, read_graph
 from tflite_tools.manifest import Manifest, read_manifest
@@ -55,6 +56,7 @@ class ModelContract:
         num_classes: channels of the logits, or None for a class map.
         label_set: of the manifest, else of the file's metadata where it fits, or None.
         variant: of the manifest, or "".
+        sensor: of the manifest: what made the range images that it was trained on, or None.
         warnings: what does not fit together, one line each.
     """
 
@@ -76,6 +78,7 @@ class ModelContract:
     label_set: LabelSet | None
     variant: str
     warnings: tuple[str, ...]
+    sensor: Sensor | None = None
 
     def quantize_table(self) -> np.ndarray | None:
         """Input value of each pixel value, or None where pixels go in unchanged.
@@ -148,6 +151,7 @@ def read_contract(
         label_set=manifest.label_set if manifest else said.label_set,
         variant=manifest.variant if manifest else _guess_variant(graph),
         warnings=tuple(warnings),
+        sensor=manifest.sensor if manifest else None,
     )
 
 

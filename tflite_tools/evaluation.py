@@ -232,6 +232,11 @@ def check_fit(result: ModelResult, dataset: SegmentationDataset) -> None:
             f"gives {contract.num_classes} classes, {dataset.name} has {label_set.num_classes}; "
             "evaluate on the data set that it was trained for"
         )
+    elif contract.sensor and (other := contract.sensor.difference(dataset.sensor)):
+        result.failure = (
+            f"trained on range images of another sensor than {dataset.name} has here ({other}); "
+            "give the --data_dir whose sensor.json it was trained with"
+        )
     elif contract.label_set and contract.label_set.names != label_set.names:
         result.warnings.append(
             f"its label list differs from {dataset.name}'s; scores compare by index, not by name"

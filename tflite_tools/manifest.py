@@ -7,6 +7,7 @@ import pathlib
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -39,6 +40,7 @@ class Manifest:
         quantization: post-training steps and what each did, or None.
         resize: one of `RESIZES`, how the training brought logits to the photo's size; None: not
             on record.
+        sensor: that made the range images which it was trained on; None for photos.
     """
 
     variant: str
@@ -58,6 +60,7 @@ class Manifest:
     size_bytes: int
     quantization: dict | None = None
     resize: str | None = None
+    sensor: Sensor | None = None
 
     def __post_init__(self):
         if self.resize is not None and self.resize not in RESIZES:
@@ -92,6 +95,7 @@ class Manifest:
             "sha256": self.sha256,
             "size_bytes": self.size_bytes,
             "quantization": self.quantization,
+            "sensor": self.sensor.to_json() if self.sensor else None,
         }
 
     def write(self, path: pathlib.Path) -> None:
@@ -120,6 +124,7 @@ class Manifest:
             size_bytes=values["size_bytes"],
             quantization=values.get("quantization"),
             resize=output.get("resize"),
+            sensor=Sensor.from_json(values["sensor"]) if values.get("sensor") else None,
         )
 
 

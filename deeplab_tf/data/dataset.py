@@ -8,6 +8,7 @@ import numpy as np
 
 from deeplab_tf.data import images
 from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
+from deeplab_tf.data.lidar_sensor import Sensor
 
 
 class SegmentationDataset(abc.ABC):
@@ -22,7 +23,9 @@ class SegmentationDataset(abc.ABC):
         photographs: False where pixels are measurements, whose values mean nothing any more
             when colours are jittered or sizes scaled.
         odd_channels: those that change sign in a mirror, such as "metres to the left"; 128
-            stands for their mean, which should be about zero.
+            stands for their mean, which should be about zero. None where a mirrored image is not
+            one of a mirrored scene.
+        sensor: what range images were made by; None for photos.
     """
 
     name: str
@@ -30,7 +33,8 @@ class SegmentationDataset(abc.ABC):
     label_set: LabelSet
     channels: int = 3
     photographs: bool = True
-    odd_channels: tuple[int, ...] = ()
+    odd_channels: tuple[int, ...] | None = ()
+    sensor: Sensor | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -229,8 +233,12 @@ class Subset(SegmentationDataset):
         return self.source.photographs
 
     @property
-    def odd_channels(self) -> tuple[int, ...]:  # type: ignore[override]
+    def odd_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
         return self.source.odd_channels
+
+    @property
+    def sensor(self) -> Sensor | None:  # type: ignore[override]
+        return self.source.sensor
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -80,6 +80,28 @@ class Sensor:
                 "most 360 degrees; +y is at +90"
             )
 
+    def to_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> "Sensor":
+        lists = {name: tuple(values[name]) for name in ("mean", "std")}
+        return cls(**{**values, **lists})
+
+    def difference(self, other: "Sensor | None") -> str:
+        """What another sensor has otherwise, for messages; "" where nothing differs."""
+        if other is None:
+            return "no sensor"
+        theirs = other.to_json()
+        differing = {k: (v, theirs[k]) for k, v in self.to_json().items() if v != theirs[k]}
+        return ", ".join(f"{name} {ours} -> {their}" for name, (ours, their) in differing.items())
+
+    @property
+    def across(self) -> str:
+        """The axis across the middle of the image, "x" or "y"; "" where neither is."""
+        middle = (self.fov_left + self.fov_right) / 2 % 180
+        return "y" if middle == 0 else "x" if middle == 90 else ""
+
     @property
     def full_turn(self) -> bool:
         """Whether the left and the right edge are neighbours."""

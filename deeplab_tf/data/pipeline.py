@@ -58,6 +58,12 @@ class TrainingPipeline:
     seed: int
     cache_mb: int = 2048
 
+    def __post_init__(self):
+        if self.augmentation.flip and self.dataset.odd_channels is None:
+            raise ValueError(
+                f"{self.dataset.name}: a mirrored image is not one of a mirrored scene; no flip"
+            )
+
     def batches(
         self, first_step: int, shard: int = 0, num_shards: int = 1, num_replicas: int = 1
     ) -> tf.data.Dataset:
@@ -98,7 +104,7 @@ class TrainingPipeline:
                 self.augmentation,
                 self.crop_height,
                 self.crop_width,
-                self.dataset.odd_channels,
+                self.dataset.odd_channels or (),
             )
             return self.preprocessing.normalize(image), label
 
@@ -113,6 +119,17 @@ class TrainingPipeline:
         return batches.with_options(options).prefetch(2)
 
 
+VALIDATION_WINDOW = (1024, 2048)
+"""Height and width, Cityscapes' size: of larger photos, validation in training sees the middle, at
+full resolution. A network over 6000 x 6000 pixels fits no memory."""
+
+
+def _middle(array: np.ndarray) -> np.ndarray:
+    corner = [max(0, (array.shape[axis] - VALIDATION_WINDOW[axis]) // 2) for axis in (0, 1)]
+    rows, columns = (slice(corner[axis], corner[axis] + VALIDATION_WINDOW[axis]) for axis in (0, 1))
+    return array[rows, columns]
+
+
 def validation_batches(
     dataset: SegmentationDataset,
     preprocessing: Preprocessing,
@@ -120,7 +137,7 @@ def validation_batches(
     width: int,
     batch_size: int,
 ) -> tf.data.Dataset:
-    """The whole list once, in order, each photo placed on the network's canvas.
+    """The whole list once, in order, each photo, or the middle of a large one, on the canvas.
 
     Returns:
         a data set of (image float32 [batch, height, width, channels] normalized,
@@ -128,7 +145,7 @@ def validation_batches(
     """
 
     def read(index):
-        image, label = dataset.read(int(index))
+        image, label = (_middle(array) for array in dataset.read(int(index)))
         canvas, _ = place(image, height, width)
         return canvas, place_label(label, height, width, IGNORE_LABEL)
 

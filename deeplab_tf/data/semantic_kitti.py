@@ -83,7 +83,12 @@ class LidarDataset(FileDataset):
     sensor: Sensor
     channels = len(CHANNELS)
     photographs = False
-    odd_channels = (CHANNELS.index("y"),)
+
+    @property
+    def odd_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        """What a mirror turns that stands along the sensor's view: None for an oblique one."""
+        across = self.sensor.across
+        return (CHANNELS.index(across),) if across else None
 
     def points(self, index: int) -> np.ndarray:
         """float32 [points, 4]: x, y, z in metres and remission, as stored.

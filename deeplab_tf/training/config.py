@@ -7,6 +7,7 @@ import math
 import pathlib
 
 from deeplab_tf.data.augmentation import Augmentation
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.quantization.apply import QatScheme
@@ -61,6 +62,7 @@ class TrainingConfig:
         parity_interval: steps between conversions in that phase, each compared with the network
             in training; 0 = none.
         distillation: the teacher, if any.
+        sensor: that made the range images; None for photos.
         init_from: run folder or weights file to start from, layer by layer.
         backbone_weights: "imagenet", "none" or a file.
         deterministic: bit-for-bit repeatable on one CPU, at some cost in speed.
@@ -97,6 +99,7 @@ class TrainingConfig:
     quantize_weight_average: float = 0.0
     parity_interval: int = 0
     distillation: Distillation = dataclasses.field(default_factory=Distillation)
+    sensor: Sensor | None = None
     init_from: str = ""
     backbone_weights: str = "none"
     seed: int = 0
@@ -167,6 +170,7 @@ class TrainingConfig:
             "preprocessing": dataclasses.asdict(self.preprocessing),
             "augmentation": dataclasses.asdict(self.augmentation),
             "distillation": self.distillation.to_json(),
+            "sensor": self.sensor.to_json() if self.sensor else None,
         }
 
     @classmethod
@@ -185,6 +189,7 @@ class TrainingConfig:
                 "distillation": Distillation.from_json(values["distillation"])
                 if "distillation" in values
                 else Distillation(),
+                "sensor": Sensor.from_json(values["sensor"]) if values.get("sensor") else None,
                 "optimizer": OptimizerName(values["optimizer"]),
                 "schedule": Schedule(values.get("schedule", Schedule.POLY.value)),
                 "quantize_scheme": QatScheme(

@@ -1,9 +1,12 @@
 """Training batches as a function of the step alone, validation batches in order."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.data import pipeline
 from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.pipeline import CachedReader, TrainingPipeline, validation_batches
 from deeplab_tf.data.preprocessing import Preprocessing
@@ -178,3 +181,21 @@ def test_each_device_gets_its_share_of_a_step(numbered):
     per_device = list(pipeline.batches(3, num_replicas=2).take(2))
     np.testing.assert_array_equal(np.concatenate([b[0] for b in per_device]), whole[0])
     np.testing.assert_array_equal(np.concatenate([b[1] for b in per_device]), whole[1])
+
+
+def test_validation_sees_the_middle_of_a_large_photo(memory_dataset, monkeypatch):
+    monkeypatch.setattr(pipeline, "VALIDATION_WINDOW", (2, 4))
+    image = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
+    label = np.arange(30, dtype=np.uint8).reshape(5, 6)
+    dataset = memory_dataset([image], [label])
+    [(found, truth)] = validation_batches(dataset, Preprocessing(), 2, 4, 1)
+    np.testing.assert_array_equal(truth[0], label[1:3, 1:5])
+    np.testing.assert_allclose(found[0] * 128 + 128, image[1:3, 1:5])
+
+
+def test_what_a_mirror_falsifies_is_not_flipped(memory_dataset):
+    dataset = memory_dataset([np.zeros((4, 6, 3), np.uint8)], [np.zeros((4, 6), np.uint8)])
+    dataset.odd_channels = None
+    _pipeline(dataset, OFF)
+    with pytest.raises(ValueError, match="a mirrored image is not one of a mirrored scene"):
+        _pipeline(dataset, dataclasses.replace(OFF, flip=True))

@@ -161,6 +161,37 @@ def test_squeezesegs_images_have_the_same_orientation(shared_dir):
     assert np.corrcoef(found.rows[found.placed], rows[found.placed])[0, 1] > 0.97
 
 
+@pytest.mark.parametrize(
+    ("fov_left", "fov_right", "across"),
+    [(45, -45, "y"), (225, 135, "y"), (135, 45, "x"), (-45, -135, "x"), (180, -180, "y")],
+)
+def test_a_mirrored_image_is_the_image_of_a_mirrored_scene(fov_left, fov_right, across):
+    mean, std = (5, 0, 0, 0, 0.5), (4, 5, 5, 2, 0.25)
+    sensor = Sensor(8, 16, 20.0, -20.0, float(fov_left), float(fov_right), mean, std)
+    assert sensor.across == across
+    rng = np.random.default_rng(3)
+    azimuth = np.radians(rng.uniform(fov_right + 1, fov_left - 1, 400))
+    distance = rng.uniform(3, 9, 400)
+    points = np.stack(
+        [distance * np.cos(azimuth), distance * np.sin(azimuth), rng.uniform(-1, 1, 400)], 1
+    )
+    points = np.hstack([points, rng.uniform(0, 1, (400, 1))]).astype(np.float32)
+    mirrored = points * np.where(np.arange(4) == "xy".index(across), -1, 1).astype(np.float32)
+    images = [
+        range_image.range_image(p, range_image.project(p, sensor), sensor)
+        for p in (points, mirrored)
+    ]
+    channel = range_image.CHANNELS.index(across)
+    expected = images[0][:, ::-1].astype(int)
+    expected[..., channel] = 256 - expected[..., channel]
+    differs = np.abs(expected - images[1]).max(-1) > 1
+    assert differs.mean() < 0.05  # a point on the edge between two pixels may fall either way
+
+
+def test_a_sensor_that_looks_askew_has_no_mirror():
+    assert Sensor(fov_left=90.0, fov_right=0.0).across == ""
+
+
 class TestSensor:
     @pytest.mark.parametrize(
         ("changes", "message"),

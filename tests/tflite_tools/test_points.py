@@ -11,6 +11,9 @@ import pytest
 
 from deeplab_tf.data import confusion, range_image, semantic_kitti
 from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.data.semantic_kitti import open_split
+from tflite_tools.manifest import Manifest, sha256_of
 from tflite_tools.points import Neighbours, Scan, benchmark_mean_iou, classes_of_points, vote
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -245,6 +248,28 @@ def test_bad_flags_end_with_one_line(scans, sign_of_y, flags, status, message):
     assert code == status
     assert len(lines) == 1, errors
     assert message in lines[0]
+
+
+def test_scans_of_another_sensor_are_refused(scans, sign_of_y, tmp_path):
+    """The statistics that bytes stand for are the sensor's: the manifest knows whose."""
+    model = tmp_path / "sign.tflite"
+    model.write_bytes(sign_of_y.read_bytes())
+    dataset = open_split(scans, "val")
+    sensor = dataclasses.replace(dataset.sensor, std=(1.0, 2.0, 4.0, 3.0, 0.6))
+    manifest = Manifest(
+        *("float32", "logits", 16, 64, Preprocessing.of(5), dataset.label_set),
+        *("float32", "float32", None, None, None, "a test", {}),
+        *(sha256_of(model.read_bytes()), model.stat().st_size),
+        sensor=sensor,
+    )
+    manifest.write(model.with_suffix(".json"))
+    status, output, errors = command(f"--model={model}", f"--data_dir={scans}", "--processes=1")
+    assert status == 1, errors
+    assert "another sensor" in output + errors
+    assert "std" in output + errors
+    assert Manifest.from_json(manifest.to_json()).sensor == sensor
+    dataclasses.replace(manifest, sensor=dataset.sensor).write(model.with_suffix(".json"))
+    assert command(f"--model={model}", f"--data_dir={scans}", "--processes=1")[0] == 0
 
 
 def test_a_broken_scan_is_named_and_no_file_is_blamed(scans, sign_of_y, tmp_path):
