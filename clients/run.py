@@ -181,7 +181,7 @@ def _beam(scene: Scene) -> str:
     """Sharded evaluation against the local one, bit for bit: its tests, where Beam is installed."""
     del scene
     tests = [python_of("beam"), "-m", "pytest", "-q", "-p", "no:cacheprovider", _BEAM_TESTS]
-    last = run(tests, cwd=FOLDER.parent).strip().splitlines()[-1]
+    last = run(tests, cwd=FOLDER.parent).strip().splitlines()[-1].strip("= ")
     if "skipped" in last:
         raise RuntimeError(f"tests were skipped: {last}")
     return last
