@@ -14,12 +14,7 @@ import tf_keras as keras
 from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.models.resize import Alignment
-from deeplab_tf.quantization.apply import (
-    WRAPPER_PREFIX,
-    QatScheme,
-    is_quantizer_variable,
-    quantize_aware,
-)
+from deeplab_tf.quantization.apply import QatScheme, float_arrays_inside, quantize_aware
 from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 from deeplab_tf.training.config import read_config
 from deeplab_tf.training.initialization import load_named
@@ -146,11 +141,7 @@ class RunSource(Source):
         return twins
 
     def _arrays_inside_quantized(self) -> dict[str, np.ndarray]:
-        return {
-            name.removeprefix(WRAPPER_PREFIX): value
-            for name, value in read_weights(self._weights(Phase.QUANTIZED)).items()
-            if not is_quantizer_variable(name.rpartition("/")[2])
-        }
+        return float_arrays_inside(read_weights(self._weights(Phase.QUANTIZED)))
 
     def _load(self, model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
         report = load_named(model, arrays)

@@ -109,6 +109,15 @@ def float_weights(model: keras.Model) -> dict[str, np.ndarray]:
     }
 
 
+def float_arrays_inside(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same of a quantization-aware network's stored "quant_layer/weight" arrays."""
+    return {
+        name.removeprefix(WRAPPER_PREFIX): value
+        for name, value in arrays.items()
+        if not is_quantizer_variable(name.rpartition("/")[2])
+    }
+
+
 def is_quantizer_variable(name: str) -> bool:
     """Whether a wrapper's variable belongs to tfmot rather than to the layer inside."""
     return name.endswith(("_min", "_max")) or name == "optimizer_step"

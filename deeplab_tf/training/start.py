@@ -10,7 +10,7 @@ from absl import logging
 from deeplab_tf.models.backbones import build_backbone
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.registry import WITH_BACKBONE, build_network
-from deeplab_tf.quantization.apply import WRAPPER_PREFIX, is_quantizer_variable
+from deeplab_tf.quantization.apply import float_arrays_inside
 from deeplab_tf.quantization.batch_norm import adopt_statistics
 from deeplab_tf.training import initialization
 from deeplab_tf.training.config import TrainingConfig, read_config
@@ -91,11 +91,7 @@ def trained_float_arrays(folder: RunFolder) -> dict[str, np.ndarray]:
     quantized = folder.weights(Phase.QUANTIZED)
     if read_config(folder.path).quantize_delay_step != 0 or not quantized.is_file():
         return read_weights(folder.weights(Phase.FLOAT))
-    return {
-        name.removeprefix(WRAPPER_PREFIX): value
-        for name, value in read_weights(quantized).items()
-        if not is_quantizer_variable(name.rpartition("/")[2])
-    }
+    return float_arrays_inside(read_weights(quantized))
 
 
 def _start_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
