@@ -131,8 +131,10 @@ def test_mutants_end_in_a_message_or_an_answer(victim, tmp_path):
                 outcomes[tool, "refused"] += 1
             except Exception as error:
                 pytest.fail(f"{tool} on mutant {number} by {mutate.__name__}: {error!r}")
-    for tool in readers(labels, None):  # neither all refused nor all let through
-        assert min(outcomes[tool, "answer"], outcomes[tool, "refused"]) > MUTANTS // 10, outcomes
+    # Neither all refused nor all let through. How many of each is a matter of chance: the victim's
+    # bytes, and with them what a mutation hits, differ between processors (a tenth to nine tenths).
+    for tool in readers(labels, None):
+        assert min(outcomes[tool, "answer"], outcomes[tool, "refused"]) > MUTANTS // 50, outcomes
 
 
 def deflated(content, damage):
