@@ -39,6 +39,7 @@ def _define_flags() -> None:
         "Larger photos are cut in tiles of the input's size that overlap by so many pixels at "
         "least, and stitched; -1 = they are scaled to fit.",
     )
+    flags.DEFINE_bool("mean_loss", False, "Also the cross-entropy of files that give logits.")
     flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one a core.")
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
     flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
@@ -134,6 +135,7 @@ def main() -> int:
         limit=FLAGS.limit,
         mean_over=tuple(name for name in FLAGS.mean_over if name),
         tile_overlap=FLAGS.tile_overlap,
+        mean_loss=FLAGS.mean_loss,
     )
     results = evaluate(contracts, dataset, options, reference_index(contracts))
     default = pathlib.Path(FLAGS.run_dir) / "evaluation" if FLAGS.run_dir else "evaluation"

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from deeplab_tf.data import confusion
 from deeplab_tf.data.dataset import SegmentationDataset
-from deeplab_tf.data.preprocessing import place
+from deeplab_tf.data.labels import IGNORE_LABEL
+from deeplab_tf.data.preprocessing import place, place_label
 from tflite_tools.chunk import Chunk, write_chunk
 from tflite_tools.contract import ModelContract
 from tflite_tools.latency import LatencyMs, measure_latency
@@ -46,6 +47,7 @@ class EvaluationOptions:
         keep_images: keep the matrix of every sample, for intervals.
         tile_overlap: -1 scales photos to fit; from 0 on, larger ones are cut in tiles of the
             file's input, which overlap by so many pixels at least.
+        mean_loss: also take the cross-entropy of files that give logits.
     """
 
     processes: int = 2
@@ -56,6 +58,7 @@ class EvaluationOptions:
     mean_over: tuple[str, ...] = ()
     keep_images: bool = False
     tile_overlap: int = OFF
+    mean_loss: bool = False
 
     def __post_init__(self):
         if self.processes < 1 or self.num_threads < 1:
@@ -68,6 +71,11 @@ class EvaluationOptions:
         if self.tile_overlap < OFF:
             raise ValueError(
                 f"tile_overlap is -1 (off) or a number of pixels from 0 on; got {self.tile_overlap}"
+            )
+        if self.mean_loss and self.tile_overlap != OFF:
+            raise ValueError(
+                "the mean loss is taken on photos scaled to fit, not on tiles, which count pixels "
+                "twice where they overlap; leave one of the two out"
             )
 
     def mean_indices(self, dataset: SegmentationDataset) -> tuple[int, ...]:
@@ -95,6 +103,8 @@ class ModelResult:
         matrix: int64 [num_classes, num_classes + 1].
         image_matrices: uint32 [images, num_classes, num_classes + 1], or None.
         agreement: share of pixels with the reference's class, or None without reference.
+        mean_loss: cross-entropy in nats over the labelled pixels of the network's canvas, or
+            None where it was not asked for or the file gives classes.
         constant_images: samples whose prediction was one single class.
         latency: of one invoke, or None.
         memory_mb: peak resident memory that a process of its own gained by loading and running
@@ -109,6 +119,7 @@ class ModelResult:
     matrix: np.ndarray | None = None
     image_matrices: np.ndarray | None = None
     agreement: float | None = None
+    mean_loss: float | None = None
     constant_images: int = 0
     latency: LatencyMs | None = None
     memory_mb: float | None = None
@@ -125,6 +136,8 @@ class _Score:
     agreeing: int
     pixels: int
     invokes: int = 0
+    loss: float = 0.0
+    loss_pixels: int = 0
     images: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     """Matrix of each sample by its number in the chunk, in the total in the list."""
 
@@ -138,8 +151,10 @@ def score_samples(
     is_reference: bool,
     keep_images: bool = False,
     tile_overlap: int = OFF,
+    mean_loss: bool = False,
 ) -> _Score:
     """Runs in a child: samples start..stop-1 of a chunk, which holds whole photos for tiles."""
+    mean_loss = mean_loss and not runner.contract.classes_output
     canvas = (runner.contract.height, runner.contract.width)
     images = chunk.images(canvas if tile_overlap == OFF else chunk.canvases[0])
     labels = chunk.label_file("label")
@@ -156,6 +171,9 @@ def score_samples(
         total.matrix += matrix
         if keep_images:
             total.images[index] = matrix.astype(np.uint32)
+        if mean_loss:
+            loss, pixels = runner.cross_entropy(place_label(label, *canvas, fill=IGNORE_LABEL))
+            total.loss, total.loss_pixels = total.loss + loss, total.loss_pixels + pixels
         total.constant += int(np.all(prediction == prediction[0, 0]))
         if is_reference:
             chunk.sample(reference, index)[:] = prediction
@@ -210,7 +228,7 @@ def evaluate(
             index: result.failure for index, result in enumerate(results) if result.failure
         }
         folder = pathlib.Path(scratch)
-        how = (reference, options.keep_images, options.tile_overlap)
+        how = (reference, options.keep_images, options.tile_overlap, options.mean_loss)
         score_list(results, dataset, count, pool, folder, *how)
         for index, failure in pool.broken.items():
             results[index].failure = failure
@@ -269,6 +287,7 @@ def score_list(
     reference: int | None,
     keep_images: bool = False,
     tile_overlap: int = OFF,
+    mean_loss: bool = False,
 ) -> None:
     """Fills matrix, agreement and counts of each result from the first `count` samples.
 
@@ -277,7 +296,7 @@ def score_list(
         scratch: empty folder for decoded samples.
         reference: index of the file that the others are compared with, or None.
         keep_images: keep the matrix of every sample.
-        tile_overlap: as in the options.
+        tile_overlap, mean_loss: as in the options.
     """
     alive = [index for index, result in enumerate(results) if not result.failure]
     if not alive:
@@ -311,7 +330,8 @@ def score_list(
                 ahead = decoder.submit(write, first + step)
             for group in ([reference], [i for i in order if i != reference]):
                 indices = [i for i in group if i in totals]
-                how = (dataset.label_set.num_classes, reference, keep_images, tile_overlap)
+                classes = dataset.label_set.num_classes
+                how = (classes, reference, keep_images, tile_overlap, mean_loss)
                 group_tasks = _tasks(indices, chunks, *how)
                 for outcome in pool.run(group_tasks):
                     if outcome.failure:
@@ -326,17 +346,19 @@ def score_list(
         result = results[index]
         result.images, result.matrix, result.constant_images = count, total.matrix, total.constant
         result.invokes = total.invokes
+        if total.loss_pixels:
+            result.mean_loss = total.loss / total.loss_pixels
         if keep_images:
             result.image_matrices = np.stack([total.images[number] for number in range(count)])
         if with_reference and index != reference and total.pixels:
             result.agreement = total.agreeing / total.pixels
 
 
-def _tasks(models, chunks, num_classes, reference, keep_images, tile_overlap):
+def _tasks(models, chunks, num_classes, reference, keep_images, tile_overlap, mean_loss):
     for index, chunk in itertools.product(models, chunks):
         for start in range(0, chunk.count, TASK_IMAGES):
             part = (chunk, start, min(start + TASK_IMAGES, chunk.count))
-            how = (num_classes, index == reference, keep_images, tile_overlap)
+            how = (num_classes, index == reference, keep_images, tile_overlap, mean_loss)
             yield Task(index, score_samples, (*part, *how))
 
 
@@ -346,6 +368,8 @@ def _add(total: _Score, part: _Score, first: int) -> None:
     total.agreeing += part.agreeing
     total.pixels += part.pixels
     total.invokes += part.invokes
+    total.loss += part.loss
+    total.loss_pixels += part.loss_pixels
     total.images |= {first + number: matrix for number, matrix in part.images.items()}
 
 

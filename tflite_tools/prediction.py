@@ -64,13 +64,19 @@ class OutputReader:
         """
         if self._classes:
             return self._class_map(output.reshape(self._spatial))
+        return argmax_channels(self.logits_on_canvas(output))
+
+    def logits_on_canvas(self, output: np.ndarray) -> np.ndarray:
+        """Logits [height, width, classes] of the network's input, in the file's own integers.
+
+        As they come, or float32 where they were resized bilinearly.
+        """
         logits = output[0]
         if self._matrices is None:
-            return argmax_channels(logits)
+            return logits
         rows, columns = self._matrices
         resized = np.tensordot(rows, logits.astype(np.float32), axes=1)
-        resized = np.einsum("xw,hwc->hxc", columns, resized, optimize=True)
-        return argmax_channels(resized)
+        return np.einsum("xw,hwc->hxc", columns, resized, optimize=True)
 
     def _class_map(self, classes: np.ndarray) -> np.ndarray:
         classes = np.where((classes < 0) | (classes > 255), 255, classes).astype(np.uint8)

@@ -9,6 +9,7 @@ import numpy as np
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.tiles import Tiling
 from tflite_tools.contract import ModelContract
+from tflite_tools.cross_entropy import cross_entropy_sum, dequantize
 from tflite_tools.prediction import OutputReader
 
 
@@ -58,6 +59,15 @@ class ModelRunner:
         self.set_image(image)
         self.invoke()
         return self.reader.on_canvas(self.output())
+
+    def cross_entropy(self, label: np.ndarray) -> tuple[float, int]:
+        """Of the last `invoke`: sum in nats over labelled pixels, and how many they are.
+
+        Args:
+            label: uint8 [height, width], on the network's canvas.
+        """
+        logits = self.reader.logits_on_canvas(self.output())
+        return cross_entropy_sum(dequantize(logits, self.contract.output_quantization), label)
 
     def photo_class_map(self, photo: np.ndarray, tile_overlap: int) -> tuple[np.ndarray, int]:
         """Class map of a whole photo at its own size.

@@ -3,6 +3,7 @@
 import csv
 import importlib.metadata
 import io
+import itertools
 import json
 import pathlib
 import platform
@@ -20,6 +21,7 @@ _SUMMARY = (
     ("pixel acc %", ">"),
     ("mean acc %", ">"),
     ("agree %", ">"),
+    ("mean loss", ">"),
     ("size MB", ">"),
     ("ms median", ">"),
     ("ms p90", ">"),
@@ -43,7 +45,7 @@ def _summary_row(result: ModelResult, mean_over: tuple[int, ...]) -> list[str]:
     contract = result.contract
     columns = [contract.name]
     if result.matrix is None or result.failure:
-        columns += ["failed", "-", "-", "-", "-"]
+        columns += ["failed", "-", "-", "-", "-", "-"]
     else:
         score, counted = confusion.mean_iou(result.matrix, mean_over)
         columns += [
@@ -52,6 +54,7 @@ def _summary_row(result: ModelResult, mean_over: tuple[int, ...]) -> list[str]:
             _percent(confusion.pixel_accuracy(result.matrix)),
             _percent(confusion.mean_class_accuracy(result.matrix)),
             _percent(result.agreement),
+            "-" if result.mean_loss is None else f"{result.mean_loss:.4f}",
         ]
     latency = result.latency
     columns += [
@@ -89,7 +92,9 @@ def terminal_table(
     scored = [result for result in results if result.matrix is not None and not result.failure]
     mean_over = options.mean_indices(dataset)
     rows = [_summary_row(result, mean_over) for result in results]
-    parts = [align(list(_SUMMARY), rows)]
+    asked = [options.mean_loss or title != "mean loss" for title, _ in _SUMMARY]
+    rows = [list(itertools.compress(row, asked)) for row in rows]
+    parts = [align(list(itertools.compress(_SUMMARY, asked)), rows)]
     if scored:
         header = [("IoU %", "<"), *((result.contract.name, ">") for result in scored)]
         ious = [confusion.iou_per_class(r.matrix) for r in scored if r.matrix is not None]
@@ -152,6 +157,7 @@ def result_to_json(
         "warnings": result.warnings,
         "memory_mb": result.memory_mb,
         "agreement": result.agreement,
+        "mean_loss": result.mean_loss,
         "constant_images": result.constant_images,
         "latency_ms": vars(result.latency) if result.latency else None,
         "images": result.images,
@@ -194,7 +200,7 @@ def write_metrics(
     names = dataset.label_set.names
     writer.writerow(
         ["model", "images", "miou", "classes_counted", "pixel_accuracy", "mean_class_accuracy"]
-        + ["agreement", "size_bytes", "latency_ms_median", "memory_mb", "failure"]
+        + ["agreement", "mean_loss", "size_bytes", "latency_ms_median", "memory_mb", "failure"]
         + [f"iou {name}" for name in names]
     )
     for model in models:
@@ -202,7 +208,8 @@ def write_metrics(
         writer.writerow(
             [model["model"], model["images"]]
             + [model.get(k, "") for k in ("miou", "classes_counted", "pixel_accuracy")]
-            + [model.get("mean_class_accuracy", ""), model["agreement"], model["size_bytes"]]
+            + [model.get("mean_class_accuracy", ""), model["agreement"], model["mean_loss"]]
+            + [model["size_bytes"]]
             + [latency["median"] if latency else "", model["memory_mb"], model["failure"]]
             + [model.get("iou", {}).get(name, "") for name in names]
         )

@@ -59,6 +59,7 @@ def plant_cell(folder, stacks):
         contract = dataclasses.replace(read_contract(path), variant=variant)
         result = ModelResult(contract, len(stack), matrix=stack.sum(0, dtype=np.int64))
         result.image_matrices = stack
+        result.mean_loss = float(stack[0, 0, 0]) / 7
         results.append(result)
     write_matrices(results, folder / "evaluation")
     write_metrics(results, dataset, options, folder / "evaluation")
@@ -145,6 +146,15 @@ def test_page_escapes_asks_no_host_and_names_what_failed(scope):
     assert f">{100 * miou:.2f}<" in row
     assert ">62<" in row or ">61<" in row  # seconds of training
     assert '<td class="left">c</td>' in page
+    accuracies = re.search(r'<table id="accuracies">.*?</table>', page, re.DOTALL).group()
+    file = document["cells"][0]["files"]["int8"]
+    matrix = matrices(2, 250).sum(0).astype(np.int64)
+    expected = (
+        f'<td class="group">{file["mean_loss"]:.4f}</td>'
+        f"<td>{100 * confusion.pixel_accuracy(matrix):.2f}</td>"
+        f"<td>{100 * confusion.mean_class_accuracy(matrix):.2f}</td>"
+    )
+    assert expected in accuracies
     table = study_table(document)
     assert f"net-c: {ODD_FAILURE}" in table
 
@@ -170,6 +180,7 @@ def test_csv_has_a_line_a_file_and_the_document_s_numbers(scope):
     file = document["cells"][0]["files"]["int8"]
     assert float(rows[1]["miou_change_low"]) == file["miou_change"]["low"]
     assert float(rows[1]["iou vehicle"]) == file["iou"]["vehicle"]
+    assert float(rows[1]["mean_loss"]) == file["mean_loss"] == matrices(2, 250)[0, 0, 0] / 7
     assert rows[0]["train_seconds"] == "61.5"
     assert rows[3]["failure"] == ODD_FAILURE
 

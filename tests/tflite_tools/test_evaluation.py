@@ -13,10 +13,11 @@ from PIL import Image
 
 from deeplab_tf.data import confusion
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.data.preprocessing import Placement, Preprocessing, place
+from deeplab_tf.data.preprocessing import Placement, Preprocessing, place, place_label
 from deeplab_tf.data.registry import open_dataset
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
+from tflite_tools.cross_entropy import cross_entropy_sum, dequantize
 from tflite_tools.evaluation import EvaluationOptions, evaluate
 from tflite_tools.graph import parse_model, read_graph
 from tflite_tools.latency import measure_latency
@@ -163,6 +164,49 @@ def test_scores_equal_an_independent_count(tiny_dataset):
     assert first.agreement is None
     assert first.images == 6
     assert 0 < first.memory_mb < 500
+
+
+@pytest.mark.parametrize("quantization", [None, (0.25, -3)])
+def test_cross_entropy_is_tensorflow_s(quantization):
+    import tensorflow as tf  # noqa: PLC0415
+
+    rng = np.random.default_rng(3)
+    logits = rng.integers(-128, 128, (9, 13, 5)).astype(np.int8)
+    label = rng.choice(np.array([0, 1, 2, 3, 4, 255], np.uint8), (9, 13))
+    scale, zero_point = quantization or (1.0, 0)
+    real = scale * (logits.astype(np.float32) - zero_point)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        np.minimum(label, 4).astype(np.int32), real
+    ).numpy()
+    total, pixels = cross_entropy_sum(dequantize(logits, quantization), label)
+    assert pixels == np.sum(label != 255)
+    assert total == pytest.approx(losses[label != 255].sum(), rel=1e-5)
+    assert cross_entropy_sum(real, np.full((9, 13), 255, np.uint8)) == (0.0, 0)
+    with pytest.raises(ValueError, match="differ in size"):
+        cross_entropy_sum(real, label[:3])
+
+
+def test_mean_loss_of_a_list_is_that_of_its_photos_in_any_number_of_processes(tiny_dataset):
+    dataset = open_dataset("folder", tiny_dataset, "val")
+    contract = read_contract(INT8)
+    (alone,) = evaluate([contract], dataset, options(mean_loss=True, processes=1))
+    (many,) = evaluate([contract], dataset, options(mean_loss=True, processes=3))
+    runner, total, pixels = ModelRunner(contract), 0.0, 0
+    for index in range(6):
+        image, label = dataset.read(index)
+        runner.class_map(place(image, 368, 480)[0])
+        loss, count = runner.cross_entropy(place_label(label, 368, 480, 255))
+        total, pixels = total + loss, pixels + count
+    assert alone.mean_loss == pytest.approx(total / pixels, rel=1e-12)
+    assert many.mean_loss == pytest.approx(alone.mean_loss, rel=1e-12)
+    (plain,) = evaluate([contract], dataset, options())
+    assert plain.mean_loss is None
+    np.testing.assert_array_equal(plain.matrix, alone.matrix)
+
+
+def test_mean_loss_and_tiles_exclude_each_other():
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        options(mean_loss=True, tile_overlap=16)
 
 
 def test_number_of_processes_changes_no_number(tiny_dataset):

@@ -259,6 +259,7 @@ def _file_report(path: pathlib.Path, values: dict, matrices: np.ndarray) -> File
         matrix=matrices.sum(0, dtype=np.int64),
         image_matrices=matrices,
         agreement=values["agreement"],
+        mean_loss=values.get("mean_loss"),
         constant_images=values["constant_images"],
         memory_mb=values["memory_mb"],
         warnings=list(values["warnings"]),

@@ -20,7 +20,7 @@ _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _CELL_COLUMNS = ("state", "failure", "parameters", "train_steps", "train_loss", "train_threads")
 _FILE_COLUMNS = (
     *("file", "images", "miou", "miou_low", "miou_high", "classes_counted"),
-    *("pixel_accuracy", "mean_class_accuracy", "agreement", "size_bytes", "memory_mb"),
+    *("mean_loss", "pixel_accuracy", "mean_class_accuracy", "agreement", "size_bytes", "memory_mb"),
 )
 _STAGES = ("train", "export", "evaluate")
 _ENDS = ("difference", "low", "high")

@@ -47,6 +47,7 @@ def main() -> int:
         limit=FLAGS.limit,
         mean_over=tuple(name for name in FLAGS.mean_over if name),
         keep_images=True,
+        mean_loss=True,
     )
     results = evaluate(contracts, dataset, options, scoring.reference_index(contracts))
     output_dir = pathlib.Path(FLAGS.output_dir)
