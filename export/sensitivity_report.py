@@ -88,9 +88,10 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
         plan.dataset, (plan.calibration_images, plan.score_images), plan.seed
     )
     photos = _photos(plan, calibration)
+    empty = plan.steps.ignore_empty or plan.source.sensor is not None
     done = quantize_post_training(
         plan.source.float_model(plan.height, plan.width),
-        plan.steps,
+        dataclasses.replace(plan.steps, ignore_empty=empty),
         [photos[start : start + 4] for start in range(0, len(photos), 4)],
         plan.preprocessing.input_range,
     )

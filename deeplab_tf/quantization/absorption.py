@@ -7,12 +7,14 @@ some c > 0, relu(x - c) = relu(x) - c, so with y = W2 relu(W1 x + b1) + b2:
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.models.walk import walk
 from deeplab_tf.quantization.calibration_photos import usable
+from deeplab_tf.quantization.empty_pixels import PixelWeights, weights_of
 from deeplab_tf.quantization.equalization import Relu6, find_pairs
 from deeplab_tf.quantization.kernels import bias_key, kernel_key, response_to_constant
 
@@ -34,7 +36,10 @@ class Absorption:
 
 
 def absorb_high_biases(
-    description: NetworkDescription, arrays: dict[str, np.ndarray], batches: list[np.ndarray]
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    batches: list[np.ndarray],
+    ignore_empty: bool = False,
 ) -> Absorption:
     """Absorbs what every calibration photo allows: there the function is unchanged.
 
@@ -46,6 +51,7 @@ def absorb_high_biases(
     Args:
         description, arrays: a network without batch norms, equalized or not.
         batches: calibration photos, float32 [batch, height, width, channels], normalized.
+        ignore_empty: leave empty pixels out of the statistics (`empty_pixels`).
 
     Raises:
         ValueError: no photos, or NaN or infinity in them.
@@ -59,7 +65,8 @@ def absorb_high_biases(
             left.append(f"{pair.first}: {reason}")
         else:
             kept.append(pair)
-    observed = _observe(description, arrays, {pair.first for pair in kept}, batches)
+    names = {pair.first for pair in kept}
+    observed = _observe(description, arrays, names, batches, ignore_empty)
     absorbed = {}
     for pair in kept:
         mean, deviation, smallest = observed[pair.first]
@@ -97,24 +104,26 @@ def _why_not(pair, by_name: dict[str, Node], arrays) -> str:
     return ""
 
 
-def _observe(description, arrays, names: set[str], batches):
+def _observe(description, arrays, names: set[str], batches, ignore_empty: bool):
     """(mean, standard deviation, smallest value) of each channel, float64 [channels]."""
     sums: dict[str, list] = {}
 
-    def visit(value):
+    def add(value, weights: PixelWeights | None):
         name = value.node.name
         if name not in names:
             return
         flat = np.asarray(value.linear, np.float64).reshape(-1, value.linear.shape[-1])
-        found = [len(flat), flat.sum(0), np.square(flat).sum(0), flat.min(0)]
+        share = np.ones(len(flat)) if weights is None else weights.of(value.linear)
+        smallest = flat[share > 0].min(0, initial=np.inf)
+        found = [share.sum(), share @ flat, share @ np.square(flat), smallest]
         if name in sums:
             old = sums[name]
             found = [*(a + b for a, b in zip(old[:3], found[:3], strict=True)), None]
-            found[3] = np.minimum(old[3], flat.min(0))
+            found[3] = np.minimum(old[3], smallest)
         sums[name] = found
 
-    for batch in batches:
-        walk(description, arrays, batch, visit)
+    for batch, weights in zip(batches, weights_of(batches, ignore_empty), strict=True):
+        walk(description, arrays, batch, functools.partial(add, weights=weights))
     return {
         name: (total / count, np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)), low)
         for name, (count, total, squares, low) in sums.items()

@@ -28,6 +28,7 @@ from deeplab_tf.models.imported import (
     cut_after,
 )
 from deeplab_tf.quantization.apply import short_name
+from deeplab_tf.quantization.empty_pixels import weights_of
 from deeplab_tf.quantization.kernels import (
     WITH_KERNEL,
     kernel_key,
@@ -91,6 +92,7 @@ def learn_rounding(
     options: AdaRoundOptions,
     per_channel: bool = True,
     progress: Callable[[LayerRounding], None] | None = None,
+    ignore_empty: bool = False,
 ) -> AdaRound:
     """Learns the rounding of all kernels, each layer behind those that are learned already.
 
@@ -114,6 +116,7 @@ def learn_rounding(
         options: how it is learned.
         per_channel: one scale an output channel, max |kernel| / 127; else one a kernel.
         progress: called behind each layer.
+        ignore_empty: learn nothing from positions that see only empty pixels (`empty_pixels`).
 
     Returns:
         new arrays and a report; on one machine the same for the same arguments.
@@ -135,6 +138,7 @@ def learn_rounding(
 
     exact, quantized = _Walk(reached, arrays, photos, {}), _Walk(reached, rounded, photos, ranges)
     schedule, report = Schedule.of(options), []
+    pixel_weights = weights_of(photos, ignore_empty)
     for index, node in enumerate(reached.nodes):
         if len(report) + len(left) == len(grids):
             break
@@ -143,9 +147,8 @@ def learn_rounding(
         if node.name in grids and node.name not in left:
             grid = grids[node.name]
             random = np.random.default_rng((options.seed, index))
-            sample = draw_sample(
-                grid, quantized.read_by(node), exact.values[node.name], options, random
-            )
+            read, given = quantized.read_by(node), exact.values[node.name]
+            sample = draw_sample(grid, read, given, options, random, pixel_weights)
             function = activation_behind(reached, node, arrays)
             problem = pose_problem(grid, sample, arrays, function, options.batch_pixels)
             steps, errors = solve_layer(problem, sample, grid, schedule)

@@ -16,6 +16,7 @@ import tensorflow as tf
 from deeplab_tf.models.imported import IDENTITY, RESIZE, NetworkDescription, Node
 from deeplab_tf.models.walk import compute, walk
 from deeplab_tf.quantization.calibration_photos import usable
+from deeplab_tf.quantization.empty_pixels import PixelWeights, weights_of
 from deeplab_tf.quantization.kernels import (
     LARGEST_INT8,
     WITH_KERNEL,
@@ -77,6 +78,7 @@ def correct_empirically(
     per_channel: bool = True,
     reference: dict[str, np.ndarray] | None = None,
     kept_float: tuple[str, ...] = (),
+    ignore_empty: bool = False,
 ) -> BiasCorrection:
     """Corrects every layer with a bias, in the order of execution.
 
@@ -91,11 +93,13 @@ def correct_empirically(
         per_channel: of the weights.
         reference: the float network's own weights, where those of `arrays` are rounded already.
         kept_float: layers whose kernels are not rounded.
+        ignore_empty: leave empty pixels out of the means (`empty_pixels`).
 
     Raises:
         ValueError: no photos, or NaN or infinity in them.
     """
     photos = np.concatenate(usable(batches))
+    (pixel_weights,) = weights_of([photos], ignore_empty)
     arrays = dict(arrays)
     corrections: dict[str, np.ndarray] = {}
     left: list[str] = []
@@ -110,8 +114,7 @@ def correct_empirically(
         found = compute(node, [quantized[name] for name in node.inputs], weights)
         if node.kind in WITH_KERNEL:
             if bias_key(node) in arrays:
-                axes = list(range(len(found.shape) - 1))
-                shift = tf.reduce_mean(value.linear - found, axes).numpy().astype(np.float64)
+                shift = _mean(value.linear - found, pixel_weights)
                 corrections[node.name] = shift
                 arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
                 found = found + tf.constant(shift, tf.float32)
@@ -126,6 +129,15 @@ def correct_empirically(
 
     walk(description, dict(arrays if reference is None else reference), photos, visit)
     return BiasCorrection(arrays, corrections, tuple(left))
+
+
+def _mean(value, weights: PixelWeights | None) -> np.ndarray:
+    """Over everything but the channels, float64 [channels]."""
+    if weights is None:
+        return tf.reduce_mean(value, list(range(len(value.shape) - 1))).numpy().astype(np.float64)
+    shares = weights.of(value)
+    total = max(shares.sum(), np.finfo(np.float64).tiny)
+    return shares @ np.asarray(value, np.float64).reshape(-1, value.shape[-1]) / total
 
 
 def correct_analytically(

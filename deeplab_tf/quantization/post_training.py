@@ -23,6 +23,7 @@ from deeplab_tf.quantization.adaround import learn_rounding
 from deeplab_tf.quantization.apply import quantize_aware
 from deeplab_tf.quantization.bias_correction import correct_analytically, correct_empirically
 from deeplab_tf.quantization.calibration_photos import check_photos
+from deeplab_tf.quantization.empty_pixels import empty_share
 from deeplab_tf.quantization.equalization import Relu6, equalize, measure_replacement
 from deeplab_tf.quantization.folding import fold_batch_norms
 from deeplab_tf.quantization.range_choice import RangeMethod, choose_range, observe
@@ -59,6 +60,7 @@ class PostTraining:
         adaround: whether the rounding of weights is learned; minutes, and the photos in memory.
         keep_float: layers that compute in float32 (`sensitivity.find_units` names them).
         int16: layers that compute with 16-bit activations.
+        ignore_empty: leave empty pixels, of range images, out of all statistics of photos.
     """
 
     per_channel: bool = True
@@ -70,6 +72,7 @@ class PostTraining:
     adaround: bool = False
     keep_float: tuple[str, ...] = ()
     int16: tuple[str, ...] = ()
+    ignore_empty: bool = False
 
     def __post_init__(self):
         if both := sorted(set(self.keep_float) & set(self.int16)):
@@ -120,16 +123,20 @@ def quantize_post_training(
     """
     photos = check_photos(batches, input_range)
     network = _folded(model)
+    if plan.ignore_empty:
+        if (share := empty_share(photos)) == 1:
+            raise ValueError("every pixel of every calibration image is empty; give others")
+        network.report.append(f"{share:.0%} of the pixels are empty, left out of statistics")
     if plan.equalize:
         _equalize(network, plan.relu6, photos)
     if plan.absorb:
-        _absorb(network, photos)
+        _absorb(network, plan, photos)
     by_node = _with_node_names(plan, network)
     source = build_imported(network.description)
     unknown = scheme.unknown_layers(source)
     network.report += [f"left float, unknown: {name} ({kind})" for name, kind in unknown.items()]
     by_node = dataclasses.replace(by_node, keep_float=(*by_node.keep_float, *unknown))
-    ranges = _choose_ranges(network, source, plan.ranges, photos)
+    ranges = _choose_ranges(network, source, plan, photos)
     reference = network.arrays
     if plan.adaround:
         _learn_rounding(network, by_node, photos, ranges)
@@ -195,8 +202,8 @@ def _equalize(network: _Network, relu6: Relu6, photos: list[np.ndarray]) -> None
     network.report += [f"not equalized: {line}" for line in done.left]
 
 
-def _absorb(network: _Network, photos: list[np.ndarray]) -> None:
-    done = absorb_high_biases(network.description, network.arrays, photos)
+def _absorb(network: _Network, plan: PostTraining, photos: list[np.ndarray]) -> None:
+    done = absorb_high_biases(network.description, network.arrays, photos, plan.ignore_empty)
     network.arrays = done.arrays
     network.statistics = {
         name: (mean - done.absorbed.get(name, 0.0), deviation)
@@ -210,13 +217,14 @@ def _absorb(network: _Network, photos: list[np.ndarray]) -> None:
 
 
 def _choose_ranges(
-    network: _Network, source: keras.Model, method: RangeMethod, photos: list[np.ndarray]
+    network: _Network, source: keras.Model, plan: PostTraining, photos: list[np.ndarray]
 ) -> dict[str, tuple[float, float]]:
     names = [name for name, part in scheme.plan_layers(source).items() if part.output]
-    histograms = observe(network.description, network.arrays, names, photos)
-    ranges = {name: choose_range(found, method) for name, found in histograms.items()}
+    before = network.description, network.arrays
+    histograms = observe(*before, names, photos, plan.ignore_empty)
+    ranges = {name: choose_range(found, plan.ranges) for name, found in histograms.items()}
     ranges |= _cut_by_limits(network.description, ranges)
-    network.report.append(f"{len(ranges)} activation ranges by {method.value}")
+    network.report.append(f"{len(ranges)} activation ranges by {plan.ranges.value}")
     return ranges
 
 
@@ -228,7 +236,9 @@ def _learn_rounding(network: _Network, plan: PostTraining, photos, ranges) -> No
         if key.rpartition("/")[0] in plan.keep_float
     }
     learned = learn_rounding(
-        network.description, network.arrays, photos, ranges, AdaRoundOptions(), plan.per_channel
+        *(network.description, network.arrays, photos, ranges, AdaRoundOptions()),
+        per_channel=plan.per_channel,
+        ignore_empty=plan.ignore_empty,
     )
     network.arrays = learned.arrays | kept
     changed, weights = (
@@ -246,7 +256,8 @@ def _correct_biases(network: _Network, plan: PostTraining, photos, ranges, refer
     if plan.bias is BiasMethod.EMPIRICAL:
         few = [np.concatenate(photos)[:BIAS_IMAGES]]
         done = correct_empirically(
-            description, arrays, few, ranges, plan.per_channel, reference, plan.keep_float
+            *(description, arrays, few, ranges, plan.per_channel, reference, plan.keep_float),
+            ignore_empty=plan.ignore_empty,
         )
     else:
         done = correct_analytically(

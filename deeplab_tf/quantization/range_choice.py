@@ -6,12 +6,14 @@ off the tails. The choices here work on a histogram of each tensor over all cali
 
 import dataclasses
 import enum
+import functools
 
 import numpy as np
 from absl import logging
 
 from deeplab_tf.models.imported import NetworkDescription
 from deeplab_tf.models.walk import walk
+from deeplab_tf.quantization.empty_pixels import PixelWeights, weights_of
 
 NUM_BINS = 2048
 LEVELS = 256
@@ -51,7 +53,7 @@ class Histogram:
 
     Attributes:
         low, high: smallest and largest value.
-        counts: int64 [NUM_BINS], over equal bins from low to high.
+        counts: float64 [NUM_BINS], over equal bins from low to high.
     """
 
     low: float
@@ -69,6 +71,7 @@ def observe(
     arrays: dict[str, np.ndarray],
     names: list[str],
     batches: list[np.ndarray],
+    ignore_empty: bool = False,
 ) -> dict[str, Histogram]:
     """Histograms of nodes over calibration photos; two passes over the network.
 
@@ -76,6 +79,7 @@ def observe(
         description, arrays: the float network.
         names: nodes to watch.
         batches: float32 [batch, height, width, channels], normalized.
+        ignore_empty: leave empty pixels out (`empty_pixels`).
 
     Raises:
         ValueError: no photos, or a value that is not finite.
@@ -85,32 +89,44 @@ def observe(
     watched = set(names)
     ends = dict.fromkeys(names, (np.inf, -np.inf))
 
-    def widen(value):
-        if value.node.name in watched:
-            found = np.asarray(value.linear)
-            low, high = ends[value.node.name]
-            ends[value.node.name] = min(low, float(found.min())), max(high, float(found.max()))
+    every = weights_of(batches, ignore_empty)
 
-    for batch in batches:
-        walk(description, arrays, batch, widen)
+    def widen(value, weights):
+        if value.node.name in watched:
+            found = _counting(value.linear, weights)[0]
+            low, high = ends[value.node.name]
+            ends[value.node.name] = (
+                min(low, float(found.min(initial=np.inf))),
+                max(high, float(found.max(initial=-np.inf))),
+            )
+
+    for batch, weights in zip(batches, every, strict=True):
+        walk(description, arrays, batch, functools.partial(widen, weights=weights))
     for name, (low, high) in ends.items():
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError(f"{name} gives NaN or infinity on the calibration images")
-    found = {
-        name: Histogram(low, high, np.zeros(NUM_BINS, np.int64))
-        for name, (low, high) in ends.items()
-    }
+    found = {name: Histogram(low, high, np.zeros(NUM_BINS)) for name, (low, high) in ends.items()}
 
-    def count(value):
+    def count(value, weights):
         histogram = found.get(value.node.name)
         if histogram is not None:
-            values = np.asarray(value.linear).ravel()
-            histogram.counts += _bin_counts(values, histogram.low, histogram.high)
+            values, shares = _counting(value.linear, weights)
+            histogram.counts += _bin_counts(values, histogram.low, histogram.high, shares)
 
-    for batch in batches:
-        walk(description, arrays, batch, count)
+    for batch, weights in zip(batches, every, strict=True):
+        walk(description, arrays, batch, functools.partial(count, weights=weights))
     _warn_of_silence(found)
     return found
+
+
+def _counting(value, weights: PixelWeights | None):
+    """Values of the positions that count, [values], and each one's weight, or None for 1."""
+    if weights is None:
+        return np.asarray(value).ravel(), None
+    shares, channels = weights.of(value), value.shape[-1]
+    counting = shares > 0
+    values = np.asarray(value).reshape(-1, channels)[counting]
+    return values.ravel(), np.repeat(shares[counting], channels)
 
 
 def _warn_of_silence(histograms: dict[str, Histogram]) -> None:
@@ -133,12 +149,12 @@ def _is_silent(low: float, high: float) -> bool:
     return max(-low, high) < _SILENT
 
 
-def _bin_counts(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def _bin_counts(values: np.ndarray, low: float, high: float, weights=None) -> np.ndarray:
     width = (high - low) / NUM_BINS
     if width <= 0:
-        return np.bincount([0] * len(values), minlength=NUM_BINS)
+        return np.bincount([0] * len(values), weights, minlength=NUM_BINS)
     index = ((values - low) * np.float32(1 / width)).astype(np.int32)
-    return np.bincount(np.clip(index, 0, NUM_BINS - 1), minlength=NUM_BINS)
+    return np.bincount(np.clip(index, 0, NUM_BINS - 1), weights, minlength=NUM_BINS)
 
 
 def choose_range(histogram: Histogram, method: RangeMethod) -> tuple[float, float]:

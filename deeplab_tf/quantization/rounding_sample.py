@@ -35,17 +35,23 @@ class Sample:
     judging: np.ndarray
 
 
-def draw_sample(grid: Grid, inputs, outputs, options: AdaRoundOptions, random) -> Sample:
+def draw_sample(
+    grid: Grid, inputs, outputs, options: AdaRoundOptions, random, every_weights
+) -> Sample:
+    """Draws positions of all batches; `every_weights`: one a batch, or None where all count."""
     taps = grid.exact[..., 0, 0].size
     window_bytes = 4 * taps * inputs[0].shape[-1]
     count = max(min(options.sample_pixels, LARGEST_SAMPLE_BYTES // window_bytes), 1)
     share = count / sum(len(batch) for batch in inputs)
     windows, targets = [], []
-    for given, wanted in zip(inputs, outputs, strict=True):
+    for given, wanted, weights in zip(inputs, outputs, every_weights, strict=True):
         given, wanted = given.numpy(), wanted.numpy()
         flat = wanted.reshape(-1, wanted.shape[-1])
-        size = min(int(np.ceil(share * len(given))), len(flat))
-        chosen = np.sort(random.choice(len(flat), size, replace=False))
+        counting = np.arange(len(flat))
+        if weights is not None:
+            counting = np.flatnonzero(weights.of(wanted) > 0)
+        size = min(int(np.ceil(share * len(given))), len(counting))
+        chosen = np.sort(random.choice(counting, size, replace=False))
         windows.append(windows_at(grid.node, grid.exact.shape, given, wanted.shape, chosen))
         targets.append(flat[chosen])
     windows, targets = np.concatenate(windows), np.concatenate(targets)
