@@ -17,6 +17,7 @@ import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
@@ -546,3 +547,26 @@ def test_interrupt_of_an_export_leaves_whole_files_only(tmp_path):
     assert "Traceback" not in errors
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["float32.json", "float32.tflite", "saved_model"]
+
+
+def test_range_images_are_calibrated_without_their_empty_pixels(tmp_path, monkeypatch):
+    """Also a plain int8: the converter's own calibration would count them."""
+    sensor = Sensor(*LIVE_SIZE, 3.0, -25.0)
+
+    class FromRangeImages(TrainedSource):
+        def float_model(self, height, width):
+            return trained_float_model()
+
+    FromRangeImages.sensor = sensor
+    scans = open_dataset("synthetic", None, "train")
+    monkeypatch.setattr(type(scans), "sensor", sensor)
+    plan = make_plan(tmp_path, plan_files([Variant.INT8], [Head.LOGITS])[0])
+    (result,) = export_files(
+        FromRangeImages(), dataclasses.replace(plan, calibration_dataset=scans)
+    )
+    assert result.failure == ""
+    steps = read_manifest(result.path).quantization
+    assert steps["ignore_empty"] is True
+    assert "of the pixels are empty, left out of statistics" in " ".join(steps["report"])
+    (result,) = export_files(TrainedSource(), dataclasses.replace(plan, overwrite=True))
+    assert read_manifest(result.path).quantization is None
