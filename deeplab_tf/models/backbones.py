@@ -11,7 +11,13 @@ import dataclasses
 from deeplab_tf.models.backbone import BackboneForm
 from deeplab_tf.models.mobilenet_v2 import build_mobilenet_v2
 from deeplab_tf.models.mobilenet_v3 import build_mobilenet_v3_large
-from deeplab_tf.models.resnet import build_resnet18, build_resnet50, build_resnet101
+from deeplab_tf.models.resnet import (
+    build_resnet18,
+    build_resnet50,
+    build_resnet50_v1,
+    build_resnet101,
+    build_resnet101_v1,
+)
 from deeplab_tf.models.unet_encoder import build_unet_encoder
 from deeplab_tf.models.vgg import build_vgg11_bn
 
@@ -34,7 +40,9 @@ BACKBONES = {
     "mobilenet_v3_large": Backbone(build_mobilenet_v3_large, many_widths=True),
     "resnet18": Backbone(build_resnet18),
     "resnet50": Backbone(build_resnet50),
+    "resnet50_v1": Backbone(build_resnet50_v1),
     "resnet101": Backbone(build_resnet101),
+    "resnet101_v1": Backbone(build_resnet101_v1),
     "unet_encoder": Backbone(build_unet_encoder, many_widths=True),
     "vgg11_bn": Backbone(build_vgg11_bn),
 }

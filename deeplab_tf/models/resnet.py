@@ -1,7 +1,8 @@
 """ResNet-18, -50 and -101 as segmentation backbones.
 
-He et al. 2015, deep residual learning, arXiv:1512.03385, table 1; the stride of a bottleneck lies
-in its 3x3 convolution, as in torchvision ("v1.5"), whose names these layers bear with "_" for "."
+He et al. 2015, deep residual learning, arXiv:1512.03385, table 1. The stride of a bottleneck lies
+in its 3x3 convolution, as in torchvision ("v1.5"), or, in those named `_v1`, in its first 1x1
+convolution as in the paper and Keras Applications. Layers bear torchvision's names with "_" for "."
 (`layer1.0.conv1` is `layer1_0_conv1`). Padding is torchvision's: k // 2 on each side, which for a
 stride of 2 is not "same".
 """
@@ -31,6 +32,16 @@ def build_resnet50(image, form: BackboneForm) -> dict[int, object]:
 def build_resnet101(image, form: BackboneForm) -> dict[int, object]:
     """{2: 64 channels, 4: 256, 8: 512, 16: 1024, 32: 2048}; the last stride has 2048."""
     return _build(image, form, (3, 4, 23, 3), _bottleneck)
+
+
+def build_resnet50_v1(image, form: BackboneForm) -> dict[int, object]:
+    """As ResNet-50, the strides in 1x1 convolutions."""
+    return _build(image, form, (3, 4, 6, 3), _bottleneck_v1)
+
+
+def build_resnet101_v1(image, form: BackboneForm) -> dict[int, object]:
+    """As ResNet-101, the strides in 1x1 convolutions."""
+    return _build(image, form, (3, 4, 23, 3), _bottleneck_v1)
 
 
 def _build(image, form: BackboneForm, repeats, block) -> dict[int, object]:
@@ -82,9 +93,19 @@ def _basic_block(x, channels: int, step: Step, walk: StrideWalk, batch_norm, nam
 def _bottleneck(x, channels: int, step: Step, walk: StrideWalk, batch_norm, name: str):
     """1x1, 3x3, 1x1 to four times the channels."""
     del walk  # one 3x3 convolution, which takes the step
-    y = _conv(x, channels, 1, Step((1, 1), 1), f"{name}_conv1")
+    return _bottleneck_of(x, channels, (Step((1, 1), 1), step), step, batch_norm, name)
+
+
+def _bottleneck_v1(x, channels: int, step: Step, walk: StrideWalk, batch_norm, name: str):
+    """The same, its 3x3 behind the stride: it takes the rate that holds from here on."""
+    return _bottleneck_of(x, channels, (step, walk.step()), step, batch_norm, name)
+
+
+def _bottleneck_of(x, channels: int, steps: tuple[Step, Step], step: Step, batch_norm, name: str):
+    """`steps`: of the first 1x1 and of the 3x3; `step`: of both together."""
+    y = _conv(x, channels, 1, steps[0], f"{name}_conv1")
     y = layers.ReLU(name=f"{name}_relu1")(batch_norm(y, f"{name}_bn1"))
-    y = _conv(y, channels, 3, step, f"{name}_conv2")
+    y = _conv(y, channels, 3, steps[1], f"{name}_conv2")
     y = layers.ReLU(name=f"{name}_relu2")(batch_norm(y, f"{name}_bn2"))
     y = _conv(y, channels * _BOTTLENECK_EXPANSION, 1, Step((1, 1), 1), f"{name}_conv3")
     return _join(x, batch_norm(y, f"{name}_bn3"), step, batch_norm, name)

@@ -91,6 +91,8 @@ FIRST = {
     "resnet18": ("conv1", "bn1"),
     "resnet50": ("conv1", "bn1"),
     "resnet101": ("conv1", "bn1"),
+    "resnet50_v1": ("conv1", "bn1"),
+    "resnet101_v1": ("conv1", "bn1"),
     "vgg11_bn": ("block1_conv1", "block1_bn1"),
 }
 """By backbone: the convolution that reads the image, and its batch norm."""

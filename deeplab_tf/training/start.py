@@ -9,6 +9,7 @@ from absl import logging
 
 from deeplab_tf.models.backbones import build_backbone
 from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.models.keras_applications import APPLICATIONS
 from deeplab_tf.models.registry import WITH_BACKBONE, build_network
 from deeplab_tf.quantization.apply import float_arrays_inside
 from deeplab_tf.quantization.batch_norm import adopt_statistics
@@ -181,10 +182,10 @@ def _backbone_layers(config: ModelConfig) -> list[str]:
 def _check_imagenet(config: TrainingConfig) -> None:
     """Raises ValueError where Keras Applications has no weights of this graph."""
     backbone = config.model.backbone
-    if config.model.network not in WITH_BACKBONE or backbone not in _IMAGENET:
+    if config.model.network not in WITH_BACKBONE or backbone not in APPLICATIONS:
         raise ValueError(
             f"no weights of Keras Applications fit {config.model.network} over {backbone}, only "
-            f"for {', '.join(_IMAGENET)}; convert torchvision's with "
+            f"over {', '.join(APPLICATIONS)}; take one of these, or convert torchvision's with "
             "deeplab_tf.models.import_torch"
         )
     if config.model.channels != 3:
@@ -194,35 +195,16 @@ def _check_imagenet(config: TrainingConfig) -> None:
         )
 
 
-_IMAGENET = {
-    "mobilenet_v2": (keras.applications.MobileNetV2, {}),
-    "mobilenet_v3_large": (
-        keras.applications.MobileNetV3Large,
-        {"minimalistic": True, "include_preprocessing": False},
-    ),
-}
-"""By backbone: Keras Applications' function that gives the same graph."""
-
-
 def _load_imagenet(model: keras.Model, config: TrainingConfig) -> None:
-    build, settings = _IMAGENET[config.model.backbone]
+    application = APPLICATIONS[config.model.backbone]
     try:
-        source = build(
-            input_shape=(224, 224, 3),
-            alpha=config.model.width_multiplier,
-            include_top=False,
-            **settings,
-        )
+        source = application.model(config.model.width_multiplier)
     except Exception as error:  # the download raises a bare Exception
         raise RuntimeError(
             f"cannot load Keras Applications' ImageNet weights ({error}); check the connection and "
             "the width, or give --backbone_weights=FILE"
         ) from error
-    arrays = initialization.named_arrays(source)
-    arrays = {
-        f"{layer.replace('/', '_')}/{weight}": value
-        for (layer, _, weight), value in ((name.rpartition("/"), v) for name, v in arrays.items())
-    }
+    arrays = application.convert(initialization.named_arrays(source), config.model.backbone)
     _report(initialization.load_named(model, arrays))
 
 

@@ -7,6 +7,7 @@ import tf_keras as keras
 
 from deeplab_tf.models.backbone import BackboneForm, StrideWalk
 from deeplab_tf.models.backbones import BACKBONES, build_backbone
+from deeplab_tf.models.keras_applications import APPLICATIONS
 from deeplab_tf.training import initialization
 
 STRIDES = {name: (16 if name == "unet_encoder" else 32) for name in BACKBONES}
@@ -29,6 +30,10 @@ def learned(model):
         ("resnet18", 11_689_512, 512 * 1000 + 1000),
         ("resnet50", 25_557_032, 2048 * 1000 + 1000),
         ("resnet101", 44_549_160, 2048 * 1000 + 1000),
+        # Keras Applications' documented totals, less moving statistics (2 a channel of every batch
+        # norm) and the biases in front of them: 26,560 channels each in ResNet-50, 52,672 in -101.
+        ("resnet50_v1", 25_636_712 - 3 * 26_560, 2048 * 1000 + 1000),
+        ("resnet101_v1", 44_707_176 - 3 * 52_672, 2048 * 1000 + 1000),
         (
             "vgg11_bn",
             132_868_840,
@@ -106,39 +111,24 @@ def randomize(model, seed=0):
         layer.set_weights(values)
 
 
+def assert_all_loaded(model, arrays):
+    report = initialization.load_named(model, arrays)
+    assert not (report.missing or report.mismatched or report.unused), report
+
+
 def test_keras_applications_mobilenet_v3_loads_by_name_and_computes_the_same():
-    source = keras.applications.MobileNetV3Large(
-        input_shape=(96, 128, 3),
-        minimalistic=True,
-        include_top=False,
-        include_preprocessing=False,
-        weights=None,
-    )
+    application = APPLICATIONS["mobilenet_v3_large"]
+    source = application.model(1.0, weights=None)
     randomize(source)
-    model = features_of("mobilenet_v3_large", BackboneForm(32), (96, 128))
-    report = initialization.load_named(
-        model,
-        {
-            k.replace("/", "_", k.count("/") - 1): v
-            for k, v in initialization.named_arrays(source).items()
-        },
-    )
-    assert not report.missing
-    assert not report.mismatched
-    assert not report.unused
-    # Small pixels: ReLU6 and the source's ReLU are one function below 6.
-    image = np.random.default_rng(2).uniform(-0.02, 0.02, (2, 96, 128, 3)).astype(np.float32)
+    # Small pixels and scales: ReLU6 and the source's ReLU are one function below 6.
     for layer in source.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             gamma, beta, mean, variance = layer.get_weights()
             layer.set_weights([gamma * 0.5, beta, mean, variance])
-    initialization.load_named(
-        model,
-        {
-            k.replace("/", "_", k.count("/") - 1): v
-            for k, v in initialization.named_arrays(source).items()
-        },
-    )
+    model = features_of("mobilenet_v3_large", BackboneForm(32), (224, 224))
+    arrays = application.convert(initialization.named_arrays(source), "mobilenet_v3_large")
+    assert_all_loaded(model, arrays)
+    image = np.random.default_rng(2).uniform(-0.02, 0.02, (2, 224, 224, 3)).astype(np.float32)
     wanted = source(image).numpy()
     inside = keras.Model(
         source.input,
@@ -146,6 +136,45 @@ def test_keras_applications_mobilenet_v3_loads_by_name_and_computes_the_same():
     )
     assert max(float(tf.reduce_max(tensor)) for tensor in inside(image)) < 6
     np.testing.assert_allclose(model(image)[32].numpy(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def keras_resnet50():
+    source = APPLICATIONS["resnet50_v1"].model(1.0, weights=None)
+    randomize(source)
+    return source
+
+
+def test_keras_applications_resnet_computes_the_same(keras_resnet50):
+    """On the pixels that it takes itself; what the fold changes is the next test's."""
+    renamed = APPLICATIONS["resnet50_v1"].rename(initialization.named_arrays(keras_resnet50))
+    model = features_of("resnet50_v1", BackboneForm(32), (224, 224))
+    assert_all_loaded(model, renamed)
+    photo = np.random.default_rng(2).integers(0, 256, (1, 224, 224, 3)).astype(np.float32)
+    given = keras.applications.resnet.preprocess_input(photo.copy())
+    wanted = keras_resnet50(given).numpy()
+    found = model(given[..., ::-1])[32].numpy()
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+    # As many layers at stride 16; a dilated 3x3 stands where the stride was.
+    atrous = features_of("resnet50_v1", BackboneForm(16), (224, 224))
+    rates = {name: atrous.get_layer(f"layer4_{name}_conv2").dilation_rate for name in range(3)}
+    assert rates == {0: (2, 2), 1: (2, 2), 2: (2, 2)}
+    assert_all_loaded(atrous, renamed)
+
+
+def test_keras_applications_resnet_takes_this_project_s_pixels(keras_resnet50):
+    application = APPLICATIONS["resnet50_v1"]
+    arrays = application.convert(initialization.named_arrays(keras_resnet50), "resnet50_v1")
+    model = features_of("resnet50_v1", BackboneForm(32), (224, 224))
+    assert_all_loaded(model, arrays)
+    photo = np.random.default_rng(3).integers(0, 256, (1, 224, 224, 3)).astype(np.float32)
+    first = keras.Model(keras_resnet50.input, keras_resnet50.get_layer("conv1_relu").output)
+    wanted = first(keras.applications.resnet.preprocess_input(photo.copy())).numpy()
+    found = model((photo - 128) / 128)[2].numpy()
+    # The border is padded with another colour.
+    inner = (slice(None), slice(2, -2), slice(2, -2))
+    np.testing.assert_allclose(found[inner], wanted[inner], atol=1e-4 * np.abs(wanted).max())
 
 
 def test_unknown_backbone_and_width():

@@ -9,6 +9,7 @@ import pytest
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.keras_applications import APPLICATIONS, Application
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.batch_norm import adopt_statistics
 from deeplab_tf.training import initialization
@@ -43,6 +44,50 @@ def test_weights_file_round_trip_and_report_of_what_differs(tmp_path):
 def test_weights_of_another_network_are_refused():
     with pytest.raises(ValueError, match="no layer of the network matches"):
         initialization.load_named(build_network(SMALL, 32, 32), {"other/kernel": np.zeros(2)})
+
+
+def imagenet_config(backbone, **changes):
+    values = {"num_classes": 3, "aspp": Aspp.SLIM, "aspp_channels": 16, "backbone": backbone}
+    model = ModelConfig(**(values | changes))
+    return TrainingConfig(
+        dataset="synthetic",
+        data_dir="",
+        model=model,
+        preprocessing=Preprocessing.of(model.channels),
+        backbone_weights="imagenet",
+    )
+
+
+def test_imagenet_weights_of_keras_applications_are_put_in_place(monkeypatch):
+    """Without the download: the same network with the weights it was drawn with."""
+    application, drawn = APPLICATIONS["mobilenet_v2"], {}
+
+    def without_download(self, width_multiplier):
+        drawn["source"] = application.build(
+            input_shape=(224, 224, 3), include_top=False, weights=None, alpha=width_multiplier
+        )
+        return drawn["source"]
+
+    monkeypatch.setattr(Application, "model", without_download)
+    config = imagenet_config("mobilenet_v2", width_multiplier=0.35)
+    model = build_network(config.model, 32, 32)
+    initializer(config)(model, [])
+    source = drawn["source"].get_layer("block_5_expand").get_weights()[0]
+    np.testing.assert_array_equal(model.get_layer("block_5_expand").get_weights()[0], source)
+
+
+def test_imagenet_weights_that_do_not_exist_or_do_not_come(monkeypatch):
+    with pytest.raises(ValueError, match=r"no weights of Keras Applications fit deeplab over res"):
+        initializer(imagenet_config("resnet50"))
+    with pytest.raises(ValueError, match="take 3 channels, these images have 5"):
+        initializer(imagenet_config("resnet50_v1", channels=5))
+
+    def no_connection(self, width_multiplier):
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setattr(Application, "model", no_connection)
+    with pytest.raises(RuntimeError, match=r"cannot load Keras .* \(URL fetch failure\); check"):
+        initializer(imagenet_config("resnet50_v1"))(None, [])
 
 
 def test_nan_weights_are_refused(tmp_path):
