@@ -11,13 +11,13 @@ simulation of the file; nothing in the file but its biases is changed.
 """
 
 import dataclasses
-import math
 import pathlib
 
 import numpy as np
 from absl import logging
 
 from deeplab_tf import atomic_file
+from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.data.preprocessing import Preprocessing
 from export.bias_bytes import rewrite_biases
 from export.bias_plan import BiasCorrectionPlan
@@ -231,7 +231,7 @@ def _snr_db(references: list[np.ndarray], values: list[np.ndarray]) -> float:
     pairs = list(zip(references, values, strict=True))
     signal = sum(float(np.square(r, dtype=np.float64).sum()) for r, _ in pairs)
     noise = sum(float(np.square(v - r, dtype=np.float64).sum()) for r, v in pairs)
-    return 10 * math.log10(signal / noise) if signal and noise else math.inf
+    return snr_db(signal, noise)
 
 
 def _write(

@@ -1,7 +1,6 @@
 """Whether the file computes what the quantization-aware network computed in training."""
 
 import dataclasses
-import math
 import pathlib
 import tempfile
 
@@ -9,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.resize import Alignment, resize_bilinear
 from export.convert import Conversion, ConverterProcess
@@ -89,5 +89,5 @@ def _compare(model, photos, preprocessing, alignment, outputs) -> Parity:
         shares.append(float(np.mean(classes[0] == classes[1])))
         signal += float(np.square(wanted, dtype=np.float64).sum())
         noise += float(np.square(wanted - outputs[number], dtype=np.float64).sum())
-    snr_db = 10 * math.log10(signal / noise) if noise else math.inf
-    return Parity(float(np.mean(shares)), min(shares), snr_db, len(photos))
+    decibels = snr_db(signal, noise)
+    return Parity(float(np.mean(shares)), min(shares), decibels, len(photos))

@@ -8,8 +8,10 @@ import math
 import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract
+from tflite_tools.cross_entropy import dequantize
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
 
@@ -18,11 +20,7 @@ def real_output(runner: ModelRunner, image: np.ndarray) -> np.ndarray:
     """Runs in a child: the output as real values, float32."""
     runner.set_image(image)
     runner.invoke()
-    output = runner.output().astype(np.float32)
-    if runner.contract.output_quantization is None:
-        return output
-    scale, zero_point = runner.contract.output_quantization
-    return np.float32(scale) * (output - np.float32(zero_point))
+    return dequantize(runner.output(), runner.contract.output_quantization)
 
 
 def signal_to_noise_db(
@@ -67,4 +65,4 @@ def signal_to_noise_db(
                     if found is None
                     else float(np.square(found - outputs[0], dtype=np.float64).sum())
                 )
-    return [10 * math.log10(signal / value) if value else math.inf for value in noise]
+    return [snr_db(signal, value) for value in noise]

@@ -12,10 +12,10 @@ A clip at 6 does not scale with its input: f'(x) = min(relu(x), 6 / s), one limi
 
 import dataclasses
 import enum
-import math
 
 import numpy as np
 
+from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.models.imported import IDENTITY, NetworkDescription, Node
 from deeplab_tf.models.walk import walk
 from deeplab_tf.quantization.kernels import (
@@ -219,9 +219,10 @@ def measure_replacement(before, behind, batches: list[np.ndarray]) -> Replacemen
         signal += float(np.square(expected, dtype=np.float64).sum())
         noise += float(np.square(expected - found, dtype=np.float64).sum())
         equal.append((expected.argmax(-1) == found.argmax(-1)).ravel())
-    snr_db = 10 * math.log10(signal / noise) if noise else math.inf
     scores = expected.shape[-1] > 1
-    return ReplacementCost(snr_db, float(np.concatenate(equal).mean()) if scores else None)
+    return ReplacementCost(
+        snr_db(signal, noise), float(np.concatenate(equal).mean()) if scores else None
+    )
 
 
 def _check_finite(by_name: dict[str, Node], arrays: dict[str, np.ndarray]) -> None:

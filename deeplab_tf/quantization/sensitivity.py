@@ -6,7 +6,6 @@ fast enough to try every layer. What it finds is a ranking; scores come from rea
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data import confusion
+from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.models.imported import HIDDEN_LINEAR, NetworkDescription, build_imported
 from deeplab_tf.models.resize import Alignment, resize_bilinear
 from deeplab_tf.quantization import scheme
@@ -256,8 +256,7 @@ class Judge:
             signal += float(np.square(wanted, dtype=np.float64).sum())
             noise += float(np.square(wanted - logits.numpy(), dtype=np.float64).sum())
             matrix += confusion.confusion_matrix(label[None], classes.numpy(), self._num_classes)
-        snr_db = 10 * math.log10(signal / noise) if noise else math.inf
-        return Score(confusion.mean_iou(matrix)[0], snr_db)
+        return Score(confusion.mean_iou(matrix)[0], snr_db(signal, noise))
 
 
 def measure_sensitivity(

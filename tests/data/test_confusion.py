@@ -5,6 +5,8 @@ The matrix of `MATRIX`, 3 classes (a, b, c never occurs):
     IoU a = 2 / (3 + 2 - 2) = 2/3               IoU b = 1 / (2 + 2 - 1) = 1/3
 """
 
+import math
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from deeplab_tf.data.confusion import (
     mean_iou,
     pixel_accuracy,
 )
+from deeplab_tf.data.decibels import snr_db
 
 LABEL = np.array([[0, 0, 0, 1], [1, 255, 255, 255]], np.uint8)
 PREDICTION = np.array([[0, 0, 1, 1], [7, 0, 1, 2]])
@@ -92,3 +95,10 @@ def test_ignored_pixels_alone_give_nan_not_zero():
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match=r"label \(2, 4\) and prediction \(4, 2\) differ in size"):
         confusion_matrix(LABEL, PREDICTION.T, 3)
+
+
+def test_decibels():
+    assert snr_db(100.0, 1.0) == pytest.approx(20)
+    assert snr_db(1.0, 0.0) == snr_db(0.0, 0.0) == math.inf
+    assert snr_db(0.0, 1.0) == -math.inf
+    assert math.isnan(snr_db(1.0, math.nan))

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 
+from deeplab_tf.data.decibels import snr_db
 from tflite_tools.contract import ModelContract
 from tflite_tools.graph import Graph, Tensor, read_graph
 from tflite_tools.runner import ModelRunner
@@ -49,9 +50,7 @@ class Comparison:
     @property
     def snr_db(self) -> float:
         """10 log10(signal / noise); infinite without noise."""
-        if not self.noise:
-            return float("inf")
-        return float(10 * np.log10(max(self.signal, 1e-30) / self.noise))
+        return snr_db(max(self.signal, 1e-30), self.noise)
 
 
 @dataclasses.dataclass
