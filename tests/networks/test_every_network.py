@@ -1,5 +1,7 @@
 """Each network walks the whole road: trained, switched, converted, checked, scored."""
 
+import os
+
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,8 +24,7 @@ STEPS, SWITCH = 24, 18
 MORE_STEPS = {"enet": 120}
 """Float steps more: a network this narrow begins slowly, and wavers between classes till then."""
 VARIANTS = (Variant.FLOAT32, Variant.INT8, Variant.QAT_INT8)
-# DeepLab over MobileNetV2 walks the road in every other room. ResNet-50 and -101 take minutes to
-# convert here: ResNet-18 stands for them, tests/models for their blocks.
+# DeepLab over MobileNetV2 walks the road in every other room.
 NETWORKS = {
     "deeplab_mobilenet_v3_large": {"backbone": "mobilenet_v3_large", "width_multiplier": 0.5},
     "deeplab_resnet18": {"backbone": "resnet18"},
@@ -31,12 +32,22 @@ NETWORKS = {
     "unet_vgg11_bn": {"network": "unet", "backbone": "vgg11_bn", "aspp": Aspp.SLIM},
     "enet": {"network": "enet"},
 }
+DEEP = {
+    "deeplab_resnet50": {"backbone": "resnet50"},
+    "deeplab_resnet50_v1": {"backbone": "resnet50_v1"},
+    "deeplab_resnet101": {"backbone": "resnet101"},
+    "unet_resnet50": {"network": "unet", "backbone": "resnet50", "aspp": Aspp.SLIM},
+}
+"""These take minutes each; ResNet-18 stands for them, tests/models for their blocks."""
+EVERY_NETWORK = pytest.mark.skipif(
+    not os.environ.get("EVERY_NETWORK"), reason="minutes each; set EVERY_NETWORK=1 for them"
+)
 OFF_EDGETPU = {"enet": {"LEAKY_RELU"}}
 """Operators beside the resizes, whose forms depend on --target, that the Edge TPU lacks."""
 
 
 def config_of(name) -> TrainingConfig:
-    values = dict(NETWORKS[name])
+    values = dict((NETWORKS | DEEP)[name])
     values.setdefault("aspp", default_aspp(values.get("network", "deeplab")))
     model = ModelConfig(
         num_classes=open_dataset("synthetic", None, "train").label_set.num_classes,
@@ -63,7 +74,10 @@ def config_of(name) -> TrainingConfig:
     )
 
 
-@pytest.fixture(scope="module", params=sorted(NETWORKS))
+@pytest.fixture(
+    scope="module",
+    params=[*sorted(NETWORKS), *(pytest.param(name, marks=EVERY_NETWORK) for name in DEEP)],
+)
 def walked(request, tmp_path_factory):
     """(name, run folder, exported files) of one network."""
     folder = RunFolder(tmp_path_factory.mktemp(request.param) / "run")
