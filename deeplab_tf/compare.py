@@ -44,6 +44,7 @@ def _scope(study: Study, output_dir: pathlib.Path) -> StudyScope:
     """What the page compares, and on which list."""
     evaluate, train = study.evaluate, study.train
     chosen = evaluate.get("mean_over", [])
+    chosen = chosen if isinstance(chosen, list) else str(chosen).split(",")
     return StudyScope(
         name=study.name,
         folder=output_dir,
@@ -57,7 +58,7 @@ def _scope(study: Study, output_dir: pathlib.Path) -> StudyScope:
         options=EvaluationOptions(
             processes=default_processes(),
             limit=evaluate.get("limit", 0),
-            mean_over=tuple(chosen if isinstance(chosen, list) else chosen.split(",")),
+            mean_over=tuple(chosen),
         ),
         command=shlex.join(["python", "-m", "deeplab_tf.compare", *sys.argv[1:]]),
     )
@@ -73,6 +74,10 @@ def main() -> int:
     scope.options.mean_indices(scope.dataset)  # before the work, not after
     folder = StudyFolder(output_dir, study)
     if not FLAGS.report_only:
+        if missing := study.missing_teacher():
+            raise FileNotFoundError(
+                f"{FLAGS.study}: no run to learn from for {missing}; train that one first"
+            )
         folder.prepare(FLAGS.overwrite)
         atomic_file.write_text(output_dir / "study.json", pathlib.Path(FLAGS.study).read_text())
         logging.info("%d cells, %d at a time", len(study.cells), FLAGS.processes)

@@ -14,12 +14,20 @@ from deeplab_tf.models.imported import (
     IDENTITY,
     NetworkDescription,
 )
+from deeplab_tf.quantization.empty_pixels import weights_of
 from deeplab_tf.quantization.folding import fold_batch_norms
 from deeplab_tf.quantization.kernels import WITH_KERNEL, kernel_key
 from deeplab_tf.training.config import read_config
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from export.bias_plan import BiasCorrectionPlan
-from export.file_network import IntegerFile, LayerLeftAlone, channel_mean, known_end, network_with
+from export.file_network import (
+    IntegerFile,
+    LayerLeftAlone,
+    channel_mean,
+    known_end,
+    mean_of_photos,
+    network_with,
+)
 from export.source import RunSource
 from tflite_tools.graph import read_graph
 from tflite_tools.manifest import read_manifest
@@ -199,7 +207,11 @@ def _affine_behind(network: "ImportedNetwork | _Reference", name: str) -> str:
 
 
 def reference_means(
-    reference: _Reference, pixels: np.ndarray, pairs: dict[str, str], logits: str
+    reference: _Reference,
+    pixels: np.ndarray,
+    pairs: dict[str, str],
+    logits: str,
+    ignore_empty: bool = False,
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
     """{convolution of the file: float64 [channels]}, the means of its partner, and the logits of
     each photo.
@@ -212,20 +224,27 @@ def reference_means(
     probe = keras.Model(model.input, partners)
 
     @tf.function
-    def measure(image):
+    def measure(image, shares):
         values = probe(image, training=False)
-        return {name: channel_mean(value) for name, value in values.items()}, values[logits]
+        means = {name: channel_mean(value, shares.get(name)) for name, value in values.items()}
+        return means, values[logits]
 
-    sums: dict[str, np.ndarray] = {name: np.zeros(1) for name in pairs}
+    means: dict[str, list[np.ndarray]] = {name: [] for name in pairs}
+    counts: dict[str, list[float]] = {name: [] for name in pairs}
     outputs = []
     for image in pixels:
-        means, output = measure(tf.constant(reference.preprocessing.normalize(image[None])))
-        sums = {name: sums[name] + mean.numpy() for name, mean in means.items()}
+        given = reference.preprocessing.normalize(image[None])
+        (weights,) = weights_of([given], ignore_empty)
+        shares = {n: weights.of(v) for n, v in partners.items()} if weights else {}
+        found, output = measure(tf.constant(given), {n: tf.constant(s) for n, s in shares.items()})
+        for name, mean in found.items():
+            means[name].append(mean.numpy())
+            counts[name].append(shares[name].sum() if shares else 1.0)
         outputs.append(output.numpy())
-    for name, total in sums.items():
-        if not np.isfinite(total).all():
+    for name, values in means.items():
+        if not np.isfinite(values).all():
             raise ValueError(
                 f"reference {reference.name}: layer {pairs[name]!r} gives NaN or infinity; give "
                 "one whose output is sound on these photos"
             )
-    return {name: total / len(pixels) for name, total in sums.items()}, outputs
+    return {name: mean_of_photos(values, counts[name]) for name, values in means.items()}, outputs

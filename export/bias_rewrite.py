@@ -127,6 +127,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     """
     graph = read_graph(plan.model)
     manifest = _read_manifest(plan)
+    _check_sensor(plan, manifest)
     file = read_file(graph)
     _runner(plan.model)
     contract = file.network.contract.with_normalization(plan.mean, plan.std)
@@ -136,8 +137,10 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     pairs = pair_layers(plan, file, reference)
     file = drop_unlike(file, reference, pairs)
     logits = file.convolutions[-1].name
-    means, wanted = reference_means(reference, pixels, pairs, logits)
-    walk = FileWalk(file, logits, [preprocessing.normalize(image[None]) for image in pixels])
+    empty = plan.calibration.sensor is not None
+    means, wanted = reference_means(reference, pixels, pairs, logits, empty)
+    images = [preprocessing.normalize(image[None]) for image in pixels]
+    walk = FileWalk(file, logits, images, empty)
     before = _snr_db(wanted, walk.uncorrected_logits())
     corrected = _correct(walk, file.layers, means, pairs)
     after = _snr_db(wanted, walk.logits())
@@ -163,6 +166,16 @@ def _read_manifest(plan: BiasCorrectionPlan) -> Manifest | None:
             "to put in its place; remove it or give another output"
         )
     return manifest
+
+
+def _check_sensor(plan: BiasCorrectionPlan, manifest: Manifest | None) -> None:
+    if manifest is None or manifest.sensor is None:
+        return
+    if other := manifest.sensor.difference(plan.calibration.sensor):
+        raise ValueError(
+            f"{plan.model} was trained on range images of another sensor ({other}); give the "
+            "--data_dir whose sensor.json it was trained with"
+        )
 
 
 def _runner(path: pathlib.Path) -> FileRunner:

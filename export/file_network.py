@@ -15,6 +15,7 @@ from deeplab_tf.models.imported import (
     build_imported,
     simulate_quantization,
 )
+from deeplab_tf.quantization.empty_pixels import weights_of
 from deeplab_tf.quantization.kernels import WITH_KERNEL
 from deeplab_tf.training.initialization import load_named
 from tflite_tools.graph import Graph, Operator
@@ -191,9 +192,24 @@ def network_with(description: NetworkDescription, arrays: dict[str, np.ndarray])
     return model
 
 
-def channel_mean(value):
-    """[batch, ..., channels] -> float64 [channels]."""
-    return tf.reduce_mean(tf.cast(value, tf.float64), tuple(range(len(value.shape) - 1)))
+def channel_mean(value, shares=None):
+    """[batch, ..., channels] -> float64 [channels].
+
+    Args:
+        shares: float64 [positions], what each counts (`PixelWeights.of`); None for all alike.
+    """
+    value = tf.cast(value, tf.float64)
+    if shares is None:
+        return tf.reduce_mean(value, tuple(range(len(value.shape) - 1)))
+    flat = tf.reshape(value, [-1, value.shape[-1]])
+    sums = tf.linalg.matvec(flat, shares, transpose_a=True)
+    return tf.math.divide_no_nan(sums, tf.reduce_sum(shares))
+
+
+def mean_of_photos(means: list[np.ndarray], counts: list[float]) -> np.ndarray:
+    """float64 [channels]: means of photos, each as often as it counts; 0 where none does."""
+    weights = np.asarray(counts)
+    return weights @ np.stack(means) / max(weights.sum(), np.finfo(np.float64).tiny)
 
 
 class FileWalk:
@@ -201,12 +217,19 @@ class FileWalk:
     two nodes. What integer tensors hold is kept as integers; what stands between two of them is
     computed again whenever it is asked for."""
 
-    def __init__(self, file: IntegerFile, logits: str, images: list[np.ndarray]):
+    def __init__(
+        self,
+        file: IntegerFile,
+        logits: str,
+        images: list[np.ndarray],
+        ignore_empty: bool = False,
+    ):
         simulated = simulate_quantization(file.network.description, file.network.ranges)
         self.model = network_with(simulated, file.network.arrays)
         for layer in file.layers:  # float32 does not hold every int32
             self.set_bias(layer.node.name, layer.bias * layer.scale)
         self.images = images
+        self._weights = weights_of(images, ignore_empty)
         self._nodes = {node.name: node for node in simulated.nodes}
         follower = simulated.only_consumer(logits)
         rounded = follower is not None and follower.kind == "simulated_quantization"
@@ -242,8 +265,13 @@ class FileWalk:
 
     def mean(self, name: str) -> np.ndarray:
         """float64 [channels], over all photos."""
-        count = len(self.images)
-        return sum(channel_mean(self._value(name, i)).numpy() for i in range(count)) / count
+        means, counts = [], []
+        for photo, weights in enumerate(self._weights):
+            value = self._value(name, photo)
+            shares = None if weights is None else weights.of(value)
+            means.append(channel_mean(value, shares).numpy())
+            counts.append(1.0 if shares is None else shares.sum())
+        return mean_of_photos(means, counts)
 
     def set_bias(self, name: str, real: np.ndarray) -> None:
         self.model.get_layer(name).bias.assign(real)

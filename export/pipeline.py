@@ -97,7 +97,7 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
     """Makes every file of a plan; a file that fails costs only itself.
 
     Also leaves `saved_model/` and `saved_model_qat/`, each with `frozen_inference_graph.pb`, of
-    the first head.
+    the first head, where a file was made from it without post-training steps.
 
     Returns:
         one entry a file, in the plan's order.
@@ -164,22 +164,24 @@ class _Graphs:
     def __init__(self, source: Source, plan: ExportPlan, folder: pathlib.Path, photos):
         self._source, self._plan, self._folder, self._photos = source, plan, folder, photos
         self._paths: dict[tuple, pathlib.Path] = {}
-        self.plan_of_int8 = plan.post_training
-        if source.sensor is not None:  # the converter's own calibration counts every pixel
+        self._steps_of_int8 = plan.post_training
+        scans = plan.calibration_dataset
+        if scans is not None and scans.sensor is not None:
+            # The converter's own calibration counts every pixel.
             asked = plan.post_training or PostTraining()
-            self.plan_of_int8 = dataclasses.replace(asked, ignore_empty=True)
+            self._steps_of_int8 = dataclasses.replace(asked, ignore_empty=True)
         self._post_trained: PostTrained | None = None
 
     def planned(self, spec: FileSpec) -> bool:
         """Whether a file is made by the post-training steps of the plan."""
-        return self.plan_of_int8 is not None and spec.variant is Variant.INT8
+        return self._steps_of_int8 is not None and spec.variant is Variant.INT8
 
     @property
     def steps(self) -> dict | None:
         """For the manifest: which steps, and what each did."""
-        if self._post_trained is None or self.plan_of_int8 is None:
+        if self._post_trained is None or self._steps_of_int8 is None:
             return None
-        return {**self.plan_of_int8.to_json(), "report": self._post_trained.report}
+        return {**self._steps_of_int8.to_json(), "report": self._post_trained.report}
 
     def saved_model(self, spec: FileSpec) -> pathlib.Path:
         plan = self._plan
@@ -200,7 +202,7 @@ class _Graphs:
             content, lines = fit_edgetpu(content)
             for line in lines:
                 logging.info("%s: %s", spec.file_name, line)
-        done, steps = self._post_trained, self.plan_of_int8
+        done, steps = self._post_trained, self._steps_of_int8
         if done is None or steps is None or not self.planned(spec):
             return content
         if not (steps.keep_float or steps.int16):
@@ -209,13 +211,13 @@ class _Graphs:
 
     def _frozen(self, spec: FileSpec, phase: Phase):
         plan, source = self._plan, self._source
-        if self.plan_of_int8 is None or not self.planned(spec):
+        if self._steps_of_int8 is None or not self.planned(spec):
             return source.frozen(phase, spec.head, plan.height, plan.width)
         if self._post_trained is None:
             photos = plan.preprocessing.normalize(np.load(self._photos))
             self._post_trained = quantize_post_training(
                 source.float_model(plan.height, plan.width),
-                self.plan_of_int8,
+                self._steps_of_int8,
                 [photos[start : start + 4] for start in range(0, len(photos), 4)],
                 plan.preprocessing.input_range,
             )

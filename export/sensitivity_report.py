@@ -88,7 +88,7 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
         plan.dataset, (plan.calibration_images, plan.score_images), plan.seed
     )
     photos = _photos(plan, calibration)
-    empty = plan.steps.ignore_empty or plan.source.sensor is not None
+    empty = plan.steps.ignore_empty or plan.dataset.sensor is not None
     done = quantize_post_training(
         plan.source.float_model(plan.height, plan.width),
         dataclasses.replace(plan.steps, ignore_empty=empty),

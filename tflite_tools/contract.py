@@ -57,6 +57,7 @@ class ModelContract:
         label_set: of the manifest, else of the file's metadata where it fits, or None.
         variant: of the manifest, or "".
         sensor: of the manifest: what made the range images that it was trained on, or None.
+        probabilities: whether a softmax or sigmoid stands at the end.
         warnings: what does not fit together, one line each.
     """
 
@@ -79,6 +80,12 @@ class ModelContract:
     variant: str
     warnings: tuple[str, ...]
     sensor: Sensor | None = None
+    probabilities: bool = False
+
+    @property
+    def gives_logits(self) -> bool:
+        """Whether a softmax of the output is its distribution over the classes."""
+        return not self.classes_output and not self.probabilities
 
     def quantize_table(self) -> np.ndarray | None:
         """Input value of each pixel value, or None where pixels go in unchanged.
@@ -95,6 +102,12 @@ class ModelContract:
         quantized = np.rint(normalized / scale) + zero_point
         table = quantized.clip(limits.min, limits.max).astype(self.input_dtype)
         return None if np.array_equal(table, pixels) else table
+
+
+_KEEP_PROBABILITIES = (
+    *("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE"),
+    *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
+)
 
 
 def read_contract(
@@ -152,6 +165,7 @@ def read_contract(
         variant=manifest.variant if manifest else _guess_variant(graph),
         warnings=tuple(warnings),
         sensor=manifest.sensor if manifest else None,
+        probabilities=_ends_in_probabilities(graph),
     )
 
 
@@ -186,6 +200,13 @@ def _check_output(path, output: Tensor) -> tuple[bool, int | None]:
         f"{path}: output {output.name!r} is {output.type_name} {list(shape)}; a segmentation "
         "model gives [1, h, w, classes] logits or a [1, h, w] class map"
     )
+
+
+def _ends_in_probabilities(graph: Graph) -> bool:
+    last = graph.producer(graph.outputs[0])
+    while last is not None and last.kind in _KEEP_PROBABILITIES:
+        last = graph.producer(last.inputs[0])
+    return last is not None and last.kind in ("SOFTMAX", "LOGISTIC")
 
 
 def _per_tensor(tensor: Tensor) -> tuple[float, int] | None:

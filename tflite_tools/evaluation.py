@@ -104,7 +104,7 @@ class ModelResult:
         image_matrices: uint32 [images, num_classes, num_classes + 1], or None.
         agreement: share of pixels with the reference's class, or None without reference.
         mean_loss: cross-entropy in nats over the labelled pixels of the network's canvas, or
-            None where it was not asked for or the file gives classes.
+            None where it was not asked for or the file gives classes or probabilities.
         constant_images: samples whose prediction was one single class.
         latency: of one invoke, or None.
         memory_mb: peak resident memory that a process of its own gained by loading and running
@@ -154,7 +154,7 @@ def score_samples(
     mean_loss: bool = False,
 ) -> _Score:
     """Runs in a child: samples start..stop-1 of a chunk, which holds whole photos for tiles."""
-    mean_loss = mean_loss and not runner.contract.classes_output
+    mean_loss = mean_loss and runner.contract.gives_logits
     canvas = (runner.contract.height, runner.contract.width)
     images = chunk.images(canvas if tile_overlap == OFF else chunk.canvases[0])
     labels = chunk.label_file("label")
@@ -216,6 +216,8 @@ def evaluate(
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
         check_fit(result, dataset)
+        if options.mean_loss and result.contract.probabilities:
+            result.warnings.append("gives probabilities, not logits: no mean loss")
     _probe_all(results, dataset)
     count = min(options.limit or len(dataset), len(dataset))
     with (

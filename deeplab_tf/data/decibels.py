@@ -11,8 +11,10 @@ def snr_db(signal: float, noise: float) -> float:
         noise: sum of the differences squared; NaN gives NaN.
 
     Returns:
-        decibels; infinite where nothing differs, minus infinite where the reference is 0.
+        decibels; infinite where nothing differs, minus infinite where the reference is as good as
+        0 beside the differences.
     """
     if not noise:
         return math.inf
-    return 10 * math.log10(signal / noise) if signal else -math.inf
+    ratio = signal / noise  # 0 also where noise is infinite, or so much larger
+    return 10 * math.log10(ratio) if ratio else -math.inf

@@ -15,12 +15,8 @@ import numpy as np
 from absl import flags
 
 from deeplab_tf import command
-from deeplab_tf.models.torch_weights import (
-    LAYER_NAMES,
-    PixelNormalization,
-    convert_state,
-    fold_normalization,
-)
+from deeplab_tf.models.pixel_normalization import PixelNormalization, fold_normalization
+from deeplab_tf.models.torch_weights import LAYER_NAMES, convert_state
 from deeplab_tf.training.weights_file import save_weights
 
 FLAGS = flags.FLAGS

@@ -21,12 +21,13 @@ class PixelWeights:
         self._known: dict[tuple[int, int], np.ndarray] = {}
 
     def of(self, value) -> np.ndarray:
-        """float64 [positions] of a value [batch, ..., channels], flattened without its channels.
+        """float64 [positions] of a value [batch, ..., channels], flattened without its channels;
+        only its shape counts, whose batch may be unknown.
 
         A value without height and width weighs 1 a position.
         """
         if len(value.shape) != 4:
-            return np.ones(int(np.prod(value.shape[:-1])))
+            return np.ones(len(self._occupied) * int(np.prod(value.shape[1:-1])))
         size = (int(value.shape[1]), int(value.shape[2]))
         if size not in self._known:
             shares = tf.image.resize(self._occupied, size, tf.image.ResizeMethod.AREA)

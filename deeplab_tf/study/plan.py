@@ -74,6 +74,8 @@ class Study:
 
     def __post_init__(self):
         _check_name("name", self.name)
+        if unlike := [name for name in self.variants if not isinstance(name, str)]:
+            raise ValueError(f'"variants" must hold texts; got {unlike[0]!r}')
         if not self.variants or len(set(self.variants)) != len(self.variants):
             raise ValueError(f"variants must differ and be at least one; got {self.variants}")
         if not self.train.get("dataset"):
@@ -124,6 +126,17 @@ class Study:
             all(choice[axis] in _listed(values) for axis, values in combination.items())
             for combination in self.exclude
         )
+
+    def missing_teacher(self) -> str:
+        """ "cell: folder" of the first run outside this study that a cell learns from and that is
+        not there; "" where none is missing."""
+        for cell in self.cells:
+            for flag in _TEACHER:
+                named = str(cell.train.get(flag, ""))
+                outside = named and not named.startswith(CELL_PREFIX)
+                if outside and not pathlib.Path(named).exists():
+                    return f"{cell.name}: {named}"
+        return ""
 
     def _check_needs(self) -> None:
         """Every teacher is a cell, and none waits for itself."""
@@ -185,7 +198,7 @@ def _check_exclusion(combination, grid: dict) -> None:
         if axis not in grid:
             raise ValueError(f'"exclude" names axis {axis!r}; the grid has {", ".join(grid)}')
         for value in _listed(values):
-            if value not in grid[axis]:
+            if not isinstance(value, str) or value not in grid[axis]:
                 raise ValueError(
                     f'"exclude" names {axis} {value!r}; that axis has {", ".join(grid[axis])}'
                 )

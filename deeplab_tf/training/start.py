@@ -9,13 +9,13 @@ from absl import logging
 
 from deeplab_tf.models.backbones import build_backbone
 from deeplab_tf.models.config import ModelConfig
-from deeplab_tf.models.keras_applications import APPLICATIONS
 from deeplab_tf.models.registry import WITH_BACKBONE, build_network
 from deeplab_tf.quantization.apply import float_arrays_inside
 from deeplab_tf.quantization.batch_norm import adopt_statistics
 from deeplab_tf.training import initialization
 from deeplab_tf.training.config import TrainingConfig, read_config
 from deeplab_tf.training.distillation import Teacher
+from deeplab_tf.training.keras_applications import APPLICATIONS
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.weights_file import read_weights
 
@@ -143,6 +143,11 @@ def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
         raise ValueError(
             f"the teacher {folder.path} takes {taught.preprocessing}, the student "
             f"{config.preprocessing}; they must be the same"
+        )
+    if taught.sensor and (other := taught.sensor.difference(config.sensor)):
+        raise ValueError(
+            f"the teacher {folder.path} was trained on range images of another sensor ({other}); "
+            "they must be the same"
         )
     arrays = trained_float_arrays(folder)
 

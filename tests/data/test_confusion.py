@@ -100,5 +100,5 @@ def test_sizes_must_agree():
 def test_decibels():
     assert snr_db(100.0, 1.0) == pytest.approx(20)
     assert snr_db(1.0, 0.0) == snr_db(0.0, 0.0) == math.inf
-    assert snr_db(0.0, 1.0) == -math.inf
+    assert snr_db(0.0, 1.0) == snr_db(1.0, math.inf) == snr_db(1e-30, 1e300) == -math.inf
     assert math.isnan(snr_db(1.0, math.nan))

@@ -19,6 +19,7 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.data.synthetic import SyntheticDataset
@@ -384,6 +385,70 @@ def test_layer_without_a_bias_is_named(tmp_path):
     (left,) = result.left_alone
     assert (left.kind, left.reason) == ("FULLY_CONNECTED", "it has no bias")
     assert result.equal_outputs == 1.0
+
+
+class _Scans(SyntheticDataset):
+    """The chosen photos as scans of a sensor, and as many without a return."""
+
+    sensor = Sensor(*SIZE, 3.0, -25.0)
+
+    def __init__(self, empty: int):
+        super().__init__("val")
+        self._whole = open_dataset("synthetic", None, "val")
+        self._chosen = choose_samples(self._whole, IMAGES, 0)
+        self._empty = empty
+
+    def __len__(self) -> int:
+        return IMAGES + self._empty
+
+    def sample_name(self, index: int) -> str:
+        return f"scan {index}"
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image, label = self._whole.read(self._chosen[min(index, IMAGES - 1)])
+        if index >= IMAGES:
+            return np.full_like(image, 128), np.full_like(label, 255)
+        return image, label
+
+    def image(self, index: int) -> np.ndarray:
+        return self.read(index)[0]
+
+    def label(self, index: int) -> np.ndarray:
+        return self.read(index)[1]
+
+
+def test_empty_scans_move_no_bias(files, tmp_path):
+    found = []
+    for name, scans in (("full", _Scans(0)), ("mixed", _Scans(3))):
+        plan = _plan(files, tmp_path / f"{name}.tflite", calibration=scans)
+        correct_biases(dataclasses.replace(plan, calibration_images=len(scans)))
+        found.append(_biases(plan.output))
+    counting = _Scans(3)
+    counting.sensor = None
+    plan = _plan(files, tmp_path / "counting.tflite", calibration=counting)
+    correct_biases(dataclasses.replace(plan, calibration_images=len(counting)))
+    differs = False
+    for position, bias in found[0].items():
+        # Sums in another order: a step where a half is rounded.
+        assert np.abs(found[1][position] - bias).max() <= 1
+        differs |= np.abs(_biases(plan.output)[position] - bias).max() > 3
+    assert differs
+
+
+def test_scans_of_another_sensor_are_refused(files, tmp_path):
+    model = tmp_path / "int8.tflite"
+    model.write_bytes((files / "int8.tflite").read_bytes())
+    manifest = dataclasses.replace(
+        read_manifest(CAMVID / "int8.tflite"),
+        sensor=Sensor(64, 512, 3.0, -25.0),
+        sha256=sha256_of(model.read_bytes()),
+        size_bytes=model.stat().st_size,
+    )
+    manifest.write(manifest_path(model))
+    plan = _plan(files, tmp_path / "out.tflite", model=model, calibration=_Scans(0))
+    with pytest.raises(ValueError, match=r"another sensor \(height 64 -> 32, width 512 -> 48\)"):
+        correct_biases(plan)
+    assert not plan.output.exists()
 
 
 class _FourChannels(SyntheticDataset):

@@ -10,11 +10,8 @@ from safetensors.numpy import save_file
 
 from deeplab_tf.models.backbone import BackboneForm
 from deeplab_tf.models.backbones import build_backbone
-from deeplab_tf.models.torch_weights import (
-    PixelNormalization,
-    convert_state,
-    fold_normalization,
-)
+from deeplab_tf.models.pixel_normalization import PixelNormalization, fold_normalization
+from deeplab_tf.models.torch_weights import convert_state
 from deeplab_tf.training.initialization import load_named
 from deeplab_tf.training.weights_file import read_weights
 

@@ -82,10 +82,13 @@ def test_an_empty_image_changes_nothing_that_is_absorbed():
     before = network.description, network.arrays
     wanted = absorb_high_biases(*before, [seen])
     found = absorb_high_biases(*before, [mixed], ignore_empty=True)
+    counted = absorb_high_biases(*before, [mixed])
     assert wanted.absorbed
     assert list(found.absorbed) == list(wanted.absorbed)
     for name, value in wanted.absorbed.items():
         np.testing.assert_allclose(found.absorbed[name], value, rtol=1e-4, atol=1e-5)
+    name, value = next(iter(wanted.absorbed.items()))
+    assert np.abs(counted.absorbed.get(name, 0 * value) - value).max() > 0.01 * value.max()
 
 
 def test_rounding_learns_from_positions_that_see_something():

@@ -61,6 +61,7 @@ def write_study(folder, **changes):
         ({"crop": [64, 64]}, r"unknown key crop; known: name, train, grid"),
         ({"variants": ["float32", "int4"]}, r"unknown 'int4'; known: float32"),
         ({"evaluate": {"mean_over": ["lake"]}}, r"synthetic has no class lake; it has sky"),
+        ({"evaluate": {"mean_over": 5}}, r"synthetic has no class 5; it has sky"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_leaves_no_folder(tmp_path, changes, message):
@@ -68,6 +69,14 @@ def test_bad_input_ends_in_one_line_and_leaves_no_folder(tmp_path, changes, mess
     assert status == 1
     assert len(errors) == 1
     assert re.search(message, errors[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_is_not_there_is_said_before_the_work(tmp_path):
+    study = write_study(tmp_path, train={**TINY["train"], "teacher": str(tmp_path / "none")})
+    status, _, errors = run(study, tmp_path / "out")
+    assert status == 1
+    assert re.search(r"no run to learn from for .*: .*none; train that one first", errors[0])
     assert not (tmp_path / "out").exists()
 
 

@@ -59,6 +59,8 @@ def test_exclusion_takes_out_a_combination_with_one_or_several_values():
         ({"grid": {"a": {"b": 3}}}, r"a b must be \{flag: value\}; got 3"),
         ({"exclude": [{"depth": "x"}]}, r"names axis 'depth'; the grid has width, quantization"),
         ({"exclude": [{"width": "x"}]}, r"names width 'x'; that axis has narrow, wide"),
+        ({"exclude": [{"width": [["narrow"]]}]}, r"names width \['narrow'\]; that axis has"),
+        ({"variants": [["int8"]]}, r"\"variants\" must hold texts; got \['int8'\]"),
         ({"variants": []}, r"variants must differ and be at least one"),
         ({"variants": "int8"}, r'"variants" must be a list'),
         ({"train": {"train_steps": 4}}, r'"train" names no data set'),

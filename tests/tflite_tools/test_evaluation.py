@@ -204,6 +204,26 @@ def test_mean_loss_of_a_list_is_that_of_its_photos_in_any_number_of_processes(ti
     np.testing.assert_array_equal(plain.matrix, alone.matrix)
 
 
+def test_probabilities_have_no_mean_loss(tiny_dataset, tmp_path):
+    import tensorflow as tf  # noqa: PLC0415
+
+    @tf.function(input_signature=[tf.TensorSpec((1, 24, 32, 3))])
+    def network(image):
+        logits = tf.nn.conv2d(image, tf.ones((1, 1, 3, 11)), 2, "SAME")
+        return tf.image.resize(tf.nn.softmax(logits), (24, 32))
+
+    path = tmp_path / "softmax.tflite"
+    concrete = network.get_concrete_function()
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([concrete]).convert())
+    contract = read_contract(path)
+    assert contract.probabilities
+    assert not read_contract(INT8).probabilities
+    dataset = open_dataset("folder", tiny_dataset, "val")
+    (result,) = evaluate([contract], dataset, options(mean_loss=True, limit=2))
+    assert result.mean_loss is None
+    assert "gives probabilities, not logits: no mean loss" in result.warnings
+
+
 def test_mean_loss_and_tiles_exclude_each_other():
     with pytest.raises(ValueError, match="leave one of the two out"):
         options(mean_loss=True, tile_overlap=16)

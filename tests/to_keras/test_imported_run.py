@@ -1,5 +1,6 @@
 """The folder of an import is a run: it trains, is exported, scored, and teaches."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.models.resize import Alignment, resize_bilinear
 from deeplab_tf.training.config import read_config
+from tests.zoo import CAMVID
+from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
 from tflite_tools.to_keras import convert as to_keras
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -50,6 +54,20 @@ def _import(conversion, folder, **values):
         model=conversion.path, output_dir=folder, dataset="synthetic", **values
     )
     return to_keras.convert(config)
+
+
+def test_the_sensor_of_range_images_comes_along(conversion, tmp_path):
+    content = conversion.path.read_bytes()
+    sensor = Sensor(*SIZE, 3.0, -25.0)
+    manifest = dataclasses.replace(
+        read_manifest(CAMVID / "int8.tflite"),
+        sensor=sensor,
+        sha256=sha256_of(content),
+        size_bytes=len(content),
+    )
+    manifest.write(manifest_path(conversion.path))
+    _import(conversion, tmp_path / "run")
+    assert read_config(tmp_path / "run").sensor == sensor
 
 
 def test_configuration_says_what_the_file_is(conversion, tmp_path):

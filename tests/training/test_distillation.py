@@ -10,11 +10,12 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.models.resize import Alignment
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.training.config import TrainingConfig, read_config
 from deeplab_tf.training.distillation import Distillation, DistillLoss, distillation_loss
 from deeplab_tf.training.initialization import named_arrays
 from deeplab_tf.training.run_folder import Phase, RunFolder
@@ -113,6 +114,12 @@ def test_teacher_with_other_classes_or_pixels_is_refused(student):
     other = dataclasses.replace(student, preprocessing=Preprocessing((127.5,) * 3, (127.5,) * 3))
     with pytest.raises(ValueError, match="they must be the same"):
         teacher_maker(other, ("a", "b", "c"))
+    folder = RunFolder(pathlib.Path(student.distillation.teacher))
+    taught = dataclasses.replace(read_config(folder.path), sensor=Sensor(64, 512, 3.0, -25.0))
+    (folder.path / "config.json").write_text(json.dumps(taught.to_json()))
+    scans = dataclasses.replace(student, sensor=Sensor(32, 512, 3.0, -25.0))
+    with pytest.raises(ValueError, match=r"another sensor \(height 64 -> 32\); they must be"):
+        teacher_maker(scans, ("a", "b", "c"))
     missing = dataclasses.replace(student, distillation=Distillation("missing"))
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         teacher_maker(missing, ("a", "b", "c"))

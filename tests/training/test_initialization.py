@@ -9,11 +9,11 @@ import pytest
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
-from deeplab_tf.models.keras_applications import APPLICATIONS, Application
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.batch_norm import adopt_statistics
 from deeplab_tf.training import initialization
 from deeplab_tf.training.config import TrainingConfig, read_config
+from deeplab_tf.training.keras_applications import APPLICATIONS, Application
 from deeplab_tf.training.run_folder import RunFolder
 from deeplab_tf.training.start import initializer
 from deeplab_tf.training.weights_file import read_weights, save_weights

@@ -22,6 +22,7 @@ from deeplab_tf.quantization.batch_norm import (
     normalize_kernels,
 )
 from deeplab_tf.training.initialization import load_named, named_arrays
+from tflite_tools.manifest import read_manifest
 from tflite_tools.to_keras import fidelity
 from tflite_tools.to_keras.contract import InputContract, read_labels
 from tflite_tools.to_keras.file_runner import FileRunner
@@ -149,6 +150,7 @@ def _run(config, network, description, arrays) -> tuple[ImportedRun | None, str]
     labels = None
     if config.dataset:
         labels = open_dataset(config.dataset, config.data_dir, config.split).label_set
+    manifest = read_manifest(config.model)
     try:
         run = as_run(
             description,
@@ -158,6 +160,7 @@ def _run(config, network, description, arrays) -> tuple[ImportedRun | None, str]
             labels,
             config.dataset,
             config.data_dir,
+            manifest.sensor if manifest else None,
         )
     except ValueError as error:
         return None, f"{error}; --trim_head and --num_classes give it other ends"

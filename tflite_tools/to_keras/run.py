@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import IMPORTED, ModelConfig
 from deeplab_tf.models.imported import NetworkDescription, build_imported
@@ -38,6 +39,7 @@ def as_run(
     label_set: LabelSet | None,
     dataset: str = "",
     data_dir: str = "",
+    sensor: Sensor | None = None,
 ) -> ImportedRun:
     """A run of an imported network.
 
@@ -47,6 +49,7 @@ def as_run(
         names: classes that the file carries, or None.
         label_set: of the data set, or None.
         dataset, data_dir: what export and evaluation take unless told otherwise.
+        sensor: that made the range images which it was trained on; None for photos.
 
     Raises:
         ValueError: it does not end in logits of an image.
@@ -71,6 +74,7 @@ def as_run(
         preprocessing=preprocessing,
         crop_height=height,
         crop_width=width,
+        sensor=sensor,
     )
     labels = _labels(num_classes, names, label_set)
     return ImportedRun(config, labels, head, contract.mean is None)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import tf_keras as keras
 
-from deeplab_tf.models.torch_weights import PixelNormalization, fold_normalization
+from deeplab_tf.models.pixel_normalization import PixelNormalization, fold_normalization
 
 _RESNET_EPSILONS = 1.001e-5, 1e-5
 """Theirs and models.resnet's."""
