@@ -7,6 +7,7 @@ import pytest
 
 from deeplab_tf.data.dataset import Subset
 from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.data.synthetic import draw_scene
@@ -345,3 +346,10 @@ def test_other_classes_than_the_data_set(twin):
     reasons = {item.check: item.reason for item in diagnosis.skipped}
     assert reasons["constant mask"] == "the file gives 11 classes, synthetic has 7"
     assert "saturated ranges" not in reasons
+
+
+def test_scans_of_another_sensor_say_nothing_of_masks():
+    case = open_case(CAMVID / "int8.tflite", dataset=open_dataset("synthetic", None, "val"))
+    contract = dataclasses.replace(case.contract, sensor=Sensor(64, 512, 3.0, -25.0))
+    obstacle = dataclasses.replace(case, contract=contract).truth_obstacle()
+    assert obstacle == "the file was trained on range images of another sensor (no sensor)"

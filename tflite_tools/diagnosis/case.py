@@ -70,6 +70,9 @@ class Case:
                 f"the file takes {self.contract.channels} channels, {self.dataset.name} has "
                 f"{self.dataset.channels}"
             )
+        sensor = self.contract.sensor
+        if sensor is not None and (other := sensor.difference(self.dataset.sensor)):
+            return f"the file was trained on range images of another sensor ({other})"
         classes = class_count(self.graph, self.contract.num_classes)
         known = self.dataset.label_set.num_classes
         if classes is not None and classes != known:
