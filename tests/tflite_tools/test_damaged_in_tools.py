@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from ai_edge_litert import schema_py_generated as schema
 
-from tests.tflite_tools.mutations import MUTATIONS, table_positions
+from tests.tflite_tools.mutations import MUTATIONS, packed, table_positions
 from tflite_tools.benchmarking.timing import _describe
 from tflite_tools.clients import Client, check_file, findings_text
 from tflite_tools.contract import read_contract
@@ -112,7 +113,7 @@ def test_the_good_file_passes_every_tool(victim, tmp_path):
         assert read(path)
 
 
-@pytest.mark.filterwarnings("ignore:.* encountered in scalar divide:RuntimeWarning")  # scale 0
+@pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarning")  # scales 0, 1e38
 @pytest.mark.timeout(300)
 def test_mutants_end_in_a_message_or_an_answer(victim, tmp_path):
     content, labels = victim
@@ -135,6 +136,17 @@ def test_mutants_end_in_a_message_or_an_answer(victim, tmp_path):
     # bytes, and with them what a mutation hits, differ between processors (a tenth to nine tenths).
     for tool in readers(labels, None):
         assert min(outcomes[tool, "answer"], outcomes[tool, "refused"]) > MUTANTS // 50, outcomes
+
+
+def test_scales_too_far_apart_are_refused(victim, tmp_path):
+    content, _ = victim
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    graph.tensors[graph.operators[1].outputs[0]].quantization.scale = [1e-44]
+    path = tmp_path / "far.tflite"
+    path.write_bytes(packed(model))
+    with pytest.raises(ValueError, match="quantization scales is not finite; the file is damaged"):
+        import_file(path)
 
 
 def deflated(content, damage):

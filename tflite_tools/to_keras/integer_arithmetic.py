@@ -39,13 +39,21 @@ def integer_arithmetic(view: OperatorView) -> dict:
         {"accumulator": {accumulator_scale, multiplier, half_up}},
         {"accumulator": {inverse_scale}} or
         {"addends": {input_scales, multipliers}}, see `deeplab_tf.models.imported_layers`.
+
+    Raises:
+        ValueError: scales so far apart that their ratio is no finite number.
     """
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return _arithmetic(view)
+
+
+def _arithmetic(view: OperatorView) -> dict:
     kind, source, target = view.operator.kind, view.input(0), view.output
     if target.quantization is None:
         return {}
     out = target.quantization.scale[0]
     if source.quantization is None:
-        inverse = float(np.float32(1) / out)
+        inverse = float(_finite(np.float32(1) / out))
         return {"accumulator": {"inverse_scale": inverse}} if kind == "QUANTIZE" else {}
     scale = source.quantization.scale[0]
     second = view.input(1).quantization if view.has_input(1) else None
@@ -66,11 +74,20 @@ def integer_arithmetic(view: OperatorView) -> dict:
     return {}
 
 
+def _finite(ratio):
+    if not np.isfinite(ratio).all():
+        raise ValueError(
+            "the ratio of an operator's quantization scales is not finite; the file is damaged, "
+            "convert it again"
+        )
+    return ratio
+
+
 def _accumulator(sums, multiplier, half_up: bool = False) -> dict:
     return {
         "accumulator": {
-            "accumulator_scale": np.squeeze(sums).tolist(),
-            "multiplier": np.squeeze(multiplier).tolist(),
+            "accumulator_scale": np.squeeze(_finite(sums)).tolist(),
+            "multiplier": np.squeeze(_finite(multiplier)).tolist(),
             "half_up": half_up,
         }
     }
@@ -78,7 +95,7 @@ def _accumulator(sums, multiplier, half_up: bool = False) -> dict:
 
 def _addends(first, second, out, subtract: bool) -> dict:
     """Both factors as multiples of one power of two, the larger with 21 bits."""
-    factors = [float(first / out), float(second / out)]
+    factors = [float(_finite(first / out)), float(_finite(second / out))]
     shift = 20 - math.floor(math.log2(max(factors)))
     multipliers = [round(factor * 2.0**shift) / 2.0**shift for factor in factors]
     if subtract:
