@@ -47,6 +47,7 @@ def victim(request, tmp_path_factory):
 
 def network(head: str) -> keras.Model:
     """Every kind of operator whose weights and sizes the tools read."""
+    keras.backend.clear_session()  # names, and so bytes and mutants, do not depend on other tests
     keras.utils.set_random_seed(0)
     image = keras.Input((16, 24, 3), 1)
     x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu6")(image)
@@ -113,7 +114,7 @@ def test_the_good_file_passes_every_tool(victim, tmp_path):
         assert read(path)
 
 
-@pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarning")  # scales 0, 1e38
+@pytest.mark.filterwarnings("ignore:.* encountered in scalar divide:RuntimeWarning")  # scale 0
 @pytest.mark.timeout(300)
 def test_mutants_end_in_a_message_or_an_answer(victim, tmp_path):
     content, labels = victim
@@ -132,8 +133,7 @@ def test_mutants_end_in_a_message_or_an_answer(victim, tmp_path):
                 outcomes[tool, "refused"] += 1
             except Exception as error:
                 pytest.fail(f"{tool} on mutant {number} by {mutate.__name__}: {error!r}")
-    # Neither all refused nor all let through. How many of each is a matter of chance: the victim's
-    # bytes, and with them what a mutation hits, differ between processors (a tenth to nine tenths).
+    # Neither all refused nor all let through: the client check answers one in ten of these.
     for tool in readers(labels, None):
         assert min(outcomes[tool, "answer"], outcomes[tool, "refused"]) > MUTANTS // 50, outcomes
 
