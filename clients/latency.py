@@ -24,7 +24,7 @@ from absl import flags
 from clients.environments import FOLDER, python_of
 from clients.timed import PROGRAMS
 from deeplab_tf import command
-from tflite_tools.graph import read_checked_graph
+from tflite_tools.flatbuffer.graph import read_checked_graph
 
 FLAGS = flags.FLAGS
 _OWN = "litert"

@@ -290,7 +290,7 @@ def _model_from_flags(dataset) -> ModelConfig:
 
 def _read_folded(path: pathlib.Path):
     from tflite_tools.convolution_weights import read_convolutions  # noqa: PLC0415
-    from tflite_tools.graph import read_checked_graph  # noqa: PLC0415
+    from tflite_tools.flatbuffer.graph import read_checked_graph  # noqa: PLC0415
 
     return read_convolutions(read_checked_graph(path))
 

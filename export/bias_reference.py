@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.graph.executor import Executor
 from deeplab_tf.models.describe import describe
 from deeplab_tf.models.imported import (
     IDENTITY,
@@ -26,10 +27,9 @@ from export.file_network import (
     channel_mean,
     known_end,
     mean_of_photos,
-    network_with,
 )
 from export.source import RunSource
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.manifest import read_manifest
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 
@@ -219,7 +219,7 @@ def reference_means(
     Raises:
         ValueError: NaN or infinity.
     """
-    model = network_with(reference.description, reference.arrays)
+    model = Executor(reference.description, reference.arrays).model
     partners = {name: model.get_layer(partner).output for name, partner in pairs.items()}
     probe = keras.Model(model.input, partners)
 

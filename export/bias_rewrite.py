@@ -19,12 +19,13 @@ from absl import logging
 from deeplab_tf import atomic_file
 from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.data.preprocessing import Preprocessing
-from export.bias_bytes import rewrite_biases
 from export.bias_plan import BiasCorrectionPlan
 from export.bias_reference import drop_unlike, pair_layers, read_reference, reference_means
 from export.calibration import Calibration, calibrate
-from export.file_network import SLOTS, CorrectableLayer, FileWalk, LayerLeftAlone, read_file
-from tflite_tools.graph import Graph, read_graph
+from export.file_network import CorrectableLayer, FileRun, LayerLeftAlone, read_file
+from tflite_tools.flatbuffer.editor import Editor
+from tflite_tools.flatbuffer.graph import Graph, read_graph
+from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.tables import align
 from tflite_tools.to_keras.contract import InputContract
@@ -140,22 +141,40 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     empty = plan.calibration.sensor is not None
     means, wanted = reference_means(reference, pixels, pairs, logits, empty)
     images = [preprocessing.normalize(image[None]) for image in pixels]
-    walk = FileWalk(file, logits, images, empty)
-    before = _snr_db(wanted, walk.uncorrected_logits())
-    corrected = _correct(walk, file.layers, means, pairs)
-    after = _snr_db(wanted, walk.logits())
+    run = FileRun(file, logits, images, empty)
+    before = _snr_db(wanted, run.uncorrected_logits())
+    corrected = _correct(run, file.layers, means, pairs)
+    after = _snr_db(wanted, run.logits())
     biases = {
-        (layer.operator.position, SLOTS[layer.operator.kind][1]): layer.bias + done.steps
+        (layer.operator.position, traits(layer.operator.kind).bias): layer.bias + done.steps
         for layer, done in zip(file.layers, corrected, strict=True)
     }
     content, in_place = rewrite_biases(plan.model.read_bytes(), biases)
-    equal = _write(plan.output, content, graph, biases, walk if file.whole else None)
+    equal = _write(plan.output, content, graph, biases, run if file.whole else None)
     if manifest is not None:
         new = _corrected_manifest(manifest, reference.name, record, content)
         new.write(manifest_path(plan.output))
     return CorrectedFile(
         tuple(corrected), tuple(file.left_alone), logits, before, after, equal, in_place
     )
+
+
+def rewrite_biases(content: bytes, biases: dict[tuple[int, int], np.ndarray]) -> tuple[bytes, bool]:
+    """Puts other integers into biases of a `.tflite`.
+
+    Args:
+        content: the file.
+        biases: {(operator position, input slot): integers [channels]}.
+
+    Returns:
+        the new file, and whether all bytes but the biases' are the original's.
+    """
+    editor = Editor(content)
+    operators = editor.operators()
+    for (position, slot), bias in biases.items():
+        editor.replace_constant(operators[position], slot, bias)
+    changed = editor.to_bytes()
+    return changed, editor.in_place
 
 
 def _read_manifest(plan: BiasCorrectionPlan) -> Manifest | None:
@@ -210,20 +229,20 @@ def _photos(plan: BiasCorrectionPlan, shape) -> tuple[np.ndarray, Calibration]:
 
 
 def _correct(
-    walk: FileWalk,
+    run: FileRun,
     layers: list[CorrectableLayer],
     means: dict[str, np.ndarray],
     pairs: dict[str, str],
 ) -> list[CorrectedLayer]:
     by_node = {layer.node.name: layer for layer in layers}
     corrected = []
-    for node in walk:
+    for node in run:
         layer = by_node.get(node.name)
         if layer is None:
             continue
-        wanted = layer.bias + np.rint((means[node.name] - walk.mean(node.name)) / layer.scale)
+        wanted = layer.bias + np.rint((means[node.name] - run.mean(node.name)) / layer.scale)
         bias = np.clip(wanted, -layer.largest, layer.largest).astype(np.int64)
-        walk.set_bias(node.name, bias * layer.scale)
+        run.set_bias(node, bias * layer.scale)
         steps = bias - layer.bias
         done = CorrectedLayer(
             layer.operator.position,
@@ -248,19 +267,19 @@ def _snr_db(references: list[np.ndarray], values: list[np.ndarray]) -> float:
 
 
 def _write(
-    path: pathlib.Path, content: bytes, original: Graph, biases: dict, walk: FileWalk | None
+    path: pathlib.Path, content: bytes, original: Graph, biases: dict, run: FileRun | None
 ) -> float | None:
     """Writes the file once it is read back and run; returns the share of equal outputs."""
     with atomic_file.atomic_path(path) as temporary:
         temporary.write_bytes(content)
         if _constants(read_graph(temporary), {}) != _constants(original, biases):
             raise RuntimeError(f"{path} would differ in more than biases; it is not written")
-        run = _runner(temporary)
-        if walk is None:
+        runner = _runner(temporary)
+        if run is None:
             return None
-        image = walk.images[0]
+        image = run.images[0]
         with np.errstate(invalid="ignore", divide="ignore"):  # of a constant output
-            return compare([(run(image), np.asarray(walk.model(image)))]).equal_classes
+            return compare([(runner(image), np.asarray(run.model(image)))]).equal_classes
 
 
 def _constants(graph: Graph, biases: dict[tuple[int, int], np.ndarray]) -> list:

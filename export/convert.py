@@ -13,8 +13,8 @@ import signal
 import numpy as np
 
 from deeplab_tf.data.preprocessing import Preprocessing
-from export.shrink import share_equal_vectors
 from export.variants import RULES, FileSpec, IoDtype, Variant
+from tflite_tools.flatbuffer.pack import share_equal_vectors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,7 @@ its list lacks it (seen in the official Cityscapes model).
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from export.shrink import pack
-
-_TILE_VERSION = 2
+from tflite_tools.flatbuffer.editor import Editor
 
 
 def fit_edgetpu(content: bytes) -> tuple[bytes, list[str]]:
@@ -25,35 +23,35 @@ def fit_edgetpu(content: bytes) -> tuple[bytes, list[str]]:
     Returns:
         the new file, and a line for each operator that was changed or could not be.
     """
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph = model.subgraphs[0]
+    editor = Editor(content)
     operators, report = [], []
-    for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        number = max(code.builtinCode, code.deprecatedBuiltinCode)
-        if number != schema.BuiltinOperator.RESIZE_BILINEAR:
-            operators.append(operator)
-            continue
-        source, target = (graph.tensors[int(i)] for i in (operator.inputs[0], operator.outputs[0]))
-        before, after = _size(source), _size(target)
-        name = f"resize {before[0]}x{before[1]} to {after[0]}x{after[1]}"
-        doublings = _doublings(before, after)
-        if before == (1, 1):
-            _tile(model, operator, after)
-            operators.append(operator)
-            report.append(f"{name}: a TILE")
-        elif doublings > 1:
-            operators += _doubled(model, operator, before, doublings)
-            report.append(f"{name}: {doublings} resizes by 2")
-        else:
-            operators.append(operator)
-            if doublings != 1:
-                report.append(f"{name}: left as it is; only factors 2, 4, 8, ... can be split")
-    graph.operators = operators
-    return pack(model, len(content)), report
+    for operator in editor.operators():
+        made, line = [operator], ""
+        if editor.kind(operator) == "RESIZE_BILINEAR":
+            made, line = _fitted(editor, operator)
+        operators += made
+        report += [line] if line else []
+    editor.graph.operators = operators
+    return editor.to_bytes(), report
 
 
-def _size(tensor) -> tuple[int, int]:
+def _fitted(editor: Editor, operator: schema.OperatorT) -> tuple[list[schema.OperatorT], str]:
+    """What takes a resize's place, and the line that says so."""
+    before, after = (
+        _size(editor.tensor(index)) for index in (operator.inputs[0], operator.outputs[0])
+    )
+    name = f"resize {before[0]}x{before[1]} to {after[0]}x{after[1]}"
+    doublings = _doublings(before, after)
+    if before == (1, 1):
+        return [_tile(editor, operator, after)], f"{name}: a TILE"
+    if doublings > 1:
+        return _doubled(editor, operator, before, doublings), f"{name}: {doublings} resizes by 2"
+    if doublings == 1:
+        return [operator], ""
+    return [operator], f"{name}: left as it is; only factors 2, 4, 8, ... can be split"
+
+
+def _size(tensor: schema.TensorT) -> tuple[int, int]:
     return int(tensor.shape[1]), int(tensor.shape[2])
 
 
@@ -66,58 +64,42 @@ def _doublings(before: tuple[int, int], after: tuple[int, int]) -> int:
     return power
 
 
-def _tile(model: schema.ModelT, operator, size: tuple[int, int]) -> None:
-    multiples = _constant(model, np.array([1, *size, 1], "<i4"), b"tile_multiples")
-    operator.inputs = [int(operator.inputs[0]), multiples]
-    operator.opcodeIndex = _opcode(model, schema.BuiltinOperator.TILE)
-    operator.builtinOptionsType = schema.BuiltinOptions.TileOptions
-    operator.builtinOptions = schema.TileOptionsT()
+def _tile(editor: Editor, operator: schema.OperatorT, size: tuple[int, int]) -> schema.OperatorT:
+    multiples = editor.add_constant("tile_multiples", np.array([1, *size, 1], "<i4"))
+    inputs = [int(operator.inputs[0]), multiples]
+    return editor.new_operator("TILE", inputs, operator.outputs, options=schema.TileOptionsT())
 
 
-def _doubled(model: schema.ModelT, operator, before: tuple[int, int], count: int) -> list:
+def _doubled(
+    editor: Editor, operator: schema.OperatorT, before: tuple[int, int], count: int
+) -> list[schema.OperatorT]:
     """The same operator `count` times, each doubling height and width."""
-    graph = model.subgraphs[0]
     final, current, made = int(operator.outputs[0]), int(operator.inputs[0]), []
+    version = editor.model.operatorCodes[operator.opcodeIndex].version
     for step in range(1, count + 1):
         height, width = (size << step for size in before)
-        output = final if step == count else _between(graph, final, height, width, step)
-        size = _constant(model, np.array([height, width], "<i4"), b"resize_size")
-        one = schema.OperatorT()
-        one.opcodeIndex = operator.opcodeIndex
-        one.builtinOptionsType = operator.builtinOptionsType
-        one.builtinOptions = operator.builtinOptions
-        one.inputs, one.outputs = [current, size], [output]
-        made.append(one)
+        output = final if step == count else _between(editor, final, height, width, step)
+        size = editor.add_constant("resize_size", np.array([height, width], "<i4"))
+        made.append(
+            editor.new_operator(
+                "RESIZE_BILINEAR",
+                [current, size],
+                [output],
+                version=version,
+                options=operator.builtinOptions,
+            )
+        )
         current = output
     return made
 
 
-def _between(graph, like: int, height: int, width: int, step: int) -> int:
-    old = graph.tensors[like]
-    new = schema.TensorT()
-    new.shape = [1, height, width, int(old.shape[3])]
-    new.shapeSignature = new.shape
-    new.name, new.type, new.buffer = old.name + f"_x{2**step}".encode(), old.type, 0
-    new.quantization = old.quantization
-    graph.tensors.append(new)
-    return len(graph.tensors) - 1
-
-
-def _constant(model: schema.ModelT, values: np.ndarray, name: bytes) -> int:
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    new = schema.TensorT()
-    new.shape, new.type = [len(values)], schema.TensorType.INT32
-    new.name, new.buffer = name, len(model.buffers) - 1
-    graph = model.subgraphs[0]
-    graph.tensors.append(new)
-    return len(graph.tensors) - 1
-
-
-def _opcode(model: schema.ModelT, number: int) -> int:
-    code = schema.OperatorCodeT()
-    code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
-    code.version = _TILE_VERSION
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
+def _between(editor: Editor, like: int, height: int, width: int, step: int) -> int:
+    old = editor.tensor(like)
+    shape = [1, height, width, int(old.shape[3])]
+    return editor.add_tensor(
+        f"{editor.name(like)}_x{2**step}",
+        shape,
+        old.type,
+        quantization=old.quantization,
+        shape_signature=shape,
+    )

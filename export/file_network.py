@@ -8,29 +8,15 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.imported import (
-    IDENTITY,
-    NetworkDescription,
-    Node,
-    build_imported,
-    simulate_quantization,
-)
+from deeplab_tf.graph.executor import QUANTIZED, Executor
+from deeplab_tf.models.imported import Node, simulate_quantization
 from deeplab_tf.quantization.empty_pixels import weights_of
-from deeplab_tf.quantization.kernels import WITH_KERNEL
-from deeplab_tf.training.initialization import load_named
-from tflite_tools.graph import Graph, Operator
+from deeplab_tf.quantization.kernels import WITH_KERNEL, bias_key
+from tflite_tools.flatbuffer.graph import Graph, Operator
+from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 from tflite_tools.to_keras.rules import RULES
 from tflite_tools.to_keras.view import INTEGER_RANGES
-
-SLOTS = {
-    "CONV_2D": (0, 2),
-    "DEPTHWISE_CONV_2D": (0, 2),
-    "FULLY_CONNECTED": (0, 2),
-    "TRANSPOSE_CONV": (2, 3),
-}
-"""Input slots of the data and of the bias; the weights are in slot 1."""
-
 
 _INT32_MAX = 2**31 - 1
 
@@ -92,7 +78,7 @@ def read_file(graph: Graph) -> IntegerFile:
     names = collections.Counter(tensor.name for tensor in graph.tensors if tensor.data is None)
     file = IntegerFile(network, not end, [], [], [])
     for operator in graph.operators:
-        if operator.kind not in SLOTS:
+        if operator.kind not in CONVOLUTIONS:
             continue
         name = graph.tensors[operator.outputs[0]].name
         try:
@@ -127,7 +113,7 @@ def known_end(graph: Graph) -> str:
     for operator in graph.operators:
         inputs = [i for i in operator.inputs if i >= 0 and graph.tensors[i].data is None]
         if operator.kind in RULES and all(index in before for index in inputs):
-            own = {operator.position} if operator.kind in SLOTS else set()
+            own = {operator.position} if operator.kind in CONVOLUTIONS else set()
             joined = frozenset(own).union(*(before[index] for index in inputs))
             before.update(dict.fromkeys(operator.outputs, joined))
     if len(graph.outputs) == 1 and graph.outputs[0] in before:
@@ -152,11 +138,11 @@ def _node_with_kernel(network: ImportedNetwork, tensor: str) -> Node:
 
 def _layer(graph: Graph, operator: Operator, node: Node) -> CorrectableLayer:
     """Raises ValueError with "it ..." or "its ..." where the bias cannot be corrected."""
-    data_slot, bias_slot = SLOTS[operator.kind]
-    if len(operator.inputs) <= bias_slot or operator.inputs[bias_slot] < 0:
+    row = traits(operator.kind)
+    if len(operator.inputs) <= row.bias or operator.inputs[row.bias] < 0:
         raise ValueError("it has no bias")
     data, weights, bias = (
-        graph.tensors[operator.inputs[slot]] for slot in (data_slot, 1, bias_slot)
+        graph.tensors[operator.inputs[slot]] for slot in (row.data, row.weights, row.bias)
     )
     if bias.type_name != "INT32" or bias.data is None:
         raise ValueError(f"its bias is {bias.type_name}")
@@ -166,8 +152,7 @@ def _layer(graph: Graph, operator: Operator, node: Node) -> CorrectableLayer:
         raise ValueError(f"its input is {data.type_name}")
     low, high = INTEGER_RANGES[data.type_name]
     zero_point = int(data.quantization.zero_point[0])
-    axis = 3 if operator.kind == "DEPTHWISE_CONV_2D" else 0
-    kernel = np.moveaxis(weights.data.astype(np.int64), axis, -1)
+    kernel = np.moveaxis(weights.data.astype(np.int64), row.channel_axis, -1)
     kernel = np.abs(kernel - weights.quantization.zero_point)
     products = kernel.reshape(-1, bias.data.size).sum(0) * max(zero_point - low, high - zero_point)
     values = bias.data.ravel().astype(np.int64)
@@ -182,14 +167,6 @@ def _layer(graph: Graph, operator: Operator, node: Node) -> CorrectableLayer:
         np.broadcast_to(scale.astype(np.float64), values.shape),
         np.maximum(_INT32_MAX - products, np.abs(values)),
     )
-
-
-def network_with(description: NetworkDescription, arrays: dict[str, np.ndarray]) -> keras.Model:
-    model = build_imported(description)
-    report = load_named(model, arrays)
-    if report.missing or report.mismatched:
-        raise ValueError(f"weights do not fit the network ({report.lines()[1]})")
-    return model
 
 
 def channel_mean(value, shares=None):
@@ -212,10 +189,15 @@ def mean_of_photos(means: list[np.ndarray], counts: list[float]) -> np.ndarray:
     return weights @ np.stack(means) / max(weights.sum(), np.finfo(np.float64).tiny)
 
 
-class FileWalk:
-    """The file's simulation, run node by node over all photos, so that a bias can change between
-    two nodes. What integer tensors hold is kept as integers; what stands between two of them is
-    computed again whenever it is asked for."""
+class FileRun:
+    """The file's simulation, computed node by node over all photos, so that a bias can change
+    between two nodes. What integer tensors hold is kept as integers; what stands between two of
+    them is computed again whenever it is asked for.
+
+    Attributes:
+        model: the simulation as a Keras model.
+        images: the photos.
+    """
 
     def __init__(
         self,
@@ -225,91 +207,51 @@ class FileWalk:
         ignore_empty: bool = False,
     ):
         simulated = simulate_quantization(file.network.description, file.network.ranges)
-        self.model = network_with(simulated, file.network.arrays)
+        self._executor = Executor(simulated, file.network.arrays)
+        self.model = self._executor.model
         for layer in file.layers:  # float32 does not hold every int32
-            self.set_bias(layer.node.name, layer.bias * layer.scale)
+            self.set_bias(layer.node, layer.bias * layer.scale)
         self.images = images
         self._weights = weights_of(images, ignore_empty)
-        self._nodes = {node.name: node for node in simulated.nodes}
         follower = simulated.only_consumer(logits)
-        rounded = follower is not None and follower.kind == "simulated_quantization"
+        rounded = follower is not None and follower.kind == QUANTIZED
         # With an activation inside, the reference has a value to compare before it alone.
         self._logits = follower.name if follower is not None and rounded else logits
-        self._kept = {self._logits} | {
-            node.name
-            for node in simulated.nodes
-            if node.kind == "simulated_quantization" or len(simulated.consumers(node.name)) > 1
+        read_often = {
+            node.name for node in simulated.nodes if len(simulated.consumers(node.name)) > 1
         }
-        self._values: dict[str, list[np.ndarray]] = {simulated.input_name: images}
+        self._run = self._executor.start(
+            images,
+            keep=lambda node: node.kind == QUANTIZED or node.name in read_often,
+            hold=(self._logits,),
+        )
 
     def __iter__(self) -> Iterator[Node]:
-        """Nodes in the order of execution; each runs when the next is asked for."""
-        last_use = self._last_uses()
-        for position, node in enumerate(self._nodes.values()):
+        """Nodes in the order of execution; each is computed when the next is asked for."""
+        for node in self._executor.network.nodes:
             yield node
-            if node.name in self._kept:
-                count = range(len(self.images))
-                self._values[node.name] = [self._pack(node, self._run(node, i)) for i in count]
-            for name in [n for n in self._values if last_use.get(n, 0) <= position]:
-                if name != self._logits:
-                    del self._values[name]
-
-    def _last_uses(self) -> dict[str, int]:
-        """{value: position of the last node that needs it, directly or by computing again}."""
-        uses: dict[str, int] = {}
-        for position, node in reversed(list(enumerate(self._nodes.values()))):
-            needed = position if node.name in self._kept else uses.get(node.name, position)
-            for name in node.inputs:
-                uses[name] = max(uses.get(name, 0), needed)
-        return uses
+            self._run.step(node)
 
     def mean(self, name: str) -> np.ndarray:
         """float64 [channels], over all photos."""
         means, counts = [], []
         for photo, weights in enumerate(self._weights):
-            value = self._value(name, photo)
+            value = self._run.value(name, photo)
             shares = None if weights is None else weights.of(value)
             means.append(channel_mean(value, shares).numpy())
             counts.append(1.0 if shares is None else shares.sum())
         return mean_of_photos(means, counts)
 
-    def set_bias(self, name: str, real: np.ndarray) -> None:
-        self.model.get_layer(name).bias.assign(real)
+    def set_bias(self, node: Node, real: np.ndarray) -> None:
+        """Changes the bias of a convolution, in real values."""
+        self._executor.set_weight(bias_key(node), real)
 
     def logits(self) -> list[np.ndarray]:
-        """Of each photo, after the walk."""
-        return [np.asarray(self._value(self._logits, i)) for i in range(len(self.images))]
+        """Of each photo, after the run."""
+        return [np.asarray(value) for value in self._run.values(self._logits)]
 
     def uncorrected_logits(self) -> list[np.ndarray]:
-        """Of each photo, before the walk."""
+        """Of each photo, before the run."""
         layer = self.model.get_layer(self._logits)
         run = tf.function(keras.Model(self.model.input, layer.output))
         return [run(tf.constant(image)).numpy() for image in self.images]
-
-    def _value(self, name: str, photo: int):
-        if name not in self._values:
-            return self._run(self._nodes[name], photo)
-        stored = self._values[name][photo]
-        return self._unpack(self._nodes[name], stored) if name in self._nodes else stored
-
-    def _run(self, node: Node, photo: int):
-        inputs = [self._value(name, photo) for name in node.inputs]
-        value = inputs if len(inputs) > 1 else inputs[0]
-        return value if node.kind == IDENTITY else self.model.get_layer(node.name)(value)
-
-    @staticmethod
-    def _pack(node: Node, value) -> np.ndarray:
-        if node.kind != "simulated_quantization":
-            return np.asarray(value)
-        settings = node.attributes
-        steps = np.rint(np.asarray(value) / np.float32(settings["scale"])) + settings["zero_point"]
-        return steps.astype(np.min_scalar_type(settings["quantized_min"] or 255))
-
-    @staticmethod
-    def _unpack(node: Node, stored: np.ndarray) -> np.ndarray:
-        if node.kind != "simulated_quantization":
-            return stored
-        settings = node.attributes
-        return np.float32(settings["scale"]) * (
-            stored.astype(np.float32) - np.float32(settings["zero_point"])
-        )

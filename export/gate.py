@@ -6,11 +6,10 @@ import numpy as np
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from export.variants import RULES, FileSpec, Variant
-from tflite_tools.graph import Graph, read_graph
+from tflite_tools.flatbuffer.graph import Graph, read_graph
+from tflite_tools.flatbuffer.operators import traits
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
-_WITH_BIAS = {**dict.fromkeys((*_CONVOLUTIONS, "FULLY_CONNECTED"), 2), "TRANSPOSE_CONV": 3}
-"""Operators with a bias, and which input it is."""
 _INPUT_SCALE_TOLERANCE = 1e-6
 """Relative; scales are stored as float32, with 6e-8 relative rounding."""
 
@@ -100,10 +99,10 @@ def _clipped_biases(graph: Graph) -> list[str]:
     """int32 biases at the end of their range."""
     faults = []
     for operator in graph.operators:
-        place = _WITH_BIAS.get(operator.kind, len(operator.inputs))
-        if len(operator.inputs) <= place or operator.inputs[place] < 0:
+        slot = traits(operator.kind).bias
+        if slot is None or len(operator.inputs) <= slot or operator.inputs[slot] < 0:
             continue
-        bias = graph.tensors[operator.inputs[place]].data
+        bias = graph.tensors[operator.inputs[slot]].data
         if bias is None or bias.dtype != np.int32:
             continue
         clipped = np.flatnonzero(np.abs(bias.astype(np.int64)) >= np.iinfo(np.int32).max)

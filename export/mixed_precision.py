@@ -19,31 +19,10 @@ from deeplab_tf.quantization.apply import WRAPPER_PREFIX
 from deeplab_tf.quantization.kernels import bias_key, kernel_key
 from deeplab_tf.quantization.post_training import PostTrained
 from deeplab_tf.quantization.sensitivity import find_units, units_named
-from export.shrink import pack
+from tflite_tools.flatbuffer.editor import LEFT_OUT, Editor, symmetric
+from tflite_tools.flatbuffer.operators import OPERATORS, OperatorTraits, traits
 
-_INT16_KERNELS = (
-    "CONV_2D",
-    "DEPTHWISE_CONV_2D",
-    "ADD",
-    "CONCATENATION",
-    "MEAN",
-    "RESIZE_BILINEAR",
-)
-_FLOAT_KERNELS = (
-    *_INT16_KERNELS,
-    *("SUB", "MUL", "MINIMUM", "MAXIMUM", "RELU", "RELU6", "AVERAGE_POOL_2D", "MAX_POOL_2D"),
-    *("SOFTMAX", "LOGISTIC", "HARD_SWISH", "LEAKY_RELU", "PRELU", "TRANSPOSE_CONV"),
-)
-_CONVOLUTIONS = {"CONV_2D": (1, 2), "DEPTHWISE_CONV_2D": (1, 2), "TRANSPOSE_CONV": (1, 3)}
-"""Which of an operator's inputs are its kernel and its bias."""
-_ONE_SCALE = ("CONCATENATION", "RESIZE_BILINEAR")
-"""Their integer kernels want one scale for inputs and output."""
 _LARGEST_INT16 = 32767
-_INT16_VERSIONS = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 5, "MEAN": 3, "QUANTIZE": 2}
-"""Versions of operators whose kernels take 16 bits, from the runtime's register."""
-_OPERATORS = {
-    value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
-}
 
 
 class Precision(enum.Enum):
@@ -70,11 +49,10 @@ def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
     Raises:
         ValueError: a layer that the file does not compute alone, with the names nearest to it.
     """
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph = model.subgraphs[0]
+    editor = Editor(content)
     positions: dict[str, int] = {}
-    for position, operator in enumerate(graph.operators):
-        for token in graph.tensors[operator.outputs[0]].name.decode().split(";"):
+    for position, operator in enumerate(editor.operators()):
+        for token in editor.name(operator.outputs[0]).split(";"):
             for part in token.split("/"):
                 positions.setdefault(part.removeprefix(WRAPPER_PREFIX), position)
     for name in names:
@@ -150,100 +128,75 @@ class _Rewriter:
     """One rewriting; `_versions` holds what each int8 tensor is also there as."""
 
     def __init__(self, content: bytes, wanted, weights):
-        self._size = len(content)
-        self._model = schema.ModelT.InitFromPackedBuf(content, 0)
-        self._graph = self._model.subgraphs[0]
+        self._editor = Editor(content)
         self._wanted, self._weights = wanted, weights
         self._versions: dict[tuple[int, str, float], int] = {}
         self._operators: list[schema.OperatorT] = []
 
     def run(self) -> bytes:
-        for position, operator in enumerate(list(self._graph.operators)):
+        for position, operator in enumerate(self._editor.operators()):
             precision = self._wanted.get(position)
             if precision is None:
                 self._operators.append(operator)
             else:
                 self._raise(position, operator, precision)
-        self._graph.operators = self._operators
-        self._drop_unread()
-        return pack(self._model, self._size)
+        self._editor.graph.operators = self._operators
+        self._editor.drop_unread_operators()
+        return self._editor.to_bytes()
 
     def _raise(self, position: int, operator, precision: Precision) -> None:
-        kind = self._kind(operator)
-        name = self._tensor(operator.outputs[0]).name.decode()
-        kernels = _INT16_KERNELS if precision is Precision.INT16X8 else _FLOAT_KERNELS
-        if kind not in kernels:
-            raise ValueError(
-                f"operator {position} ({kind} {name!r}) has no {precision.value} form here; "
-                f"there is one for {', '.join(kernels)}"
-            )
-        if self._tensor(operator.outputs[0]).type != schema.TensorType.INT8:
-            raise ValueError(f"operator {position} ({kind} {name!r}) is not int8; leave it out")
+        kind = self._editor.kind(operator)
+        self._check(position, operator, kind, precision)
+        row = traits(kind)
         old_output = int(operator.outputs[0])
         is_float = precision is Precision.FLOAT32
         scale = 0.0 if is_float else self._int16_scale(old_output)
         output = self._new_version(old_output, precision, scale)
         inputs = []
         for index in (int(i) for i in operator.inputs):
-            if index < 0 or self._is_constant(index):
-                if index >= 0 and not is_float and kind not in _CONVOLUTIONS:
-                    self._refuse_int8_constant(position, kind, name, index)
+            if index == LEFT_OUT or self._editor.is_constant(index):
                 inputs.append(self._float_constant(index) if is_float else index)
             elif is_float:
                 inputs.append(self._version(index, precision, 0.0))
             else:
-                shared = scale if kind in _ONE_SCALE else self._int16_scale(index)
+                shared = scale if row.same_scale else self._int16_scale(index)
                 inputs.append(self._version(index, precision, shared))
         operator.inputs, operator.outputs = inputs, [output]
-        if kind in _CONVOLUTIONS:
-            self._replace_weights(position, operator, precision, *_CONVOLUTIONS[kind])
+        if row.is_convolution:
+            self._replace_weights(position, operator, precision, row)
         if kind == "ADD" and operator.builtinOptions is not None:
             operator.builtinOptions.potScaleInt16 = False
         if not is_float:
-            number = _code(kind)
-            operator.opcodeIndex = self._opcode(number, _INT16_VERSIONS.get(kind, 2))
+            operator.opcodeIndex = self._editor.opcode(kind, row.int16_version or 1)
         self._operators.append(operator)
         self._convert(output, old_output)  # for those that read 8 bits; dropped where none does
 
-    def _kind(self, operator) -> str:
-        code = self._model.operatorCodes[operator.opcodeIndex]
-        number = max(code.builtinCode, code.deprecatedBuiltinCode)
-        return _OPERATORS.get(number, f"operator {number}")
-
-    def _tensor(self, index: int):
-        return self._graph.tensors[index]
-
-    def _is_constant(self, index: int) -> bool:
-        data = self._model.buffers[self._tensor(index).buffer].data
-        return data is not None and len(data) > 0
-
-    def _refuse_int8_constant(self, position: int, kind: str, name: str, index: int) -> None:
-        if self._tensor(index).type == schema.TensorType.INT8:
+    def _check(self, position: int, operator, kind: str, precision: Precision) -> None:
+        """Raises ValueError for an operator that cannot be computed in that precision."""
+        where = f"operator {position} ({kind} {self._editor.name(operator.outputs[0])!r})"
+        known = _with_kernel(precision)
+        if kind not in known:
             raise ValueError(
-                f"operator {position} ({kind} {name!r}) has an int8 constant, which has no 16-bit "
-                "form here; leave it out"
+                f"{where} has no {precision.value} form here; there is one for {', '.join(known)}"
             )
+        if self._editor.tensor(operator.outputs[0]).type != schema.TensorType.INT8:
+            raise ValueError(f"{where} is not int8; leave it out")
+        if precision is Precision.INT16X8 and not traits(kind).is_convolution:
+            stored = [i for i in operator.inputs if i != LEFT_OUT and self._editor.is_constant(i)]
+            if any(self._editor.tensor(i).type == schema.TensorType.INT8 for i in stored):
+                raise ValueError(
+                    f"{where} has an int8 constant, which has no 16-bit form here; leave it out"
+                )
 
     def _float_constant(self, index: int) -> int:
         """An int8 constant as float32; sizes and axes, and what is left out, stay."""
-        if index < 0 or self._tensor(index).type != schema.TensorType.INT8:
+        if index == LEFT_OUT or self._editor.tensor(index).type != schema.TensorType.INT8:
             return index
-        old = self._tensor(index)
-        steps = np.frombuffer(bytes(self._model.buffers[old.buffer].data), np.int8)
-        steps = steps.reshape([int(size) for size in old.shape]).astype(np.float64)
-        scale, zero_point = (
-            np.asarray(values, np.float64)
-            for values in (old.quantization.scale, old.quantization.zeroPoint)
-        )
-        along = [1] * steps.ndim
-        if len(scale) > 1:
-            along[old.quantization.quantizedDimension] = -1
-        real = scale.reshape(along) * (steps - zero_point.reshape(along))
-        return self._constant(index, real.astype("<f4"), schema.TensorType.FLOAT32)
+        return self._constant(index, self._editor.real_constant(index).astype("<f4"))
 
     def _int16_scale(self, index: int) -> float:
         """Symmetric, over what the tensor's 8 bits reach."""
-        quantization = self._tensor(index).quantization
+        quantization = self._editor.tensor(index).quantization
         scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
         return scale * max(127 - zero_point, zero_point + 128) / _LARGEST_INT16
 
@@ -260,124 +213,71 @@ class _Rewriter:
         return self._versions[key]
 
     def _new_version(self, index: int, precision: Precision, scale: float) -> int:
-        old = self._tensor(index)
-        new = schema.TensorT()
-        new.shape, new.shapeSignature = old.shape, old.shapeSignature
-        new.name = old.name + f"_{precision.value}".encode()
-        new.buffer = 0
-        if precision is Precision.FLOAT32:
-            new.type = schema.TensorType.FLOAT32
-        else:
-            new.type = schema.TensorType.INT16
-            new.quantization = _symmetric(scale)
-        self._graph.tensors.append(new)
-        made = len(self._graph.tensors) - 1
+        old = self._editor.tensor(index)
+        is_float = precision is Precision.FLOAT32
+        made = self._editor.add_tensor(
+            f"{self._editor.name(index)}_{precision.value}",
+            old.shape,
+            schema.TensorType.FLOAT32 if is_float else schema.TensorType.INT16,
+            quantization=None if is_float else symmetric(scale),
+            shape_signature=old.shapeSignature,
+        )
         self._versions[(index, precision.value, scale)] = made
         return made
 
     def _convert(self, source: int, target: int) -> None:
-        to_float = self._tensor(target).type == schema.TensorType.FLOAT32
-        kind = "DEQUANTIZE" if to_float else "QUANTIZE"
-        sixteen = schema.TensorType.INT16 in (self._tensor(source).type, self._tensor(target).type)
-        operator = schema.OperatorT()
-        operator.opcodeIndex = self._opcode(_code(kind), 2 if sixteen or to_float else 1)
-        operator.inputs, operator.outputs = [source], [target]
+        types = [self._editor.tensor(index).type for index in (source, target)]
+        kind = "DEQUANTIZE" if types[1] == schema.TensorType.FLOAT32 else "QUANTIZE"
+        row = traits(kind)
+        version = row.int16_version if schema.TensorType.INT16 in types else row.version
+        operator = self._editor.new_operator(kind, [source], [target], version=version)
         self._operators.append(operator)
 
-    def _opcode(self, number: int, version: int) -> int:
-        for index, code in enumerate(self._model.operatorCodes):
-            known = max(code.builtinCode, code.deprecatedBuiltinCode)
-            if known == number and code.version >= version:
-                return index
-        code = schema.OperatorCodeT()
-        code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
-        code.version = version
-        self._model.operatorCodes.append(code)
-        return len(self._model.operatorCodes) - 1
-
     def _replace_weights(
-        self, position: int, operator, precision: Precision, kernel_at: int, bias_at: int
+        self, position: int, operator, precision: Precision, row: OperatorTraits
     ) -> None:
-        kernel = operator.inputs[kernel_at]
-        bias = operator.inputs[bias_at] if bias_at < len(operator.inputs) else -1
+        kernel = operator.inputs[row.weights]
+        bias = operator.inputs[row.bias] if row.bias < len(operator.inputs) else LEFT_OUT
         if precision is Precision.INT16X8:
-            if bias >= 0:
-                scales = self._tensor(operator.inputs[0]).quantization.scale[0] * np.asarray(
-                    self._tensor(kernel).quantization.scale, np.float64
+            if bias != LEFT_OUT:
+                data = self._editor.tensor(operator.inputs[row.data])
+                weights = self._editor.tensor(kernel)
+                scales = data.quantization.scale[0] * np.asarray(
+                    weights.quantization.scale, np.float64
                 )
-                operator.inputs[bias_at] = self._int64_bias(bias, scales)
+                operator.inputs[row.bias] = self._int64_bias(bias, scales)
             return
         if position not in self._weights:
             raise ValueError(f"operator {position}: its float weights are not known")
         values, offsets = self._weights[position]
-        if tuple(self._tensor(kernel).shape) != values.shape:
+        stored_shape = tuple(self._editor.tensor(kernel).shape)
+        if stored_shape != values.shape:
             raise ValueError(
-                f"operator {position} has a kernel of shape {list(self._tensor(kernel).shape)}, "
+                f"operator {position} has a kernel of shape {list(stored_shape)}, "
                 f"the float network one of {list(values.shape)}"
             )
-        operator.inputs[kernel_at] = self._constant(
-            kernel, values.astype("<f4"), schema.TensorType.FLOAT32
-        )
-        if bias >= 0:
+        operator.inputs[row.weights] = self._constant(kernel, values.astype("<f4"))
+        if bias != LEFT_OUT:
             if offsets is None:  # the converter made one of zeros
-                offsets = np.zeros(int(self._tensor(bias).shape[0]))
-            operator.inputs[bias_at] = self._constant(
-                bias, offsets.astype("<f4"), schema.TensorType.FLOAT32
-            )
+                offsets = np.zeros(int(self._editor.tensor(bias).shape[0]))
+            operator.inputs[row.bias] = self._constant(bias, offsets.astype("<f4"))
 
     def _int64_bias(self, bias: int, scales: np.ndarray) -> int:
-        old = self._tensor(bias)
-        stored = np.frombuffer(bytes(self._model.buffers[old.buffer].data), "<i4")
-        real = stored * np.asarray(old.quantization.scale, np.float64)
-        steps = np.rint(real / scales).astype("<i8")
-        made = self._constant(bias, steps, schema.TensorType.INT64)
-        self._tensor(made).quantization = _symmetric(scales)
-        return made
+        steps = np.rint(self._editor.real_constant(bias) / scales).astype("<i8")
+        return self._constant(bias, steps, symmetric(scales))
 
-    def _constant(self, like: int, values: np.ndarray, kind: int) -> int:
-        old = self._tensor(like)
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-        self._model.buffers.append(buffer)
-        new = schema.TensorT()
-        new.shape, new.name, new.type = old.shape, old.name + b"_raised", kind
-        new.buffer = len(self._model.buffers) - 1
-        self._graph.tensors.append(new)
-        return len(self._graph.tensors) - 1
-
-    def _drop_unread(self) -> None:
-        """Removes conversions back to 8 bits that nobody reads."""
-        while True:
-            read = {int(i) for operator in self._operators for i in operator.inputs}
-            read |= {int(i) for i in self._graph.outputs}
-            kept = [op for op in self._operators if any(int(i) in read for i in op.outputs)]
-            if len(kept) == len(self._operators):
-                break
-            self._operators[:] = kept
-        self._drop_unused_buffers()
-
-    def _drop_unused_buffers(self) -> None:
-        """Empties the buffers of weights that were replaced."""
-        used = {
-            int(i) for operator in self._operators for i in (*operator.inputs, *operator.outputs)
-        }
-        used |= {int(i) for i in (*self._graph.inputs, *self._graph.outputs)}
-        needed = {self._tensor(index).buffer for index in used if index >= 0}
-        needed |= {entry.buffer for entry in self._model.metadata or []}
-        for index, tensor in enumerate(self._graph.tensors):
-            if index not in used:
-                tensor.buffer = 0
-        for index, buffer in enumerate(self._model.buffers):
-            if index not in needed:
-                buffer.data = None
+    def _constant(self, like: int, values: np.ndarray, quantization=None) -> int:
+        return self._editor.add_constant(
+            f"{self._editor.name(like)}_raised",
+            values,
+            quantization=quantization,
+            shape=self._editor.tensor(like).shape,
+        )
 
 
-def _symmetric(scale) -> schema.QuantizationParametersT:
-    quantization = schema.QuantizationParametersT()
-    quantization.scale = np.atleast_1d(np.asarray(scale, np.float32))
-    quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)
-    return quantization
-
-
-def _code(kind: str) -> int:
-    return getattr(schema.BuiltinOperator, kind)
+def _with_kernel(precision: Precision) -> list[str]:
+    """Operators that can be computed in a precision inside an int8 file."""
+    if precision is Precision.INT16X8:
+        conversions = ("QUANTIZE", "DEQUANTIZE")
+        return [k for k, row in OPERATORS.items() if row.int16_version and k not in conversions]
+    return [kind for kind, row in OPERATORS.items() if row.float_kernel]

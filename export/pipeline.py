@@ -24,7 +24,7 @@ from export.freeze import freeze_model, write_saved_model
 from export.mixed_precision import raise_layers
 from export.source import Source
 from export.variants import RULES, FileSpec, Target, Variant
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
 SAVED_MODELS = {Phase.FLOAT: "saved_model", Phase.QUANTIZED: "saved_model_qat"}

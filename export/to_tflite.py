@@ -280,7 +280,7 @@ def _for_edgetpu(variants, heads):
 
 
 def _tell_target(target: Target, paths) -> None:
-    from tflite_tools.graph import read_graph  # noqa: PLC0415
+    from tflite_tools.flatbuffer.graph import read_graph  # noqa: PLC0415
     from tflite_tools.targets.registry import check_target  # noqa: PLC0415
 
     for path in paths:

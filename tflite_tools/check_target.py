@@ -15,7 +15,7 @@ import sys
 from absl import flags
 
 from deeplab_tf import atomic_file, command
-from tflite_tools.graph import read_checked_graph
+from tflite_tools.flatbuffer.graph import read_checked_graph
 from tflite_tools.targets import report
 from tflite_tools.targets.registry import TARGETS, check_target
 

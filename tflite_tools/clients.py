@@ -15,7 +15,7 @@ import numpy as np
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import read_contract
-from tflite_tools.graph import Graph, Tensor, read_graph
+from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata
 

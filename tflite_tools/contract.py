@@ -9,7 +9,7 @@ import numpy as np
 from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
 from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.graph import Graph, Tensor, read_graph
+from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata

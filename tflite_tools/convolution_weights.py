@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tflite_tools.graph import Graph
+from tflite_tools.flatbuffer.graph import Graph
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import functools
 
 import numpy as np
 
+from deeplab_tf.graph.executor import Executor
 from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.models.walk import walk
 from deeplab_tf.quantization.calibration_photos import usable
 from deeplab_tf.quantization.empty_pixels import PixelWeights, weights_of
 from deeplab_tf.quantization.equalization import Relu6, find_pairs
@@ -108,12 +108,12 @@ def _observe(description, arrays, names: set[str], batches, ignore_empty: bool):
     """(mean, standard deviation, smallest value) of each channel, float64 [channels]."""
     sums: dict[str, list] = {}
 
-    def add(value, weights: PixelWeights | None):
-        name = value.node.name
+    def add(node: Node, value, *, weights: PixelWeights | None) -> None:
+        name = node.name
         if name not in names:
             return
-        flat = np.asarray(value.linear, np.float64).reshape(-1, value.linear.shape[-1])
-        share = np.ones(len(flat)) if weights is None else weights.of(value.linear)
+        flat = np.asarray(value, np.float64).reshape(-1, value.shape[-1])
+        share = np.ones(len(flat)) if weights is None else weights.of(value)
         smallest = flat[share > 0].min(0, initial=np.inf)
         found = [share.sum(), share @ flat, share @ np.square(flat), smallest]
         if name in sums:
@@ -122,8 +122,9 @@ def _observe(description, arrays, names: set[str], batches, ignore_empty: bool):
             found[3] = np.minimum(old[3], smallest)
         sums[name] = found
 
+    executor = Executor(description, arrays)
     for batch, weights in zip(batches, weights_of(batches, ignore_empty), strict=True):
-        walk(description, arrays, batch, functools.partial(add, weights=weights))
+        executor.run(batch, functools.partial(add, weights=weights))
     return {
         name: (total / count, np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)), low)
         for name, (count, total, squares, low) in sums.items()

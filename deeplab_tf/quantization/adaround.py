@@ -18,16 +18,9 @@ import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import tensorflow as tf
 
-from deeplab_tf.models.imported import (
-    IDENTITY,
-    NetworkDescription,
-    Node,
-    build_imported,
-    cut_after,
-)
-from deeplab_tf.quantization.apply import short_name
+from deeplab_tf.graph.executor import Executor, rounding_of
+from deeplab_tf.models.imported import NetworkDescription, Node, cut_after
 from deeplab_tf.quantization.empty_pixels import weights_of
 from deeplab_tf.quantization.kernels import (
     WITH_KERNEL,
@@ -136,7 +129,10 @@ def learn_rounding(
     rounded = {key: np.asarray(value, np.float32) for key, value in arrays.items()}
     rounded |= {kernel_key(grid.node): grid.kernel(grid.nearest) for grid in grids.values()}
 
-    exact, quantized = _Walk(reached, arrays, photos, {}), _Walk(reached, rounded, photos, ranges)
+    size = photos[0].shape[1:3] if photos[0].ndim == 4 else None
+    exact = Executor(reached, arrays, size=size).start(photos)
+    executor = Executor(reached, rounded, size=size, rounding=rounding_of(ranges))
+    quantized = executor.start(photos)
     schedule, report = Schedule.of(options), []
     pixel_weights = weights_of(photos, ignore_empty)
     for index, node in enumerate(reached.nodes):
@@ -147,13 +143,13 @@ def learn_rounding(
         if node.name in grids and node.name not in left:
             grid = grids[node.name]
             random = np.random.default_rng((options.seed, index))
-            read, given = quantized.read_by(node), exact.values[node.name]
+            read, given = quantized.values(node.inputs[0]), exact.values(node.name)
             sample = draw_sample(grid, read, given, options, random, pixel_weights)
             function = activation_behind(reached, node, arrays)
             problem = pose_problem(grid, sample, arrays, function, options.batch_pixels)
             steps, errors = solve_layer(problem, sample, grid, schedule)
             rounded[kernel_key(node)] = grid.kernel(steps)
-            quantized.replace_kernel(node, rounded[kernel_key(node)])
+            executor.set_weight(kernel_key(node), rounded[kernel_key(node)])
             changed = int((steps != grid.nearest).sum())
             seconds = time.perf_counter() - started
             report.append(LayerRounding(node.name, *errors, changed, steps.size, seconds))
@@ -202,59 +198,3 @@ def _why_not(reached: NetworkDescription, node: Node) -> str:
     if node.attributes.get("data_format") == "channels_first":
         return "its channels come first"
     return ""
-
-
-class _Walk:
-    """A network that computes node by node and forgets what no later node reads.
-
-    Attributes:
-        values: {node or input: one tensor a batch}.
-    """
-
-    def __init__(self, description: NetworkDescription, arrays, photos: list[np.ndarray], ranges):
-        size = photos[0].shape[1:3] if photos[0].ndim == 4 else ()
-        self._model = build_imported(description, *size)
-        for layer in self._model.layers:
-            layer.set_weights([_array_of(layer, variable, arrays) for variable in layer.weights])
-        self._ranges = ranges
-        self._last_reader = {name: node.name for node in description.nodes for name in node.inputs}
-        image = description.input_name
-        self.values = {image: [self._rounded(image, tf.constant(batch)) for batch in photos]}
-
-    def read_by(self, node: Node) -> list[tf.Tensor]:
-        return self.values[node.inputs[0]]
-
-    def replace_kernel(self, node: Node, kernel: np.ndarray) -> None:
-        name = kernel_key(node).rpartition("/")[2]
-        getattr(self._model.get_layer(node.name), name).assign(kernel)
-
-    def step(self, node: Node) -> None:
-        """Computes a node's value from those of its inputs."""
-        done = [name for name in set(node.inputs) if self._last_reader[name] == node.name]
-        self.values[node.name] = []
-        for index in range(len(self.values[node.inputs[0]])):
-            inputs = [self.values[name][index] for name in node.inputs]
-            self.values[node.name].append(self._rounded(node.name, self._applied(node, inputs)))
-            for name in done:  # batch by batch: a whole feature map beside the next is too much
-                self.values[name][index] = None
-        for name in done:
-            del self.values[name]
-
-    def _applied(self, node: Node, inputs: list[tf.Tensor]) -> tf.Tensor:
-        value = inputs if len(inputs) > 1 else inputs[0]
-        return value if node.kind == IDENTITY else self._model.get_layer(node.name)(value)
-
-    def _rounded(self, name: str, value: tf.Tensor) -> tf.Tensor:
-        if name not in self._ranges:
-            return value
-        low, high = self._ranges[name]
-        return tf.quantization.fake_quant_with_min_max_vars(value, low, high, num_bits=8)
-
-
-def _array_of(layer, variable, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    key = f"{layer.name}/{short_name(variable)}"
-    value = arrays.get(key)
-    if value is None or value.shape != tuple(variable.shape):
-        found = "nothing" if value is None else f"shape {value.shape}"
-        raise ValueError(f"{key} needs shape {tuple(variable.shape)}, found {found}")
-    return value

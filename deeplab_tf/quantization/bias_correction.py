@@ -8,13 +8,14 @@ Nagel et al. 2019, arXiv:1906.04721, section 4.2: with W~ = W + e, E[W~ x] - E[W
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.graph.executor import Executor, rounding_of
 from deeplab_tf.models.imported import IDENTITY, RESIZE, NetworkDescription, Node
-from deeplab_tf.models.walk import compute, walk
 from deeplab_tf.quantization.calibration_photos import usable
 from deeplab_tf.quantization.empty_pixels import PixelWeights, weights_of
 from deeplab_tf.quantization.kernels import (
@@ -63,13 +64,6 @@ def quantize_kernel(node: Node, kernel: np.ndarray, per_channel: bool = True) ->
     return (steps * scale).astype(np.float32)
 
 
-def quantize_activation(value, low: float, high: float):
-    """Rounded to 256 steps of a range that is moved so that 0 is one of them."""
-    if high <= low:
-        return value
-    return tf.quantization.fake_quant_with_min_max_args(value, low, high)
-
-
 def correct_empirically(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
@@ -101,33 +95,30 @@ def correct_empirically(
     photos = np.concatenate(usable(batches))
     (pixel_weights,) = weights_of([photos], ignore_empty)
     arrays = dict(arrays)
+    rounded = arrays | {
+        kernel_key(node): quantize_kernel(node, arrays[kernel_key(node)], per_channel)
+        for node in description.nodes
+        if node.kind in WITH_KERNEL and node.name not in kept_float
+    }
+    exact = Executor(description, arrays if reference is None else reference).start([photos])
+    quantized = Executor(description, rounded, rounding=rounding_of(ranges)).start([photos])
     corrections: dict[str, np.ndarray] = {}
+
+    def correct(node: Node, values: list) -> list:
+        """Shifts what a layer gives, and its bias, to the float layer's mean."""
+        shift = _mean(exact.value(node.name, 0) - values[0], pixel_weights)
+        corrections[node.name] = shift
+        arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
+        return [values[0] + tf.constant(shift, tf.float32)]
+
     left: list[str] = []
-    quantized = {description.input_name: tf.convert_to_tensor(photos)}
-    last_reader = {name: node.name for node in description.nodes for name in node.inputs}
-
-    def visit(value):
-        node = value.node
-        weights = dict(arrays)
-        if node.kind in WITH_KERNEL and node.name not in kept_float:
-            weights[kernel_key(node)] = quantize_kernel(node, arrays[kernel_key(node)], per_channel)
-        found = compute(node, [quantized[name] for name in node.inputs], weights)
-        if node.kind in WITH_KERNEL:
-            if bias_key(node) in arrays:
-                shift = _mean(value.linear - found, pixel_weights)
-                corrections[node.name] = shift
-                arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
-                found = found + tf.constant(shift, tf.float32)
-            else:
-                left.append(f"{node.name}: has no bias")
-        if node.name in ranges:
-            found = quantize_activation(found, *ranges[node.name])
-        quantized[node.name] = found
-        for name in set(node.inputs):
-            if last_reader[name] == node.name:
-                del quantized[name]
-
-    walk(description, dict(arrays if reference is None else reference), photos, visit)
+    for node in description.nodes:
+        exact.step(node)
+        has_bias = bias_key(node) in arrays
+        if node.kind in WITH_KERNEL and not has_bias:
+            left.append(f"{node.name}: has no bias")
+        corrected = node.kind in WITH_KERNEL and has_bias
+        quantized.step(node, functools.partial(correct, node) if corrected else None)
     return BiasCorrection(arrays, corrections, tuple(left))
 
 

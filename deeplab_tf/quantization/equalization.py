@@ -16,8 +16,8 @@ import enum
 import numpy as np
 
 from deeplab_tf.data.decibels import snr_db
+from deeplab_tf.graph.executor import Executor
 from deeplab_tf.models.imported import IDENTITY, NetworkDescription, Node
-from deeplab_tf.models.walk import walk
 from deeplab_tf.quantization.kernels import (
     WITH_KERNEL,
     along_inputs,
@@ -214,8 +214,9 @@ def measure_replacement(before, behind, batches: list[np.ndarray]) -> Replacemen
     """
     signal = noise = 0.0
     equal = []
+    executors = [Executor(*network) for network in (before, behind)]
     for batch in batches:
-        expected, found = (np.asarray(walk(*network, batch)) for network in (before, behind))
+        expected, found = (np.asarray(executor.run(batch)) for executor in executors)
         signal += float(np.square(expected, dtype=np.float64).sum())
         noise += float(np.square(expected - found, dtype=np.float64).sum())
         equal.append((expected.argmax(-1) == found.argmax(-1)).ravel())

@@ -11,8 +11,8 @@ import functools
 import numpy as np
 from absl import logging
 
-from deeplab_tf.models.imported import NetworkDescription
-from deeplab_tf.models.walk import walk
+from deeplab_tf.graph.executor import Executor
+from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.quantization.empty_pixels import PixelWeights, weights_of
 
 NUM_BINS = 2048
@@ -91,30 +91,32 @@ def observe(
 
     every = weights_of(batches, ignore_empty)
 
-    def widen(value, weights):
-        if value.node.name in watched:
-            found = _counting(value.linear, weights)[0]
-            low, high = ends[value.node.name]
-            ends[value.node.name] = (
+    executor = Executor(description, arrays)
+
+    def widen(node: Node, value, *, weights) -> None:
+        if node.name in watched:
+            found = _counting(value, weights)[0]
+            low, high = ends[node.name]
+            ends[node.name] = (
                 min(low, float(found.min(initial=np.inf))),
                 max(high, float(found.max(initial=-np.inf))),
             )
 
     for batch, weights in zip(batches, every, strict=True):
-        walk(description, arrays, batch, functools.partial(widen, weights=weights))
+        executor.run(batch, functools.partial(widen, weights=weights))
     for name, (low, high) in ends.items():
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError(f"{name} gives NaN or infinity on the calibration images")
     found = {name: Histogram(low, high, np.zeros(NUM_BINS)) for name, (low, high) in ends.items()}
 
-    def count(value, weights):
-        histogram = found.get(value.node.name)
+    def count(node: Node, value, *, weights) -> None:
+        histogram = found.get(node.name)
         if histogram is not None:
-            values, shares = _counting(value.linear, weights)
+            values, shares = _counting(value, weights)
             histogram.counts += _bin_counts(values, histogram.low, histogram.high, shares)
 
     for batch, weights in zip(batches, every, strict=True):
-        walk(description, arrays, batch, functools.partial(count, weights=weights))
+        executor.run(batch, functools.partial(count, weights=weights))
     _warn_of_silence(found)
     return found
 

@@ -10,15 +10,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 
 from deeplab_tf.data import confusion
 from deeplab_tf.data.decibels import snr_db
+from deeplab_tf.graph.executor import Executor, quantize_activation
 from deeplab_tf.models.imported import HIDDEN_LINEAR, NetworkDescription, build_imported
 from deeplab_tf.models.resize import Alignment, resize_bilinear
 from deeplab_tf.quantization import scheme
-from deeplab_tf.quantization.apply import short_name
-from deeplab_tf.quantization.bias_correction import quantize_activation, quantize_kernel
+from deeplab_tf.quantization.bias_correction import quantize_kernel
 from deeplab_tf.quantization.kernels import WITH_KERNEL, kernel_key
 
 
@@ -121,27 +120,12 @@ def units_named(units: Sequence[Unit], names: Sequence[str]) -> list[Unit]:
     return [of_node[name] for name in names]
 
 
-class _Switched(keras.layers.Wrapper):
-    """A layer whose output is rounded to a range while `on`."""
-
-    def __init__(self, layer, ends: tuple[float, float] | None):
-        super().__init__(layer, name=f"switched_{layer.name}")
-        self._ends = ends
-        self.on = tf.Variable(False, trainable=False, name="on")
-
-    def call(self, inputs):
-        value = self.layer(inputs)
-        if self._ends is None:
-            return value
-        low, high = self._ends
-        return tf.cond(self.on, lambda: quantize_activation(value, low, high), lambda: value)
-
-
 class SwitchedNetwork:
     """A float network, any of whose units can be made integer and float again.
 
     Attributes:
         units: in the order of execution.
+        executor: that computes it.
     """
 
     def __init__(
@@ -158,20 +142,20 @@ class SwitchedNetwork:
             per_channel: one weight scale a channel, or one a kernel.
         """
         self.units = find_units(description, arrays)
-        source = build_imported(description)
-        self._layers: dict[str, _Switched] = {}
-
-        def switched(layer):
-            copy = type(layer).from_config(layer.get_config())
-            self._layers[layer.name] = _Switched(copy, ranges.get(layer.name))
-            return self._layers[layer.name]
-
-        self.model = keras.models.clone_model(source, clone_function=switched)
-        for name, layer in self._layers.items():
-            inner = layer.layer
-            inner.set_weights([arrays[f"{name}/{short_name(v)}"] for v in inner.weights])
+        self._on = {
+            name: tf.Variable(False, trainable=False)
+            for unit in self.units
+            for name in unit.layers
+            if name in ranges
+        }
+        self.executor = Executor(
+            description,
+            arrays,
+            rounding={name: _switched(on, *ranges[name]) for name, on in self._on.items()},
+        )
         self._kernels = {
             node.name: (
+                node,
                 arrays[kernel_key(node)],
                 quantize_kernel(node, arrays[kernel_key(node)], per_channel),
             )
@@ -190,14 +174,22 @@ class SwitchedNetwork:
             wanted = unit.name in names
             rounded = wanted or any(reader in names for reader in self._readers[unit.name])
             for name in unit.layers:
-                self._layers[name].on.assign(rounded)
+                if name in self._on:
+                    self._on[name].assign(rounded)
             first = unit.layers[0]
             if first in self._kernels and wanted != (unit.name in self._integer):
-                inner = self._layers[first].layer
-                kernel = getattr(inner, "depthwise_kernel", None)
-                kernel = inner.kernel if kernel is None else kernel
-                kernel.assign(self._kernels[first][wanted])
+                node, *kernels = self._kernels[first]
+                self.executor.set_weight(kernel_key(node), kernels[wanted])
         self._integer = set(names)
+
+
+def _switched(on: tf.Variable, low: float, high: float):
+    """Rounds to a range while a variable is True."""
+
+    def rounded(value):
+        return tf.cond(on, lambda: quantize_activation(value, low, high), lambda: value)
+
+    return rounded
 
 
 def _readers(description: NetworkDescription, units: list[Unit]) -> dict[str, set[str]]:
@@ -238,7 +230,7 @@ class Judge:
 
         @tf.function
         def predict(image):
-            logits = network.model(image, training=False)
+            logits = network.executor.run(image)
             full = resize_bilinear(logits, height, width, alignment)
             return logits, tf.argmax(full, -1, output_type=tf.int32)
 

@@ -12,7 +12,7 @@ import pytest
 from tests.zoo import CAMVID
 from tflite_tools.benchmarking.timing import BenchmarkOptions, _timing, benchmark
 from tflite_tools.contract import read_contract
-from tflite_tools.graph import parse_model
+from tflite_tools.flatbuffer.graph import parse_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INT8 = CAMVID / "int8.tflite"

@@ -7,9 +7,9 @@ import pytest
 
 from tflite_tools.benchmarking.ceiling import CHANNELS, SIDE, write_ceiling
 from tflite_tools.benchmarking.machine import describe_machine
-from tflite_tools.benchmarking.multiply_adds import is_integer, multiply_adds
 from tflite_tools.contract import read_contract
-from tflite_tools.graph import Graph, Operator, Tensor, read_graph
+from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_graph
+from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
 from tflite_tools.pool import InterpreterPool, Task
 
 # Not from tests.zoo: children import this module, and TensorFlow with it would cost seconds.

@@ -12,7 +12,7 @@ from tflite_tools.benchmarking.native import Event
 from tflite_tools.benchmarking.partitions import delegate_partitions, fits, match_kernels
 from tflite_tools.benchmarking.profile import layer_name, profile, side_by_side, summarize
 from tflite_tools.contract import read_contract
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.pool import InterpreterPool, Task
 
 # Not from tests.zoo: children import this module, and TensorFlow with it would cost seconds.

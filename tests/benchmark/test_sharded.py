@@ -15,7 +15,7 @@ from PIL import Image
 from deeplab_tf.data.registry import open_dataset
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, evaluate
-from tflite_tools.graph import parse_model
+from tflite_tools.flatbuffer.graph import parse_model
 
 pytest.importorskip("apache_beam", reason="the extra `beam` (Apache Beam) is not installed")
 

@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.zoo import CAMVID, ZOO
 from tflite_tools.clients import Client, check_file
 from tflite_tools.contract import read_contract
-from tflite_tools.graph import FILE_IDENTIFIER, parse_model, read_graph
+from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, parse_model, read_graph
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.description import describe
 

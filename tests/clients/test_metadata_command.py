@@ -13,7 +13,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from tests.diagnosis.surgery import twin_bytes
 from tests.zoo import CAMVID, ZOO
 from tflite_tools.contract import class_count, read_contract
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.manifest import read_manifest, sha256_of
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.addition import AddOptions, add_metadata, read_labels

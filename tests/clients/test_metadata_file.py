@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tests.zoo import CAMVID, ZOO, pixels
 from tflite_tools.contract import read_contract
-from tflite_tools.graph import parse_model, read_graph
+from tflite_tools.flatbuffer.graph import parse_model, read_graph
 from tflite_tools.metadata import codec, model_file, packing
 from tflite_tools.metadata.description import describe
 from tflite_tools.metadata.schema import SEGMENTER_IDENTIFIER

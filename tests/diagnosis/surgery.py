@@ -11,7 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.zoo import CAMVID
-from tflite_tools.graph import parse_model
+from tflite_tools.flatbuffer.graph import parse_model
 from tflite_tools.manifest import sha256_of
 
 INT8 = CAMVID / "int8.tflite"

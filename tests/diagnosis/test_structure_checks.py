@@ -30,7 +30,7 @@ from tflite_tools.diagnosis.diagnosis import diagnose
 from tflite_tools.diagnosis.finding import Severity
 from tflite_tools.diagnosis.observation import Effort
 from tflite_tools.diagnosis.pairing import layer_key, pair_tensors
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata
 

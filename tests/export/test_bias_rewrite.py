@@ -23,13 +23,12 @@ from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.data.synthetic import SyntheticDataset
-from export.bias_bytes import rewrite_biases
 from export.bias_plan import BiasCorrectionPlan
-from export.bias_rewrite import correct_biases
+from export.bias_rewrite import correct_biases, rewrite_biases
 from export.calibration import choose_samples
-from export.shrink import share_equal_vectors
 from tests.zoo import CAMVID
-from tflite_tools.graph import FILE_IDENTIFIER, read_graph
+from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
+from tflite_tools.flatbuffer.pack import share_equal_vectors
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
 from tflite_tools.to_keras.file_runner import FileRunner
 from tflite_tools.to_keras.rules import RULES

@@ -11,7 +11,7 @@ from export.pipeline import export_files
 from export.variants import FileSpec, Head, IoDtype, Target, Variant
 from tests.export.conftest import TrainedSource, make_plan
 from tests.zoo import scenes
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.targets.registry import check_target
 
 SPEC = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.UINT8, IoDtype.UINT8)

@@ -31,12 +31,12 @@ from export.calibration import calibrate, choose_samples
 from export.convert import Conversion, ConverterProcess, convert
 from export.head import apply_head
 from export.pipeline import export_files
-from export.shrink import BUFFER_ALIGNMENT, share_equal_vectors
 from export.variants import FileSpec, Head, IoDtype, Variant, plan_files
 from tests.export.conftest import TrainedSource, make_plan
 from tests.zoo import CAMVID, LIVE_SIZE, ZOO, pixels, trained_float_model
 from tflite_tools.contract import read_contract
-from tflite_tools.graph import parse_model, read_graph
+from tflite_tools.flatbuffer.graph import parse_model, read_graph
+from tflite_tools.flatbuffer.pack import BUFFER_ALIGNMENT, share_equal_vectors
 from tflite_tools.manifest import read_manifest
 from tflite_tools.runner import ModelRunner
 

@@ -16,7 +16,7 @@ from export.convert import Conversion, convert
 from export.mixed_precision import Precision, find_layers, raise_layers, raise_precision
 from export.variants import FileSpec, Head, IoDtype, Variant
 from tests.zoo import scenes, trained_float_model
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 
 INPUT_RANGE = (-1.0, 127 / 128)
 FLOAT_LAYERS = ("Conv1", "expanded_conv_depthwise", "block_16_depthwise", "logits")

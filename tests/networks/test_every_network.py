@@ -16,7 +16,7 @@ from export.source import RunSource
 from export.variants import Head, Variant, plan_files
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, evaluate
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.targets.registry import check_target
 
 SIZE = (64, 96)

@@ -8,9 +8,9 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
 
+from deeplab_tf.graph.executor import Executor
 from deeplab_tf.models.describe import describe
 from deeplab_tf.models.imported import NetworkDescription, Node, build_imported, cut_after
-from deeplab_tf.models.walk import walk
 from deeplab_tf.quantization import scheme
 from deeplab_tf.quantization.apply import quantize_aware
 from deeplab_tf.quantization.post_training import (
@@ -202,7 +202,7 @@ def test_activation_inside_a_layer_that_has_no_kind_of_its_own():
     description, arrays = describe(model)
     assert [node.name for node in description.nodes] == ["a_linear", "a", "b"]
     photo = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
-    np.testing.assert_allclose(walk(description, arrays, photo), model(photo), atol=1e-6)
+    np.testing.assert_allclose(Executor(description, arrays).run(photo), model(photo), atol=1e-6)
     # A file's own text still picks no function of Keras at will.
     with pytest.raises(ValueError, match="unknown activation 'deserialize'; known: sigmoid"):
         Node("x", "activation", ("c",), {"activation": "deserialize"})

@@ -15,7 +15,7 @@ from PIL import Image
 
 from deeplab_tf.data.registry import open_dataset
 from tests.zoo import CAMVID, ZOO
-from tflite_tools.graph import parse_model
+from tflite_tools.flatbuffer.graph import parse_model
 from tflite_tools.html_report.pictures import DIFFERENCE_COLORS, LOST, WON
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 
-from tflite_tools.graph import Graph, Operator, Quantization, Tensor
+from tflite_tools.flatbuffer.graph import Graph, Operator, Quantization, Tensor
 
 DTYPES = {
     "INT8": np.int8,

@@ -10,10 +10,10 @@ import pytest
 
 from tests.targets.graphs import single
 from tests.zoo import CAMVID
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.flatbuffer.multiply_adds import operator_multiply_adds
 from tflite_tools.manifest import manifest_path
 from tflite_tools.targets.registry import TARGETS, check_target
-from tflite_tools.targets.result import multiply_accumulates
 from tflite_tools.to_keras.importer import import_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def test_rows_count_every_operator_once():
 def test_multiply_accumulates_are_the_published_ones(shared_dir, name, millions):
     """Howard et al. 2017, arXiv:1704.04861, and Sandler et al. 2018, arXiv:1801.04381."""
     graph = read_graph(shared_dir / "models" / f"{name}.tflite")
-    total = sum(multiply_accumulates(graph, operator) for operator in graph.operators)
+    total = sum(operator_multiply_adds(graph, operator) for operator in graph.operators)
     assert total == pytest.approx(millions * 1e6, abs=1e6)  # published in whole millions
 
 

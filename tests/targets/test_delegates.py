@@ -5,7 +5,7 @@ import pytest
 
 from tests.targets.graphs import Builder, single
 from tests.zoo import CAMVID, ZOO
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.targets import gpu, nnapi
 from tflite_tools.targets.partition import delegated_parts, largest
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.targets.graphs import Builder, single
 from tests.zoo import CAMVID, ZOO
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.targets import edgetpu
 
 MODELS = (

@@ -7,9 +7,9 @@ import subprocess
 import pytest
 
 from tests.zoo import CAMVID, ZOO
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.flatbuffer.multiply_adds import operator_multiply_adds
 from tflite_tools.targets import ethosu
-from tflite_tools.targets.result import multiply_accumulates
 
 needs_vela = pytest.mark.skipif(
     importlib.util.find_spec("ethosu") is None, reason="Vela is not installed: the extra `vela`"
@@ -51,7 +51,7 @@ def test_estimates_are_the_summary_in_plain_units(small, zoo_graph):
     assert estimates["time_ms"] == pytest.approx(estimates["cycles"] / 500e6 * 1e3, rel=1e-3)
     assert estimates["flash_kib"] == pytest.approx(zoo_graph.size_bytes / 1024, rel=0.1)
     # Vela counts more: what pooling, resizing and adding cost on its arithmetic units.
-    ours = sum(multiply_accumulates(zoo_graph, operator) for operator in zoo_graph.operators)
+    ours = sum(operator_multiply_adds(zoo_graph, operator) for operator in zoo_graph.operators)
     assert ours <= estimates["macs"] < 1.1 * ours
 
 

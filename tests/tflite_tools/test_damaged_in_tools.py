@@ -21,7 +21,7 @@ from tflite_tools.diagnosis.case import open_case
 from tflite_tools.diagnosis.diagnosis import diagnose
 from tflite_tools.diagnosis.observation import Effort
 from tflite_tools.diagnosis.report import as_text
-from tflite_tools.graph import read_checked_graph
+from tflite_tools.flatbuffer.graph import read_checked_graph
 from tflite_tools.metadata import model_file, packing
 from tflite_tools.metadata.addition import AddOptions, add_metadata
 from tflite_tools.targets import report

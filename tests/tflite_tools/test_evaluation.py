@@ -19,7 +19,7 @@ from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.cross_entropy import cross_entropy_sum, dequantize
 from tflite_tools.evaluation import EvaluationOptions, evaluate
-from tflite_tools.graph import parse_model, read_graph
+from tflite_tools.flatbuffer.graph import parse_model, read_graph
 from tflite_tools.latency import measure_latency
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.prediction import OutputReader, argmax_channels

@@ -13,7 +13,7 @@ import tensorflow as tf
 from deeplab_tf.models.imported import NetworkDescription, build_imported
 from deeplab_tf.training.initialization import load_named
 from deeplab_tf.training.weights_file import read_weights
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.to_keras import convert as to_keras
 from tflite_tools.to_keras.contract import read_labels
 from tflite_tools.to_keras.importer import import_file, import_graph

@@ -10,7 +10,7 @@ import tf_keras as keras
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.deeplab import build_deeplab
 from deeplab_tf.models.imported import NetworkDescription, build_imported
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.to_keras.fidelity import measure, real_input
 from tflite_tools.to_keras.file_runner import FileRunner
 from tflite_tools.to_keras.importer import import_graph

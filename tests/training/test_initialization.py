@@ -21,7 +21,7 @@ from export import freeze
 from export.convert import Conversion, convert
 from export.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.convolution_weights import read_convolutions
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
 
 SMALL = ModelConfig(num_classes=3, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=16)
 

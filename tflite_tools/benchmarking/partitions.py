@@ -7,7 +7,7 @@ the file's operators by order and kind.
 """
 
 from tflite_tools.benchmarking.native import Event
-from tflite_tools.graph import Graph, Operator
+from tflite_tools.flatbuffer.graph import Graph, Operator
 
 _KERNELS = {
     "CONV_2D": ("Convolution", "Fully Connected"),

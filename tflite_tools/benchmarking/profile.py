@@ -10,11 +10,11 @@ import dataclasses
 
 import numpy as np
 
-from tflite_tools.benchmarking.multiply_adds import multiply_adds
 from tflite_tools.benchmarking.native import Event, ProfiledModel
 from tflite_tools.benchmarking.partitions import delegate_partitions, match_kernels
 from tflite_tools.contract import ModelContract
-from tflite_tools.graph import Graph, Operator, read_graph
+from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
+from tflite_tools.flatbuffer.multiply_adds import multiply_adds
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
 

@@ -10,10 +10,10 @@ import time
 import numpy as np
 
 from tflite_tools.benchmarking.ceiling import write_ceiling
-from tflite_tools.benchmarking.multiply_adds import is_integer, multiply_adds
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation import probe
-from tflite_tools.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
 

@@ -10,7 +10,7 @@ from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.finding import Finding, problem, some, warning
 from tflite_tools.diagnosis.layers import LayerStatistics, real_limits
 from tflite_tools.diagnosis.observation import Observations
-from tflite_tools.graph import Operator, Tensor
+from tflite_tools.flatbuffer.graph import Operator, Tensor
 
 _CLIPPED_PROBLEM = 0.005
 _CLIPPED_WARNING = 0.001

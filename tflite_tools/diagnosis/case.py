@@ -12,11 +12,11 @@ from tflite_tools.contract import (
     class_count,
     read_contract,
 )
-from tflite_tools.graph import Graph, Tensor, read_graph
+from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
+from tflite_tools.flatbuffer.operators import CONVOLUTIONS
 from tflite_tools.manifest import Manifest, read_manifest
 
 INTEGER_TYPES = ("INT8", "UINT8", "INT16")
-CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 
 
 @dataclasses.dataclass(frozen=True)

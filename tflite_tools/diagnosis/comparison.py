@@ -7,7 +7,7 @@ layer's inputs and its output does.
 from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.finding import Finding, problem, warning
 from tflite_tools.diagnosis.observation import Observations
-from tflite_tools.graph import Graph
+from tflite_tools.flatbuffer.graph import Graph
 
 _FALL_DB = 12.0
 _LOW_DB = 10.0

@@ -16,7 +16,7 @@ from tflite_tools.diagnosis.views import (
     UPSIDE_DOWN,
     describe,
 )
-from tflite_tools.graph import Graph
+from tflite_tools.flatbuffer.graph import Graph
 
 _OTHER_UNITS = 16.0
 """Two ranges whose widths differ more are pixels against normalized values, not two choices."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from deeplab_tf.data.decibels import snr_db
 from tflite_tools.contract import ModelContract
-from tflite_tools.graph import Graph, Tensor, read_graph
+from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.runner import ModelRunner
 
 BINS = 256

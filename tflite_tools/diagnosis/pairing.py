@@ -3,7 +3,7 @@
 import re
 
 from tflite_tools.diagnosis.layers import watched
-from tflite_tools.graph import Graph
+from tflite_tools.flatbuffer.graph import Graph
 
 _QUANTIZED = "quant_"
 """Prefix that quantization-aware training gives to every layer."""

@@ -1,10 +1,11 @@
 """Checks on the graph alone: what a file says about itself, without running it."""
 
 from tflite_tools.contract import class_count
-from tflite_tools.diagnosis.case import CONVOLUTIONS, INTEGER_TYPES, Case
+from tflite_tools.diagnosis.case import INTEGER_TYPES, Case
 from tflite_tools.diagnosis.finding import Finding, problem, some, warning
 from tflite_tools.diagnosis.observation import Observations
-from tflite_tools.graph import Graph, Operator
+from tflite_tools.flatbuffer.graph import Graph, Operator
+from tflite_tools.flatbuffer.operators import CONVOLUTIONS
 
 _RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _MOVERS = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", *_RESIZES)

@@ -12,8 +12,8 @@ import pathlib
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tflite_tools.flatbuffer.verifier import verify
 from tflite_tools.manifest import read_manifest
-from tflite_tools.verifier import verify
 
 FILE_IDENTIFIER = b"TFL3"
 MAX_RANK = 8

@@ -12,7 +12,7 @@ not multiply-adds and count as none.
 
 import math
 
-from tflite_tools.graph import Graph, Operator
+from tflite_tools.flatbuffer.graph import Graph, Operator
 
 
 def operator_multiply_adds(graph: Graph, operator: Operator) -> int:

@@ -8,7 +8,7 @@ takes 2.98 MB. A flatbuffer's tables hold offsets, so several may point to one v
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
-from tflite_tools.graph import FILE_IDENTIFIER
+from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER
 
 BUFFER_ALIGNMENT = 16
 """Bytes; schema.fbs demands it of `Buffer.data` (force_align), for kernels that load vectors."""

@@ -11,8 +11,8 @@ from flatbuffers import encode as flat
 from flatbuffers import number_types as numbers
 from flatbuffers.table import Table
 
+from tflite_tools.flatbuffer.verifier import OFFSET_BYTES, Allowance
 from tflite_tools.metadata.schema import TABLES, UNIONS
-from tflite_tools.verifier import OFFSET_BYTES, Allowance
 
 _SCALARS = {
     "byte": numbers.Int8Flags,

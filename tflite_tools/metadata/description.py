@@ -2,7 +2,7 @@
 
 from deeplab_tf.data.preprocessing import PAD_PIXEL
 from tflite_tools.contract import ModelContract, class_count
-from tflite_tools.graph import Graph
+from tflite_tools.flatbuffer.graph import Graph
 from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
 
 

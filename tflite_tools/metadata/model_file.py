@@ -17,7 +17,7 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import number_types as numbers
 from flatbuffers.table import Table
 
-from tflite_tools.graph import FILE_IDENTIFIER, parse_model
+from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, parse_model
 
 METADATA_NAME = b"TFLITE_METADATA"
 ALIGNMENT = 16

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tflite_tools.graph import Graph, Operator, Tensor
+from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
 from tflite_tools.targets import operands
 from tflite_tools.targets.partition import name_of, spread_downstream
 from tflite_tools.targets.result import Placement, TargetResult

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from tflite_tools.graph import Graph, Operator, read_graph
+from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
 from tflite_tools.targets.result import Placement, TargetResult
 
 ACCELERATORS = (

@@ -13,7 +13,7 @@ default the delegate takes its largest part of the graph alone.
 
 from collections.abc import Callable
 
-from tflite_tools.graph import Graph, Operator
+from tflite_tools.flatbuffer.graph import Graph, Operator
 from tflite_tools.targets import operands
 from tflite_tools.targets.partition import delegated_parts, largest
 from tflite_tools.targets.result import Placement, TargetResult

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tflite_tools.graph import Graph, Operator
+from tflite_tools.flatbuffer.graph import Graph, Operator
 from tflite_tools.targets import operands
 from tflite_tools.targets.partition import delegated_parts, largest
 from tflite_tools.targets.result import Placement, TargetResult

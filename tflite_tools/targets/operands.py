@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tflite_tools.graph import Graph, Operator, Tensor
+from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
 
 
 def inputs(graph: Graph, operator: Operator) -> list[Tensor]:

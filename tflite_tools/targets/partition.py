@@ -6,7 +6,7 @@ map. A delegate (GPU, NNAPI) takes several, each as large as the order of execut
 
 from collections.abc import Iterable
 
-from tflite_tools.graph import Graph, Operator
+from tflite_tools.flatbuffer.graph import Graph, Operator
 
 
 def name_of(operator: Operator) -> str:

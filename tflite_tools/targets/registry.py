@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tflite_tools.graph import Graph
+from tflite_tools.flatbuffer.graph import Graph
 from tflite_tools.targets import edgetpu, ethosu, gpu, nnapi
 from tflite_tools.targets.result import TargetResult
 

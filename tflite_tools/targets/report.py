@@ -1,7 +1,8 @@
 """A target's result as text and as JSON."""
 
+from tflite_tools.flatbuffer.multiply_adds import operator_multiply_adds
 from tflite_tools.tables import align
-from tflite_tools.targets.result import TargetResult, multiply_accumulates
+from tflite_tools.targets.result import TargetResult
 
 _HEADER = [("operator", "<"), ("count", ">"), ("mapped", "<"), ("why not", "<")]
 _SHOWN = 8
@@ -72,7 +73,7 @@ def to_json(result: TargetResult) -> dict:
                 "shape": list(result.graph.tensors[placement.operator.outputs[0]].shape),
                 "mapped": placement.mapped,
                 "reason": placement.reason,
-                "macs": multiply_accumulates(result.graph, placement.operator),
+                "macs": operator_multiply_adds(result.graph, placement.operator),
             }
             for placement in result.placements
         ],

@@ -1,9 +1,9 @@
 """What a check of a file against an accelerator finds: the same for every target."""
 
 import dataclasses
-import math
 
-from tflite_tools.graph import Graph, Operator
+from tflite_tools.flatbuffer.graph import Graph, Operator
+from tflite_tools.flatbuffer.multiply_adds import operator_multiply_adds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +51,9 @@ class TargetResult:
 
     @property
     def mapped_share(self) -> float:
-        """Share of the multiply-accumulates of convolutions and dense layers, 0..1."""
-        all_of_them = sum(multiply_accumulates(self.graph, p.operator) for p in self.placements)
-        left = sum(multiply_accumulates(self.graph, p.operator) for p in self.left_off)
+        """Share of the multiply-adds of convolutions and matrix products, 0..1."""
+        all_of_them = sum(operator_multiply_adds(self.graph, p.operator) for p in self.placements)
+        left = sum(operator_multiply_adds(self.graph, p.operator) for p in self.left_off)
         return 1.0 - left / all_of_them if all_of_them else 0.0
 
     def rows(self) -> list[tuple[str, int, bool, str]]:
@@ -63,16 +63,3 @@ class TargetResult:
             key = placement.operator.kind, placement.reason
             counts[key] = counts.get(key, 0) + 1
         return [(kind, count, not reason, reason) for (kind, reason), count in counts.items()]
-
-
-def multiply_accumulates(graph: Graph, operator: Operator) -> int:
-    """Of a convolution or a dense layer; 0 for any other operator."""
-    if operator.kind == "TRANSPOSE_CONV":  # inputs: shape, weights, image
-        weights, elements = operator.inputs[1], graph.tensors[operator.inputs[2]]
-    elif operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-        weights, elements = operator.inputs[1], graph.tensors[operator.outputs[0]]
-    else:
-        return 0
-    shape = graph.tensors[weights].shape
-    channels = shape[-1] if operator.kind == "DEPTHWISE_CONV_2D" else elements.shape[-1]
-    return math.prod(elements.shape) * math.prod(shape) // max(channels, 1)

@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 
-from tflite_tools.graph import Tensor
+from tflite_tools.flatbuffer.graph import Tensor
 
 MAX_LABEL_BYTES = 1 << 20
 

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tflite_tools.graph import Operator
+from tflite_tools.flatbuffer.graph import Operator
 from tflite_tools.to_keras.view import OperatorView, Step
 
 _SAME, _VALID = schema.Padding.SAME, schema.Padding.VALID

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from deeplab_tf.models.imported import KINDS, NetworkDescription, Node, build_imported
-from tflite_tools.graph import Graph, Operator, Tensor, read_checked_graph
+from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
 from tflite_tools.to_keras.contract import InputContract, input_contract
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
 from tflite_tools.to_keras.integer_arithmetic import activation_range, integer_arithmetic

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from tflite_tools.graph import Tensor
+from tflite_tools.flatbuffer.graph import Tensor
 from tflite_tools.to_keras.view import INTEGER_RANGES, OperatorView
 
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")

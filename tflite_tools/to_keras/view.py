@@ -6,7 +6,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.convolution_weights import constant
-from tflite_tools.graph import Graph, Operator, Tensor
+from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
 
 INTEGER_RANGES = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-32768, 32767)}
 """Smallest and largest value of the types that activations are quantized to."""

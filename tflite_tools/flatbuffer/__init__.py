@@ -1,0 +1,1 @@
+"""The bytes of a `.tflite`: read, checked, edited, packed."""

@@ -1,0 +1,381 @@
+"""A `.tflite` under change: constants, tensors and operators are added, replaced and dropped.
+
+What an edit does not touch keeps its value and its place, and edits that do not touch each other
+give the same bytes in either order: tensors and buffers of an edited file are numbered by the place
+where they are first used, operator codes by the schema's numbers, not by when they were added.
+"""
+
+import collections
+import copy
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from tflite_tools.flatbuffer.graph import parse_model
+from tflite_tools.flatbuffer.operators import NAMES, number_of, traits
+from tflite_tools.flatbuffer.pack import pack
+
+_DTYPES = {
+    schema.TensorType.FLOAT32: "<f4",
+    schema.TensorType.INT8: "i1",
+    schema.TensorType.UINT8: "u1",
+    schema.TensorType.INT16: "<i2",
+    schema.TensorType.INT32: "<i4",
+    schema.TensorType.INT64: "<i8",
+}
+_TYPES = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
+LEFT_OUT = -1
+"""Index that stands for an optional input that an operator does not have."""
+
+
+class Editor:
+    """One file with one subgraph.
+
+    Attributes:
+        model: everything, as the schema's objects.
+        graph: its subgraph.
+        in_place: whether only constants with bytes of their own were replaced so far.
+    """
+
+    def __init__(self, content: bytes | None = None, *, name: str = "model"):
+        """
+        Args:
+            content: the `.tflite`; None for an empty one.
+            name: of the file, for messages.
+
+        Raises:
+            ValueError: not a `.tflite`, damaged, or with several subgraphs.
+        """
+        self._content = content
+        self.model = _empty_model() if content is None else parse_model(content, name)
+        if len(self.model.subgraphs) != 1:
+            raise ValueError(f"{name}: expected one subgraph, got {len(self.model.subgraphs)}")
+        self.graph = self.model.subgraphs[0]
+        self._replaced: dict[int, bytes] = {}
+        self.in_place = content is not None
+
+    # What is there
+
+    def kind(self, operator: schema.OperatorT) -> str:
+        """Name of an operator in the schema, such as "CONV_2D"."""
+        return self._code_kind(self.model.operatorCodes[operator.opcodeIndex])
+
+    def operators(self, *kinds: str) -> list[schema.OperatorT]:
+        """The operators of these kinds, or all, in the order of execution."""
+        return [op for op in self.graph.operators if not kinds or self.kind(op) in kinds]
+
+    def tensor(self, index: int) -> schema.TensorT:
+        """The tensor of an index."""
+        return self.graph.tensors[int(index)]
+
+    def name(self, index: int) -> str:
+        """A tensor's name."""
+        return (self.tensor(index).name or b"").decode(errors="replace")
+
+    def is_constant(self, index: int) -> bool:
+        """Whether a tensor is stored in the file."""
+        data = self.model.buffers[self.tensor(index).buffer].data
+        return data is not None and len(data) > 0
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """Stored value of a tensor in its own type and shape; None for a computed one."""
+        if not self.is_constant(index):
+            return None
+        tensor = self.tensor(index)
+        data = np.asarray(self.model.buffers[tensor.buffer].data, np.uint8).tobytes()
+        shape = () if tensor.shape is None else [int(size) for size in tensor.shape]
+        return np.frombuffer(data, _DTYPES[tensor.type]).reshape(shape)
+
+    def real_constant(self, index: int) -> np.ndarray | None:
+        """Stored value as float64, scale and zero point taken off; None for a computed one."""
+        steps, quantization = self.constant(index), self.tensor(index).quantization
+        if steps is None or quantization is None or quantization.scale is None:
+            return steps
+        along = [1] * steps.ndim
+        if len(quantization.scale) > 1:
+            along[quantization.quantizedDimension] = -1
+        scale, zero_point = (
+            np.asarray(values, np.float64).reshape(along)
+            for values in (quantization.scale, quantization.zeroPoint)
+        )
+        return scale * (steps.astype(np.float64) - zero_point)
+
+    # What is added
+
+    def add_tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        kind: int,
+        *,
+        quantization: schema.QuantizationParametersT | None = None,
+        shape_signature=None,
+    ) -> int:
+        """A computed tensor of a type of the schema; returns its index."""
+        tensor = schema.TensorT()
+        tensor.name, tensor.type, tensor.buffer = name.encode(), kind, 0
+        tensor.shape = _indices(shape)
+        tensor.shapeSignature = None if shape_signature is None else _indices(shape_signature)
+        tensor.quantization = quantization
+        self.graph.tensors.append(tensor)
+        self.in_place = False
+        return len(self.graph.tensors) - 1
+
+    def add_constant(
+        self,
+        name: str,
+        values: np.ndarray,
+        *,
+        quantization: schema.QuantizationParametersT | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> int:
+        """A stored tensor of the values' own dtype and shape; returns its index."""
+        kind = _TYPES[np.dtype(values.dtype)]
+        shape = values.shape if shape is None else shape
+        index = self.add_tensor(name, shape, kind, quantization=quantization)
+        self.tensor(index).buffer = self._add_buffer(values)
+        return index
+
+    def new_operator(
+        self,
+        kind: str,
+        inputs: Iterable[int],
+        outputs: Iterable[int],
+        *,
+        version: int | None = None,
+        options: object | None = None,
+    ) -> schema.OperatorT:
+        """An operator that stands nowhere yet; put it into `graph.operators`.
+
+        Args:
+            kind: name in the schema.
+            inputs, outputs: tensor indices.
+            version: lowest that fits; None: the operator table's for 8 bits.
+            options: of the schema, such as `TileOptionsT()`.
+        """
+        operator = schema.OperatorT()
+        version = traits(kind).version if version is None else version
+        operator.opcodeIndex = self.opcode(kind, version)
+        operator.inputs, operator.outputs = list(inputs), list(outputs)
+        if options is not None:
+            name = type(options).__name__.removesuffix("T")
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, name)
+            operator.builtinOptions = options
+        self.in_place = False
+        return operator
+
+    def opcode(self, kind: str, version: int) -> int:
+        """Index of an operator code of at least a version; it is added where it is missing."""
+        for index, code in enumerate(self.model.operatorCodes):
+            if self._code_kind(code) == kind and code.version >= version:
+                return index
+        number = number_of(kind)
+        code = schema.OperatorCodeT()
+        code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
+        code.version = version
+        self.model.operatorCodes.append(code)
+        self.in_place = False
+        return len(self.model.operatorCodes) - 1
+
+    # What is replaced and dropped
+
+    def replace_constant(self, operator: schema.OperatorT, slot: int, values: np.ndarray) -> None:
+        """Gives one input of one operator another stored value of the same type and shape.
+
+        Other readers of the tensor, and other tensors with its bytes, keep the old one.
+        """
+        index = int(operator.inputs[slot])
+        tensor = self.tensor(index)
+        stored = _bytes_of(values.astype(_DTYPES[tensor.type]))
+        if self._readers()[index] > 1:
+            tensor = copy.copy(tensor)
+            operator.inputs = list(operator.inputs)
+            operator.inputs[slot] = len(self.graph.tensors)
+            self.graph.tensors.append(tensor)
+            tensor.buffer = self._add_buffer(stored)
+        elif self._users()[tensor.buffer] > 1:
+            tensor.buffer = self._add_buffer(stored)
+        else:
+            self.model.buffers[tensor.buffer].data = stored
+            self._replaced[tensor.buffer] = stored.tobytes()
+            return
+        self.in_place = False
+
+    def drop_unread_operators(self) -> None:
+        """Removes operators whose outputs nobody reads, and the constants that only they read."""
+        while True:
+            read = {int(i) for operator in self.graph.operators for i in operator.inputs}
+            read |= {int(i) for i in self.graph.outputs}
+            kept = [op for op in self.graph.operators if any(int(i) in read for i in op.outputs)]
+            if len(kept) == len(self.graph.operators):
+                break
+            self.graph.operators = kept
+            self.in_place = False
+        self._empty_unused_buffers()
+
+    # The result
+
+    def to_bytes(self) -> bytes:
+        """The edited file, equal vectors stored once, with what was packed behind the original.
+
+        Where nothing but constants with bytes of their own was replaced in a file that another
+        program packed, all other bytes are the original's.
+        """
+        if self._content is None:
+            return pack(self.model, 1 << 16)
+        size = len(self._content)
+        patched = self._patched() if self.in_place else None
+        if patched is not None:
+            ours = pack(parse_model(self._content, "model"), size) == self._content
+            if not ours or pack(parse_model(patched, "model"), size) == patched:
+                return patched
+        self.in_place = False
+        self._renumber()
+        return _with_packed_files(pack(self.model, size), self._content)
+
+    def _patched(self) -> bytes | None:
+        """The original with other bytes in its constants; None where two share bytes."""
+        changed = bytearray(self._content or b"")
+        model = schema.Model.GetRootAs(changed, 0)
+        views = {
+            index: model.Buffers(index).DataAsNumpy() for index in range(model.BuffersLength())
+        }
+        views = {index: view for index, view in views.items() if not isinstance(view, int)}
+        for index, data in self._replaced.items():
+            others = (view for other, view in views.items() if other != index)
+            if any(np.may_share_memory(views[index], view) for view in others):
+                return None
+            views[index][:] = np.frombuffer(data, np.uint8)
+        return bytes(changed)
+
+    @staticmethod
+    def _code_kind(code: schema.OperatorCodeT) -> str:
+        # Files older than schema 3a keep the code in the deprecated int8 field.
+        number = max(code.builtinCode, code.deprecatedBuiltinCode)
+        return NAMES.get(number, f"operator {number}")
+
+    def _add_buffer(self, values: np.ndarray) -> int:
+        buffer = schema.BufferT()
+        buffer.data = _bytes_of(values)
+        self.model.buffers.append(buffer)
+        return len(self.model.buffers) - 1
+
+    def _readers(self) -> collections.Counter:
+        """How many inputs read each tensor, the graph's outputs among them."""
+        readers = collections.Counter(int(i) for op in self.graph.operators for i in op.inputs)
+        readers.update(int(i) for i in self.graph.outputs)
+        return readers
+
+    def _users(self) -> collections.Counter:
+        """How many tensors, and entries of metadata, have each buffer."""
+        users = collections.Counter(tensor.buffer for tensor in self.graph.tensors)
+        users.update(entry.buffer for entry in self.model.metadata or [])
+        return users
+
+    def _used_tensors(self) -> list[int]:
+        """Indices in the order in which they are first named."""
+        named = [*_items(self.graph.inputs)]
+        for operator in self.graph.operators:
+            named += [*_items(operator.inputs), *_items(operator.outputs)]
+        named += _items(self.graph.outputs)
+        return [i for i in dict.fromkeys(int(index) for index in named) if i != LEFT_OUT]
+
+    def _empty_unused_buffers(self) -> None:
+        used = set(self._used_tensors())
+        needed = {self.tensor(index).buffer for index in used}
+        needed |= {entry.buffer for entry in self.model.metadata or []}
+        for index, tensor in enumerate(self.graph.tensors):
+            if index not in used:
+                tensor.buffer = 0
+        for index, buffer in enumerate(self.model.buffers):
+            if index not in needed:
+                buffer.data = None
+
+    def _renumber(self) -> None:
+        """Numbers everything by where it is used; what nobody uses goes."""
+        used = self._used_tensors()
+        numbers = {old: new for new, old in enumerate(used)} | {LEFT_OUT: LEFT_OUT}
+        self.graph.tensors = [self.graph.tensors[index] for index in used]
+        signatures = [
+            entry
+            for signature in self.model.signatureDefs or []
+            for entry in (*_items(signature.inputs), *_items(signature.outputs))
+        ]
+        for entry in signatures:
+            entry.tensorIndex = numbers[entry.tensorIndex]
+        for owner in (*self.graph.operators, self.graph):
+            owner.inputs = _indices([numbers[int(index)] for index in _items(owner.inputs)])
+            owner.outputs = _indices([numbers[int(index)] for index in _items(owner.outputs)])
+        self._renumber_buffers()
+        self._renumber_codes()
+
+    def _renumber_buffers(self) -> None:
+        owners = [*self.graph.tensors, *(self.model.metadata or [])]
+        used = list(dict.fromkeys([0, *(owner.buffer for owner in owners)]))
+        numbers = {old: new for new, old in enumerate(used)}
+        self.model.buffers = [self.model.buffers[index] for index in used]
+        for owner in owners:
+            owner.buffer = numbers[owner.buffer]
+
+    def _renumber_codes(self) -> None:
+        """One code for each kind of operator, of the highest version that any of them needs."""
+        codes = self.model.operatorCodes
+        highest: dict[tuple[int, bytes], schema.OperatorCodeT] = {}
+        for index in sorted({operator.opcodeIndex for operator in self.graph.operators}):
+            key = _code_key(codes[index])
+            if key not in highest or codes[index].version > highest[key].version:
+                highest[key] = codes[index]
+        keys = sorted(highest)
+        for operator in self.graph.operators:
+            operator.opcodeIndex = keys.index(_code_key(codes[operator.opcodeIndex]))
+        self.model.operatorCodes = [highest[key] for key in keys]
+
+
+def _code_key(code: schema.OperatorCodeT) -> tuple[int, bytes]:
+    return max(code.builtinCode, code.deprecatedBuiltinCode), code.customCode or b""
+
+
+def symmetric(scale) -> schema.QuantizationParametersT:
+    """Quantization with zero point 0; one scale, or one a channel of the first axis."""
+    quantization = schema.QuantizationParametersT()
+    quantization.scale = np.atleast_1d(np.asarray(scale, np.float32))
+    quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)
+    return quantization
+
+
+def _empty_model() -> schema.ModelT:
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    graph.tensors, graph.operators, graph.inputs, graph.outputs = [], [], [], []
+    model.version, model.subgraphs, model.operatorCodes = 3, [graph], []
+    model.buffers = [schema.BufferT()]  # the schema keeps buffer 0 empty
+    return model
+
+
+def _items(vector) -> list:
+    return [] if vector is None else list(vector)
+
+
+def _indices(values) -> np.ndarray:
+    """As a file holds them: `pack` stores equal arrays once, but not equal lists."""
+    return np.array(values, np.int32)
+
+
+def _bytes_of(values: np.ndarray) -> np.ndarray:
+    return np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+
+
+def _with_packed_files(graph: bytes, original: bytes) -> bytes:
+    """Appends what the original has in a ZIP behind its graph, such as labels."""
+    if not zipfile.is_zipfile(io.BytesIO(original)):
+        return graph
+    stream = io.BytesIO(graph)
+    with (
+        zipfile.ZipFile(io.BytesIO(original)) as packed,
+        zipfile.ZipFile(stream, "a") as appended,
+    ):
+        for entry in packed.infolist():
+            appended.writestr(entry, packed.read(entry))
+    return stream.getvalue()

@@ -1,0 +1,153 @@
+"""What is known of each operator of a `.tflite`: one row each, read by everything that needs it.
+
+A new operator is taught here, and by one function that says how it is computed
+(docs/contributing: "How to add an operator").
+
+Source: schema.fbs and the register of the runtime's kernels (versions, same-scale rules).
+"""
+
+import dataclasses
+
+from ai_edge_litert import schema_py_generated as schema
+
+ANY_RANK = range(9)
+_IMAGE, _MATRIX = range(4, 5), range(2, 3)
+_MATRICES, _VECTORS = range(2, 9), range(1, 9)
+
+NAMES = {
+    value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
+}
+"""{number in the schema: name}."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorTraits:
+    """One operator.
+
+    Attributes:
+        data: input slot of the tensor that is computed on.
+        weights, bias: input slots, or None where it has none.
+        channel_axis: axis of the weights that holds the output's channels.
+        least_inputs: how many inputs the native kernel reads without a look.
+        optional: slots that may be left out (index -1).
+        any_optional: whether every slot may.
+        input_ranks: {slot: numbers of dimensions that the native kernel takes there}.
+        output_rank: numbers of dimensions of the output.
+        same_scale: whether its integer kernel wants one scale for inputs and output.
+        float_kernel: whether it can be computed in float32 inside an integer file.
+        int16_version: lowest version whose kernel takes 16-bit activations; None: there is none.
+        version: lowest version whose kernel takes 8-bit activations.
+    """
+
+    data: int = 0
+    weights: int | None = None
+    bias: int | None = None
+    channel_axis: int = 0
+    least_inputs: int = 0
+    optional: frozenset[int] = frozenset()
+    any_optional: bool = False
+    input_ranks: dict[int, range] = dataclasses.field(default_factory=dict)
+    output_rank: range = ANY_RANK
+    same_scale: bool = False
+    float_kernel: bool = False
+    int16_version: int | None = None
+    version: int = 1
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it multiplies constant weights: convolutions and dense layers."""
+        return self.weights is not None
+
+    def may_omit(self, slot: int) -> bool:
+        """Whether an input may be left out."""
+        return self.any_optional or slot in self.optional or slot == self.bias
+
+
+_CONVOLUTION = OperatorTraits(
+    weights=1,
+    bias=2,
+    least_inputs=2,
+    input_ranks={0: _IMAGE, 1: _IMAGE},
+    output_rank=_IMAGE,
+    float_kernel=True,
+    version=3,
+)
+_BINARY = OperatorTraits(least_inputs=2, float_kernel=True, version=2)
+_UNARY = OperatorTraits(least_inputs=1)
+_ACTIVATION = OperatorTraits(least_inputs=1, float_kernel=True, version=2)
+_POOL = OperatorTraits(
+    least_inputs=1, input_ranks={0: _IMAGE}, output_rank=_IMAGE, float_kernel=True, version=2
+)
+_RESIZE = OperatorTraits(
+    least_inputs=2, input_ranks={0: _IMAGE}, output_rank=_IMAGE, same_scale=True, version=2
+)
+_RECURRENT = OperatorTraits(any_optional=True)
+_replace = dataclasses.replace
+
+OPERATORS: dict[str, OperatorTraits] = {
+    "CONV_2D": _replace(_CONVOLUTION, int16_version=4),
+    "DEPTHWISE_CONV_2D": _replace(_CONVOLUTION, channel_axis=3, int16_version=5),
+    "TRANSPOSE_CONV": _replace(
+        _CONVOLUTION, data=2, bias=3, least_inputs=3, input_ranks={1: _IMAGE, 2: _IMAGE}
+    ),
+    "FULLY_CONNECTED": OperatorTraits(
+        weights=1, bias=2, least_inputs=2, input_ranks={1: _MATRIX}, version=4
+    ),
+    "BATCH_MATMUL": OperatorTraits(least_inputs=2, input_ranks={0: _MATRICES, 1: _MATRICES}),
+    "ADD": _replace(_BINARY, int16_version=2),
+    "SUB": _BINARY,
+    "MUL": _BINARY,
+    "MINIMUM": _BINARY,
+    "MAXIMUM": _BINARY,
+    "CONCATENATION": OperatorTraits(
+        least_inputs=1, same_scale=True, float_kernel=True, int16_version=2, version=2
+    ),
+    "MEAN": OperatorTraits(least_inputs=2, float_kernel=True, int16_version=3, version=2),
+    "RESIZE_BILINEAR": _replace(_RESIZE, float_kernel=True, int16_version=2),
+    "RESIZE_NEAREST_NEIGHBOR": _RESIZE,
+    "AVERAGE_POOL_2D": _POOL,
+    "MAX_POOL_2D": _replace(_POOL, same_scale=True),
+    "RELU": _ACTIVATION,
+    "RELU6": _ACTIVATION,
+    "LEAKY_RELU": _ACTIVATION,
+    "PRELU": OperatorTraits(least_inputs=2, float_kernel=True),
+    "LOGISTIC": _ACTIVATION,
+    "HARD_SWISH": OperatorTraits(least_inputs=1, float_kernel=True),
+    "SOFTMAX": _ACTIVATION,
+    "QUANTIZE": OperatorTraits(least_inputs=1, int16_version=2),
+    "DEQUANTIZE": OperatorTraits(least_inputs=1, int16_version=2, version=2),
+    "CAST": _UNARY,
+    "RESHAPE": _replace(_UNARY, same_scale=True),
+    "SQUEEZE": _replace(_UNARY, same_scale=True),
+    "ARG_MAX": OperatorTraits(least_inputs=2, input_ranks={0: _VECTORS}, version=2),
+    "PAD": OperatorTraits(least_inputs=2, same_scale=True, version=2),
+    "TILE": OperatorTraits(least_inputs=2, same_scale=True, version=2),
+    "GATHER": OperatorTraits(least_inputs=2),
+    "SPACE_TO_BATCH_ND": OperatorTraits(least_inputs=3, version=2),
+    "BATCH_TO_SPACE_ND": OperatorTraits(least_inputs=3, version=2),
+    **dict.fromkeys(
+        (
+            *("LSTM", "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_LSTM"),
+            *("UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_RNN", "SVDF"),
+        ),
+        _RECURRENT,
+    ),
+}
+"""{name in the schema: what is known of it}."""
+
+UNKNOWN = OperatorTraits()
+"""Of an operator without a row: nothing is promised, nothing is checked."""
+
+
+def traits(kind: str) -> OperatorTraits:
+    """The row of an operator, `UNKNOWN` where it has none."""
+    return OPERATORS.get(kind, UNKNOWN)
+
+
+def number_of(kind: str) -> int:
+    """Number of a builtin operator in the schema."""
+    return getattr(schema.BuiltinOperator, kind)
+
+
+CONVOLUTIONS = tuple(kind for kind, row in OPERATORS.items() if row.is_convolution)
+"""Operators with constant weights."""
