@@ -12,6 +12,7 @@ from deeplab_tf import atomic_file
 from deeplab_tf.data import confusion
 from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.evaluation import EvaluationOptions, ModelResult
+from tflite_tools.interpreter import Kernels
 
 _PACKAGES = ("ai-edge-litert", "numpy", "pillow")
 _SUMMARY = (
@@ -110,7 +111,7 @@ def terminal_table(
         chosen = f" of {', '.join(options.mean_over)}" if options.mean_over else ""
         line = (
             f"{dataset.name}, split {dataset.split}, {images} images; mIoU over classes{chosen} "
-            "with a non-empty union, at the label's own size; kernels: XNNPACK and builtin"
+            "with a non-empty union, at the label's own size; " + kernels_line(scored)
         )
         if latency := next((result.latency for result in scored if result.latency), None):
             line += (
@@ -123,6 +124,19 @@ def terminal_table(
     if notes:
         parts.append("\n".join(notes))
     return "\n\n".join(parts)
+
+
+def kernels_line(results: list) -> str:
+    """Which kernels ran: of all files where they are alike, else of each.
+
+    Args:
+        results: with a contract and kernels.
+    """
+    found = {result.kernels or Kernels.XNNPACK for result in results}
+    if len(found) < 2:
+        return f"kernels: {next(iter(found), Kernels.XNNPACK)}"
+    each = (f"{r.contract.name}: {r.kernels or Kernels.XNNPACK}" for r in results)
+    return "kernels: " + ", ".join(each)
 
 
 def versions() -> dict[str, str]:
@@ -153,6 +167,7 @@ def result_to_json(
             "quantization": contract.output_quantization,
             "classes": contract.classes_output,
         },
+        "kernels": result.kernels,
         "failure": result.failure,
         "warnings": result.warnings,
         "memory_mb": result.memory_mb,

@@ -14,6 +14,7 @@ from tflite_tools.benchmarking.multiply_adds import is_integer, multiply_adds
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation import probe
 from tflite_tools.graph import read_graph
+from tflite_tools.interpreter import Kernels
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
 
@@ -74,6 +75,7 @@ class Benchmark:
         integer: whether the file is held against the int8 peak.
         timings: by number of threads.
         memory_mb: peak resident memory that a process of its own gained, 10^6 bytes.
+        kernels: that ran it, or None.
         failure: why there is no time, or "".
     """
 
@@ -82,6 +84,7 @@ class Benchmark:
     integer: bool
     timings: dict[int, Timing] = dataclasses.field(default_factory=dict)
     memory_mb: float | None = None
+    kernels: Kernels | None = None
     failure: str = ""
 
     def speed(self, num_threads: int) -> float:
@@ -135,7 +138,7 @@ def _probe(result: Benchmark) -> None:
         for outcome in pool.run([task]):
             result.failure = outcome.failure
             if not outcome.failure:
-                result.memory_mb = float(outcome.value)  # type: ignore[arg-type]
+                result.memory_mb, result.kernels = outcome.value  # type: ignore[misc]
 
 
 def first_invoke(runner: ModelRunner, image: np.ndarray, warmup: int) -> float:

@@ -19,7 +19,7 @@ from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.html_report.boundary import count_boundaries
 from tflite_tools.manifest import Manifest, read_manifest
-from tflite_tools.tables import result_to_json, versions
+from tflite_tools.tables import kernels_line, result_to_json, versions
 
 _PACKAGES = ("jinja2", "matplotlib", "scipy")
 
@@ -90,6 +90,7 @@ class Report:
             "reference": base.name if base else None,
             "options": vars(self.options),
             "command": self.command,
+            "kernels": kernels_line([file.result for file in self.scored]),
             "versions": versions()
             | {name: importlib.metadata.version(name) for name in _PACKAGES}
             | {"processor": processor()},
