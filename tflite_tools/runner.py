@@ -57,7 +57,7 @@ class ModelRunner:
         return self._interpreter.get_tensor(self._output)
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [height, width] for uint8 [height, width, channels]."""
+        """[height, width] for uint8 [height, width, channels]: uint8 up to 256 classes."""
         self.set_image(image)
         self.invoke()
         return self.reader.on_canvas(self.output())
