@@ -12,6 +12,7 @@ from deeplab_tf import atomic_file
 from deeplab_tf.data import confusion
 from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.evaluation import EvaluationOptions, ModelResult
+from tflite_tools.file_list import UnreadFile, unread_json
 from tflite_tools.interpreter import Kernels
 
 _PACKAGES = ("ai-edge-litert", "numpy", "pillow")
@@ -199,8 +200,9 @@ def write_metrics(
     dataset: SegmentationDataset,
     options: EvaluationOptions,
     output_dir: pathlib.Path,
+    unread: list[UnreadFile] | None = None,
 ) -> None:
-    """Writes `metrics.json` and `metrics.csv`."""
+    """Writes `metrics.json` and `metrics.csv`, with the files that could not be read."""
     models = [result_to_json(result, dataset, options) for result in results]
     document = {
         "dataset": dataset.name,
@@ -208,6 +210,7 @@ def write_metrics(
         "options": vars(options),
         "versions": versions(),
         "models": models,
+        "unread": unread_json(unread or []),
     }
     atomic_file.write_text(output_dir / "metrics.json", json.dumps(document, indent=1) + "\n")
     stream = io.StringIO()
@@ -228,4 +231,6 @@ def write_metrics(
             + [latency["median"] if latency else "", model["memory_mb"], model["failure"]]
             + [model.get("iou", {}).get(name, "") for name in names]
         )
+    for file in unread or []:  # name and failure; nothing else is known
+        writer.writerow([file.name, 0, *[""] * 9, file.failure, *[""] * len(names)])
     atomic_file.write_text(output_dir / "metrics.csv", stream.getvalue())

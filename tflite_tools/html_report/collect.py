@@ -17,6 +17,7 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.bootstrap import Interval, miou_difference
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation import EvaluationOptions, ModelResult, evaluate
+from tflite_tools.file_list import UnreadFile, unread_json
 from tflite_tools.html_report.boundary import count_boundaries
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.tables import kernels_line, result_to_json, versions
@@ -60,6 +61,7 @@ class Report:
         files: in the order of the tables.
         reference: index of the file that the others are compared with, or None.
         command: what a user types to get the report again.
+        unread: files of the list that could not be read.
     """
 
     dataset: SegmentationDataset
@@ -67,6 +69,7 @@ class Report:
     files: list[FileReport]
     reference: int | None
     command: str
+    unread: tuple[UnreadFile, ...] = ()
 
     @property
     def base(self) -> FileReport | None:
@@ -96,6 +99,7 @@ class Report:
             | {"processor": processor()},
             "classes": self._classes(),
             "models": [self._file(file) for file in self.files],
+            "unread": unread_json(list(self.unread)),
         }
         return _finite(values)
 
@@ -163,6 +167,7 @@ def collect(
     options: EvaluationOptions,
     reference: int | None,
     command: str,
+    unread: tuple[UnreadFile, ...] = (),
 ) -> Report:
     """Runs all files over the list: once to score, once for the boundaries.
 
@@ -184,7 +189,7 @@ def collect(
         file.boundary = counts.get(index)
         if index in failures:
             file.result.warnings.append(f"no boundary IoU: {failures[index]}")
-    return Report(dataset, options, files, reference, command)
+    return Report(dataset, options, files, reference, command, unread)
 
 
 def overlap(image_matrices: np.ndarray) -> np.ndarray:
