@@ -13,6 +13,7 @@ from tflite_tools.graph import Graph, Tensor, read_graph
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata
+from tflite_tools.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
 _SCALE_TOLERANCE = 0.02
@@ -121,7 +122,7 @@ _KEEP_PROBABILITIES = (
 def read_contract(
     path: str | pathlib.Path, preprocessing: Preprocessing | None = None, name: str = ""
 ) -> ModelContract:
-    """Reads and checks a file without running it.
+    """Reads and checks a file without running it, unless it does not store its shapes.
 
     Args:
         path: the file.
@@ -134,7 +135,7 @@ def read_contract(
             for another number of channels.
     """
     path = pathlib.Path(path)
-    graph = read_graph(path)
+    graph = with_known_shapes(read_graph(path))
     manifest = read_manifest(path)
     if len(graph.inputs) != 1:
         raise ValueError(f"{path}: {len(graph.inputs)} inputs; only models with one are evaluated")

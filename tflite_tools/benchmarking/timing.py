@@ -17,6 +17,7 @@ from tflite_tools.graph import read_graph
 from tflite_tools.interpreter import Kernels
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
+from tflite_tools.runtime_shapes import with_known_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +123,7 @@ def benchmark(
 
 
 def _describe(contract: ModelContract) -> Benchmark:
-    graph = read_graph(contract.path)
+    graph = with_known_shapes(read_graph(contract.path))
     return Benchmark(contract, sum(multiply_adds(graph)), is_integer(graph))
 
 

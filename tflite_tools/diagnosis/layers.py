@@ -133,7 +133,7 @@ def watched(graph: Graph) -> list[Tensor]:
 
     Class maps are left out: their values are names, not quantities.
     """
-    tensors = [graph.tensors[operator.outputs[0]] for operator in graph.operators]
+    tensors = [graph.tensors[index] for operator in graph.operators for index in operator.outputs]
     return [
         tensor
         for tensor in tensors
