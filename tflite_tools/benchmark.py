@@ -51,7 +51,7 @@ def _contracts() -> tuple[list[ModelContract], list[UnreadFile]]:
         path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
         for path in paths
     ]
-    return read_contracts(paths, names)
+    return read_contracts(paths, names, any_output=True)
 
 
 def _options() -> BenchmarkOptions:

@@ -120,7 +120,11 @@ _KEEP_PROBABILITIES = (
 
 
 def read_contract(
-    path: str | pathlib.Path, preprocessing: Preprocessing | None = None, name: str = ""
+    path: str | pathlib.Path,
+    preprocessing: Preprocessing | None = None,
+    name: str = "",
+    *,
+    any_output: bool = False,
 ) -> ModelContract:
     """Reads and checks a file without running it, unless it does not store its shapes.
 
@@ -128,6 +132,7 @@ def read_contract(
         path: the file.
         preprocessing: normalization to use; default see `PreprocessingSource`.
         name: for tables; default the file's stem.
+        any_output: take files whose output is no segmentation, too, to time them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -141,7 +146,9 @@ def read_contract(
         raise ValueError(f"{path}: {len(graph.inputs)} inputs; only models with one are evaluated")
     image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     input_dtype = _check_input(path, image)
-    classes_output, num_classes = _check_output(path, output)
+    classes_output, num_classes = False, None
+    if not any_output:
+        classes_output, num_classes = _check_output(path, output)
     warnings: list[str] = []
     if len(graph.outputs) > 1:
         warnings.append(f"{len(graph.outputs)} outputs; the first, {output.name!r}, is read")

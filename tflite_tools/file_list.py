@@ -29,6 +29,8 @@ def read_contracts(
     names: list[str],
     preprocessing: Preprocessing | None = None,
     needed: pathlib.Path | None = None,
+    *,
+    any_output: bool = False,
 ) -> tuple[list[ModelContract], list[UnreadFile]]:
     """Reads what can be read of a list, and logs what cannot at once.
 
@@ -37,6 +39,7 @@ def read_contracts(
         names: of each, for tables.
         preprocessing: normalization to use; default see `PreprocessingSource`.
         needed: the file that the others are compared with: without it the list means nothing.
+        any_output: take files whose output is no segmentation, too, to time them.
 
     Raises:
         FileNotFoundError, ValueError: no file of the list can be read, or `needed` cannot.
@@ -46,7 +49,7 @@ def read_contracts(
     first: Exception | None = None
     for path, name in zip(paths, names, strict=True):
         try:
-            contracts.append(read_contract(path, preprocessing, name))
+            contracts.append(read_contract(path, preprocessing, name, any_output=any_output))
         except (ValueError, OSError) as error:
             if path == needed or len(paths) == 1:
                 raise

@@ -1,5 +1,6 @@
 """One interpreter with its contract: pixels in, class map out. Runs in child processes."""
 
+import functools
 import pathlib
 import resource
 import time
@@ -20,7 +21,6 @@ class ModelRunner:
     Attributes:
         contract: the file.
         kernels: XNNPACK's, or the built-in ones where it refuses the file.
-        reader: of the raw output.
 
     Raises:
         RuntimeError, ValueError: the runtime refuses the file.
@@ -34,7 +34,12 @@ class ModelRunner:
         self._output = self._interpreter.get_output_details()[0]["index"]
         self._table = contract.quantize_table()
         self._shape = (1, contract.height, contract.width, contract.channels)
-        self.reader = OutputReader(
+
+    @functools.cached_property
+    def reader(self) -> OutputReader:
+        """Of the raw output; only a segmentation model's can be read."""
+        contract = self.contract
+        return OutputReader(
             contract.height, contract.width, contract.output_shape, contract.classes_output
         )
 

@@ -128,7 +128,7 @@ def terminal_table(
 
 
 def kernels_line(results: list) -> str:
-    """Which kernels ran: of all files where they are alike, else of each.
+    """Which kernels ran, and which files the builtin ones alone.
 
     Args:
         results: with a contract and kernels.
@@ -136,8 +136,8 @@ def kernels_line(results: list) -> str:
     found = {result.kernels or Kernels.XNNPACK for result in results}
     if len(found) < 2:
         return f"kernels: {next(iter(found), Kernels.XNNPACK)}"
-    each = (f"{r.contract.name}: {r.kernels or Kernels.XNNPACK}" for r in results)
-    return "kernels: " + ", ".join(each)
+    alone = [result.contract.name for result in results if result.kernels is Kernels.BUILTIN]
+    return f"kernels: {Kernels.XNNPACK}, {Kernels.BUILTIN} alone for {', '.join(alone)}"
 
 
 def versions() -> dict[str, str]:
