@@ -140,7 +140,7 @@ def read_contract(
             for another number of channels.
     """
     path = pathlib.Path(path)
-    graph = with_known_shapes(read_graph(path))
+    graph = with_known_shapes(read_graph(path), outputs=not any_output)
     manifest = read_manifest(path)
     if len(graph.inputs) != 1:
         raise ValueError(f"{path}: {len(graph.inputs)} inputs; only models with one are evaluated")

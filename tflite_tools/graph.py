@@ -398,15 +398,14 @@ def _check_ranks(position, kind, inputs, outputs, tensors, path, graph_inputs) -
 
 
 def has_unknown_shapes(graph: Graph) -> bool:
-    """Whether an output, or a tensor that must be an image or a matrix, has no stored shape."""
+    """Whether a tensor that must be an image or a matrix has no stored shape."""
     needed = {
         index
         for operator in graph.operators
         for index, _ in _wanted_ranks(operator.kind, operator.inputs, operator.outputs)
     }
     return any(
-        not graph.tensors[index].shape and graph.producer(index) is not None
-        for index in needed | set(graph.outputs)
+        not graph.tensors[index].shape and graph.producer(index) is not None for index in needed
     )
 
 

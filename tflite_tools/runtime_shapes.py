@@ -17,13 +17,27 @@ from tflite_tools.interpreter import Kernels, open_interpreter
 PATIENCE_S = 120.0
 
 
-def with_known_shapes(graph: Graph) -> Graph:
-    """The graph itself, or, where a shape that its reader needs is unknown, the one that runs.
+def with_known_shapes(graph: Graph, outputs: bool = False) -> Graph:
+    """The graph itself, or, where an image or a matrix has no shape, the one that runs.
+
+    Args:
+        graph: the file.
+        outputs: ask for a first output of shape [], too, which may be a scalar indeed.
 
     Raises:
-        ValueError: the runtime does not tell.
+        ValueError: the runtime does not tell the shape of an image or a matrix.
     """
-    return with_runtime_shapes(graph) if has_unknown_shapes(graph) else graph
+    if has_unknown_shapes(graph):
+        running = with_runtime_shapes(graph)
+        if has_unknown_shapes(running):
+            raise ValueError(f"{graph.path}: damaged .tflite (an image or a matrix has shape [])")
+        return running
+    if outputs and not graph.tensors[graph.outputs[0]].shape:
+        try:
+            return with_runtime_shapes(graph)
+        except ValueError:
+            return graph
+    return graph
 
 
 def with_runtime_shapes(graph: Graph) -> Graph:
