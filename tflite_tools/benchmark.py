@@ -26,7 +26,8 @@ from tflite_tools.benchmarking.report import (
     profile_text,
 )
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
-from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.contract import ModelContract
+from tflite_tools.file_list import UnreadFile, read_contracts, unread_json, unread_text
 from tflite_tools.tables import versions
 
 FLAGS = flags.FLAGS
@@ -41,18 +42,16 @@ def _define_flags() -> None:
     flags.DEFINE_string("output_dir", "", "Folder for benchmark.json; default: none is written.")
 
 
-def _contracts() -> list[ModelContract]:
+def _contracts() -> tuple[list[ModelContract], list[UnreadFile]]:
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if not paths:
         raise ValueError("give --model=FILE[,FILE...]")
     stems = [path.stem for path in paths]
-    return [
-        read_contract(
-            path,
-            name=path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}",
-        )
+    names = [
+        path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
         for path in paths
     ]
+    return read_contracts(paths, names, any_output=True)
 
 
 def _options() -> BenchmarkOptions:
@@ -81,7 +80,8 @@ def _profile_parts(
 
 
 def main() -> int:
-    options, contracts = _options(), _contracts()
+    options = _options()
+    contracts, unread = _contracts()
     machine = describe_machine()
     results, peaks = benchmark(contracts, options)
     profiles: list[Profile] = []
@@ -92,13 +92,15 @@ def main() -> int:
     parts = [benchmark_text(results, peaks, options, machine)]
     speeds = [peaks[result.integer].speed(options.num_threads[0]) for result in working]
     parts += _profile_parts(profiles, speeds, options.num_threads)
+    parts += [unread_text(unread)] if unread else []
     sys.stdout.write("\n\n".join(parts) + "\n")
     if FLAGS.output_dir:
         path = pathlib.Path(FLAGS.output_dir) / "benchmark.json"
         document = benchmark_json(results, peaks, options, machine, profiles, versions())
+        document["unread"] = unread_json(unread)
         atomic_file.write_text(path, json.dumps(document, indent=1) + "\n")
         sys.stdout.write(f"\nnumbers: {path}\n")
-    return 1 if any(result.failure for result in results) else 0
+    return 1 if unread or any(result.failure for result in results) else 0
 
 
 def console() -> None:

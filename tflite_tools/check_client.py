@@ -8,7 +8,7 @@ Exit status 0: taken as it is (perhaps slower than it could be); 1: refused.
 import pathlib
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from deeplab_tf import command
 from tflite_tools.clients import Client, check_file, findings_text
@@ -31,12 +31,22 @@ def main() -> int:
         names = ", ".join(client.value for client in Client)
         raise ValueError(f"give --client, one or more of {names}")
     refused = False
+    unread = 0
     for path in paths:
         for client in clients:
-            findings = check_file(path, client)
+            try:
+                findings = check_file(path, client)
+            except (ValueError, OSError) as error:
+                if len(paths) == 1:
+                    raise
+                logging.error("%s", " ".join(str(error).split()))
+                unread += 1
+                break
             refused |= any(finding.fatal for finding in findings)
             sys.stdout.write(findings_text(path, client, findings) + "\n")
-    return 1 if refused else 0
+    if unread:
+        sys.stdout.write(f"{unread} of {len(paths)} files could not be read\n")
+    return 1 if refused or unread else 0
 
 
 def console() -> None:

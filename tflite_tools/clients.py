@@ -18,6 +18,7 @@ from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata
+from tflite_tools.runtime_shapes import with_known_shapes
 
 _EXPORT = "export with"
 _ADD = "python -m tflite_tools.add_metadata --model=FILE"
@@ -86,7 +87,7 @@ def check_file(path: str | pathlib.Path, client: Client) -> list[Finding]:
         FileNotFoundError: no such file.
         ValueError: damaged, or its manifest is of another file.
     """
-    graph = read_graph(path)
+    graph = with_known_shapes(read_graph(path))
     inspected = Inspected(graph, packing.read(path), read_contract(path).preprocessing)
     findings = [finding for rule in RULES[client] for finding in rule(inspected)]
     return sorted(findings, key=lambda finding: not finding.fatal)

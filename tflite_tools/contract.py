@@ -13,6 +13,7 @@ from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata
+from tflite_tools.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
 _SCALE_TOLERANCE = 0.02
@@ -33,7 +34,7 @@ class PreprocessingSource(enum.Enum):
     METADATA = "metadata"
     """NormalizationOptions inside the file."""
     QUANTIZATION = "quantization"
-    """The input's own scale and zero point."""
+    """The input's own scale and zero point; integers without a scale are the pixels themselves."""
     ASSUMED = "assumed"
     """Nobody: (x - 128) / 128, with a warning."""
 
@@ -87,6 +88,11 @@ class ModelContract:
         """Whether a softmax of the output is its distribution over the classes."""
         return not self.classes_output and not self.probabilities
 
+    @property
+    def takes_plain_bytes(self) -> bool:
+        """Whether the input holds integers without a scale, such as a uint8 that a CAST reads."""
+        return self.input_quantization is None and self.input_dtype.kind in "iu"
+
     def quantize_table(self) -> np.ndarray | None:
         """Input value of each pixel value, or None where pixels go in unchanged.
 
@@ -94,6 +100,9 @@ class ModelContract:
             input dtype [256, channels].
         """
         pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], self.channels, axis=1)
+        if self.takes_plain_bytes:
+            # The graph casts and normalizes them itself; an int8 begins at -128.
+            return None if self.input_dtype == np.uint8 else (pixels ^ 128).view(np.int8)
         normalized = self.preprocessing.normalize(pixels)
         if self.input_quantization is None:
             return normalized
@@ -111,14 +120,19 @@ _KEEP_PROBABILITIES = (
 
 
 def read_contract(
-    path: str | pathlib.Path, preprocessing: Preprocessing | None = None, name: str = ""
+    path: str | pathlib.Path,
+    preprocessing: Preprocessing | None = None,
+    name: str = "",
+    *,
+    any_output: bool = False,
 ) -> ModelContract:
-    """Reads and checks a file without running it.
+    """Reads and checks a file without running it, unless it does not store its shapes.
 
     Args:
         path: the file.
         preprocessing: normalization to use; default see `PreprocessingSource`.
         name: for tables; default the file's stem.
+        any_output: take files whose output is no segmentation, too, to time them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -126,13 +140,15 @@ def read_contract(
             for another number of channels.
     """
     path = pathlib.Path(path)
-    graph = read_graph(path)
+    graph = with_known_shapes(read_graph(path), outputs=not any_output)
     manifest = read_manifest(path)
     if len(graph.inputs) != 1:
         raise ValueError(f"{path}: {len(graph.inputs)} inputs; only models with one are evaluated")
     image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     input_dtype = _check_input(path, image)
-    classes_output, num_classes = _check_output(path, output)
+    classes_output, num_classes = False, None
+    if not any_output:
+        classes_output, num_classes = _check_output(path, output)
     warnings: list[str] = []
     if len(graph.outputs) > 1:
         warnings.append(f"{len(graph.outputs)} outputs; the first, {output.name!r}, is read")
@@ -144,6 +160,11 @@ def read_contract(
     used, source = _preprocessing(path, preprocessing, manifest, said, image)
     if source is PreprocessingSource.ASSUMED:
         warnings.append(_GUESS)
+    if preprocessing not in (None, used):
+        warnings.append(
+            f"its {image.type_name.lower()} input has no scale: pixels go in as they are and the "
+            "graph normalizes them; --mean and --std are not used"
+        )
     warnings += _check_quantization(used, image, quantization)
     return ModelContract(
         path=path,
@@ -291,13 +312,16 @@ def _preprocessing(
     image: Tensor,
 ) -> tuple[Preprocessing, PreprocessingSource]:
     channels = image.shape[3]
+    own = own_preprocessing(image, channels)
     found = (
         (given, PreprocessingSource.GIVEN),
         (manifest.preprocessing if manifest else None, PreprocessingSource.MANIFEST),
         (said.preprocessing, PreprocessingSource.METADATA),
-        (own_preprocessing(image, channels), PreprocessingSource.QUANTIZATION),
+        (own, PreprocessingSource.QUANTIZATION),
         (Preprocessing.of(channels), PreprocessingSource.ASSUMED),
     )
+    if own is not None and image.quantization is None:
+        return own, PreprocessingSource.QUANTIZATION
     used, source = next((value, source) for value, source in found if value is not None)
     if used.channels != channels:
         raise ValueError(
@@ -308,10 +332,12 @@ def _preprocessing(
 
 
 def own_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
-    """What the scale and zero point of a quantized image stand for; None for floats."""
-    if image.quantization is None or image.type_name not in ("UINT8", "INT8"):
+    """What a quantized image's scale and zero point stand for, or its bytes; None for floats."""
+    if image.type_name not in ("UINT8", "INT8"):
         return None
     shift = 128 if image.type_name == "INT8" else 0
+    if image.quantization is None:  # bytes without a scale: the graph casts them itself
+        return Preprocessing((float(shift),) * channels, (1.0,) * channels)
     mean = float(image.quantization.zero_point[0] + shift)
     std = 1.0 / float(image.quantization.scale[0])
     return Preprocessing((mean,) * channels, (std,) * channels)

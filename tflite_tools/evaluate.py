@@ -14,8 +14,9 @@ from absl import flags
 from deeplab_tf import command
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation import EvaluationOptions, default_processes, evaluate
+from tflite_tools.file_list import read_contracts, unread_text
 from tflite_tools.grid import grid_samples, write_grid
 from tflite_tools.tables import terminal_table, write_metrics
 from tflite_tools.tiled_evaluation import OFF, setting
@@ -122,10 +123,8 @@ def main() -> int:
     if FLAGS.reference and pathlib.Path(FLAGS.reference) not in paths:
         paths.insert(0, pathlib.Path(FLAGS.reference))
     preprocessing = given_preprocessing()
-    contracts = [
-        read_contract(path, preprocessing, name)
-        for path, name in zip(paths, table_names(paths), strict=True)
-    ]
+    needed = pathlib.Path(FLAGS.reference) if FLAGS.reference else None
+    contracts, unread = read_contracts(paths, table_names(paths), preprocessing, needed)
     dataset = chosen_dataset()
     options = EvaluationOptions(
         processes=FLAGS.processes or default_processes(),
@@ -140,10 +139,12 @@ def main() -> int:
     results = evaluate(contracts, dataset, options, reference_index(contracts))
     default = pathlib.Path(FLAGS.run_dir) / "evaluation" if FLAGS.run_dir else "evaluation"
     output_dir = pathlib.Path(FLAGS.output_dir or default)
-    write_metrics(results, dataset, options, output_dir)
+    write_metrics(results, dataset, options, output_dir, unread)
     if options.tile_overlap != OFF:
         sys.stdout.write(setting(options.tile_overlap) + "\n\n")
     sys.stdout.write(terminal_table(results, dataset, options) + "\n")
+    if unread:
+        sys.stdout.write(unread_text(unread) + "\n")
     working = [result.contract for result in results if not result.failure]
     if FLAGS.grid_images and working:
         picture = output_dir / "masks.png"
@@ -152,7 +153,7 @@ def main() -> int:
         write_grid(working, dataset, rows, picture, options.tile_overlap)
         sys.stdout.write(f"\nmasks side by side: {picture}\n")
     sys.stdout.write(f"numbers: {output_dir / 'metrics.json'} and metrics.csv\n")
-    return 1 if any(result.failure for result in results) else 0
+    return 1 if unread or any(result.failure for result in results) else 0
 
 
 def console() -> None:

@@ -17,9 +17,9 @@ from absl import flags
 from deeplab_tf import command
 from deeplab_tf.data import confusion
 from deeplab_tf.data.semantic_kitti import LidarDataset, open_split
-from tflite_tools.contract import read_contract
 from tflite_tools.evaluate import table_names
 from tflite_tools.evaluation import default_processes
+from tflite_tools.file_list import read_contracts, unread_text
 from tflite_tools.points import CEILING, Neighbours, PointScores, benchmark_mean_iou, score_points
 from tflite_tools.tables import align
 
@@ -93,10 +93,7 @@ def main() -> int:
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if not paths:
         raise ValueError("give --model=FILE[,FILE...]")
-    contracts = [
-        read_contract(path, None, name)
-        for path, name in zip(paths, table_names(paths), strict=True)
-    ]
+    contracts, unread = read_contracts(paths, table_names(paths))
     data_dir = pathlib.Path(FLAGS.data_dir)
     if not data_dir.is_dir():
         raise FileNotFoundError(f"{data_dir}: no such folder; check --data_dir")
@@ -109,7 +106,9 @@ def main() -> int:
         Neighbours() if FLAGS.knn else None,
     )
     sys.stdout.write(report(scores, dataset) + "\n")
-    return 1 if any(result.failure for result in scores.files) else 0
+    if unread:
+        sys.stdout.write(unread_text(unread) + "\n")
+    return 1 if unread or any(result.failure for result in scores.files) else 0
 
 
 def console() -> None:

@@ -16,9 +16,10 @@ from absl import flags
 
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
-from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.contract import ModelContract
 from tflite_tools.evaluate import given_preprocessing, table_names
 from tflite_tools.evaluation import EvaluationOptions
+from tflite_tools.file_list import UnreadFile, read_contracts, unread_text
 from tflite_tools.tables import terminal_table, write_metrics
 from tflite_tools.tiled_evaluation import OFF, setting
 
@@ -42,15 +43,12 @@ def _define_flags() -> None:
     flags.DEFINE_string("output_dir", "sharded_evaluation", "Folder for metrics.json and .csv.")
 
 
-def _contracts() -> list[ModelContract]:
+def _contracts() -> tuple[list[ModelContract], list[UnreadFile]]:
     preprocessing = given_preprocessing()
     paths = [pathlib.Path(path) for path in FLAGS.model if path]
     if not paths:
         raise ValueError("no --model given; name one .tflite or more")
-    return [
-        read_contract(path, preprocessing, name)
-        for path, name in zip(paths, table_names(paths), strict=True)
-    ]
+    return read_contracts(paths, table_names(paths), preprocessing)
 
 
 def main() -> int:
@@ -61,9 +59,7 @@ def main() -> int:
             f"sharded evaluation needs Apache Beam ({error}); install the extra `beam` in an "
             "environment of its own"
         ) from error
-    contracts = _contracts()
-    if not contracts:
-        raise ValueError("give --model=FILE.tflite,...")
+    contracts, unread = _contracts()
     source = sharded.ListSource(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
     dataset = source.open()
     options = EvaluationOptions(
@@ -85,9 +81,11 @@ def main() -> int:
     if options.tile_overlap != OFF:
         sys.stdout.write(setting(options.tile_overlap) + "\n\n")
     sys.stdout.write(terminal_table(results, dataset, options) + "\n")
-    write_metrics(results, dataset, options, output_dir)
+    write_metrics(results, dataset, options, output_dir, unread)
+    if unread:
+        sys.stdout.write(unread_text(unread) + "\n")
     sys.stdout.write(f"\nnumbers: {output_dir / 'metrics.json'} and metrics.csv\n")
-    return 1 if any(result.failure for result in results) else 0
+    return 1 if unread or any(result.failure for result in results) else 0
 
 
 def console() -> None:

@@ -16,6 +16,7 @@ from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.data.preprocessing import place, place_label
 from tflite_tools.chunk import Chunk, write_chunk
 from tflite_tools.contract import ModelContract
+from tflite_tools.interpreter import BUILTIN_NOTE, Kernels
 from tflite_tools.latency import LatencyMs, measure_latency
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
@@ -109,6 +110,7 @@ class ModelResult:
         latency: of one invoke, or None.
         memory_mb: peak resident memory that a process of its own gained by loading and running
             the file once.
+        kernels: that ran it, or None where that is not known.
         failure: why there is no score, or "".
         warnings: what a user must know, one line each.
     """
@@ -123,6 +125,7 @@ class ModelResult:
     constant_images: int = 0
     latency: LatencyMs | None = None
     memory_mb: float | None = None
+    kernels: Kernels | None = None
     failure: str = ""
     warnings: list[str] = dataclasses.field(default_factory=list)
 
@@ -184,10 +187,11 @@ def score_samples(
     return total
 
 
-def probe(runner: ModelRunner, image: np.ndarray) -> float:
-    """Runs in a child of its own: one invoke; returns the memory that it took, in MB."""
+def probe(runner: ModelRunner, image: np.ndarray) -> tuple[float, Kernels]:
+    """Runs in a child of its own: one invoke; returns the memory that it took, in MB, and the
+    kernels that ran."""
     runner.class_map(image)
-    return runner.memory_mb()
+    return runner.memory_mb(), runner.kernels
 
 
 def evaluate(
@@ -277,7 +281,9 @@ def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None
             for outcome in pool.run(tasks):
                 result.failure = outcome.failure
                 if not outcome.failure:
-                    result.memory_mb = float(outcome.value)  # type: ignore[arg-type]
+                    result.memory_mb, result.kernels = outcome.value  # type: ignore[misc]
+                    if result.kernels is Kernels.BUILTIN:
+                        result.warnings.append(BUILTIN_NOTE)
 
 
 def score_list(

@@ -12,19 +12,20 @@ def argmax_channels(logits: np.ndarray) -> np.ndarray:
     slower, a sixth of an integer network's own time.
 
     Args:
-        logits: any dtype [height, width, classes], at most 255 classes.
+        logits: any dtype [height, width, classes].
 
     Returns:
-        uint8 [height, width].
+        [height, width], the smallest unsigned dtype that holds every class: uint8 up to 256.
     """
     height, width, classes = logits.shape
     planes = np.ascontiguousarray(logits.reshape(-1, classes).T)
     best = planes[0].copy()
-    index = np.zeros(best.shape, np.uint8)
+    dtype = np.min_scalar_type(classes - 1)
+    index = np.zeros(best.shape, dtype)
     for channel in range(1, classes):
         higher = planes[channel] > best
         np.maximum(best, planes[channel], out=best)
-        np.maximum(index, higher.view(np.uint8) * np.uint8(channel), out=index)
+        np.maximum(index, higher.view(np.uint8) * dtype.type(channel), out=index)
     return index.reshape(height, width)
 
 
@@ -57,7 +58,7 @@ class OutputReader:
             )
 
     def on_canvas(self, output: np.ndarray) -> np.ndarray:
-        """Class map uint8 [height, width] of the network's input.
+        """Class map [height, width] of the network's input: uint8, or wider above 256 classes.
 
         Logits of another size are resized bilinearly before the argmax, class maps by nearest
         neighbour.

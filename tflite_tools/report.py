@@ -17,8 +17,8 @@ from absl import flags
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
 from tflite_tools import evaluate as scoring
-from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, default_processes
+from tflite_tools.file_list import read_contracts, unread_text
 from tflite_tools.html_report.collect import collect
 from tflite_tools.html_report.page import PAGE, refuse_old, write_report
 from tflite_tools.tables import terminal_table
@@ -66,10 +66,8 @@ def main() -> int:
     if FLAGS.reference and pathlib.Path(FLAGS.reference) not in paths:
         paths.insert(0, pathlib.Path(FLAGS.reference))
     preprocessing = scoring.given_preprocessing()
-    contracts = [
-        read_contract(path, preprocessing, name)
-        for path, name in zip(paths, scoring.table_names(paths), strict=True)
-    ]
+    needed = pathlib.Path(FLAGS.reference) if FLAGS.reference else None
+    contracts, unread = read_contracts(paths, scoring.table_names(paths), preprocessing, needed)
     options = EvaluationOptions(
         processes=FLAGS.processes or default_processes(),
         num_threads=FLAGS.num_threads,
@@ -80,13 +78,15 @@ def main() -> int:
     )
     typed = shlex.join(["python", "-m", "tflite_tools.report", *sys.argv[1:]])
     reference = scoring.reference_index(contracts)
-    report = collect(contracts, scoring.chosen_dataset(), options, reference, typed)
+    report = collect(contracts, scoring.chosen_dataset(), options, reference, typed, tuple(unread))
     write_report(report, output_dir, run_config)
     results = [file.result for file in report.files]
     sys.stdout.write(terminal_table(results, report.dataset, options) + "\n\n")
+    if unread:
+        sys.stdout.write(unread_text(unread) + "\n\n")
     sys.stdout.write(f"report: {output_dir / PAGE}; beside it metrics.json, metrics.csv, ")
     sys.stdout.write("model_card.md\n")
-    return 1 if any(result.failure for result in results) else 0
+    return 1 if unread or any(result.failure for result in results) else 0
 
 
 def console() -> None:

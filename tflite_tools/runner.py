@@ -1,5 +1,6 @@
 """One interpreter with its contract: pixels in, class map out. Runs in child processes."""
 
+import functools
 import pathlib
 import resource
 import time
@@ -10,29 +11,35 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.tiles import Tiling
 from tflite_tools.contract import ModelContract
 from tflite_tools.cross_entropy import cross_entropy_sum, dequantize
+from tflite_tools.interpreter import open_interpreter
 from tflite_tools.prediction import OutputReader
 
 
 class ModelRunner:
-    """Holds an interpreter with XNNPACK and a fixed number of threads.
+    """Holds an interpreter with a fixed number of threads.
+
+    Attributes:
+        contract: the file.
+        kernels: XNNPACK's, or the built-in ones where it refuses the file.
 
     Raises:
         RuntimeError, ValueError: the runtime refuses the file.
     """
 
     def __init__(self, contract: ModelContract, num_threads: int = 1):
-        # The runtime writes to stderr when it is loaded; only children that run files load it.
-        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
-
         self.contract = contract
         self._memory_before = _peak_memory_bytes()
-        self._interpreter = Interpreter(str(contract.path), num_threads=num_threads)
-        self._interpreter.allocate_tensors()
+        self._interpreter, self.kernels = open_interpreter(contract.path, num_threads)
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
         self._table = contract.quantize_table()
         self._shape = (1, contract.height, contract.width, contract.channels)
-        self.reader = OutputReader(
+
+    @functools.cached_property
+    def reader(self) -> OutputReader:
+        """Of the raw output; only a segmentation model's can be read."""
+        contract = self.contract
+        return OutputReader(
             contract.height, contract.width, contract.output_shape, contract.classes_output
         )
 
@@ -55,7 +62,7 @@ class ModelRunner:
         return self._interpreter.get_tensor(self._output)
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
-        """uint8 [height, width] for uint8 [height, width, channels]."""
+        """[height, width] for uint8 [height, width, channels]: uint8 up to 256 classes."""
         self.set_image(image)
         self.invoke()
         return self.reader.on_canvas(self.output())

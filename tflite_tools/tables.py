@@ -12,6 +12,8 @@ from deeplab_tf import atomic_file
 from deeplab_tf.data import confusion
 from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.evaluation import EvaluationOptions, ModelResult
+from tflite_tools.file_list import UnreadFile, unread_json
+from tflite_tools.interpreter import Kernels
 
 _PACKAGES = ("ai-edge-litert", "numpy", "pillow")
 _SUMMARY = (
@@ -110,7 +112,7 @@ def terminal_table(
         chosen = f" of {', '.join(options.mean_over)}" if options.mean_over else ""
         line = (
             f"{dataset.name}, split {dataset.split}, {images} images; mIoU over classes{chosen} "
-            "with a non-empty union, at the label's own size; kernels: XNNPACK and builtin"
+            "with a non-empty union, at the label's own size; " + kernels_line(scored)
         )
         if latency := next((result.latency for result in scored if result.latency), None):
             line += (
@@ -123,6 +125,19 @@ def terminal_table(
     if notes:
         parts.append("\n".join(notes))
     return "\n\n".join(parts)
+
+
+def kernels_line(results: list) -> str:
+    """Which kernels ran, and which files the builtin ones alone.
+
+    Args:
+        results: with a contract and kernels.
+    """
+    found = {result.kernels or Kernels.XNNPACK for result in results}
+    if len(found) < 2:
+        return f"kernels: {next(iter(found), Kernels.XNNPACK)}"
+    alone = [result.contract.name for result in results if result.kernels is Kernels.BUILTIN]
+    return f"kernels: {Kernels.XNNPACK}, {Kernels.BUILTIN} alone for {', '.join(alone)}"
 
 
 def versions() -> dict[str, str]:
@@ -153,6 +168,7 @@ def result_to_json(
             "quantization": contract.output_quantization,
             "classes": contract.classes_output,
         },
+        "kernels": result.kernels,
         "failure": result.failure,
         "warnings": result.warnings,
         "memory_mb": result.memory_mb,
@@ -184,8 +200,9 @@ def write_metrics(
     dataset: SegmentationDataset,
     options: EvaluationOptions,
     output_dir: pathlib.Path,
+    unread: list[UnreadFile] | None = None,
 ) -> None:
-    """Writes `metrics.json` and `metrics.csv`."""
+    """Writes `metrics.json` and `metrics.csv`, with the files that could not be read."""
     models = [result_to_json(result, dataset, options) for result in results]
     document = {
         "dataset": dataset.name,
@@ -193,6 +210,7 @@ def write_metrics(
         "options": vars(options),
         "versions": versions(),
         "models": models,
+        "unread": unread_json(unread or []),
     }
     atomic_file.write_text(output_dir / "metrics.json", json.dumps(document, indent=1) + "\n")
     stream = io.StringIO()
@@ -213,4 +231,6 @@ def write_metrics(
             + [latency["median"] if latency else "", model["memory_mb"], model["failure"]]
             + [model.get("iou", {}).get(name, "") for name in names]
         )
+    for file in unread or []:  # name and failure; nothing else is known
+        writer.writerow([file.name, 0, *[""] * 9, file.failure, *[""] * len(names)])
     atomic_file.write_text(output_dir / "metrics.csv", stream.getvalue())

@@ -141,13 +141,14 @@ class Tiling:
         """Puts the class maps of all tiles together; one at a time is held.
 
         Args:
-            class_maps: one a tile, in the order of `tiles()`, uint8 [tile_height, tile_width].
+            class_maps: one a tile, in the order of `tiles()`, [tile_height, tile_width].
 
         Returns:
-            uint8 [height, width].
+            [height, width] of the tiles' dtype.
         """
         whole = np.empty((self.height, self.width), np.uint8)
         for tile, class_map in zip(self.tiles(), class_maps, strict=True):
+            whole = whole.astype(class_map.dtype, copy=False)
             rows, columns = tile.rows, tile.columns
             whole[rows.first : rows.last, columns.first : columns.last] = class_map[
                 rows.first - rows.start : rows.last - rows.start,

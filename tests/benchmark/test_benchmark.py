@@ -8,7 +8,9 @@ import sys
 import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
+from tests.diagnosis.surgery import CODES, new_operator, new_tensor, write
 from tests.zoo import CAMVID
 from tflite_tools.benchmarking.timing import BenchmarkOptions, _timing, benchmark
 from tflite_tools.contract import read_contract
@@ -107,3 +109,27 @@ def test_user_errors_are_one_line(flags, message):
     assert (code, out) == (1, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_network_that_segments_nothing_is_timed(tmp_path):
+    """Scores of a whole image are no class map, and take time all the same."""
+    model = parse_model(INT8.read_bytes(), "int8")
+    graph = model.subgraphs[0]
+    first = graph.operators[0]  # QUANTIZE of the image
+    graph.operators = [first]
+    scores = new_tensor(model, "scores", schema.TensorType.INT8, (1, 3))
+    graph.tensors[scores].quantization = graph.tensors[first.outputs[0]].quantization
+    axes = new_tensor(model, "axes", schema.TensorType.INT32, (2,), np.int32([1, 2]))
+    options, union = schema.ReducerOptionsT(), schema.BuiltinOptions.ReducerOptions
+    graph.operators.append(
+        new_operator(model, CODES.MEAN, [first.outputs[0], axes], [scores], options, union)
+    )
+    graph.outputs = np.array([scores], np.int32)
+    model.signatureDefs = None
+    path = write(tmp_path / "scores.tflite", model)
+    with pytest.raises(ValueError, match="a segmentation model gives"):
+        read_contract(path)
+    options = BenchmarkOptions(repeats=2, warmup=1)
+    (result,), _ = benchmark([read_contract(path, any_output=True)], options)
+    assert result.failure == ""
+    assert result.timings[1].minimum > 0

@@ -186,6 +186,55 @@ def test_float_input_costs_one_quantize_and_float_output_one_dequantize():
     assert "it ends at operator 2, DEQUANTIZE" in result.partition
 
 
+def test_operators_in_front_of_the_partition_stay_on_the_cpu():
+    """A camera's bytes are cast and normalized in floats, then quantized."""
+    builder = Builder()
+    camera = builder.tensor(IMAGE, "UINT8")
+    cast = builder.operator("CAST", [camera], IMAGE, "FLOAT32")  # 0
+    normalized = builder.operator("DIV", [cast, cast], IMAGE, "FLOAT32")  # 1
+    entering = builder.operator("QUANTIZE", [normalized], IMAGE)  # 2
+    computed = builder.operator("RELU", [entering], IMAGE)  # 3
+    also = builder.operator("TANH", [entering], IMAGE)  # 4
+    joined = builder.operator("ADD", [computed, also], IMAGE)  # 5
+    broken = builder.operator("ELU", [joined], IMAGE)  # 6
+    last = builder.operator("RELU6", [broken], IMAGE)  # 7
+    result = check(builder.graph([camera], [last]))
+    assert [p.operator.position for p in result.placements if p.mapped] == [3, 4, 5]
+    assert result.partition == (
+        "one partition, 3 of 8 operators on the Edge TPU, behind 1 CAST, 1 DIV, 1 QUANTIZE on "
+        "the CPU; it ends at operator 6, ELU; 5 run on the CPU"
+    )
+    assert result.placements[7].reason.startswith("depends on operator 6, ELU")
+
+
+def test_the_partition_is_the_largest_connected_run():
+    builder = Builder()
+    image = builder.tensor(IMAGE)
+    first = builder.operator("ELU", [image], IMAGE)  # 0: in front of 2
+    second = builder.operator("ELU", [image], IMAGE)  # 1: in front of 3, 4
+    small = builder.operator("RELU", [first], IMAGE)  # 2
+    large = builder.operator("RELU", [second], IMAGE)  # 3
+    larger = builder.operator("TANH", [large], IMAGE)  # 4
+    result = check(builder.graph([image], [small, larger]))
+    assert [p.operator.position for p in result.placements if p.mapped] == [3, 4]
+    assert result.placements[2].reason.startswith("depends on operator 0, ELU")
+    assert "behind 1 ELU on the CPU" in result.partition
+
+
+def test_two_runs_behind_one_operator_do_not_become_two_partitions():
+    builder = Builder()
+    camera = builder.tensor(IMAGE, "UINT8")
+    cast = builder.operator("CAST", [camera], IMAGE, "FLOAT32")  # 0
+    one = builder.operator("QUANTIZE", [cast], IMAGE)  # 1
+    other = builder.operator("QUANTIZE", [cast], IMAGE)  # 2
+    here = builder.operator("RELU", [one], IMAGE)  # 3
+    further = builder.operator("TANH", [here], IMAGE)  # 4
+    there = builder.operator("RELU", [other], IMAGE)  # 5
+    result = check(builder.graph([camera], [further, there]))
+    assert [p.operator.position for p in result.placements if p.mapped] == [3, 4]
+    assert result.placements[5].reason.startswith("depends on operator 2, QUANTIZE")
+
+
 def test_parameters_beyond_the_chip_are_called_out():
     def dense(megabytes):
         weights = np.ones((1024, 1024 * megabytes), np.int8)

@@ -75,10 +75,12 @@ def mutated(path, change):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.float32])
 def test_argmax_equals_numpy_and_takes_the_first_of_equals(dtype):
     rng = np.random.default_rng(0)
-    for classes in (2, 11, 150):
+    for classes in (2, 11, 150, 256, 257, 700):
         logits = rng.integers(-20 if np.dtype(dtype).kind != "u" else 0, 20, (13, 17, classes))
         logits = logits.astype(dtype)
+        logits[0, 0, -1] = 30  # the last class wins somewhere
         np.testing.assert_array_equal(argmax_channels(logits), logits.argmax(-1))
+        assert argmax_channels(logits).dtype == (np.uint8 if classes <= 256 else np.uint16)
 
 
 def test_output_reader_resizes_logits_as_tensorflow_does():

@@ -17,6 +17,7 @@ from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
 from tflite_tools.flatbuffer.multiply_adds import multiply_adds
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.runner import ModelRunner
+from tflite_tools.runtime_shapes import with_known_shapes
 
 _WARMUP = 3
 _loaded: dict[tuple[str, int], ProfiledModel] = {}
@@ -112,7 +113,7 @@ def profile(
         if index in broken
         else summarize(
             contract.name,
-            read_graph(contract.path),
+            with_known_shapes(read_graph(contract.path)),
             {threads: runs[index, threads] for threads in num_threads},
         )
         for index, contract in enumerate(contracts)

@@ -5,7 +5,8 @@ import dataclasses
 
 from tflite_tools.benchmarking.profile import OperatorTime, Profile, side_by_side
 from tflite_tools.benchmarking.timing import Benchmark, BenchmarkOptions
-from tflite_tools.tables import align
+from tflite_tools.interpreter import BUILTIN_NOTE, Kernels
+from tflite_tools.tables import align, kernels_line
 
 SLOWEST = 10
 QUIET = 0.9
@@ -38,15 +39,17 @@ def benchmark_text(
             f"milliseconds of one invoke, {threads} thread(s)\n{align(list(_TIMES), rows)}"
         )
     parts.append(_machine_text(machine))
+    working = [result for result in results if not result.failure]
     parts.append(
         f"{options.warmup} warm-up and {options.repeats} timed invokes of each file and number of "
-        "threads, in turn, on seeded noise; kernels: XNNPACK and builtin. ratio, best ratio: of "
+        f"threads, in turn, on seeded noise; {kernels_line(working)}. ratio, best ratio: of "
         "medians and of minima, to the first file. GMAC/s, of peak: at the minimum; the peak is "
         "one 1x1 convolution, 32x32x512 to 512, timed among the files. cores: processor time by "
         "wall time. speed-up: of minima, to the first number of threads"
     )
+    notes = [f"{r.contract.name}: {BUILTIN_NOTE}" for r in results if r.kernels is Kernels.BUILTIN]
     failures = [f"{r.contract.name}: FAILED: {r.failure}" for r in results if r.failure]
-    return "\n\n".join([*parts, *_disturbance([*results, *peaks.values()]), *failures])
+    return "\n\n".join([*parts, *_disturbance([*results, *peaks.values()]), *notes, *failures])
 
 
 def _disturbance(results: list[Benchmark]) -> list[str]:
@@ -262,6 +265,7 @@ def _result_json(result: Benchmark, peaks: dict[bool, Benchmark]) -> dict:
         "multiply_adds": result.multiply_adds,
         "peak": "int8" if result.integer else "float32",
         "memory_mb": result.memory_mb,
+        "kernels": result.kernels,
         "failure": result.failure,
         "threads": {
             str(threads): {

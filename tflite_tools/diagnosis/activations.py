@@ -10,7 +10,7 @@ from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.finding import Finding, problem, some, warning
 from tflite_tools.diagnosis.layers import LayerStatistics, real_limits
 from tflite_tools.diagnosis.observation import Observations
-from tflite_tools.flatbuffer.graph import Operator, Tensor
+from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
 
 _CLIPPED_PROBLEM = 0.005
 _CLIPPED_WARNING = 0.001
@@ -51,10 +51,18 @@ def _natural_ends(operator: Operator, tensor: Tensor) -> tuple[bool, bool]:
     return relu or six or one, one or (six and real_limits(tensor)[1] > _SIX)
 
 
+def _computed(graph: Graph) -> list[tuple[Operator, Tensor]]:
+    """Every operator with each of its outputs."""
+    return [
+        (operator, graph.tensors[index])
+        for operator in graph.operators
+        for index in operator.outputs
+    ]
+
+
 def _judged(case: Case, seen: Observations):
     """(operator, tensor, statistics, natural ends) of quantized tensors that have own ranges."""
-    for operator in case.graph.operators:
-        tensor = case.graph.tensors[operator.outputs[0]]
+    for operator, tensor in _computed(case.graph):
         statistics = seen.layers.get(tensor.index)
         if statistics is None or statistics.histogram is None or operator.kind in _FIXED:
             continue
@@ -122,8 +130,7 @@ def unused_ranges(case: Case, seen: Observations) -> list[Finding]:
 def dead_channels(case: Case, seen: Observations) -> list[Finding]:
     """Channels that say the same on every photo and at every place."""
     dead, stuck = [], []
-    for operator in case.graph.operators:
-        tensor = case.graph.tensors[operator.outputs[0]]
+    for operator, tensor in _computed(case.graph):
         statistics = seen.layers.get(tensor.index)
         if statistics is None or operator.kind in _FIXED or max(tensor.shape[1:3]) == 1:
             continue

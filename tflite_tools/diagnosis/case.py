@@ -15,6 +15,7 @@ from tflite_tools.contract import (
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS
 from tflite_tools.manifest import Manifest, read_manifest
+from tflite_tools.runtime_shapes import with_known_shapes
 
 INTEGER_TYPES = ("INT8", "UINT8", "INT16")
 
@@ -100,12 +101,12 @@ def open_case(
     if not names and contract.label_set:
         names = contract.label_set.names
     case = Case(
-        graph=read_graph(model),
+        graph=with_known_shapes(read_graph(model)),
         contract=contract,
         manifest=manifest,
         given_preprocessing=preprocessing is not None,
         labels=names,
-        reference_graph=read_graph(reference) if reference else None,
+        reference_graph=with_known_shapes(read_graph(reference)) if reference else None,
         reference=_reference_contract(reference, contract) if reference else None,
         dataset=dataset,
     )

@@ -26,10 +26,10 @@ def exploding_error(case: Case, seen: Observations) -> list[Finding]:
     found = _few_pairs(seen, len(ratios))
     falls = []
     for operator in case.graph.operators:
-        index = operator.outputs[0]
-        if index in ratios:
-            before = _ratio_before(case.graph, operator.inputs, ratios)
-            falls.append((before - ratios[index], before, ratios[index], operator))
+        for index in operator.outputs:
+            if index in ratios:
+                before = _ratio_before(case.graph, operator.inputs, ratios)
+                falls.append((before - ratios[index], before, ratios[index], operator))
     falls = [item for item in falls if item[0] >= _FALL_DB and item[2] < _LOW_DB]
     if not falls:
         return found

@@ -12,6 +12,7 @@ import numpy as np
 from deeplab_tf.data.decibels import snr_db
 from tflite_tools.contract import ModelContract
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
+from tflite_tools.interpreter import open_interpreter
 from tflite_tools.runner import ModelRunner
 
 BINS = 256
@@ -98,14 +99,9 @@ class TensorReader:
     """An interpreter that keeps every intermediate tensor."""
 
     def __init__(self, contract: ModelContract):
-        from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415 - in children only
-
         with warnings.catch_warnings():  # of the memory that this takes: it is what we want
             warnings.simplefilter("ignore")
-            self._interpreter = Interpreter(
-                str(contract.path), num_threads=1, experimental_preserve_all_tensors=True
-            )
-        self._interpreter.allocate_tensors()
+            self._interpreter, _ = open_interpreter(contract.path, preserve_all_tensors=True)
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._table = contract.quantize_table()
 
@@ -137,7 +133,7 @@ def watched(graph: Graph) -> list[Tensor]:
 
     Class maps are left out: their values are names, not quantities.
     """
-    tensors = [graph.tensors[operator.outputs[0]] for operator in graph.operators]
+    tensors = [graph.tensors[index] for operator in graph.operators for index in operator.outputs]
     return [
         tensor
         for tensor in tensors

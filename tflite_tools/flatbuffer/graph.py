@@ -68,7 +68,8 @@ class Tensor:
     Attributes:
         index: in the file.
         name: in the file; need not be unique.
-        shape: as stored; a dynamic dimension is stored as 1.
+        shape: as stored; a dynamic dimension is stored as 1, and a computed tensor of which even
+            the number of dimensions is unknown has [], as a scalar has.
         shape_signature: the same with -1 for dynamic dimensions.
         dtype: NumPy dtype, or None for types that NumPy lacks (`type_name` has the name).
         type_name: name in the schema.
@@ -262,11 +263,11 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, size_bytes: int) ->
         _read_tensor(index, tensor, buffers, path)
         for index, tensor in enumerate(_items(subgraph.tensors))
     )
+    inputs, outputs = _indices(subgraph.inputs), _indices(subgraph.outputs)
     operators = tuple(
-        _read_operator(position, operator, model.operatorCodes or [], tensors, path)
+        _read_operator(position, operator, model.operatorCodes or [], tensors, path, inputs)
         for position, operator in enumerate(_items(subgraph.operators))
     )
-    inputs, outputs = _indices(subgraph.inputs), _indices(subgraph.outputs)
     for index in inputs + outputs:
         if not 0 <= index < len(tensors):
             raise ValueError(f"{path}: damaged .tflite (input or output tensor {index} missing)")
@@ -349,7 +350,7 @@ def _read_quantization(name, shape, quantization, path) -> Quantization | None:
     return Quantization(scale, zero_point, dimension if len(scale) > 1 else 0)
 
 
-def _read_operator(position, operator, codes, tensors, path) -> Operator:
+def _read_operator(position, operator, codes, tensors, path, graph_inputs) -> Operator:
     if not 0 <= operator.opcodeIndex < len(codes):
         raise ValueError(f"{path}: damaged .tflite (operator {position} has no code)")
     code = codes[operator.opcodeIndex]
@@ -372,21 +373,40 @@ def _read_operator(position, operator, codes, tensors, path) -> Operator:
         )
     if not outputs or not all(0 <= index < len(tensors) for index in outputs):
         raise ValueError(f"{path}: damaged .tflite (operator {position}, {kind}, writes nowhere)")
-    _check_ranks(position, kind, inputs, outputs, tensors, path)
+    _check_ranks(position, kind, inputs, outputs, tensors, path, graph_inputs)
     return Operator(position, kind, inputs, outputs, operator.builtinOptions)
 
 
-def _check_ranks(position, kind, inputs, outputs, tensors, path) -> None:
+def _wanted_ranks(kind, inputs, outputs) -> list[tuple[int, range]]:
     wanted = [(inputs[slot], ranks) for slot, ranks in _INPUT_RANKS.get(kind, ())]
     if kind in _IMAGE_OUTPUT:
         wanted.append((outputs[0], _IMAGE))
-    for index, ranks in wanted:
+    return wanted
+
+
+def _check_ranks(position, kind, inputs, outputs, tensors, path, graph_inputs) -> None:
+    for index, ranks in _wanted_ranks(kind, inputs, outputs):
         shape = tensors[index].shape
+        # The runtime computes the shape of a computed tensor before any kernel reads it.
+        if not shape and tensors[index].data is None and index not in graph_inputs:
+            continue
         if len(shape) not in ranks:
             raise ValueError(
                 f"{path}: damaged .tflite (operator {position}, {kind}, has a tensor of shape "
                 f"{list(shape)} where {ranks.start} dimensions are needed)"
             )
+
+
+def has_unknown_shapes(graph: Graph) -> bool:
+    """Whether a tensor that must be an image or a matrix has no stored shape."""
+    needed = {
+        index
+        for operator in graph.operators
+        for index, _ in _wanted_ranks(operator.kind, operator.inputs, operator.outputs)
+    }
+    return any(
+        not graph.tensors[index].shape and graph.producer(index) is not None for index in needed
+    )
 
 
 def _check_order(graph: Graph) -> None:

@@ -17,9 +17,10 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.bootstrap import Interval, miou_difference
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation import EvaluationOptions, ModelResult, evaluate
+from tflite_tools.file_list import UnreadFile, unread_json
 from tflite_tools.html_report.boundary import count_boundaries
 from tflite_tools.manifest import Manifest, read_manifest
-from tflite_tools.tables import result_to_json, versions
+from tflite_tools.tables import kernels_line, result_to_json, versions
 
 _PACKAGES = ("jinja2", "matplotlib", "scipy")
 
@@ -60,6 +61,7 @@ class Report:
         files: in the order of the tables.
         reference: index of the file that the others are compared with, or None.
         command: what a user types to get the report again.
+        unread: files of the list that could not be read.
     """
 
     dataset: SegmentationDataset
@@ -67,6 +69,7 @@ class Report:
     files: list[FileReport]
     reference: int | None
     command: str
+    unread: tuple[UnreadFile, ...] = ()
 
     @property
     def base(self) -> FileReport | None:
@@ -90,11 +93,13 @@ class Report:
             "reference": base.name if base else None,
             "options": vars(self.options),
             "command": self.command,
+            "kernels": kernels_line([file.result for file in self.scored]),
             "versions": versions()
             | {name: importlib.metadata.version(name) for name in _PACKAGES}
             | {"processor": processor()},
             "classes": self._classes(),
             "models": [self._file(file) for file in self.files],
+            "unread": unread_json(list(self.unread)),
         }
         return _finite(values)
 
@@ -162,6 +167,7 @@ def collect(
     options: EvaluationOptions,
     reference: int | None,
     command: str,
+    unread: tuple[UnreadFile, ...] = (),
 ) -> Report:
     """Runs all files over the list: once to score, once for the boundaries.
 
@@ -183,7 +189,7 @@ def collect(
         file.boundary = counts.get(index)
         if index in failures:
             file.result.warnings.append(f"no boundary IoU: {failures[index]}")
-    return Report(dataset, options, files, reference, command)
+    return Report(dataset, options, files, reference, command, unread)
 
 
 def overlap(image_matrices: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256
 from tflite_tools.metadata.description import check_labels, describe
 from tflite_tools.metadata.packing import add
 from tflite_tools.metadata.segmenter import SegmenterMetadata
+from tflite_tools.runtime_shapes import with_known_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
     for warning in contract.warnings:
         logging.warning("%s: %s", options.model, warning)
     labels = _labels(options, contract)
-    graph = read_graph(options.model)
+    graph = with_known_shapes(read_graph(options.model))
     metadata = describe(contract, labels, graph, options.name, options.license)
     content = add(options.model.read_bytes(), metadata)
     manifest = _manifest(contract, labels, content)

@@ -6,9 +6,10 @@ operations) and what official compiled models show:
 
 - Tensors are int8 or uint8, of constant size, with at most three dimensions above 1, the
   three innermost ones. Parameters are constant.
-- ONE partition: the first operator that cannot be mapped, and everything that depends on it,
-  runs on the CPU.
-- A float input costs a QUANTIZE on the CPU at the front, which does not end the partition.
+- ONE partition, one connected run: the first operator behind its begin that cannot be mapped,
+  and everything that depends on it, runs on the CPU.
+- Operators in front of it may stay on the CPU: those that cannot be mapped and depend on nothing
+  that is, such as the QUANTIZE of a float input or the CAST of a camera's bytes.
 
 What it cannot know: Coral does not publish which resizes lose too much precision to be mapped,
 nor which tensors are too large for the chip. A resize counts as mapped up to the growth that
@@ -16,6 +17,7 @@ compiled models show (`SEEN_RESIZE_FACTOR`); larger ones, 1 -> 33 and 33 -> 513 
 left on the CPU where they were seen. The last word is `edgetpu_compiler -s FILE`.
 """
 
+import collections
 import math
 from collections.abc import Callable
 
@@ -23,7 +25,7 @@ import numpy as np
 
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
 from tflite_tools.targets import operands
-from tflite_tools.targets.partition import name_of, spread_downstream
+from tflite_tools.targets.partition import name_of, one_run
 from tflite_tools.targets.result import Placement, TargetResult
 
 SRAM_BYTES = 8 * 2**20
@@ -48,8 +50,7 @@ def check(graph: Graph, target: str) -> TargetResult:
     """
     own = {operator.position: reason(graph, operator) for operator in graph.operators}
     refused = {position: text for position, text in own.items() if text}
-    front = {position for position in refused if _float_front(graph, graph.operators[position])}
-    reasons = spread_downstream(graph, refused, front)
+    front, reasons = one_run(graph, refused, _float_inputs(graph, refused))
     placements = tuple(
         Placement(operator, reasons.get(operator.position, "")) for operator in graph.operators
     )
@@ -57,7 +58,7 @@ def check(graph: Graph, target: str) -> TargetResult:
         target,
         graph,
         placements,
-        _partition(graph, refused, front, len(reasons)),
+        _partition(graph, reasons, front),
         _SOURCE,
         tuple(_warnings(graph, placements)),
         {
@@ -226,25 +227,31 @@ _NOT_EVERYWHERE = {
 }
 
 
-def _float_front(graph: Graph, operator: Operator) -> bool:
-    entering = operator.inputs[0] in graph.inputs
-    leaving = graph.tensors[operator.outputs[0]].type_name in _EIGHT_BITS
-    return operator.kind == "QUANTIZE" and entering and leaving
+def _float_inputs(graph: Graph, refused: dict[int, str]) -> set[int]:
+    """Positions of the QUANTIZE of float inputs: each may stand in front, whatever it feeds."""
+    return {
+        position
+        for position in refused
+        if graph.operators[position].kind == "QUANTIZE"
+        and graph.operators[position].inputs[0] in graph.inputs
+        and graph.tensors[graph.operators[position].outputs[0]].type_name in _EIGHT_BITS
+    }
 
 
-def _partition(graph: Graph, refused: dict[int, str], front: set[int], left: int) -> str:
-    total = len(graph.operators)
-    ends = [position for position in sorted(refused) if position not in front]
-    if not ends:
-        behind = f", behind {len(front)} QUANTIZE of a float input on the CPU" if front else ""
-        return f"one partition, {total - left} of {total} operators on the Edge TPU{behind}"
-    first = graph.operators[ends[0]]
+def _partition(graph: Graph, reasons: dict[int, str], front: set[int]) -> str:
+    left, total = len(reasons), len(graph.operators)
+    ends = [position for position in sorted(reasons) if position not in front]
     if left == total:
+        first = graph.operators[min(reasons)]
         return f"nothing on the Edge TPU: {name_of(first)} cannot be mapped and all depends on it"
-    return (
-        f"one partition, {total - left} of {total} operators on the Edge TPU; it ends at "
-        f"{name_of(first)}; {left} run on the CPU"
-    )
+    text = f"one partition, {total - left} of {total} operators on the Edge TPU"
+    if front:
+        kinds = collections.Counter(graph.operators[position].kind for position in sorted(front))
+        names = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        text += f", behind {names} on the CPU"
+    if not ends:
+        return text
+    return f"{text}; it ends at {name_of(graph.operators[ends[0]])}; {left} run on the CPU"
 
 
 def _parameter_bytes(graph: Graph, placements) -> int:

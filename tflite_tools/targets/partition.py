@@ -1,7 +1,8 @@
 """How a graph splits between an accelerator and the processor.
 
-A compiler that makes one partition (Edge TPU) ends it at the first operator that it cannot
-map. A delegate (GPU, NNAPI) takes several, each as large as the order of execution allows.
+A compiler that makes one partition (Edge TPU) begins it behind operators that it cannot map, and
+ends it at the next one. A delegate (GPU, NNAPI) takes several, each as large as the order of
+execution allows.
 """
 
 from collections.abc import Iterable
@@ -40,6 +41,80 @@ def spread_downstream(graph: Graph, reasons: dict[int, str], harmless: set[int])
         root |= dict.fromkeys(operator.outputs, first)
         spread.setdefault(operator.position, f"depends on {name_of(first)}: one partition only")
     return spread
+
+
+def one_run(
+    graph: Graph, reasons: dict[int, str], inputs: set[int]
+) -> tuple[set[int], dict[int, str]]:
+    """The one partition of a compiler: a connected run of operators that can be mapped.
+
+    Operators that cannot be mapped and depend on nothing that can, stay on the CPU in front of
+    it. Where several runs could begin, behind different ones of them or at the graph's own input,
+    the largest is taken.
+
+    Args:
+        graph: the file.
+        reasons: position -> why an operator cannot be mapped by itself.
+        inputs: positions in `reasons` that only bring an input in: what they feed counts as one
+            run with what reads the graph's inputs.
+
+    Returns:
+        positions in front of the run, and the reasons with every operator that is left out.
+    """
+    front: set[int] = set()
+    before: dict[int, list[int]] = {}
+    producer: dict[int, int] = {}
+    for operator in graph.operators:
+        position = operator.position
+        before[position] = [producer[index] for index in operator.inputs if index in producer]
+        if position in reasons and front.issuperset(before[position]):
+            front.add(position)
+        producer |= dict.fromkeys(operator.outputs, position)
+    spread = spread_downstream(graph, reasons, front)
+    mapped = [operator for operator in graph.operators if operator.position not in spread]
+    run = _largest_run(_connected(graph, mapped), before, front - inputs)
+    feeding: set[int] = set()
+    waiting = list(run)
+    while waiting:
+        new = {position for position in before[waiting.pop()] if position in front} - feeding
+        feeding |= new
+        waiting += new
+    left = spread_downstream(graph, reasons, feeding)
+    for operator in mapped:  # another run behind the same operators
+        if operator.position not in run:
+            left.setdefault(operator.position, "not connected with the rest: one partition only")
+    return feeding, left
+
+
+def _connected(graph: Graph, operators: list[Operator]) -> list[set[int]]:
+    """Positions of operators in groups that share no tensor but constants."""
+    groups: list[tuple[set[int], set[int]]] = []  # positions and tensors
+    for operator in operators:
+        touched = (*operator.inputs, *operator.outputs)
+        positions = {operator.position}
+        tensors = {i for i in touched if i >= 0 and graph.tensors[i].data is None}
+        apart = []
+        for group in groups:
+            if group[1].isdisjoint(tensors):
+                apart.append(group)
+            else:
+                positions, tensors = positions | group[0], tensors | group[1]
+        groups = [*apart, (positions, tensors)]
+    return [positions for positions, _ in groups]
+
+
+def _largest_run(groups: list[set[int]], before: dict[int, list[int]], front: set[int]) -> set[int]:
+    """The largest group, of equal ones the first; groups that no operator of `front` feeds begin
+    where the graph does and count as one."""
+    runs: list[set[int]] = []
+    begin: set[int] = set()
+    for group in groups:
+        if front.isdisjoint(source for position in group for source in before[position]):
+            begin |= group
+        else:
+            runs.append(group)
+    runs = sorted([run for run in (begin, *runs) if run], key=min)
+    return max(runs, key=len, default=set())
 
 
 def delegated_parts(graph: Graph, supported: set[int]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from tflite_tools.flatbuffer.graph import Graph
+from tflite_tools.runtime_shapes import with_known_shapes
 from tflite_tools.targets import edgetpu, ethosu, gpu, nnapi
 from tflite_tools.targets.result import TargetResult
 
@@ -24,7 +25,7 @@ def check_target(graph: Graph, target: str) -> TargetResult:
     if target not in TARGETS:
         raise ValueError(f"unknown target {target!r}; known: {', '.join(TARGETS)}")
     try:
-        return TARGETS[target](graph, target)
+        return TARGETS[target](with_known_shapes(graph), target)
     except IndexError as error:
         raise ValueError(
             f"{graph.path}: damaged .tflite (an operator lacks an input or a dimension)"

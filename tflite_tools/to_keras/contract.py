@@ -60,15 +60,15 @@ class InputContract:
 
 def input_contract(tensor: Tensor) -> InputContract:
     """Reads the contract off an input: a uint8 pixel is the quantized value, an int8 one is
-    the pixel less 128; integers without a scale are the pixels themselves."""
+    the pixel less 128; so they are without a scale, where the graph casts them itself."""
     scale = zero_point = mean = std = None
     shift = {"UINT8": 0, "INT8": 128}.get(tensor.type_name)
     if tensor.quantization is not None and shift is not None:
         scale = float(tensor.quantization.scale[0])
         zero_point = int(tensor.quantization.zero_point[0])
         mean, std = float(zero_point + shift), 1.0 / scale
-    elif tensor.quantization is None and tensor.type_name == "UINT8":
-        mean, std = 0.0, 1.0
+    elif tensor.quantization is None and shift is not None:
+        mean, std = float(shift), 1.0
     return InputContract(
         tensor.name, tensor.shape, tensor.type_name.lower(), scale, zero_point, mean, std
     )

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tf_keras as keras
 
+from tflite_tools.interpreter import Kernels
 from tflite_tools.to_keras.contract import InputContract
 
 
@@ -17,12 +18,14 @@ class Fidelity:
         equal_classes: share of pixels (of images, for a classifier) with the same class.
         largest_difference: of any output value, dequantized; None for class maps.
         correlation: Pearson's, of all output values; None for class maps.
+        kernels: that ran the file.
     """
 
     images: int
     equal_classes: float
     largest_difference: float | None
     correlation: float | None
+    kernels: Kernels = Kernels.XNNPACK
 
 
 def real_input(pixels: np.ndarray, contract: InputContract) -> np.ndarray:
@@ -47,7 +50,8 @@ def measure(run_file, model: keras.Model, real_inputs) -> Fidelity:
     pairs = [(run_file(real), np.asarray(model(real, training=False))) for real in real_inputs]
     if not pairs:
         raise ValueError("no images to compare on; give at least one")
-    return compare(pairs)
+    kernels = getattr(run_file, "kernels", Kernels.XNNPACK)
+    return dataclasses.replace(compare(pairs), kernels=kernels)
 
 
 def compare(pairs) -> Fidelity:

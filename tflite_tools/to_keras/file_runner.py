@@ -7,6 +7,8 @@ import weakref
 
 import numpy as np
 
+from tflite_tools.interpreter import Kernels, open_interpreter
+
 PATIENCE_S = 300.0
 """Longest time that loading a file, or one image, may take."""
 
@@ -17,7 +19,11 @@ class FileRunner:
     Args:
         path: the file.
         num_threads: of the interpreter.
-        builtin: the runtime's own kernels instead of XNNPACK's.
+        builtin: the runtime's own kernels instead of XNNPACK's, which run otherwise unless XNNPACK
+            refuses the file.
+
+    Attributes:
+        kernels: that run.
 
     Raises:
         RuntimeError: the runtime refuses the file, or crashes, with its reason.
@@ -33,7 +39,7 @@ class FileRunner:
         self._child.start()
         theirs.close()
         weakref.finalize(self, _end, self._child, self._connection)
-        self._receive()
+        self.kernels: Kernels = self._receive()
 
     def __call__(self, real: np.ndarray) -> np.ndarray:
         """float32 [1, ...], the network's real input -> the file's output as real values."""
@@ -67,7 +73,7 @@ def _serve(connection, path: str, num_threads: int, builtin: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     try:
         run = _InProcess(path, num_threads, builtin)
-        connection.send((None, ""))
+        connection.send((run.kernels, ""))
     except Exception as error:
         connection.send((None, " ".join(str(error).split()) or type(error).__name__))
         return
@@ -86,18 +92,8 @@ class _InProcess:
     """The interpreter itself."""
 
     def __init__(self, path: str, num_threads: int, builtin: bool):
-        # Only children load the runtime: it writes to stderr and can crash.
-        from ai_edge_litert import interpreter as litert  # noqa: PLC0415
-
-        resolver = litert.OpResolverType
-        self._interpreter = litert.Interpreter(
-            path,
-            num_threads=num_threads,
-            experimental_op_resolver_type=(
-                resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES if builtin else resolver.AUTO
-            ),
-        )
-        self._interpreter.allocate_tensors()
+        kernels = Kernels.BUILTIN if builtin else None
+        self._interpreter, self.kernels = open_interpreter(path, num_threads, kernels)
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
 

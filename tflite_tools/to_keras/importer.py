@@ -8,11 +8,12 @@ import numpy as np
 
 from deeplab_tf.models.imported import KINDS, NetworkDescription, Node, build_imported
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
+from tflite_tools.runtime_shapes import with_known_shapes, with_runtime_shapes
 from tflite_tools.to_keras.contract import InputContract, input_contract
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
 from tflite_tools.to_keras.integer_arithmetic import activation_range, integer_arithmetic
 from tflite_tools.to_keras.rules import RULES
-from tflite_tools.to_keras.view import OperatorView, Step
+from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 _NAME_PREFIXES = ("PartitionedCall/", "StatefulPartitionedCall/")
 
@@ -69,13 +70,28 @@ def import_file(path: str | pathlib.Path, trim_head: str = "") -> ImportedNetwor
 def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
     """Turns a graph into a network, up to its output or to a named tensor.
 
-    Operators that the chosen tensor does not need are not looked at.
+    Operators that the chosen tensor does not need are not looked at. Shapes that are not stored,
+    or stored stale, are asked of the runtime, as `with_runtime_shapes` does.
 
     Raises:
         ValueError: an operator that is not supported or damaged, several inputs or outputs, no
             tensor of that name, a file compiled for Edge TPU.
     """
     _check_edge_tpu(graph)
+    graph = with_known_shapes(graph)
+    try:
+        return _import(graph, trim_head)
+    except ShapeMismatchError as mismatch:
+        try:
+            running = with_runtime_shapes(graph)
+        except ValueError:
+            raise mismatch from None
+        if [t.shape for t in running.tensors] == [t.shape for t in graph.tensors]:
+            raise
+        return _import(running, trim_head)
+
+
+def _import(graph: Graph, trim_head: str) -> ImportedNetwork:
     output = find_tensor(graph, trim_head) if trim_head else _only_output(graph)
     operators = _needed_operators(graph, output)
     builder = _Builder(graph, operators)
@@ -92,7 +108,7 @@ def find_tensor(graph: Graph, name: str) -> int:
     Raises:
         ValueError: none, or several.
     """
-    computed = [graph.tensors[operator.outputs[0]] for operator in graph.operators]
+    computed = [graph.tensors[index] for operator in graph.operators for index in operator.outputs]
     for matches in (
         [tensor for tensor in computed if tensor.name == name],
         [tensor for tensor in computed if name in (*tensor.name.split(";"), layer_name(tensor))],
@@ -166,7 +182,8 @@ def _problem(graph: Graph, operator: Operator, reason: str) -> str:
     tensor = graph.tensors[operator.outputs[0]]
     producers = (graph.producer(index) for index in operator.inputs if index >= 0)
     before = sorted({producer.kind for producer in producers if producer is not None})
-    after = sorted({consumer.kind for consumer in graph.consumers(operator.outputs[0])})
+    consumers = (graph.consumers(index) for index in operator.outputs)
+    after = sorted({consumer.kind for group in consumers for consumer in group})
     return (
         f"{graph.path.name}: operator {operator.position}, {operator.kind} "
         f"({tensor.name.split(';')[0][-40:]!r}, behind {', '.join(before) or 'the input'}, "
@@ -219,11 +236,15 @@ class _Builder:
         Raises:
             ValueError: it cannot be expressed, or its file is damaged.
         """
+        if len(operator.outputs) > 1:
+            reason = f"it has {len(operator.outputs)} outputs, its layer has one"
+            raise ValueError(_problem(self._graph, operator, reason))
         view = OperatorView(self._graph, operator, tuple(self._sizes))
         try:
             steps = RULES[operator.kind].convert(view)
         except ValueError as error:
-            raise ValueError(_problem(self._graph, operator, str(error))) from error
+            kind = ShapeMismatchError if isinstance(error, ShapeMismatchError) else ValueError
+            raise kind(_problem(self._graph, operator, str(error))) from error
         except (AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
             reason = f"damaged ({type(error).__name__}: {error})"
             raise ValueError(_problem(self._graph, operator, reason)) from error
@@ -371,7 +392,7 @@ def _check_shapes(graph: Graph, description: NetworkDescription, shapes: dict) -
     built = {layer.name: tuple(layer.output.shape)[1:] for layer in model.layers}
     for name, shape in shapes.items():
         if name in built and built[name] != shape and name != description.output_name:
-            raise ValueError(
+            raise ShapeMismatchError(
                 f"{graph.path}: layer {name!r} gives {list(built[name])}, the file says "
                 f"{list(shape)}; the file is damaged or its operator is not understood"
             )

@@ -147,7 +147,7 @@ def _run_line(result: Result) -> str:
 
 def _fidelity_line(fidelity: Fidelity) -> str:
     text = (
-        f"Against the file (XNNPACK kernels) on {fidelity.images} images: "
+        f"Against the file ({fidelity.kernels} kernels) on {fidelity.images} images: "
         f"{100 * fidelity.equal_classes:.3f}% of the classes equal"
     )
     if fidelity.largest_difference is not None:

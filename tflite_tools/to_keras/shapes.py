@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tflite_tools.to_keras.view import OperatorView, Step
+from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 
 def reshape(view: OperatorView) -> list[Step]:
@@ -13,7 +13,7 @@ def reshape(view: OperatorView) -> list[Step]:
     """
     source, target = view.input(0).shape, view.output.shape
     if int(np.prod(source)) != int(np.prod(target)):
-        raise ValueError(f"its shapes {list(source)} and {list(target)} differ in size")
+        raise ShapeMismatchError(f"its shapes {list(source)} and {list(target)} differ in size")
     if source == target:
         return []
     if not target or target[0] != source[0] or not _keeps_batch(view, source, target):

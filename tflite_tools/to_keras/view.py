@@ -18,6 +18,10 @@ _FUSED_NAMES = {
 }
 
 
+class ShapeMismatchError(ValueError):
+    """The stored shapes do not fit together: damaged, or stale."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """One layer that an operator becomes.
