@@ -28,7 +28,6 @@ from deeplab_tf.quantization.empty_pixels import PixelWeights, weights_of
 from deeplab_tf.quantization.equalization import Relu6, find_pairs
 from deeplab_tf.quantization.kernels import bias_key, kernel_key, response_to_constant
 
-
 _SMALLEST_LIMIT = 1 / 256
 """What is left of a limit at least, a share: of a channel that is constant above its limit, whose
 deviation is 0. A limit of 0 would be a dead tensor, with a range of no width."""
@@ -59,9 +58,10 @@ def absorb_high_biases(
     """Absorbs what every calibration photo allows: there the function is unchanged.
 
     c is also bounded by the smallest value that was seen, so that on these photos no value is
-    cut off which was not cut off before, and by a channel's limit. Other photos may hold smaller values: there the
-    function is approximated, the better the more photos are given. A second layer that pads
-    with zeros takes no part: at the border it would see 0 where c was absorbed.
+    cut off which was not cut off before, and by a channel's limit, which stays above 0. Other
+    photos may hold smaller values: there the function is approximated, the better the more photos
+    are given. A second layer that pads with zeros takes no part: at the border it would see 0
+    where c was absorbed.
 
     Args:
         description, arrays: a network without batch norms, equalized or not.

@@ -138,7 +138,7 @@ def output_of(description, arrays, batch, name):
 
 
 def test_absorption_is_bounded_by_a_channel_s_limit():
-    """Pixels -0.5 and 0.5: deviation 0.5. By hand, min(mean, limit) - 3 * 0.5, the least value seen:
+    """Pixels -0.5 and 0.5: deviation 0.5. By hand, min(mean, limit) - 3 * 0.5:
 
     58 +- 0.5, limit 6: min(58, 6) - 1.5 = 4.5, not 56.5 with a limit of -50.5
      8 +- 0.5, limit 6: 4.5, too; the paper's 6.5 would leave a limit of -0.5
