@@ -149,7 +149,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
         for layer, done in zip(file.layers, corrected, strict=True)
     }
     content, in_place = rewrite_biases(plan.model.read_bytes(), biases)
-    equal = _write(plan.output, content, graph, biases, walk if file.whole else None)
+    equal = _write(plan.output, content, graph, biases, walk, simulated=file.whole)
     if manifest is not None:
         new = _corrected_manifest(manifest, reference.name, record, content)
         new.write(manifest_path(plan.output))
@@ -248,19 +248,29 @@ def _snr_db(references: list[np.ndarray], values: list[np.ndarray]) -> float:
 
 
 def _write(
-    path: pathlib.Path, content: bytes, original: Graph, biases: dict, walk: FileWalk | None
+    path: pathlib.Path,
+    content: bytes,
+    original: Graph,
+    biases: dict,
+    walk: FileWalk,
+    *,
+    simulated: bool,
 ) -> float | None:
-    """Writes the file once it is read back and run; returns the share of equal outputs."""
+    """Writes the file once it is read back and has run on a photo.
+
+    Returns:
+        the share of outputs that the simulation gives, too; None where it does not reach them.
+    """
     with atomic_file.atomic_path(path) as temporary:
         temporary.write_bytes(content)
         if _constants(read_graph(temporary), {}) != _constants(original, biases):
             raise RuntimeError(f"{path} would differ in more than biases; it is not written")
-        run = _runner(temporary)
-        if walk is None:
-            return None
         image = walk.images[0]
+        found = _runner(temporary)(image)
+        if not simulated:
+            return None
         with np.errstate(invalid="ignore", divide="ignore"):  # of a constant output
-            return compare([(run(image), np.asarray(walk.model(image)))]).equal_classes
+            return compare([(found, np.asarray(walk.model(image)))]).equal_classes
 
 
 def _constants(graph: Graph, biases: dict[tuple[int, int], np.ndarray]) -> list:
