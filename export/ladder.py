@@ -181,7 +181,8 @@ def climb(ladder: Ladder) -> list[Row]:
     classes = options.mean_indices(ladder.evaluation)
     rows = []
     for rung in ladder.rungs:
-        result, difference, both = results.get(rung.name), None, ()
+        result, difference = results.get(rung.name), None
+        both: tuple[int, ...] = ()
         if rung.name != REFERENCE:
             difference, both = compare_with_float(results[REFERENCE], result, classes)
         rows.append(
