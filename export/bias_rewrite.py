@@ -150,7 +150,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
         for layer, done in zip(file.layers, corrected, strict=True)
     }
     content, in_place = rewrite_biases(plan.model.read_bytes(), biases)
-    equal = _write(plan.output, content, graph, biases, run if file.whole else None)
+    equal = _write(plan.output, content, graph, biases, run, simulated=file.whole)
     if manifest is not None:
         new = _corrected_manifest(manifest, reference.name, record, content)
         new.write(manifest_path(plan.output))
@@ -267,19 +267,29 @@ def _snr_db(references: list[np.ndarray], values: list[np.ndarray]) -> float:
 
 
 def _write(
-    path: pathlib.Path, content: bytes, original: Graph, biases: dict, run: FileRun | None
+    path: pathlib.Path,
+    content: bytes,
+    original: Graph,
+    biases: dict,
+    run: FileRun,
+    *,
+    simulated: bool,
 ) -> float | None:
-    """Writes the file once it is read back and run; returns the share of equal outputs."""
+    """Writes the file once it is read back and has run on a photo.
+
+    Returns:
+        the share of outputs that the simulation gives, too; None where it does not reach them.
+    """
     with atomic_file.atomic_path(path) as temporary:
         temporary.write_bytes(content)
         if _constants(read_graph(temporary), {}) != _constants(original, biases):
             raise RuntimeError(f"{path} would differ in more than biases; it is not written")
-        runner = _runner(temporary)
-        if run is None:
-            return None
         image = run.images[0]
+        found = _runner(temporary)(image)
+        if not simulated:
+            return None
         with np.errstate(invalid="ignore", divide="ignore"):  # of a constant output
-            return compare([(runner(image), np.asarray(run.model(image)))]).equal_classes
+            return compare([(found, np.asarray(run.model(image)))]).equal_classes
 
 
 def _constants(graph: Graph, biases: dict[tuple[int, int], np.ndarray]) -> list:

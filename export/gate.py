@@ -1,15 +1,20 @@
 """Reads a finished file back and refuses what would fail on a device: each rule with its cure."""
 
+import collections.abc
 import pathlib
 
 import numpy as np
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from export.variants import RULES, FileSpec, Variant
-from tflite_tools.flatbuffer.graph import Graph, read_graph
+from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
 from tflite_tools.flatbuffer.operators import traits
+from tflite_tools.to_keras.file_runner import FileRunner
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+_CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
+_WIDE = ("FLOAT16", "FLOAT32", "FLOAT64", "INT16")
+"""Types of activations of more than 8 bits."""
 _INPUT_SCALE_TOLERANCE = 1e-6
 """Relative; scales are stored as float32, with 6e-8 relative rounding."""
 
@@ -37,6 +42,121 @@ def check_file(
     if spec.variant in (Variant.INT8, Variant.QAT_INT8):
         faults += _input_scale(graph, preprocessing)
     return faults
+
+
+def check_raised(
+    path: pathlib.Path, integer: Graph, wanted: collections.abc.Mapping[int, str]
+) -> list[str]:
+    """Finds what else than the named operators of an integer file computes in more than 8 bits.
+
+    Both files are read without their QUANTIZE and DEQUANTIZE operators: then they must hold the
+    same operators in the same order, those that are named in their type and the others in that
+    of the integer file. A conversion may touch a wide tensor only where a named operator is at
+    its other end.
+
+    Args:
+        path: the file with some operators in another type.
+        integer: the file that it was made from, which has passed `check_file`.
+        wanted: {position in `integer`: "FLOAT32" or "INT16", the type that the operator is meant
+            to compute in}.
+
+    Returns:
+        one line a fault; empty for a file that holds what was asked for, and nothing else.
+    """
+    graph = read_graph(path)
+    before, after = _without_conversions(integer), _without_conversions(graph)
+    if [operator.kind for operator in before] != [operator.kind for operator in after]:
+        return ["the file has other operators than the integer file that it was made from"]
+    faults = [
+        f"operator {position} is no operator to raise" for position in _strays(before, wanted)
+    ]
+    named: dict[int, str] = {}
+    for old, new in zip(before, after, strict=True):
+        if kind := wanted.get(old.position):
+            named[new.position] = kind
+            faults += _not_raised(graph, new, kind)
+        elif _types(integer, old) != _types(graph, new):
+            faults.append(
+                f"operator {new.position} ({new.kind}) computes in "
+                f"{', '.join(_types(graph, new))}; nobody asked for that, it was "
+                f"{', '.join(_types(integer, old))}"
+            )
+    for operator in graph.operators:
+        if operator.kind in _CONVERSIONS:
+            faults += _stray_conversion(graph, operator, named)
+    return faults
+
+
+def run_once(path: pathlib.Path) -> list[str]:
+    """Loads a file, runs it on seeded noise in a child process, and looks at what it gives.
+
+    Returns:
+        one line a fault: that the runtime refuses it, crashes, or gives NaN or infinity.
+    """
+    graph = read_graph(path)
+    image = graph.tensors[graph.inputs[0]]
+    noise = np.random.default_rng(0).uniform(-1, 1, image.shape).astype(np.float32)
+    try:
+        found = FileRunner(path)(noise)
+    except (ValueError, RuntimeError) as error:
+        return [f"the runtime does not run it: {error}"]
+    if not np.isfinite(found).all():
+        return [
+            "it gives NaN or infinity for noise between -1 and 1; a weight or a range is broken"
+        ]
+    return []
+
+
+def _without_conversions(graph: Graph) -> list[Operator]:
+    return [operator for operator in graph.operators if operator.kind not in _CONVERSIONS]
+
+
+def _strays(operators: list[Operator], wanted: collections.abc.Mapping[int, str]) -> list[int]:
+    return sorted(set(wanted) - {operator.position for operator in operators})
+
+
+def _types(graph: Graph, operator: Operator) -> list[str]:
+    indices = (*operator.inputs, *operator.outputs)
+    return [graph.tensors[index].type_name if index >= 0 else "" for index in indices]
+
+
+def _not_raised(graph: Graph, operator: Operator, kind: str) -> list[str]:
+    """A named operator must read and write its activations in the type that was asked for.
+
+    A float one with int8 weights would round its activations again: the runtime takes it for a
+    hybrid operator.
+    """
+    inputs = [graph.tensors[index] for index in operator.inputs if index >= 0]
+    activations = [tensor for tensor in inputs if tensor.data is None]
+    if kind == "FLOAT32":
+        activations += [tensor for tensor in inputs if tensor.type_name == "INT8"]
+    found = {tensor.type_name for tensor in activations}
+    found |= {graph.tensors[index].type_name for index in operator.outputs}
+    if found == {kind}:
+        return []
+    return [
+        f"operator {operator.position} ({operator.kind}) computes in {', '.join(sorted(found))}; "
+        f"it was meant to be {kind}"
+    ]
+
+
+def _stray_conversion(graph: Graph, operator: Operator, named: dict[int, str]) -> list[str]:
+    """What a conversion has of more than 8 bits inside the file belongs to a named operator."""
+    outside = set(graph.inputs) | set(graph.outputs)
+    for index in (operator.inputs[0], operator.outputs[0]):
+        tensor = graph.tensors[index]
+        if tensor.type_name not in _WIDE or index in outside:
+            continue
+        producer = graph.producer(index)
+        touching = [*graph.consumers(index), *([producer] if producer else [])]
+        others = [o for o in touching if o.kind not in _CONVERSIONS]
+        if not any(named.get(other.position) == tensor.type_name for other in others):
+            return [
+                f"operator {operator.position} ({operator.kind}) converts {tensor.type_name} "
+                f"tensor {tensor.name!r}, which no operator that was meant to be wide reads or "
+                "writes"
+            ]
+    return []
 
 
 def _space_to_batch(graph: Graph) -> list[str]:

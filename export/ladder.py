@@ -33,7 +33,7 @@ from export.calibration import choose_samples
 from export.pipeline import ExportPlan, export_files
 from export.source import Source
 from export.variants import FileSpec, Head, IoDtype, Variant
-from tflite_tools.bootstrap import Interval, miou_difference
+from tflite_tools.bootstrap import Interval, common_classes, miou_difference
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.manifest import sha256_of
@@ -138,10 +138,11 @@ class Row:
     Attributes:
         name: of the rung.
         result: scores, or None where no file came out.
-        difference: of mIoU from float, or None for float itself.
+        difference: of mIoU from float over the classes that both count, or None for float itself.
         snr_db: of the logits against float's, or None likewise.
         minutes: that making the file took; the steps of its quantization-aware phase included.
         failure: cause, or "".
+        changed_over: indices of the classes that the difference is taken over.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Row:
     snr_db: float | None
     minutes: float
     failure: str
+    changed_over: tuple[int, ...] = ()
 
 
 def climb(ladder: Ladder) -> list[Row]:
@@ -177,13 +179,12 @@ def climb(ladder: Ladder) -> list[Row]:
     ratios = _ratios(contracts, ladder.evaluation, options)
     failures |= {name: result.failure for name, result in results.items() if result.failure}
     classes = options.mean_indices(ladder.evaluation)
-    float_matrices = results[REFERENCE].image_matrices
     rows = []
     for rung in ladder.rungs:
         result, difference = results.get(rung.name), None
-        matrices = result.image_matrices if result is not None else None
-        if matrices is not None and float_matrices is not None and rung.name != REFERENCE:
-            difference = miou_difference(float_matrices, matrices, classes)
+        both: tuple[int, ...] = ()
+        if rung.name != REFERENCE:
+            difference, both = compare_with_float(results[REFERENCE], result, classes)
         rows.append(
             Row(
                 rung.name,
@@ -192,9 +193,27 @@ def climb(ladder: Ladder) -> list[Row]:
                 ratios.get(rung.name),
                 minutes[rung.name],
                 failures.get(rung.name, ""),
+                both,
             )
         )
     return rows
+
+
+def compare_with_float(
+    base: ModelResult, result: ModelResult | None, classes: tuple[int, ...]
+) -> tuple[Interval | None, tuple[int, ...]]:
+    """mIoU of a file less that of float, and the classes that both count; None without a score.
+
+    Args:
+        base, result: with the matrix of every image.
+        classes: that means are taken over; empty for all.
+    """
+    if result is None or result.image_matrices is None or base.image_matrices is None:
+        return None, ()
+    both = common_classes(base.image_matrices, result.image_matrices, classes)
+    if not both:
+        return None, ()
+    return miou_difference(base.image_matrices, result.image_matrices, classes), both
 
 
 def _training_minutes(ladder: Ladder, rung: Rung) -> float:
@@ -290,13 +309,23 @@ def ladder_table(rows: list[Row], dataset: SegmentationDataset, options: Evaluat
     """The rows as text; a difference whose interval holds zero is marked ~."""
     classes = options.mean_indices(dataset)
     base = next(row.result for row in rows if row.name == REFERENCE)
-    lines = []
+    counted_by_float = (
+        confusion.mean_iou(base.matrix, classes)[1]
+        if base is not None and base.matrix is not None
+        else 0
+    )
+    lines, uneven = [], []
     for row in rows:
         if row.failure or row.result is None or row.result.matrix is None:
             lines.append([row.name, "failed", *["-"] * 7])
             continue
-        score, _ = confusion.mean_iou(row.result.matrix, classes)
+        score, counted = confusion.mean_iou(row.result.matrix, classes)
         change = row.difference
+        if change and (counted != len(row.changed_over) or counted != counted_by_float):
+            uneven.append(
+                f"{row.name}: mIoU over {counted} classes, {REFERENCE}'s over {counted_by_float}; "
+                f"the difference over the {len(row.changed_over)} that both count"
+            )
         latency = row.result.latency
         lines.append(
             [
@@ -316,6 +345,7 @@ def ladder_table(rows: list[Row], dataset: SegmentationDataset, options: Evaluat
     notes = [
         f"{dataset.name}, split {dataset.split}, {images} images; ~: zero lies inside the interval "
         f"(paired bootstrap over images); dB: logits against float's, {compared} images",
+        *uneven,
         *(f"{row.name}: FAILED: {row.failure}" for row in rows if row.failure),
     ]
     return "\n\n".join([align(_HEADER, lines), "\n".join(notes)])
@@ -332,6 +362,8 @@ def _class_changes(result: ModelResult, base: ModelResult | None, dataset) -> di
 
 def _worst_class(result: ModelResult, base, dataset: SegmentationDataset) -> str:
     changes = _class_changes(result, base, dataset)
+    if not changes:
+        return "-"
     worst = min(changes, key=lambda name: changes[name])
     return f"{worst} {100 * changes[worst]:+.2f}"
 
@@ -353,6 +385,7 @@ def write_ladder(
             values |= {
                 "miou": confusion.mean_iou(row.result.matrix, classes)[0],
                 "difference": dataclasses.asdict(row.difference) if row.difference else None,
+                "changed_over": [dataset.label_set.names[index] for index in row.changed_over],
                 "iou_change": _class_changes(row.result, base, dataset),
                 "snr_db": row.snr_db,
                 "size_bytes": row.result.contract.size_bytes,
@@ -396,8 +429,10 @@ def _plot(documents: list[dict], path: pathlib.Path) -> None:
     base = next(values["miou"] for values in shown if values["name"] == REFERENCE)
     for axes in panels:
         for position, values in enumerate(reversed(shown)):
-            change = values["difference"] or {"low": 0.0, "high": 0.0}
-            ends = [100 * (base + change[key]) for key in ("low", "high")]
+            change = values["difference"] or {"difference": 0.0, "low": 0.0, "high": 0.0}
+            # Around the row's own mIoU: the difference may be over other classes.
+            middle = values["miou"] - change["difference"]
+            ends = [100 * (middle + change[key]) for key in ("low", "high")]
             axes.plot(ends, [position, position], color="tab:blue", linewidth=3, alpha=0.4)
             axes.plot(100 * values["miou"], position, "o", color="tab:blue", markersize=4)
         axes.axvline(100 * base, color="gray", linewidth=1)

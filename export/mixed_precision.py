@@ -96,6 +96,21 @@ def raise_layers(
     return raise_precision(content, wanted, weights)
 
 
+def raised_positions(
+    content: bytes, done: PostTrained, keep_float: tuple[str, ...], int16: tuple[str, ...]
+) -> dict[int, str]:
+    """{operator position in the int8 file: "FLOAT32" or "INT16"} that `raise_layers` is to raise.
+
+    For the gate, which looks for itself at what has become of them.
+    """
+    units = find_units(done.description, done.arrays)
+    wanted: dict[int, str] = {}
+    for names, kind in ((keep_float, "FLOAT32"), (int16, "INT16")):
+        layers = [unit.layers[0] for unit in units_named(units, names)]
+        wanted |= dict.fromkeys(find_layers(content, layers).values(), kind)
+    return wanted
+
+
 def _file_layout(node: Node, kernel: np.ndarray) -> np.ndarray:
     """[h, w, in, out], transposed [h, w, out, in] -> [out, h, w, in]; depthwise [h, w, in, m] ->
     [1, h, w, in * m]."""

@@ -21,7 +21,7 @@ from export.calibration import Calibration, calibrate
 from export.convert import Conversion, ConverterProcess
 from export.edgetpu_forms import fit_edgetpu
 from export.freeze import freeze_model, write_saved_model
-from export.mixed_precision import raise_layers
+from export.mixed_precision import raise_layers, raised_positions
 from export.source import Source
 from export.variants import RULES, FileSpec, Target, Variant
 from tflite_tools.flatbuffer.graph import read_graph
@@ -128,8 +128,9 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                 content = converter.convert(conversion)
                 record = calibration if rule.calibrated else None
                 steps = graphs.steps if graphs.planned(spec) else None
-                raised = graphs.raised(spec, content)
-                results.append(_place(plan, source, spec, content, raised, record, steps))
+                content = _in_forms_of_the_target(plan, spec, content)
+                raised, wanted = graphs.raised(spec, content)
+                results.append(_place(plan, source, spec, content, raised, wanted, record, steps))
             except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
                 cause = " ".join(str(error).split())
                 results.append(ExportedFile(spec, None, cause))
@@ -196,18 +197,16 @@ class _Graphs:
             self._paths[kind, spec.head] = path
         return path
 
-    def raised(self, spec: FileSpec, content: bytes) -> bytes:
-        """The file with layers of more than 8 bits and forms of the target, where asked for."""
-        if self._plan.target is Target.EDGETPU and spec.variant in (Variant.INT8, Variant.QAT_INT8):
-            content, lines = fit_edgetpu(content)
-            for line in lines:
-                logging.info("%s: %s", spec.file_name, line)
+    def raised(self, spec: FileSpec, content: bytes) -> tuple[bytes, dict[int, str]]:
+        """The file with layers of more than 8 bits where asked for, and which operators of
+        `content` these are: {position: type}."""
         done, steps = self._post_trained, self._steps_of_int8
         if done is None or steps is None or not self.planned(spec):
-            return content
+            return content, {}
         if not (steps.keep_float or steps.int16):
-            return content
-        return raise_layers(content, done, steps.keep_float, steps.int16)
+            return content, {}
+        layers = (steps.keep_float, steps.int16)
+        return raise_layers(content, done, *layers), raised_positions(content, done, *layers)
 
     def _frozen(self, spec: FileSpec, phase: Phase):
         plan, source = self._plan, self._source
@@ -222,6 +221,15 @@ class _Graphs:
                 plan.preprocessing.input_range,
             )
         return freeze_model(self._post_trained.model, spec.head, source.logits_alignment)
+
+
+def _in_forms_of_the_target(plan: ExportPlan, spec: FileSpec, content: bytes) -> bytes:
+    if plan.target is not Target.EDGETPU or spec.variant not in (Variant.INT8, Variant.QAT_INT8):
+        return content
+    content, lines = fit_edgetpu(content)
+    for line in lines:
+        logging.info("%s: %s", spec.file_name, line)
+    return content
 
 
 def _write_beside(frozen, plan: ExportPlan, folder: pathlib.Path) -> None:
@@ -259,23 +267,30 @@ def _place(
     spec: FileSpec,
     content: bytes,
     raised: bytes,
+    wanted: dict[int, str],
     record: Calibration | None,
     steps: dict | None,
 ) -> ExportedFile:
     """Checks a finished file and moves it, with its manifest, under its final name.
 
-    The gate sees the integer file, `content`; layers of `raised` that are float are wanted so.
+    The gate sees the integer file, `content`, and then what ships, `raised`: the operators of
+    `wanted` may be wide there, nothing else. What ships has run once.
     """
     final = plan.output_dir / spec.file_name
     with atomic_file.atomic_path(final) as temporary:
         temporary.write_bytes(content)
-        wanted = plan.post_training.per_channel if plan.post_training and steps else True
-        faults = gate.check_file(temporary, spec, plan.preprocessing, wanted)
+        per_channel = plan.post_training.per_channel if plan.post_training and steps else True
+        faults = gate.check_file(temporary, spec, plan.preprocessing, per_channel)
+        if raised != content:
+            integer = read_graph(temporary)
+            temporary.write_bytes(raised)
+            faults += gate.check_raised(temporary, integer, wanted)
         if faults and not source.tolerated:
             raise RuntimeError("refused by the gate: " + "; ".join(faults))
+        if broken := gate.run_once(temporary):
+            raise RuntimeError("refused by the gate: " + "; ".join(broken))
         for fault in faults:
             logging.warning("%s: %s", spec.file_name, fault)
-        temporary.write_bytes(raised)
         manifest = _manifest(plan, source, spec, temporary, raised, record, steps)
     manifest.write(manifest_path(final))
     return ExportedFile(spec, final, "", len(raised))

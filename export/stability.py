@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 import tempfile
 
+import numpy as np
+
 from deeplab_tf.data import confusion
 from deeplab_tf.data.dataset import SegmentationDataset, Subset
 from deeplab_tf.data.labels import LabelSet
@@ -13,7 +15,7 @@ from export.calibration import disjoint_samples
 from export.pipeline import ExportPlan, export_files
 from export.source import Source
 from export.variants import FileSpec, Head, IoDtype, Variant
-from tflite_tools.bootstrap import Interval, miou_difference
+from tflite_tools.bootstrap import Interval, common_classes, miou_difference
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, default_processes, evaluate
 
@@ -60,7 +62,7 @@ class Stability:
     """What came out.
 
     Attributes:
-        mious: of the two files, fractions.
+        mious: of the two files, fractions, over the classes that both count.
         difference: second less first, with its bootstrap interval over the scored photos.
         bound: that was asked for.
         calibration_images, score_images: of each set, and scored.
@@ -116,14 +118,32 @@ def check_stability(plan: StabilityPlan) -> Stability:
     for result in results:
         if result.failure or result.matrix is None:
             raise RuntimeError(result.failure)
-    first, second = results
-    return Stability(
-        tuple(confusion.mean_iou(result.matrix)[0] for result in results),  # type: ignore[arg-type]
-        miou_difference(first.image_matrices, second.image_matrices),  # type: ignore[arg-type]
-        plan.bound,
-        plan.calibration_images,
-        len(scored),
+    first, second = (np.asarray(result.image_matrices) for result in results)
+    return compare(first, second, plan.bound, plan.calibration_images)
+
+
+def compare(
+    first: np.ndarray, second: np.ndarray, bound: float, calibration_images: int
+) -> Stability:
+    """The verdict on two scored files.
+
+    Args:
+        first, second: [images, num_classes, num_classes + 1], confusion matrices of the same
+            images.
+        bound: largest difference in mIoU, fraction.
+        calibration_images: that each file was made with.
+
+    Raises:
+        RuntimeError: the files count no class in common.
+    """
+    if not (classes := common_classes(first, second)):
+        raise RuntimeError("the two files find no class in common; the labels hold none")
+    low, high = (
+        confusion.mean_iou(matrices.sum(0, dtype=np.int64), classes)[0]
+        for matrices in (first, second)
     )
+    difference = miou_difference(first, second)
+    return Stability((low, high), difference, bound, calibration_images, len(first))
 
 
 def _file(plan: StabilityPlan, chosen: list[int], folder: pathlib.Path) -> pathlib.Path:

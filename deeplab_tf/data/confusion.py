@@ -61,6 +61,16 @@ def mean_iou(matrix: np.ndarray, classes: tuple[int, ...] = ()) -> tuple[float, 
     return (float(np.nanmean(iou)) if counted else float("nan")), counted
 
 
+def mean_true_iou(matrix: np.ndarray) -> float:
+    """Mean over the classes that the truth holds; NaN without any.
+
+    To choose between predictions of the same labels: the classes are the same for all of them,
+    while `mean_iou` also counts, as 0, a class that one prediction holds a single pixel of.
+    """
+    occurs = matrix.sum(1) > 0
+    return float(iou_per_class(matrix)[occurs].mean()) if occurs.any() else float("nan")
+
+
 def pixel_accuracy(matrix: np.ndarray) -> float:
     """Share of labelled pixels with the right class."""
     total = matrix.sum()

@@ -75,6 +75,53 @@ class Clip(keras.layers.Layer):
 
 
 @_register
+class IntegerReLU(keras.layers.Layer):
+    """What `keras.layers.ReLU` computes, written in operators with integer kernels.
+
+        x > threshold:   max(0, min(x, max_value))
+        elsewhere:       0, or negative_slope * x with a threshold of 0
+
+    Keras composes a limit of RELU, MINIMUM and RELU, a threshold of GREATER, CAST and MUL. Inside
+    the layer no tensor has a range, so the converter leaves what needs one float. MINIMUM, RELU
+    and SELECT_V2 keep the scale of what they read; LEAKY_RELU comes last and takes the range of
+    the layer.
+
+    Args:
+        max_value: or None.
+        negative_slope, threshold: one of them at most is not 0.
+    """
+
+    def __init__(self, max_value=None, negative_slope=0.0, threshold=0.0, **kwargs):
+        super().__init__(**kwargs)
+        if negative_slope and threshold:
+            raise ValueError(
+                f"a slope ({negative_slope}) and a threshold ({threshold}) have no integer form"
+            )
+        self.max_value, self.negative_slope = max_value, negative_slope
+        self.threshold = threshold
+
+    def call(self, inputs):
+        if self.threshold:
+            passed = tf.where(inputs > self.threshold, inputs, tf.zeros_like(inputs))
+            return passed if self.max_value is None else self._clipped(passed)
+        if not self.negative_slope:
+            return tf.nn.relu(inputs) if self.max_value is None else self._clipped(inputs)
+        if self.max_value is not None:
+            inputs = tf.minimum(inputs, self.max_value)
+        return tf.nn.leaky_relu(inputs, self.negative_slope)
+
+    def _clipped(self, inputs):
+        return tf.clip_by_value(inputs, 0.0, self.max_value)
+
+    def get_config(self):
+        return super().get_config() | {
+            "max_value": self.max_value,
+            "negative_slope": self.negative_slope,
+            "threshold": self.threshold,
+        }
+
+
+@_register
 class ArgMax(keras.layers.Layer):
     """Index of the largest value along `axis`, the first where several are; no gradient."""
 

@@ -4,6 +4,16 @@ Nagel et al. 2019, arXiv:1906.04721, section 4.1.3. Where a ReLU's input hardly 
 some c > 0, relu(x - c) = relu(x) - c, so with y = W2 relu(W1 x + b1) + b2:
 
     b1' = b1 - c,   b2' = b2 + W2 c,   c = max(0, mean - 3 standard deviations)
+
+The paper has no limit above: it takes ReLU for ReLU6. With f(x) = min(relu(x), limit) and
+f'(x) = min(relu(x), limit - c), f'(x - c) = f(x) - c wants x >= c as before, and c < limit: above
+it, f' would be a negative constant. What is above the limit is the same to f, so a channel's mean
+counts as the limit at most:
+
+    c = max(0, min(mean, limit) - 3 standard deviations)
+
+A channel below its limit keeps the paper's c. One that is always above it gives the limit on
+every photo, but on another photo may give less: it keeps the three deviations below the limit.
 """
 
 import dataclasses
@@ -17,6 +27,10 @@ from deeplab_tf.quantization.calibration_photos import usable
 from deeplab_tf.quantization.empty_pixels import PixelWeights, weights_of
 from deeplab_tf.quantization.equalization import Relu6, find_pairs
 from deeplab_tf.quantization.kernels import bias_key, kernel_key, response_to_constant
+
+_SMALLEST_LIMIT = 1 / 256
+"""What is left of a limit at least, a share: of a channel that is constant above its limit, whose
+deviation is 0. A limit of 0 would be a dead tensor, with a range of no width."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +58,10 @@ def absorb_high_biases(
     """Absorbs what every calibration photo allows: there the function is unchanged.
 
     c is also bounded by the smallest value that was seen, so that on these photos no value is
-    cut off which was not cut off before. Other photos may hold smaller values: there the
-    function is approximated, the better the more photos are given. A second layer that pads
-    with zeros takes no part: at the border it would see 0 where c was absorbed.
+    cut off which was not cut off before, and by a channel's limit, which stays above 0. Other
+    photos may hold smaller values: there the function is approximated, the better the more photos
+    are given. A second layer that pads with zeros takes no part: at the border it would see 0
+    where c was absorbed.
 
     Args:
         description, arrays: a network without batch norms, equalized or not.
@@ -70,7 +85,9 @@ def absorb_high_biases(
     absorbed = {}
     for pair in kept:
         mean, deviation, smallest = observed[pair.first]
-        c = np.maximum(np.minimum(mean - 3 * deviation, smallest), 0.0)
+        limit = _limit_of(pair, by_name, arrays)
+        c = np.minimum(np.minimum(mean, limit) - 3 * deviation, smallest)
+        c = np.clip(c, 0.0, (1 - _SMALLEST_LIMIT) * limit)
         if not c.any():
             continue
         first, second = by_name[pair.first], by_name[pair.second]
@@ -79,8 +96,7 @@ def absorb_high_biases(
         arrays[bias_key(second)] = (
             arrays[bias_key(second)] + response_to_constant(second, kernel, c)
         ).astype(np.float32)
-        if pair.between and by_name[pair.between[0]].kind == "channel_limit":
-            key = f"{pair.between[0]}/limit"
+        if (key := _limit_key(pair, by_name)) is not None:
             arrays[key] = (arrays[key] - c).astype(np.float32)
         absorbed[pair.first] = c
     return Absorption(description, arrays, absorbed, tuple(left))
@@ -102,6 +118,18 @@ def _why_not(pair, by_name: dict[str, Node], arrays) -> str:
     if pads and max(np.shape(arrays[kernel_key(second)])[:2]) > 1:
         return f"{second.name} pads with zeros"
     return ""
+
+
+def _limit_key(pair, by_name: dict[str, Node]) -> str | None:
+    """Of the array that holds a limit a channel between both layers; None without one."""
+    (name,) = pair.between
+    return f"{name}/limit" if by_name[name].kind == "channel_limit" else None
+
+
+def _limit_of(pair, by_name: dict[str, Node], arrays) -> np.ndarray:
+    """Largest value of each channel behind the ReLU, float64; infinite without a limit."""
+    key = _limit_key(pair, by_name)
+    return np.asarray(np.inf if key is None else arrays[key], np.float64)
 
 
 def _observe(description, arrays, names: set[str], batches, ignore_empty: bool):

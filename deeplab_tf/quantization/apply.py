@@ -49,11 +49,14 @@ def quantize_aware(
     """
     if qat_scheme is QatScheme.TFMOT_DEFAULT:
         return quantize_aware_stock(model, WRAPPER_PREFIX)
-    plans = scheme.plan_layers(model)
+    plans, unknown = scheme.plan_layers(model), scheme.unknown_layers(model)
 
     def annotate(layer):
         config = scheme.config_for(layer, plans[layer.name], per_channel)
-        copy = type(layer).from_config(layer.get_config())
+        if layer.name in unknown:
+            copy = type(layer).from_config(layer.get_config())
+        else:
+            copy = scheme.integer_form(layer)
         return tfmot.quantization.keras.quantize_annotate_layer(copy, config)
 
     with tfmot.quantization.keras.quantize_scope(scheme.custom_objects()):

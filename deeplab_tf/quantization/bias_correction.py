@@ -189,7 +189,8 @@ def _mean_behind(node: Node, given, normal, arrays):
     if node.kind == "concatenate":
         return np.concatenate(given)
     source = node.inputs[0]
-    if node.kind == "relu" and source in normal and not node.attributes.get("negative_slope"):
+    odd = node.attributes.get("negative_slope") or node.attributes.get("threshold")
+    if node.kind == "relu" and source in normal and not odd:
         limit = node.attributes.get("max_value")
         return clipped_normal_mean(*normal[source], math.inf if limit is None else limit)
     if node.kind == "channel_limit" and source in normal:

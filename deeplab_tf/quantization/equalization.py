@@ -42,7 +42,8 @@ class Relu6(enum.Enum):
     EXACT = "exact"
     """One limit a channel, 6 / s: the same function, one operator more in the file."""
     RELU = "relu"
-    """ReLU without a limit: fewer operators, another function where values exceeded 6."""
+    """ReLU without a limit: fewer operators, another function where values exceeded 6. Only ReLU6
+    fuses as it is; other limits are operators of their own and become one limit a channel."""
     SKIP = "skip"
     """Such pairs are left alone."""
 
@@ -272,7 +273,7 @@ def _with_limits(description, arrays, pairs, scales, relu6):
             limit = node.attributes.get("max_value")
             if node.kind != "relu" or limit is None:
                 continue
-            if relu6 is Relu6.RELU:
+            if relu6 is Relu6.RELU and limit == 6:
                 replaced.append(name)
                 attributes = {k: v for k, v in node.attributes.items() if k != "max_value"}
                 changed[name] = dataclasses.replace(node, attributes=attributes)

@@ -16,7 +16,7 @@ import tf_keras as keras
 from absl import logging
 
 from deeplab_tf.models.describe import describe
-from deeplab_tf.models.imported import NetworkDescription, build_imported
+from deeplab_tf.models.imported import NetworkDescription, Node, build_imported
 from deeplab_tf.quantization import scheme
 from deeplab_tf.quantization.absorption import absorb_high_biases
 from deeplab_tf.quantization.adaround import learn_rounding
@@ -269,15 +269,26 @@ def _correct_biases(network: _Network, plan: PostTraining, photos, ranges, refer
 
 
 def _cut_by_limits(description: NetworkDescription, ranges) -> dict[str, tuple[float, float]]:
-    """Ranges in front of a limit a channel: what the limit cuts off needs no steps."""
+    """Ranges in front of a limit: what the limit cuts off needs no steps.
+
+    A ReLU that fuses into what it reads has the only range of the two already.
+    """
     return {
         node.inputs[0]: ranges[node.name]
         for node in description.nodes
-        if node.kind == "channel_limit"
+        if _cuts_off(node)
         and node.name in ranges
         and node.inputs[0] in ranges
         and description.only_consumer(node.inputs[0]) is node
     }
+
+
+def _cuts_off(node: Node) -> bool:
+    """Whether a node gives the same for a value outside the range of what it gives as for the
+    nearest end of that range."""
+    if node.kind == "relu":
+        return not node.attributes.get("negative_slope")
+    return node.kind in ("channel_limit", "clip")
 
 
 def _with_node_names(plan: PostTraining, network: _Network) -> PostTraining:

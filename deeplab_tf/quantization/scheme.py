@@ -10,6 +10,10 @@ the integer file has one:
                                                 and minimum, too: their kernels know one scale
     network input                               fixed by the preprocessing contract
 
+Of the ReLUs only those without a limit, or with 6, fuse (`fusable_relu`). Any other is an operator
+of its own: the convolution in front of it has a range, and so has the ReLU, which is written in
+operators with integer kernels (`integer_form`).
+
 Weights are quantized per channel, depthwise ones too (stock tfmot: per tensor). A layer that
 stands in no table here gets nothing, and is said: what the file computes there is left to the
 converter, and the export's gate judges it.
@@ -95,6 +99,44 @@ _KNOWN = (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE)
 """Matched exactly: what Keras derives from one of these may compute something else."""
 
 
+def fusable_relu(max_value, negative_slope, threshold) -> bool:
+    """Whether a ReLU is one of the two, RELU and RELU6, that fuse into the operator before it.
+
+    TFLite also has RELU_0_TO_1; the converter does not make one of a ReLU with a limit of 1.
+
+    Args:
+        max_value: None for no limit.
+        negative_slope, threshold: None or 0 for none.
+    """
+    return (max_value is None or max_value == 6) and not negative_slope and not threshold
+
+
+def _is_fusable(layer) -> bool:
+    return fusable_relu(layer.max_value, layer.negative_slope, layer.threshold)
+
+
+def integer_form(layer) -> keras.layers.Layer:
+    """A copy of a layer: the same function, written in operators with integer kernels."""
+    if type(layer) is not layers.ReLU or _is_fusable(layer):
+        return type(layer).from_config(layer.get_config())
+    limit = layer.max_value
+    return imported_layers.IntegerReLU(
+        max_value=None if limit is None else float(limit),
+        negative_slope=float(layer.negative_slope),
+        threshold=float(layer.threshold),
+        name=layer.name,
+    )
+
+
+def _why_unknown(layer) -> str:
+    """What the scheme leaves alone in words, "" for what it knows."""
+    if type(layer) not in _KNOWN:
+        return type(layer).__name__
+    if type(layer) is layers.ReLU and layer.negative_slope and layer.threshold:
+        return "ReLU with a slope and a threshold"
+    return ""
+
+
 def fused_into_next(layer, follower) -> bool:
     """Whether the converter computes both in one integer operator."""
     if type(follower) is layers.BatchNormalization:
@@ -102,7 +144,7 @@ def fused_into_next(layer, follower) -> bool:
     if type(follower) is layers.Activation:
         if follower.activation.__name__ not in ("relu", "relu6", "linear"):
             return False
-    elif type(follower) is not layers.ReLU:
+    elif type(follower) is not layers.ReLU or not _is_fusable(follower):
         return False
     return type(layer) in (*WEIGHT_QUANTIZERS, layers.BatchNormalization, layers.Add)
 
@@ -130,7 +172,7 @@ def plan_layers(model: keras.Model) -> dict[str, LayerPlan]:
     for layer in model.layers:
         if type(layer) is layers.InputLayer:
             continue
-        known = type(layer) in _KNOWN
+        known = not _why_unknown(layer)
         plans[layer.name] = LayerPlan(
             weights=type(layer) in WEIGHT_QUANTIZERS,
             output=known and _needs_own_range(layer, id(layer.output) in outputs),
@@ -140,8 +182,11 @@ def plan_layers(model: keras.Model) -> dict[str, LayerPlan]:
 
 def unknown_layers(model: keras.Model) -> dict[str, str]:
     """{layer: its class} of what the scheme leaves alone, in the order of the model."""
-    known = (*_KNOWN, layers.InputLayer)
-    return {layer.name: type(layer).__name__ for layer in model.layers if type(layer) not in known}
+    return {
+        layer.name: why
+        for layer in model.layers
+        if type(layer) is not layers.InputLayer and (why := _why_unknown(layer))
+    }
 
 
 def check_trainable(model: keras.Model) -> None:
@@ -225,10 +270,10 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
 
 def config_for(layer, plan: LayerPlan, per_channel: bool = True) -> PlannedConfig:
     """The part of the plan that concerns a layer, in tfmot's form; warns of an unknown one."""
-    if type(layer) not in _KNOWN:
+    if why := _why_unknown(layer):
         logging.warning(
             "layer %r (%s) is not known to the quantization scheme and stays as it is",
-            *(layer.name, type(layer).__name__),
+            *(layer.name, why),
         )
     return PlannedConfig(type(layer).__name__ if plan.weights else None, plan.output, per_channel)
 

@@ -42,7 +42,7 @@ class Score:
     """A network against its float self.
 
     Attributes:
-        miou: fraction, over the classes with a union.
+        miou: fraction, over the classes that the labels hold: the same for all that is scored.
         snr_db: of the logits, 10 log10(sum float^2 / sum (float - this)^2).
     """
 
@@ -248,7 +248,7 @@ class Judge:
             signal += float(np.square(wanted, dtype=np.float64).sum())
             noise += float(np.square(wanted - logits.numpy(), dtype=np.float64).sum())
             matrix += confusion.confusion_matrix(label[None], classes.numpy(), self._num_classes)
-        return Score(confusion.mean_iou(matrix)[0], snr_db(signal, noise))
+        return Score(confusion.mean_true_iou(matrix), snr_db(signal, noise))
 
 
 def measure_sensitivity(

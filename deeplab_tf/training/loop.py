@@ -16,7 +16,7 @@ import tf_keras as keras
 from absl import logging
 from tqdm import tqdm
 
-from deeplab_tf.data.confusion import iou_per_class, mean_iou
+from deeplab_tf.data.confusion import iou_per_class, mean_iou, mean_true_iou
 from deeplab_tf.data.dataset import SegmentationDataset, class_frequencies, hold_out
 from deeplab_tf.data.pipeline import VALIDATION_WINDOW, TrainingPipeline
 from deeplab_tf.data.preprocessing import place
@@ -36,6 +36,9 @@ from deeplab_tf.training.validation import Validator
 from deeplab_tf.training.weights_file import read_weights, save_weights
 
 WORKER_PATIENCE_S = 120
+CHOICE_KEY = "miou_true_classes"
+"""Of a line of the history: mIoU over the classes that the validation list holds. The best weights
+are chosen by it: over those with a union, one pixel of a class that is not there costs points."""
 PARITY_IMAGES = 4
 """Validation photos, evenly spread, that a file is compared with its network on."""
 
@@ -309,13 +312,14 @@ class TrainingRun:
                     if validator is not None and compares:
                         self._compare(validator, weights, step)
                     if validator is not None and validates:
-                        score, line = self._validate(validator, weights, phase, step)
-                        if score > best:  # before the history, which resuming reads
-                            best = score
+                        line = self._validate(validator, weights, phase, step)
+                        score = line["miou"]
+                        if line[CHOICE_KEY] > best:  # before the history, which resuming reads
+                            best = line[CHOICE_KEY]
                             arrays = named_arrays(validator.model)
                             save_weights(arrays, self.folder.best_weights(phase))
                         with self.folder.history.open("a") as stream:
-                            stream.write(line + os.linesep)
+                            stream.write(json.dumps(line) + os.linesep)
                 if step % config.checkpoint_interval == 0 or step == last_step:
                     manager.save(checkpoint_number=step)
         return score
@@ -342,7 +346,7 @@ class TrainingRun:
             alignment=self.config.model.logits_alignment,
         )
 
-    def _validate(self, validator: Validator, weights, phase: Phase, step: int):
+    def _validate(self, validator: Validator, weights, phase: Phase, step: int) -> dict:
         started = time.monotonic()
         matrix = validator.confusion_matrix(weights)
         score, counted = mean_iou(matrix)
@@ -366,9 +370,10 @@ class TrainingRun:
             "step": step,
             "miou": score,
             "classes": counted,
+            CHOICE_KEY: mean_true_iou(matrix),
             "iou": dict(zip(label_set.names, iou_per_class(matrix).tolist(), strict=True)),
         }
-        return score, json.dumps(line)
+        return line
 
     def _compares(self, phase: Phase, step: int, last_step: int) -> bool:
         interval = self.config.parity_interval
@@ -405,7 +410,8 @@ class TrainingRun:
                 values = json.loads(line)
             except json.JSONDecodeError:  # the last line of a killed run may be cut
                 continue
-            score = values.get("miou", float("nan"))
+            # Runs of before have no such line: their mIoU is never above it.
+            score = values.get(CHOICE_KEY, values.get("miou", float("nan")))
             if values["phase"] == phase.value and np.isfinite(score):
                 scores.append(score)
         return max(scores)

@@ -11,7 +11,9 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.zoo import CAMVID, ZOO, pixels
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import parse_model, read_graph
-from tflite_tools.metadata import codec, model_file, packing
+from tflite_tools.flatbuffer.pack import pack
+from tflite_tools.metadata import addition, codec, model_file, packing
+from tflite_tools.metadata.addition import AddOptions, add_metadata
 from tflite_tools.metadata.description import describe
 from tflite_tools.metadata.schema import SEGMENTER_IDENTIFIER
 from tflite_tools.metadata.segmenter import Activation
@@ -222,3 +224,34 @@ def test_huge_associated_file_is_not_unpacked(tmp_path):
     path.write_bytes(stream.getvalue())
     with pytest.raises(ValueError, match=r"'labels\.txt' has 1048577 bytes; at most 1048576"):
         packing.read(path)
+
+
+def test_a_copy_that_computes_something_else_is_not_written(monkeypatch, tmp_path):
+    """One weight in the middle of the file's bytes is another: it parses, loads and runs."""
+
+    def add_and_break(model, metadata):
+        changed = schema.ModelT.InitFromPackedBuf(packing.add(model, metadata), 0)
+        largest = max(
+            (buffer for buffer in changed.buffers if buffer.data is not None),
+            key=lambda buffer: len(buffer.data),
+        )
+        largest.data = 255 - np.asarray(largest.data, np.uint8)
+        return pack(changed, len(model))
+
+    output = tmp_path / "with.tflite"
+    add_metadata(AddOptions(INT8, output))
+    before = output.read_bytes()
+    monkeypatch.setattr(addition, "add", add_and_break)
+    with pytest.raises(RuntimeError, match="with metadata computes something else"):
+        add_metadata(AddOptions(INT8, output, overwrite=True))
+    assert output.read_bytes() == before
+
+
+def test_a_file_that_does_not_run_here_gets_its_metadata_and_is_said(monkeypatch, tmp_path, caplog):
+    def refuse(path):
+        raise RuntimeError(f"{path}: custom operator of an accelerator")
+
+    monkeypatch.setattr(addition, "FileRunner", refuse)
+    add_metadata(AddOptions(INT8, tmp_path / "with.tflite"))
+    assert "does not run here" in caplog.text
+    assert (tmp_path / "with.tflite").is_file()

@@ -15,6 +15,7 @@ from deeplab_tf.data.confusion import (
     iou_per_class,
     mean_class_accuracy,
     mean_iou,
+    mean_true_iou,
     pixel_accuracy,
 )
 from deeplab_tf.data.decibels import snr_db
@@ -102,3 +103,12 @@ def test_decibels():
     assert snr_db(1.0, 0.0) == snr_db(0.0, 0.0) == math.inf
     assert snr_db(0.0, 1.0) == snr_db(1.0, math.inf) == snr_db(1e-30, 1e300) == -math.inf
     assert math.isnan(snr_db(1.0, math.nan))
+
+
+def test_mean_over_true_classes_does_not_move_by_a_stray_pixel_of_another():
+    matrix = np.array([[8, 2, 0, 0], [0, 10, 0, 0], [0, 0, 0, 0]])
+    assert mean_true_iou(matrix) == pytest.approx((8 / 10 + 10 / 12) / 2, rel=1e-12)
+    matrix[0, :3] = 8, 1, 1  # a pixel of class 0 taken for class 2 and not for class 1
+    assert mean_true_iou(matrix) == pytest.approx((8 / 10 + 10 / 11) / 2, rel=1e-12)
+    assert mean_iou(matrix)[0] == pytest.approx((8 / 10 + 10 / 11) / 3, rel=1e-12)
+    assert np.isnan(mean_true_iou(np.zeros((3, 4), np.int64)))

@@ -23,6 +23,7 @@ from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.data.synthetic import SyntheticDataset
+from export import bias_rewrite
 from export.bias_plan import BiasCorrectionPlan
 from export.bias_rewrite import correct_biases, rewrite_biases
 from export.calibration import choose_samples
@@ -343,6 +344,25 @@ def test_correction_of_shared_biases(corrected, files, tmp_path):
     for position, bias in _biases(plan.output).items():
         np.testing.assert_array_equal(_biases(tmp_path / "new.tflite")[position], bias)
     assert result.snr_after_db == clean.snr_after_db
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_corrected_file_has_run_before_it_is_written(files, tmp_path, monkeypatch, whole):
+    """Also where the simulation does not reach the output, and has nothing to compare."""
+    if not whole:
+        monkeypatch.delitem(RULES, "CONCATENATION")
+    output = tmp_path / "new.tflite"
+
+    def runner(path):
+        def run(real):
+            raise RuntimeError(f"{path} crashed the runtime")
+
+        return run
+
+    monkeypatch.setattr(bias_rewrite, "_runner", runner)
+    with pytest.raises(RuntimeError, match="crashed the runtime"):
+        correct_biases(_plan(files, output))
+    assert not output.exists()
 
 
 def test_unknown_operator_ends_the_correction_and_is_said(files, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from deeplab_tf.data.dataset import Subset
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.quantization.post_training import PostTraining, quantize_post_training
 from export.calibration import calibrate, disjoint_samples
-from export.stability import Stability
+from export.stability import Stability, compare
 from tests.zoo import CAMVID, pixels, scenes, trained_float_model
 from tflite_tools.bootstrap import Interval
 
@@ -78,6 +78,23 @@ def test_verdict_by_hand():
     assert not found(-0.011).stable
     assert "NOT STABLE: 8 calibration images are too few" in found(0.02).lines()[-1]
     assert len(found(0.0).lines()) == 2
+
+
+def test_a_stray_pixel_does_not_make_a_calibration_unstable():
+    """One of 300,000 pixels goes to a class that no photo holds: 10 points between the two means
+    over each file's own classes, 1 / 33,360 of class 0 over those of both."""
+    first = np.zeros((30, 10, 11), np.int64)
+    first[:, range(9), range(9)] = 1111
+    first[:, 0, 0] += 1
+    second = first.copy()
+    second[0, 0, 0] -= 1
+    second[0, 0, 9] += 1
+    found = compare(first, second, 0.001, 8)
+    assert found.stable
+    assert found.mious[1] - found.mious[0] == pytest.approx(found.difference.difference, abs=1e-12)
+    assert (found.calibration_images, found.score_images) == (8, 30)
+    with pytest.raises(RuntimeError, match="no class in common"):
+        compare(np.zeros((2, 3, 4), np.int64), np.zeros((2, 3, 4), np.int64), 0.001, 8)
 
 
 @pytest.mark.slow

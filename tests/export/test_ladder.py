@@ -5,9 +5,14 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from deeplab_tf.data.registry import open_dataset
+from export.ladder import REFERENCE, Row, compare_with_float, ladder_table, write_ladder
 from tests.zoo import CAMVID
+from tflite_tools.contract import read_contract
+from tflite_tools.evaluation import EvaluationOptions, ModelResult
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -72,3 +77,46 @@ def test_bad_input(tmp_path, flags, message):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not (tmp_path / "o").exists()
+
+
+def planted_rows():
+    """Float, and a file that moves one pixel of 60,000 to the class that no photo holds."""
+    first = np.zeros((10, 7, 8), np.uint32)
+    first[:, range(6), range(6)] = 1000
+    second = first.copy()
+    second[0, 0, 0] -= 1
+    second[0, 0, 6] += 1
+    results = []
+    for stack in (first, second):
+        result = ModelResult(read_contract(CAMVID / "int8.tflite"), images=len(stack))
+        result.matrix, result.image_matrices = stack.sum(0, dtype=np.int64), stack
+        results.append(result)
+    difference, both = compare_with_float(results[0], results[1], ())
+    return [
+        Row(REFERENCE, results[0], None, None, 0.0, ""),
+        Row("int8", results[1], difference, 20.0, 0.0, "", both),
+    ]
+
+
+def test_difference_is_over_the_classes_that_both_count_and_the_table_says_so(tmp_path):
+    rows = planted_rows()
+    # A pixel of 10,000 of class 0, over six classes; -14 points between the means themselves.
+    assert rows[1].difference.difference == pytest.approx(-1 / 10_000 / 6, rel=1e-9)
+    dataset, options = open_dataset("synthetic", None, "val"), EvaluationOptions()
+    table = ladder_table(rows, dataset, options)
+    line = next(line for line in table.splitlines() if line.startswith("int8 "))
+    assert line.split()[:3] == ["int8", "85.71", "-0.00~"]
+    assert (
+        "int8: mIoU over 7 classes, float32's over 6; the difference over the 6 that both count"
+        in table
+    )
+    write_ladder(rows, dataset, options, tmp_path)
+    document = json.loads((tmp_path / "ladder.json").read_text())["rungs"][1]
+    assert document["changed_over"] == list(dataset.label_set.names)[:6]
+    same = [rows[0], Row("same", rows[0].result, rows[1].difference, 20.0, 0.0, "", (*range(6),))]
+    assert "that both count" not in ladder_table(same, dataset, options)
+
+
+def test_a_failed_file_has_no_difference():
+    (base, _) = planted_rows()
+    assert compare_with_float(base.result, None, ()) == (None, ())

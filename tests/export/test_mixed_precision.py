@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import tf_keras as keras
+from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf.data.preprocessing import Preprocessing
@@ -13,10 +14,20 @@ from deeplab_tf.quantization.post_training import PostTraining, quantize_post_tr
 from deeplab_tf.quantization.sensitivity import find_units
 from export import freeze
 from export.convert import Conversion, convert
-from export.mixed_precision import Precision, find_layers, raise_layers, raise_precision
+from export.gate import check_file, check_raised, run_once
+from export.mixed_precision import (
+    Precision,
+    find_layers,
+    raise_layers,
+    raise_precision,
+    raised_positions,
+)
+from export.pipeline import export_files
 from export.variants import FileSpec, Head, IoDtype, Variant
+from tests.export.conftest import TrainedSource, make_plan
 from tests.zoo import scenes, trained_float_model
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.flatbuffer.pack import pack
 
 INPUT_RANGE = (-1.0, 127 / 128)
 FLOAT_LAYERS = ("Conv1", "expanded_conv_depthwise", "block_16_depthwise", "logits")
@@ -116,6 +127,115 @@ def test_mixed_file_runs_and_the_rest_is_untouched(content, tmp_path):
             if before.tensors[old].data is not None:
                 np.testing.assert_array_equal(before.tensors[old].data, after.tensors[new].data)
     assert np.isfinite(run(raised, scenes(1))).all()
+
+
+def gate_of(content, raised, wanted, tmp_path):
+    """What the gate finds in a raised file."""
+    path = tmp_path / "raised.tflite"
+    path.write_bytes(raised)
+    return check_raised(path, graph_of(content, tmp_path), wanted)
+
+
+def test_gate_lets_the_named_operators_pass_and_no_other(content, tmp_path):
+    names = (FLOAT_LAYERS, WIDE_LAYERS)
+    raised = raise_layers(content, post_trained(), *names)
+    wanted = raised_positions(content, post_trained(), *names)
+    assert len(wanted) == len(FLOAT_LAYERS) + len(WIDE_LAYERS)
+    assert gate_of(content, raised, wanted, tmp_path) == []
+    assert run_once(tmp_path / "raised.tflite") == []
+    # The plain gate has no exceptions: the same file is one of floats to it.
+    spec = FileSpec(Variant.INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
+    faults = check_file(tmp_path / "raised.tflite", spec, Preprocessing(), per_channel=False)
+    assert any("computes with float tensor" in fault for fault in faults)
+    # Each exception is needed, the type of each, and the conversions around each.
+    for position, kind in wanted.items():
+        fewer = {other: k for other, k in wanted.items() if other != position}
+        faults = gate_of(content, raised, fewer, tmp_path)
+        assert any("nobody asked for that" in fault for fault in faults), position
+        other = {"FLOAT32": "INT16", "INT16": "FLOAT32"}[kind]
+        faults = gate_of(content, raised, wanted | {position: other}, tmp_path)
+        assert any(f"it was meant to be {other}" in fault for fault in faults), position
+    assert any(
+        "converts" in fault and "no operator that was meant to be wide" in fault
+        for fault in gate_of(content, raised, {}, tmp_path)
+    )
+
+
+def test_gate_refuses_what_was_asked_for_and_not_done(content, tmp_path):
+    positions = find_layers(content, ["logits", "block_3_expand"])
+    wanted = dict.fromkeys(positions.values(), "FLOAT32")
+    raised = raise_layers(content, post_trained(), ("logits",), ())
+    (fault,) = gate_of(content, raised, wanted, tmp_path)
+    assert fault.endswith("computes in INT8; it was meant to be FLOAT32")
+    (fault,) = gate_of(content, content, {0: "FLOAT32"}, tmp_path)
+    assert fault == "operator 0 is no operator to raise"  # the QUANTIZE of the photo
+
+
+def test_a_file_that_gives_nan_or_does_not_load_is_found_by_running_it(content, tmp_path):
+    position = find_layers(content, ["logits"])["logits"]
+    kernel = np.moveaxis(post_trained().arrays["logits/kernel"], 3, 0)
+    path = tmp_path / "a.tflite"
+    for offset, fault in ((0.0, ""), (np.nan, "it gives NaN or infinity")):
+        weights = {position: (kernel, np.full(len(kernel), offset))}
+        raised = raise_precision(content, {position: Precision.FLOAT32}, weights)
+        model = schema.ModelT.InitFromPackedBuf(raised, 0)
+        graph = model.subgraphs[0]
+        (last,) = (  # the file ends with the float logits
+            place
+            for place, operator in enumerate(graph.operators)
+            if len(operator.inputs) > 1
+            and graph.tensors[operator.outputs[0]].type == schema.TensorType.FLOAT32
+        )
+        graph.operators, graph.outputs = (
+            graph.operators[: last + 1],
+            graph.operators[last].outputs,
+        )
+        model.signatureDefs = None
+        path.write_bytes(pack(model, len(raised)))
+        found = run_once(path)
+        assert (found == []) == (not fault)
+        assert all(line.startswith(fault) for line in found)
+    for code in model.operatorCodes:
+        code.version = 99  # no kernel has
+    path.write_bytes(pack(model, len(content)))
+    (line,) = run_once(path)
+    assert line.startswith("the runtime does not run it: ")
+
+
+class PostTrainedSource(TrainedSource):
+    description = "zoo camvid"
+
+    def float_model(self, height, width):
+        del height, width
+        return trained_float_model()
+
+
+@pytest.mark.parametrize("broken", ["one more layer", "not a file that runs", ""])
+def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
+    def raise_and_break(content, done, keep_float, int16):
+        if broken == "one more layer":
+            return raise_layers(content, done, (*keep_float, "block_3_expand"), int16)
+        raised = raise_layers(content, done, keep_float, int16)
+        if not broken:
+            return raised
+        model = schema.ModelT.InitFromPackedBuf(raised, 0)
+        for code in model.operatorCodes:
+            code.version = 99
+        return pack(model, len(raised))
+
+    monkeypatch.setattr("export.pipeline.raise_layers", raise_and_break)
+    spec = FileSpec(Variant.INT8, Head.LOGITS_LOW, IoDtype.UINT8, IoDtype.UINT8)
+    steps = PostTraining(keep_float=("logits",), int16=("block_2_add",))
+    plan = make_plan(tmp_path / "files", [spec], post_training=steps)
+    (file,) = export_files(PostTrainedSource(), plan)
+    if broken:
+        reason = {"one more layer": "nobody asked for that"}.get(broken, "does not run it")
+        assert file.failure.startswith("refused by the gate: ")
+        assert reason in file.failure
+        assert not (tmp_path / "files").exists()
+    else:
+        assert file.failure == ""
+        assert file.path.is_file()
 
 
 def test_unknown_layers_are_named(content):

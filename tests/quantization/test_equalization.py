@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tf_keras as keras
+from deeplab_tf.models.walk import walk
 
 from deeplab_tf.models.describe import describe
 from deeplab_tf.models.imported import NetworkDescription, Node
@@ -151,6 +152,24 @@ def test_replacing_relu6_is_reported_and_changes_the_function():
     assert len(done.replaced) == 41
     first, second = (folded.description, folded.arrays), (done.description, done.arrays)
     assert difference("deeplab", folded.description, first, second) > 1e-2
+
+
+@pytest.mark.parametrize(("limit", "replaced"), [(6.0, 1), (1.0, 0), (4.0, 0)])
+def test_only_a_relu6_is_replaced_by_a_relu(limit, replaced):
+    """Another limit fuses no better without it, and is cut into far more often."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, name="first")(image)
+    x = layers.ReLU(limit, name="active")(x)
+    network = describe(keras.Model(image, layers.Conv2D(2, 1, name="second")(x)))
+    done = equalize(*network, Relu6.RELU)
+    assert (len(done.replaced), len(done.limits)) == (replaced, 1 - replaced)
+    if not replaced:
+        photos = np.random.default_rng(0).normal(0, 5, (2, 8, 8, 3)).astype(np.float32)
+        expected = walk(*network, photos)
+        found = walk(done.description, done.arrays, photos)
+        # The same function in float32, its channels scaled apart.
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def without_limits(description, names):

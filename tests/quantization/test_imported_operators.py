@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
 
+from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.models.describe import describe
 from deeplab_tf.models.imported import NetworkDescription, Node, build_imported, cut_after
@@ -21,8 +22,11 @@ from deeplab_tf.quantization.post_training import (
 from deeplab_tf.quantization.range_choice import SILENT_RANGE
 from deeplab_tf.quantization.ranges import fill_ranges
 from deeplab_tf.training.initialization import named_arrays
+from export.gate import check_file
+from export.variants import FileSpec, Head, IoDtype, Variant
 
 CONVOLUTION = {"filters": 24, "kernel_size": 3, "padding": "same"}
+LIMIT = {"max_value": 4.0}
 SECOND = Node("c2", "conv2d", ("c",), CONVOLUTION)
 RESIZE = {"height": 32, "width": 32, "interpolation": "nearest", "alignment": "align_corners"}
 MEASURED_DB = 33.7
@@ -56,6 +60,14 @@ CASES = {
     "pad": (Node("x", "zero_padding2d", ("c",), {"padding": 1}),),
     "swish": (Node("x", "activation", ("c",), {"activation": "swish"}),),
     "gelu": (Node("x", "activation", ("c",), {"activation": "gelu"}),),
+    "relu_limit_1": (Node("x", "relu", ("c",), {"max_value": 1.0}),),
+    "relu_limit_4": (Node("x", "relu", ("c",), {"max_value": 4.0}),),
+    "relu_slope": (Node("x", "relu", ("c",), {"negative_slope": 0.1}),),
+    "relu_slope_limit": (Node("x", "relu", ("c",), {"negative_slope": 0.1, "max_value": 1.5}),),
+    "relu_slope_limit_6": (Node("x", "relu", ("c",), {"negative_slope": 0.1, "max_value": 6.0}),),
+    "relu_threshold": (Node("x", "relu", ("c",), {"threshold": 0.5}),),
+    "relu_threshold_limit": (Node("x", "relu", ("c",), {"threshold": 0.5, "max_value": 2.0}),),
+    "relu_behind_add": (SECOND, Node("s", "add", ("c", "c2")), Node("x", "relu", ("s",), LIMIT)),
     "transpose": (
         Node("t", "conv2d_transpose", ("c",), {"filters": 12, "kernel_size": 3, "strides": 2}),
         Node("x", "relu", ("t",)),
@@ -69,7 +81,7 @@ def network(nodes) -> keras.Model:
     return build_imported(NetworkDescription("image", (16, 16, 3), (first, *nodes, last), "logits"))
 
 
-def file_of(model: keras.Model) -> Interpreter:
+def content_of(model: keras.Model) -> bytes:
     function = tf.function(lambda x: model(x, training=False))
     concrete = function.get_concrete_function(tf.TensorSpec((1, 16, 16, 3), tf.float32))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], model)
@@ -77,7 +89,14 @@ def file_of(model: keras.Model) -> Interpreter:
     converter.inference_input_type = converter.inference_output_type = tf.int8
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter's own
-        content = converter.convert()
+        return converter.convert()
+
+
+def file_of(model: keras.Model) -> Interpreter:
+    return interpreter_of(content_of(model))
+
+
+def interpreter_of(content: bytes) -> Interpreter:
     interpreter = Interpreter(model_content=content)
     interpreter.allocate_tensors()
     return interpreter
@@ -110,6 +129,57 @@ def test_file_is_whole_integer_and_agrees_with_keras(kind):
         expected = model(image[None], training=False).numpy()
         noise = np.square(run(interpreter, image) - expected).mean()
         assert np.square(expected).mean() > 1000 * noise  # 30 dB
+
+
+RELUS = {
+    "1": {"max_value": 1.0},
+    "4": {"max_value": 4.0},
+    "slope": {"negative_slope": 0.1},
+    "slope and 6": {"negative_slope": 0.1, "max_value": 6.0},
+    "threshold": {"threshold": 0.5},
+    "threshold and 6": {"threshold": 0.5, "max_value": 6.0},
+}
+
+
+@pytest.mark.parametrize("kind", RELUS)
+def test_gate_accepts_a_network_with_a_relu_that_does_not_fuse(kind, tmp_path):
+    """Convolution, batch norm, ReLU: what the training makes of it is what the gate lets pass."""
+    keras.backend.clear_session()
+    layers = keras.layers
+    image = keras.Input((16, 16, 3), name="image")
+    x = layers.Conv2D(32, 3, use_bias=False, name="c")(image)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.ReLU(**RELUS[kind], name="active")(x)
+    source = keras.Model(image, layers.Conv2D(5, 1, name="logits")(x))
+    random = np.random.default_rng(0)
+    source.set_weights([np.abs(random.normal(0, 0.5, v.shape)) for v in source.get_weights()])
+    source.get_layer("c").set_weights([random.normal(0, 0.5, (3, 3, 3, 32))])
+    source.get_layer("logits").set_weights([random.normal(0, 0.5, (1, 1, 32, 5)), np.zeros(5)])
+    scheme.check_trainable(source)
+    images = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
+    model = quantize_aware(source, (-1.0, 127 / 128))
+    fill_ranges(model, source, named_arrays(source), [images])
+    path = tmp_path / "qat_int8.tflite"
+    path.write_bytes(content_of(model))
+    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS, IoDtype.INT8, IoDtype.INT8)
+    assert check_file(path, spec, Preprocessing((128.0,), (128.0,))) == []
+    simulated = model(images[:1], training=False).numpy()
+    noise = np.square(run(interpreter_of(path.read_bytes()), images[0]) - simulated).mean()
+    assert np.square(simulated).mean() > 1000 * noise  # 30 dB, as above
+
+
+@pytest.mark.parametrize("kind", ["4", "threshold and 6"])
+def test_what_a_limit_cuts_off_needs_no_steps_before_it(kind):
+    """Values below 0 and above the limit become 0 and the limit: before and behind, 256 steps of
+    the same range. A slope needs the values below 0."""
+    random = np.random.default_rng(0)
+    photos = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
+    plain = network((Node("x", "relu", ("c",), RELUS[kind]),))
+    done = post_trained(plain, random, photos, PostTraining())
+    assert done.ranges["c"] == done.ranges["x"]
+    assert done.ranges["x"][0] == 0
+    sloped = network((Node("x", "relu", ("c",), RELUS["slope and 6"]),))
+    assert post_trained(sloped, random, photos, PostTraining()).ranges["c"][0] < -1
 
 
 def layer(name, class_name, source, **config) -> Node:

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
+from deeplab_tf.models.imported_layers import IntegerReLU
 from deeplab_tf.quantization import apply, ranges, scheme
 from deeplab_tf.quantization.quantizers import DepthwiseWeightQuantizer
 from deeplab_tf.training.initialization import named_arrays
@@ -26,6 +27,62 @@ def test_plan_puts_one_range_where_the_integer_file_has_one():
     assert {"Conv1_relu", "block_1_project_BN", "block_2_add", "aspp_concat"} <= with_range
     assert {"aspp_pooling", "decoder_concat", "logits"} <= with_range
     assert sum(plan.weights for plan in plans.values()) == 44 + 22  # convolutions, depthwise
+
+
+RELUS = {
+    "none": ({}, True),
+    "6": ({"max_value": 6.0}, True),
+    "1": ({"max_value": 1.0}, False),
+    "4": ({"max_value": 4.0}, False),
+    "slope": ({"negative_slope": 0.2}, False),
+    "slope, 6": ({"negative_slope": 0.2, "max_value": 6.0}, False),
+    "slope, 4": ({"negative_slope": 0.2, "max_value": 4.0}, False),
+    "threshold": ({"threshold": 0.5}, False),
+    "threshold, 6": ({"threshold": 0.5, "max_value": 6.0}, False),
+}
+"""Arguments of a ReLU, and whether TFLite fuses it into the operator before: RELU and RELU6."""
+
+
+def with_relu(**arguments):
+    image = keras.Input((16, 16, 3), name="image")
+    x = keras.layers.Conv2D(32, 3, use_bias=False, name="c")(image)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.ReLU(**arguments, name="active")(x)
+    return keras.Model(image, keras.layers.Conv2D(5, 1, name="logits")(x))
+
+
+@pytest.mark.parametrize("kind", RELUS)
+def test_only_a_relu_that_fuses_shares_its_range_with_the_layer_before(kind):
+    arguments, fuses = RELUS[kind]
+    plans = scheme.plan_layers(with_relu(**arguments))
+    assert not plans["c"].output
+    assert plans["norm"].output == (not fuses)
+    assert plans["active"].output
+
+
+@pytest.mark.parametrize("kind", RELUS)
+def test_integer_form_computes_what_keras_computes(kind):
+    layer = keras.layers.ReLU(**RELUS[kind][0], name="active")
+    copy = scheme.integer_form(layer)
+    assert copy.name == "active"
+    assert (type(copy) is keras.layers.ReLU) == RELUS[kind][1]
+    again = type(copy).from_config(copy.get_config())
+    values = np.append(np.linspace(-8, 8, 4097), [0.5, 1.0, 4.0, 6.0]).astype(np.float32)
+    for made in (copy, again):
+        # The same products and comparisons of the same float32 numbers, one rounding apart.
+        np.testing.assert_allclose(made(values), layer(values), rtol=1e-6, atol=0)
+
+
+def test_a_relu_without_an_integer_form_is_refused_before_training(caplog):
+    model = with_relu(threshold=0.5, negative_slope=0.1)
+    assert scheme.unknown_layers(model) == {"active": "ReLU with a slope and a threshold"}
+    with pytest.raises(ValueError, match=r"'active' .ReLU with a slope and a threshold. cannot be"):
+        scheme.check_trainable(model)
+    assert not scheme.plan_layers(model)["active"].output
+    apply.quantize_aware(model, INPUT_RANGE)
+    assert "stays as it is" in caplog.text
+    with pytest.raises(ValueError, match="have no integer form"):
+        IntegerReLU(threshold=0.5, negative_slope=0.1)
 
 
 def test_depthwise_ranges_are_per_channel_and_rounding_is_exact():

@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.models.describe import describe
@@ -174,3 +175,33 @@ def test_kernel_of_zeros_stays_finite():
     switched = sensitivity.SwitchedNetwork(done.description, arrays, done.ranges)
     switched.set_integer({unit.name for unit in switched.units})
     assert np.isfinite(switched.executor.run(scenes(1)).numpy()).all()
+
+
+class PlantedNetwork:
+    """All pixels of class 0 but one in a hundred; that one is class 2 while anything is integer."""
+
+    def __init__(self):
+        self._stray = tf.Variable(0.0)
+
+    def set_integer(self, names):
+        self._stray.assign(float(bool(names)))
+
+    @property
+    def executor(self):
+        return self
+
+    def run(self, image):
+        logits = tf.one_hot(tf.zeros(image.shape[:3], tf.int32), 3)
+        corner = tf.scatter_nd([[0, 0, 0]], [[-1.0, 1.0, 2.0]], logits.shape)
+        return logits + tf.where(self._stray > 0, corner, corner * [1.0, 1.0, 0.0])
+
+
+def test_a_class_that_no_label_holds_does_not_enter_a_budget():
+    """100 pixels, 99 of class 0 and one of class 1. Float finds both; integer takes the one for
+    class 2, which no label holds: class 0 stays whole, class 1 is lost, a mean of 1/2. Over the
+    classes with a union it would be 1/3: 17 points for a class that is not there."""
+    label = np.zeros((1, 10, 10), np.uint8)
+    label[0, 0, 0] = 1
+    judge = Judge(PlantedNetwork(), np.zeros((1, 10, 10, 3), np.float32), label, 3)
+    assert judge.score(set()).miou == 1.0
+    assert judge.score({"unit"}).miou == 0.5

@@ -126,6 +126,28 @@ def test_changes_are_paired_within_a_cell_and_against_the_best(scope):
     assert document["cells"][1]["files"]["float32"]["from_best"] is None
 
 
+def test_a_stray_pixel_does_not_cost_a_cell_its_place(scope):
+    """net-d beats net-e on every class of the list, and has one pixel of a class that is not there:
+    its own mean is over seven classes, a seventh of it lost."""
+    folder = scope.folder / "cells"
+    better, worse = (np.zeros((PHOTOS, CLASSES, CLASSES + 1), np.uint32) for _ in range(2))
+    for stack, hits in ((better, 800), (worse, 790)):
+        stack[:, range(6), range(6)] = hits
+        stack[:, range(6), CLASSES] = 1000 - hits
+    better[0, 0, CLASSES] -= 1
+    better[0, 0, 6] += 1
+    plant_cell(folder / "net-d", {"float32": better})
+    plant_cell(folder / "net-e", {"float32": worse})
+    cells = {"net-d": {"net": "d"}, "net-e": {"net": "e"}}
+    document = collect_study(dataclasses.replace(scope, cells=cells), NO_TIMING).document()
+    miou = [cell["files"]["float32"]["miou"] for cell in document["cells"]]
+    assert miou[0] < miou[1] - 0.1
+    assert (document["best"], document["worst"]) == ("net-d", "net-e")
+    # 10 pixels of 1000 in each class of both; the stray one was wrong before, too.
+    change = document["cells"][1]["files"]["float32"]["from_best"]
+    assert change["difference"] == pytest.approx(-0.01, abs=1e-9)
+
+
 def test_mean_over_counts_in_scores_and_intervals(scope):
     options = EvaluationOptions(mean_over=("road", "sky"))
     document = collect_study(dataclasses.replace(scope, options=options), NO_TIMING).document()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deeplab_tf.data.confusion import mean_iou
-from tflite_tools.bootstrap import miou_difference
+from tflite_tools.bootstrap import Interval, common_classes, miou_difference
 
 
 def matrices(images, accuracy, seed):
@@ -55,3 +55,54 @@ def test_classes_and_bad_input():
     assert miou_difference(first, second, (0,)).difference > 0
     with pytest.raises(ValueError, match="same images"):
         miou_difference(first, second[1:])
+
+
+def of_one_stray_pixel():
+    """Ten classes and 300,000 pixels, nine classes in the truth; the second file moves one pixel of
+    class 0 to the class that no image holds.
+
+    30 images of 10,000 pixels: classes 0 to 8 hold 1111 each, class 0 one more.
+    """
+    first = np.zeros((30, 10, 11), np.int64)
+    first[:, range(9), range(9)] = 1111
+    first[:, 0, 0] += 1
+    second = first.copy()
+    second[0, 0, 0] -= 1
+    second[0, 0, 9] += 1
+    return first, second
+
+
+def test_one_pixel_of_a_class_that_no_image_holds_is_one_pixel():
+    first, second = of_one_stray_pixel()
+    # Both means over their own classes: 1 against (9 - 1/33360) / 10, ten points for a pixel.
+    assert mean_iou(second.sum(0))[0] - mean_iou(first.sum(0))[0] < -0.0999
+    assert common_classes(first, second) == tuple(range(9))
+    assert common_classes(first, second, (8, 9)) == (8,)
+    for classes in ((), tuple(range(10))):
+        found = miou_difference(first, second, classes)
+        # Class 0 has 30 * 1112 pixels and loses one of them; the mean is over nine classes.
+        assert found.difference == pytest.approx(-1 / (30 * 1112) / 9, rel=1e-9)
+        # A resampled list holds the one image seven times at most, more rarely than 1 in 10,000.
+        assert -7 * -found.difference <= found.low <= found.high <= 0
+
+
+def test_a_resampled_list_counts_what_both_files_count_on_it():
+    """Image 0 holds a stray pixel of class 2 in the first file, image 1 in the second: the whole
+    list counts the class in both, most resampled ones in one file alone."""
+    first = np.zeros((40, 3, 4), np.int64)
+    first[:, range(2), range(2)] = 1000
+    second = first.copy()
+    first[0, 0, 2], second[1, 0, 2] = 1, 1
+    found = miou_difference(first, second)
+    # IoU of class 2 is 0 in both; one pixel among 40,000 of class 0 moves nothing else.
+    assert abs(found.difference) < 1e-9
+    assert max(-found.low, found.high) < 1e-4
+
+
+def test_no_class_in_common_is_no_difference():
+    first, second = (np.zeros((3, 4, 5), np.int64) for _ in range(2))
+    first[:, 0, 4], second[:, 1, 1] = 10, 10
+    found = miou_difference(first, second)
+    assert np.isnan([found.difference, found.low, found.high]).all()
+    assert found.is_noise
+    assert not Interval(0.1, 0.05, 0.2).is_noise

@@ -9,12 +9,11 @@ import importlib.metadata
 import math
 import pathlib
 import platform
-import warnings
 
 import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
-from tflite_tools.bootstrap import Interval, miou_difference
+from tflite_tools.bootstrap import Interval, common_classes, miou_difference
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.file_list import UnreadFile, unread_json
@@ -143,9 +142,9 @@ class Report:
         if base is None or file is base or base.overlap is None or file.overlap is None:
             return {}
         names = self.dataset.label_set.names
-        both = counted_by_both(base.overlap, file.overlap, chosen)
+        both = common_classes(as_matrices(base.overlap), as_matrices(file.overlap), chosen)
         values: dict = {
-            "miou_change": _plain(change_of(base.overlap, file.overlap, both)),
+            "miou_change": _plain(change_of(base.overlap, file.overlap, chosen)),
             "changed_over": [names[index] for index in both],
             "iou_change": {
                 name: _plain(
@@ -155,8 +154,7 @@ class Report:
             },
         }
         if base.boundary is not None and file.boundary is not None:
-            both = counted_by_both(base.boundary, file.boundary, chosen)
-            change = change_of(base.boundary, file.boundary, both)
+            change = change_of(base.boundary, file.boundary, chosen)
             values["boundary_miou_change"] = _plain(change)
         return values
 
@@ -213,42 +211,23 @@ def shares(counts: np.ndarray) -> np.ndarray:
     return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
 
 
-def counted_by_both(
-    first: np.ndarray, second: np.ndarray, chosen: tuple[int, ...]
-) -> tuple[int, ...]:
-    """Classes with a union in both files.
-
-    A class that no photo holds and one file predicts counts as 0 in that file's mean alone; a
-    difference of such means says nothing about the classes that are there.
-
-    Args:
-        first, second: int64 [photos, num_classes, 2].
-        chosen: classes that the means are taken over; empty for all.
-    """
-    counted = (first[..., 1].sum(0) > 0) & (second[..., 1].sum(0) > 0)
-    return tuple(index for index in chosen or range(len(counted)) if counted[index])
-
-
-def change_of(first: np.ndarray, second: np.ndarray, classes: tuple[int, ...]) -> Interval | None:
-    """Change of the mean share, with its interval over photos.
+def change_of(
+    first: np.ndarray, second: np.ndarray, classes: tuple[int, ...] = ()
+) -> Interval | None:
+    """Change of the mean share over the classes that both count, with its interval over photos.
 
     Args:
         first, second: int64 [photos, classes, 2], of the same photos.
-        classes: that the mean is taken over.
+        classes: that the mean is taken over; empty for all.
 
     Returns:
-        None without a class, or where one side has no union at all.
+        None without a class in common.
     """
-    if not classes:
-        return None
-    with warnings.catch_warnings():
-        # A resampled list may miss a class altogether; it says nothing about that class.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        interval = miou_difference(_as_matrices(first), _as_matrices(second), classes)
-    return interval if math.isfinite(interval.difference + interval.low + interval.high) else None
+    interval = miou_difference(as_matrices(first), as_matrices(second), classes)
+    return interval if math.isfinite(interval.difference) else None
 
 
-def _as_matrices(counts: np.ndarray) -> np.ndarray:
+def as_matrices(counts: np.ndarray) -> np.ndarray:
     """Confusion matrices with the same intersections and unions: all misses in the last column."""
     photos, classes, _ = counts.shape
     matrices = np.zeros((photos, classes, classes + 1), np.int64)

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import numpy as np
 from absl import logging
 
 from deeplab_tf import atomic_file
@@ -15,6 +16,7 @@ from tflite_tools.metadata.description import check_labels, describe
 from tflite_tools.metadata.packing import add
 from tflite_tools.metadata.segmenter import SegmenterMetadata
 from tflite_tools.runtime_shapes import with_known_shapes
+from tflite_tools.to_keras.file_runner import FileRunner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,7 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
         FileNotFoundError: no such model or label file.
         ValueError: not a segmentation model, no labels or not as many as classes, or a float input
             whose normalization nobody tells.
+        RuntimeError: the new file does not give what the old one gives.
     """
     contract = read_contract(options.model, options.preprocessing)
     if contract.preprocessing_source is PreprocessingSource.ASSUMED:
@@ -72,9 +75,25 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
     metadata = describe(contract, labels, graph, options.name, options.license)
     content = add(options.model.read_bytes(), metadata)
     manifest = _manifest(contract, labels, content)
-    atomic_file.write_bytes(options.output, content)
+    with atomic_file.atomic_path(options.output) as temporary:
+        temporary.write_bytes(content)
+        _check_run(options.model, temporary)
     manifest.write(manifest_path(options.output))
     return metadata
+
+
+def _check_run(original: pathlib.Path, changed: pathlib.Path) -> None:
+    """Runs both files once on seeded noise: metadata must not change what a file computes."""
+    graph = read_graph(original)
+    shape = graph.tensors[graph.inputs[0]].shape
+    noise = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    try:
+        expected = FileRunner(original)(noise)
+    except (ValueError, RuntimeError) as error:  # one for an accelerator, for example
+        logging.warning("%s does not run here (%s): its copy is not tried either", original, error)
+        return
+    if not np.array_equal(expected, FileRunner(changed)(noise), equal_nan=True):
+        raise RuntimeError(f"{original} with metadata computes something else; it is not written")
 
 
 def _labels(options: AddOptions, contract: ModelContract) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ from tflite_tools.evaluation import EvaluationOptions, ModelResult
 from tflite_tools.html_report.collect import (
     FileReport,
     change_of,
-    counted_by_both,
     overlap,
     processor,
+    shares,
 )
 from tflite_tools.study_report.curves import (
     Curve,
@@ -101,14 +101,21 @@ class StudyReport:
 
     @property
     def ranked(self) -> list[CellReport]:
-        """Cells with a scored reference file, the best first."""
+        """Cells with a scored reference file, the best first.
+
+        By mIoU over the classes that all of them count: over its own, a cell would lose points
+        to the others for one pixel of a class that no photo holds.
+        """
         reference = self.scope.variants[0]
         scored = [cell for cell in self.cells if reference in cell.files]
-        return sorted(scored, key=lambda cell: -self._miou(cell.files[reference]))
-
-    def _miou(self, file: FileReport) -> float:
-        found = self.interval(file)
-        return found.difference if found else -1.0
+        totals = [_totals(cell.files[reference]) for cell in scored]
+        chosen = self.scope.options.mean_indices(self.scope.dataset)
+        ious = [shares(total) for total in totals]
+        counted = np.all([np.isfinite(iou) for iou in ious], axis=0) if ious else np.array([])
+        both = [index for index in chosen or range(len(counted)) if counted[index]]
+        scores = [float(iou[both].mean()) if both else -1.0 for iou in ious]
+        order = sorted(range(len(scored)), key=lambda index: -scores[index])
+        return [scored[index] for index in order]
 
     def interval(self, file: FileReport) -> Interval | None:
         """mIoU with its interval over photos: `difference` is the mIoU itself.
@@ -123,7 +130,7 @@ class StudyReport:
 
     def _change(self, first: np.ndarray, second: np.ndarray) -> Interval | None:
         chosen = self.scope.options.mean_indices(self.scope.dataset)
-        return change_of(first, second, counted_by_both(first, second, chosen))
+        return change_of(first, second, chosen)
 
     def change(self, first: FileReport, second: FileReport) -> Interval | None:
         """Change of mIoU between two files, photo by photo, over the classes that both count; None
@@ -265,6 +272,12 @@ def _file_report(path: pathlib.Path, values: dict, matrices: np.ndarray) -> File
         warnings=list(values["warnings"]),
     )
     return FileReport(result, None, overlap(matrices))
+
+
+def _totals(file: FileReport) -> np.ndarray:
+    """Intersection and union of each class over all photos, int64 [num_classes, 2]."""
+    assert file.overlap is not None
+    return file.overlap.sum(0)
 
 
 def _plain(interval: Interval | None) -> dict | None:
