@@ -19,6 +19,7 @@ from deeplab_tf.training.initialization import load_named
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.weights_file import read_weights
 from export import freeze
+from export.foreign_operators import checked_saved_model
 from export.keras_file import read_keras_file
 from export.variants import Head
 from tflite_tools.study_report.curves import read_training_minutes
@@ -208,12 +209,16 @@ class SavedModelSource(Source):
     """The default signature of a SavedModel."""
 
     path: pathlib.Path
+    trusted: bool = False
 
     def __post_init__(self):
         self.description = self.path.name
+        if not self.trusted:
+            with checked_saved_model(self.path):
+                pass  # refused before any work is done
 
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
-        return freeze.freeze_saved_model(self.path, height, width)
+        return freeze.freeze_saved_model(self.path, height, width, trusted=self.trusted)
 
 
 @dataclasses.dataclass
@@ -223,11 +228,15 @@ class FrozenGraphSource(Source):
     path: pathlib.Path
     input_array: str
     output_array: str
+    trusted: bool = False
 
     def __post_init__(self):
         self.description = self.path.name
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such frozen graph")
+        freeze.read_graph(self.path, trusted=self.trusted)  # refused before any work is done
 
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
-        return freeze.freeze_graph(self.path, self.input_array, self.output_array, height, width)
+        return freeze.freeze_graph(
+            self.path, self.input_array, self.output_array, height, width, trusted=self.trusted
+        )
