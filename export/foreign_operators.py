@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.types_pb2 import DT_STRING
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.framework import op_def_registry
@@ -66,6 +67,7 @@ def checked_saved_model(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     as_objects = len(saved.meta_graphs) == 1 and saved.meta_graphs[0].HasField("object_graph_def")
     for meta_graph in saved.meta_graphs:
         _remove_writers(meta_graph.graph_def)
+        _forget_file_name(meta_graph)
         _refuse(folder, meta_graph.graph_def, _restoring(meta_graph, as_objects))
     with tempfile.TemporaryDirectory() as temporary:
         checked = pathlib.Path(temporary)
@@ -93,6 +95,18 @@ def _remove_writers(graph: GraphDef) -> None:
                 node.op = "NoOp"
 
 
+def _forget_file_name(meta_graph: MetaGraphDef) -> None:
+    """The saver's file name is TensorFlow's to put in; the file's own default goes."""
+    name = _tensor(meta_graph.saver_def.filename_tensor_name)
+    for node in meta_graph.graph_def.node:
+        if node.name == name:
+            del node.input[:]
+            node.attr.clear()
+            node.op = "Placeholder"
+            node.attr["dtype"].type = DT_STRING
+            node.attr["shape"].shape.SetInParent()  # a scalar
+
+
 def _restoring(meta_graph: MetaGraphDef, as_objects: bool) -> frozenset[tuple[str, str]]:
     """(function, node) of each RestoreV2 that reads the SavedModel's own variables or never runs.
 
@@ -106,7 +120,8 @@ def _restoring(meta_graph: MetaGraphDef, as_objects: bool) -> frozenset[tuple[st
         return frozenset(
             ("", node.name)
             for node in graph.node
-            if node.op == _READER and _tensor(node.input[0]) == _tensor(file_name)
+            if node.op == _READER
+            and [_tensor(name) for name in node.input[:1]] == [_tensor(file_name)]
         )
     called = {name for f in graph.library.function for name in _called(f.node_def)}
     objects = meta_graph.object_graph_def.SerializeToString()
@@ -145,9 +160,9 @@ def _refuse(path: pathlib.Path, graph: GraphDef, allowed: frozenset[tuple[str, s
     functions = {function.signature.name for function in graph.library.function}
     for place, nodes in _bodies(graph):
         for node in nodes:
-            if node.op in functions or (node.op == _READER and (place, node.name) in allowed):
+            if node.op == _READER and (place, node.name) in allowed:
                 continue
-            if reason := _reason(node.op):
+            if reason := _reason(node.op, functions):
                 where = f"the function {place}" if place else "the graph"
                 raise ValueError(
                     f"{path}: the operator {node.op} ({node.name} in {where}) {reason}; loading it "
@@ -155,11 +170,11 @@ def _refuse(path: pathlib.Path, graph: GraphDef, allowed: frozenset[tuple[str, s
                 )
 
 
-def _reason(name: str) -> str:
-    """Why an operator is refused; "" where it is not."""
+def _reason(name: str, functions: set[str]) -> str:
+    """Why an operator is refused; "" where it is not, or where it is a function's name."""
     definition = op_def_registry.get(name)
     if definition is None:
-        return "is unknown to this TensorFlow"
+        return "" if name in functions else "is unknown to this TensorFlow"
     if definition.is_stateful and not _STATEFUL.fullmatch(name):
         return "may reach beyond the network (files, Python, network, devices)"
     if _STATELESS.fullmatch(name):

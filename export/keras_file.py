@@ -75,7 +75,7 @@ def _read_hdf5(path: pathlib.Path) -> keras.Model:
                 f"{path}: not a Keras model file with its architecture; weights alone go to "
                 "--backbone_weights of a training"
             )
-        _refuse_keras3(path, str(content.attrs.get("keras_version", "")))
+        _refuse_keras3(path, str(content.attrs.get("keras_version", "")).removeprefix("b'"))
         config = _parsed(path, content.attrs["model_config"])
         model = _built(path, config, lambda: keras.models.model_from_json(json.dumps(config)))
         with _weights_errors(path):

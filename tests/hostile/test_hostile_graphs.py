@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from export import freeze
 from export.foreign_operators import TRUST_FLAG, checked_saved_model
@@ -157,6 +158,47 @@ def test_saved_models_of_the_first_version(tmp_path):
     marker = tmp_path / "written"
     refused(first_version(tmp_path / "bad", write_file(marker)), "WriteFile")
     assert not marker.exists()
+
+
+def changed(folder, change):
+    path = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    change(saved.meta_graphs[0])
+    path.write_bytes(saved.SerializeToString())
+    return folder
+
+
+def test_a_function_with_the_name_of_an_operator(tmp_path):
+    folder = write_saved_model(tmp_path / "m", at_load=write_file(tmp_path / "written"))
+
+    def add_function(meta_graph):
+        meta_graph.graph_def.library.function.add().signature.name = "WriteFile"
+
+    refused(changed(folder, add_function), "WriteFile")
+
+
+def test_the_saver_reads_no_file_of_the_authors_choice(tmp_path):
+    folder = first_version(tmp_path / "m", tf.no_op)
+
+    def choose(meta_graph):
+        for node in meta_graph.graph_def.node:
+            if node.name == "save/filename/input":
+                node.attr["value"].tensor.string_val[0] = b"/elsewhere"
+
+    with checked_saved_model(changed(folder, choose)) as checked:
+        saved = saved_model_pb2.SavedModel.FromString((checked / "saved_model.pb").read_bytes())
+        nodes = saved.meta_graphs[0].graph_def.node
+        (reader,) = [node for node in nodes if node.op == "RestoreV2"]
+        (name,) = [node for node in nodes if node.name == reader.input[0]]
+    assert (name.op, list(name.input)) == ("Placeholder", [])
+    freeze.freeze_saved_model(folder, 8, 8)
+
+    def read_the_choice(meta_graph):
+        for node in meta_graph.graph_def.node:
+            if node.op == "RestoreV2":
+                node.input[0] = "save/filename/input"
+
+    refused(changed(folder, read_the_choice), "RestoreV2")
 
 
 def write_frozen(path, action):
