@@ -15,6 +15,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from deeplab_tf import atomic_file
 from deeplab_tf.models.resize import Alignment
+from export.foreign_operators import SAVED_MODEL, check_graph, checked_saved_model
 from export.head import apply_head
 from export.variants import Head
 
@@ -44,15 +45,31 @@ def freeze_model(model: keras.Model, head: Head, alignment: Alignment = Alignmen
     return convert_variables_to_constants_v2(serve.get_concrete_function(spec))
 
 
-def freeze_saved_model(folder: pathlib.Path, height: int, width: int):
+def freeze_saved_model(folder: pathlib.Path, height: int, width: int, *, trusted: bool = False):
     """Freezes the default signature of a SavedModel at batch 1 and the given size.
 
+    Args:
+        folder: of the SavedModel.
+        height: of the photo.
+        width: of the photo.
+        trusted: load it as it is, with whatever its operators do.
+
     Raises:
-        ValueError: no SavedModel, or not one image input and one output.
+        ValueError: no SavedModel, an operator that is refused, or not one image input and one
+            output.
     """
-    if not (folder / "saved_model.pb").is_file():
-        raise ValueError(f"{folder}: not a SavedModel (no saved_model.pb)")
-    loaded = tf.saved_model.load(str(folder))
+    if trusted:
+        return _freeze_loaded(folder, tf.saved_model.load(str(folder)), height, width)
+    with checked_saved_model(folder) as checked:
+        try:
+            loaded = tf.saved_model.load(str(checked))
+        except Exception as error:  # a damaged file raises whatever it leads to
+            reason = str(error).replace(str(checked), str(folder))
+            raise ValueError(f"{folder}: TensorFlow cannot load it ({reason})") from error
+        return _freeze_loaded(folder, loaded, height, width)
+
+
+def _freeze_loaded(folder: pathlib.Path, loaded, height: int, width: int):
     if SIGNATURE not in loaded.signatures:
         raise ValueError(
             f"{folder}: no signature {SIGNATURE!r}; it has {sorted(loaded.signatures)}"
@@ -82,17 +99,43 @@ def freeze_saved_model(folder: pathlib.Path, height: int, width: int):
         ) from error
 
 
-def freeze_graph(path: pathlib.Path, input_array: str, output_array: str, height: int, width: int):
-    """A TF1 frozen graph as a concrete function of static shape.
+def read_graph(path: pathlib.Path, *, trusted: bool = False) -> tf.compat.v1.GraphDef:
+    """A frozen graph as it is stored.
 
     Raises:
-        ValueError: not a graph, an array that it does not hold, or a size that it refuses.
+        ValueError: not a graph, or an operator that is refused unless it is trusted.
     """
     graph_def = tf.compat.v1.GraphDef()
     try:
         graph_def.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise ValueError(f"{path}: not a frozen graph ({error})") from error
+    if not graph_def.node:
+        raise ValueError(
+            f"{path}: not a frozen graph (it holds no node); a {SAVED_MODEL} goes to --saved_model "
+            "with its folder"
+        )
+    if not trusted:
+        check_graph(path, graph_def)
+    return graph_def
+
+
+def freeze_graph(
+    path: pathlib.Path,
+    input_array: str,
+    output_array: str,
+    height: int,
+    width: int,
+    *,
+    trusted: bool = False,
+):
+    """A TF1 frozen graph as a concrete function of static shape.
+
+    Raises:
+        ValueError: not a graph, an operator that is refused unless it is trusted, an array that it
+            does not hold, or a size that it refuses.
+    """
+    graph_def = read_graph(path, trusted=trusted)
     nodes = {node.name: node for node in graph_def.node}
     for array in (input_array, output_array):
         if array not in nodes:

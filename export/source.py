@@ -5,9 +5,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import zipfile
 
-import h5py
 import numpy as np
 import tf_keras as keras
 
@@ -21,10 +19,10 @@ from deeplab_tf.training.initialization import load_named
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.weights_file import read_weights
 from export import freeze
+from export.foreign_operators import checked_saved_model
+from export.keras_file import read_keras_file
 from export.variants import Head
 from tflite_tools.study_report.curves import read_training_minutes
-
-UNSAFE_LAYERS = ("Lambda", "TFOpLambda", "SlicingOpLambda")
 
 
 class Source(abc.ABC):
@@ -175,8 +173,7 @@ class KerasFileSource(Source):
 
     def __post_init__(self):
         self.description = self.path.name
-        refuse_foreign_code(self.path)
-        self._model = keras.models.load_model(self.path, compile=False, safe_mode=True)
+        self._model = read_keras_file(self.path)
         shapes = [self._model.input_shape, self._model.output_shape]
         if any(isinstance(shape, list) or len(shape) != 4 for shape in shapes):
             raise ValueError(
@@ -212,12 +209,16 @@ class SavedModelSource(Source):
     """The default signature of a SavedModel."""
 
     path: pathlib.Path
+    trusted: bool = False
 
     def __post_init__(self):
         self.description = self.path.name
+        if not self.trusted:
+            with checked_saved_model(self.path):
+                pass  # refused before any work is done
 
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
-        return freeze.freeze_saved_model(self.path, height, width)
+        return freeze.freeze_saved_model(self.path, height, width, trusted=self.trusted)
 
 
 @dataclasses.dataclass
@@ -227,65 +228,15 @@ class FrozenGraphSource(Source):
     path: pathlib.Path
     input_array: str
     output_array: str
+    trusted: bool = False
 
     def __post_init__(self):
         self.description = self.path.name
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such frozen graph")
+        freeze.read_graph(self.path, trusted=self.trusted)  # refused before any work is done
 
     def frozen(self, phase: Phase, head: Head, height: int, width: int):
-        return freeze.freeze_graph(self.path, self.input_array, self.output_array, height, width)
-
-
-def refuse_foreign_code(path: pathlib.Path) -> None:
-    """Looks into a Keras file without loading it: stock layers only.
-
-    Loading runs what a Lambda layer carries, for `.h5` even in Keras' safe mode.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a Keras file, or a layer that is not a stock layer.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such Keras file")
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                config = json.loads(archive.read("config.json"))
-                made_by = json.loads(archive.read("metadata.json")).get("keras_version", "")
-        else:
-            with h5py.File(path, "r") as content:
-                config = json.loads(content.attrs["model_config"])
-                made_by = str(content.attrs.get("keras_version", ""))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a Keras model file with its architecture") from error
-    if made_by.startswith("3"):
-        raise ValueError(
-            f"{path}: saved by Keras {made_by}; this project runs Keras 2. Save the network as a "
-            "SavedModel and give --saved_model"
+        return freeze.freeze_graph(
+            self.path, self.input_array, self.output_array, height, width, trusted=self.trusted
         )
-    for name in _class_names(config["config"]):  # not how it was compiled: that is never read
-        if name in UNSAFE_LAYERS or not _is_stock(name):
-            raise ValueError(
-                f"{path}: holds {name}, which is no stock Keras layer; loading it would run "
-                "foreign code. Rebuild the network from stock layers and load the weights"
-            )
-
-
-def _class_names(config):
-    """Every class_name in a serialized model."""
-    if isinstance(config, dict):
-        if "class_name" in config:
-            yield config["class_name"]
-        for value in config.values():
-            yield from _class_names(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _class_names(value)
-
-
-def _is_stock(name: str) -> bool:
-    if name in ("Functional", "Sequential", "Model", "__tuple__", "__numpy__"):
-        return True
-    rooms = [keras.layers, keras.initializers, keras.regularizers, keras.constraints]
-    return any(hasattr(room, name) for room in rooms)

@@ -36,6 +36,11 @@ def _define_flags() -> None:
     flags.DEFINE_string("frozen_graph", "", "Instead: TF1 frozen graph.")
     flags.DEFINE_string("input_arrays", "", "Input array of --frozen_graph.")
     flags.DEFINE_string("output_arrays", "", "Output array of --frozen_graph.")
+    flags.DEFINE_bool(
+        "trust_saved_model",
+        False,
+        "Load --saved_model or --frozen_graph whatever its operators do: they run as you.",
+    )
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/tflite.")
     flags.DEFINE_list(
         "variants", "", "Default: all. Of " + ", ".join(variant.value for variant in Variant)
@@ -117,10 +122,12 @@ def _open_source():
     if given[0] == "keras_file":
         return source.KerasFileSource(path)
     if given[0] == "saved_model":
-        return source.SavedModelSource(path)
+        return source.SavedModelSource(path, FLAGS.trust_saved_model)
     if not (FLAGS.input_arrays and FLAGS.output_arrays):
         raise ValueError("--frozen_graph needs --input_arrays and --output_arrays")
-    return source.FrozenGraphSource(path, FLAGS.input_arrays, FLAGS.output_arrays)
+    return source.FrozenGraphSource(
+        path, FLAGS.input_arrays, FLAGS.output_arrays, FLAGS.trust_saved_model
+    )
 
 
 def _calibration_dataset(config, variants, labels_known: bool):

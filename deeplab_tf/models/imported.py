@@ -10,6 +10,7 @@ import numpy as np
 import tf_keras as keras
 
 from deeplab_tf.models import imported_layers
+from deeplab_tf.models.stock_layers import LAYERS, WRAPPERS, foreign_part
 
 layers = keras.layers
 
@@ -101,6 +102,8 @@ class Node:
             )
         if self.kind == LAYER:
             _stock_layer(self.attributes.get("class_name"), self.name)
+            if found := foreign_part(self.attributes):
+                raise ValueError(f"node {self.name!r}: holds {found}, which is no stock layer")
 
 
 def _stock_layer(class_name, node_name: str):
@@ -111,7 +114,7 @@ def _stock_layer(class_name, node_name: str):
     """
     found = getattr(layers, str(class_name), None)
     layer = isinstance(found, type) and issubclass(found, layers.Layer)
-    if not layer or class_name in ("Lambda", "TFSMLayer", "RNN", "Wrapper", "TimeDistributed"):
+    if not layer or class_name not in LAYERS - WRAPPERS:
         raise ValueError(f"node {node_name!r}: {class_name!r} is no stock layer of Keras")
     return found
 

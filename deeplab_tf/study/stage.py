@@ -29,6 +29,7 @@ RESERVED = {
     Stage.EXPORT: (
         *("run_dir", "output_dir", "variants", "overwrite"),
         *("keras_file", "saved_model", "frozen_graph", "input_arrays", "output_arrays"),
+        "trust_saved_model",
     ),
     Stage.EVALUATE: ("run_dir", "output_dir", "reference", "processes", "dataset", "data_dir"),
 }

@@ -6,6 +6,8 @@ import h5py
 import numpy as np
 import tf_keras as keras
 
+from deeplab_tf.training.hdf5_file import open_hdf5
+
 layers = keras.layers
 _CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 
@@ -206,7 +208,7 @@ def read_h5(path) -> dict[str, np.ndarray]:
     whose names are positions: "0" is the kernel, or gamma, beta, mean, variance in that order).
 
     Raises:
-        ValueError: not an HDF5 file, or none of the two layouts.
+        ValueError: not an HDF5 file of plain numbers, NaN or infinity, or none of the two layouts.
     """
     arrays: dict[str, np.ndarray] = {}
 
@@ -214,17 +216,20 @@ def read_h5(path) -> dict[str, np.ndarray]:
         if not isinstance(item, h5py.Dataset):
             return
         parts = name.split("/")
-        if "vars" in parts:
-            layer = parts[parts.index("vars") - 1]
+        if "vars" in parts[1:]:
+            layer = parts[parts.index("vars", 1) - 1]
             arrays[f"{layer}/{parts[-1]}"] = np.asarray(item)
-        elif parts[-1].endswith(":0"):
+        elif len(parts) > 1 and parts[-1].endswith(":0"):
             arrays[f"{parts[-2]}/{parts[-1].removesuffix(':0')}"] = np.asarray(item)
 
     try:
-        with h5py.File(path, "r") as content:
+        with open_hdf5(path) as content:
             content.visititems(visit)
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError) as error:  # RuntimeError: damaged inside
         raise ValueError(f"{path}: not an HDF5 weights file ({error})") from error
     if not arrays:
         raise ValueError(f"{path}: holds no layer weights in a layout of Keras 2 or 3")
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise ValueError(f"{path}: {name} holds NaN or infinity; the training diverged")
     return arrays

@@ -32,6 +32,8 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
             ".tflite"
         ) from error
     for name, value in arrays.items():
+        if value.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: {name} holds {value.dtype}; weights are plain numbers")
         if not np.isfinite(value).all():
             raise ValueError(f"{path}: {name} holds NaN or infinity; the training diverged")
     return {

@@ -84,9 +84,12 @@ def count_parameters(run_dir: pathlib.Path) -> int | None:
     path = run_dir / "float.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        return sum(
-            int(arrays[name].size)
-            for name in arrays.files
-            if name.rpartition("/")[2] not in _STATISTICS
-        )
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return sum(
+                int(arrays[name].size)
+                for name in arrays.files
+                if name.rpartition("/")[2] not in _STATISTICS
+            )
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own
+        raise ValueError(f"{path}: not a weights file ({error}); train the run again") from error

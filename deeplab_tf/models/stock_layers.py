@@ -1,0 +1,132 @@
+"""Which parts a serialized network may name: classes of Keras that are data alone.
+
+An allow-list. Not on it: Lambda (carries bytecode), TFSMLayer (loads a SavedModel), lookup layers
+(read a file), functions and modules of any other name (are imported).
+"""
+
+import re
+from collections.abc import Iterator
+
+NETWORKS = frozenset(("Functional", "Model", "Sequential"))
+WRAPPERS = frozenset(
+    ("Bidirectional", "RNN", "SpectralNormalization", "TimeDistributed", "Wrapper")
+)
+"""Layers around another layer."""
+_LAYER_NAMES = """
+Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average
+AveragePooling1D AveragePooling2D AveragePooling3D AvgPool1D AvgPool2D AvgPool3D
+BatchNormalization CategoryEncoding CenterCrop Concatenate Conv1D Conv1DTranspose Conv2D
+Conv2DTranspose Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D ConvLSTM3D Convolution1D
+Convolution1DTranspose Convolution2D Convolution2DTranspose Convolution3D Convolution3DTranspose
+Cropping1D Cropping2D Cropping3D Dense DepthwiseConv1D DepthwiseConv2D Discretization Dot Dropout
+ELU EinsumDense Embedding Flatten GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D
+GlobalAveragePooling2D GlobalAveragePooling3D GlobalAvgPool1D GlobalAvgPool2D GlobalAvgPool3D
+GlobalMaxPool1D GlobalMaxPool2D GlobalMaxPool3D GlobalMaxPooling1D GlobalMaxPooling2D
+GlobalMaxPooling3D GroupNormalization Identity InputLayer LSTM LSTMCell Layer LayerNormalization
+LeakyReLU LocallyConnected1D LocallyConnected2D Masking MaxPool1D MaxPool2D MaxPool3D MaxPooling1D
+MaxPooling2D MaxPooling3D Maximum Minimum MultiHeadAttention Multiply Normalization PReLU Permute
+RandomBrightness RandomContrast RandomCrop RandomFlip RandomHeight RandomRotation
+RandomTranslation RandomWidth RandomZoom ReLU RepeatVector Rescaling Reshape Resizing
+SeparableConv1D SeparableConv2D SeparableConvolution1D SeparableConvolution2D SimpleRNN
+SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D StackedRNNCells Subtract
+ThresholdedReLU UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D
+ZeroPadding2D ZeroPadding3D
+"""
+LAYERS = WRAPPERS | frozenset(_LAYER_NAMES.split())
+_ACTIVATION_NAMES = """
+elu exponential gelu hard_sigmoid leaky_relu linear log_softmax mish relu relu6 selu sigmoid silu
+softmax softmax_v2 softplus softsign swish tanh
+"""
+ACTIVATIONS = frozenset(_ACTIVATION_NAMES.split())
+_INITIALIZER_NAMES = """
+Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity LecunNormal LecunUniform Ones
+Orthogonal RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros
+"""
+_INITIALIZERS = frozenset(_INITIALIZER_NAMES.split())
+_REGULARIZERS = frozenset(("L1", "L1L2", "L2", "OrthogonalRegularizer"))
+_CONSTRAINTS = frozenset(("MaxNorm", "MinMaxNorm", "NonNeg", "RadialConstraint", "UnitNorm"))
+_VALUES = frozenset(("__tuple__", "__numpy__", "TensorShape", "Policy"))
+_CLASSES = NETWORKS | LAYERS | _INITIALIZERS | _REGULARIZERS | _CONSTRAINTS | _VALUES
+_ROOMS = "layers|initializers|regularizers|constraints|activations|mixed_precision|models"
+_MODULES = re.compile(
+    rf"(?:tf_)?keras(?:\.(?:{_ROOMS}))?|(?:tf_)?keras(?:\.src)?\.engine\.(?:functional|sequential)"
+)
+_FUNCTION_MODULES = (None, "builtins", "keras.activations", "tf_keras.activations")
+DEEPEST = 100
+"""Levels of a configuration; a network in a network costs four."""
+
+
+def foreign_part(config) -> str:
+    """What a configuration names that is not on the list, its own class included; "" for nothing.
+
+    Args:
+        config: of a layer or of a network, as `get_config` or JSON gives it. Names of functions
+            are looked at, too: "activation" and the like are found by name when a layer is built.
+
+    Raises:
+        ValueError: nested deeper than any network.
+    """
+    return next(_foreign_parts(config), "")
+
+
+def _foreign_parts(config) -> Iterator[str]:
+    waiting = [(config, 0)]
+    while waiting:
+        value, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"the configuration is nested more than {DEEPEST} levels deep")
+        if isinstance(value, dict):
+            if "class_name" in value:
+                yield from _foreign_names(value)
+            yield from _foreign_functions(value)
+            waiting += [(part, depth + 1) for part in value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += [(part, depth + 1) for part in value]
+
+
+def _foreign_names(config: dict) -> Iterator[str]:
+    """Class, module and registered name of one serialized object."""
+    name, module = config["class_name"], config.get("module")
+    if name == "function":
+        yield from _foreign_function(config)
+        return
+    if not isinstance(name, str) or name not in _CLASSES:
+        yield str(name)
+    if module is not None and not (isinstance(module, str) and _MODULES.fullmatch(module)):
+        yield f"the module {module!r} of {name}"
+    registered = config.get("registered_name")
+    if registered is not None and registered != name:
+        yield str(registered)
+
+
+def _foreign_function(config: dict) -> Iterator[str]:
+    name = config.get("config")
+    named = isinstance(name, str) and name in ACTIVATIONS
+    if not named or config.get("registered_name") not in (None, name):
+        yield f"the function {name!r}"
+    if config.get("module") not in _FUNCTION_MODULES:
+        yield f"the module {config['module']!r} of the function {name!r}"
+
+
+def _foreign_functions(config: dict) -> Iterator[str]:
+    """Values that a layer looks up by name."""
+    for key, value in config.items():
+        known = _names_of(key)
+        if known is not None and isinstance(value, str) and _plain(value) not in known:
+            yield f"the {key} {value!r}"
+
+
+def _names_of(key) -> frozenset[str] | None:
+    kinds = {
+        "activation": ACTIVATIONS,
+        "initializer": _INITIALIZERS,
+        "regularizer": _REGULARIZERS,
+        "constraint": _CONSTRAINTS,
+    }
+    known = kinds.get(str(key).rpartition("_")[2])
+    return None if known is None else frozenset(map(_plain, known))
+
+
+def _plain(name: str) -> str:
+    """ "glorot_uniform" and "GlorotUniform" are one."""
+    return name.replace("_", "").lower()
