@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
 from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
@@ -58,6 +59,8 @@ class ModelContract:
         variant: of the manifest, or "".
         sensor: of the manifest: what made the range images that it was trained on, or None.
         probabilities: whether a softmax or sigmoid stands at the end.
+        alignment: how the training resizes logits to the input's size, by the manifest; None: not
+            on record, half-pixel is assumed where it matters.
         warnings: what does not fit together, one line each.
     """
 
@@ -81,11 +84,24 @@ class ModelContract:
     warnings: tuple[str, ...]
     sensor: Sensor | None = None
     probabilities: bool = False
+    alignment: Alignment | None = None
 
     @property
     def gives_logits(self) -> bool:
         """Whether a softmax of the output is its distribution over the classes."""
         return not self.classes_output and not self.probabilities
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        shape = self.output_shape
+        spatial = [size for size in shape if size != 1] if self.classes_output else shape[1:3]
+        return spatial[0], spatial[1]
+
+    @property
+    def needs_resize(self) -> bool:
+        """Whether a reader has to bring the output to the input's size."""
+        return self.output_size != (self.height, self.width)
 
     def quantize_table(self) -> np.ndarray | None:
         """Input value of each pixel value, or None where pixels go in unchanged.
@@ -111,7 +127,11 @@ _KEEP_PROBABILITIES = (
 
 
 def read_contract(
-    path: str | pathlib.Path, preprocessing: Preprocessing | None = None, name: str = ""
+    path: str | pathlib.Path,
+    preprocessing: Preprocessing | None = None,
+    name: str = "",
+    *,
+    alignment: Alignment | None = None,
 ) -> ModelContract:
     """Reads and checks a file without running it.
 
@@ -119,6 +139,7 @@ def read_contract(
         path: the file.
         preprocessing: normalization to use; default see `PreprocessingSource`.
         name: for tables; default the file's stem.
+        alignment: how the training resizes logits; default the manifest's.
 
     Raises:
         FileNotFoundError: no such file.
@@ -145,7 +166,9 @@ def read_contract(
     if source is PreprocessingSource.ASSUMED:
         warnings.append(_GUESS)
     warnings += _check_quantization(used, image, quantization)
-    return ModelContract(
+    if alignment is None and manifest is not None and manifest.resize is not None:
+        alignment = Alignment(manifest.resize)
+    contract = ModelContract(
         path=path,
         name=name or path.stem,
         size_bytes=graph.size_bytes,
@@ -166,6 +189,20 @@ def read_contract(
         warnings=tuple(warnings),
         sensor=manifest.sensor if manifest else None,
         probabilities=_ends_in_probabilities(graph),
+        alignment=alignment,
+    )
+    if contract.needs_resize and alignment is None:
+        return dataclasses.replace(contract, warnings=(*warnings, _unknown_resize(contract)))
+    return contract
+
+
+def _unknown_resize(contract: ModelContract) -> str:
+    form = "class map" if contract.classes_output else "logits"
+    rows, columns = contract.output_size
+    return (
+        f"{form} of {rows}x{columns} for an input of {contract.height}x{contract.width}, and "
+        "nothing says how the training resizes them: half_pixel is assumed, another convention "
+        "shifts the masks; write it into a manifest (add_metadata --resize=align_corners)"
     )
 
 

@@ -140,10 +140,7 @@ def _fed_tensor(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
 
 
 def _classes(contract: ModelContract, output: np.ndarray) -> np.ndarray:
-    reader = OutputReader(
-        contract.height, contract.width, contract.output_shape, contract.classes_output
-    )
-    return reader.on_canvas(output)
+    return OutputReader.of(contract).on_canvas(output)
 
 
 def _description(options, contract: ModelContract, fed, output, agreement: float) -> dict:
@@ -159,6 +156,7 @@ def _description(options, contract: ModelContract, fed, output, agreement: float
         "input": _tensor(INPUT, fed, contract.input_quantization),
         "output": _tensor(OUTPUT, output, contract.output_quantization),
         "output_is_class_map": contract.classes_output,
+        "resize": contract.alignment.value if contract.alignment else None,
         "tolerance": {
             "rule": "share of pixels with the same class (arg max of logits) as output.bin",
             "min_class_agreement": demanded,

@@ -32,9 +32,7 @@ class ModelRunner:
         self._output = self._interpreter.get_output_details()[0]["index"]
         self._table = contract.quantize_table()
         self._shape = (1, contract.height, contract.width, contract.channels)
-        self.reader = OutputReader(
-            contract.height, contract.width, contract.output_shape, contract.classes_output
-        )
+        self.reader = OutputReader.of(contract)
 
     def set_image(self, image: np.ndarray) -> None:
         """Feeds uint8 [height, width, channels], normalized and quantized as the file wants."""

@@ -152,6 +152,7 @@ def result_to_json(
             "shape": contract.output_shape,
             "quantization": contract.output_quantization,
             "classes": contract.classes_output,
+            "resize": contract.alignment.value if contract.alignment else None,
         },
         "failure": result.failure,
         "warnings": result.warnings,

@@ -13,9 +13,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data import confusion
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.models.imported import HIDDEN_LINEAR, NetworkDescription, build_imported
-from deeplab_tf.models.resize import Alignment, resize_bilinear
+from deeplab_tf.models.resize import resize_bilinear
 from deeplab_tf.quantization import scheme
 from deeplab_tf.quantization.apply import short_name
 from deeplab_tf.quantization.bias_correction import quantize_activation, quantize_kernel

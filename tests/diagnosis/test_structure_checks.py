@@ -14,6 +14,8 @@ from tests.diagnosis.surgery import (
     code_of,
     constant,
     float_twin,
+    last_resize_with,
+    low_logits,
     new_operator,
     new_tensor,
     operators,
@@ -148,10 +150,13 @@ def test_resize_that_differs_from_the_reference(tmp_path, twin):
     assert "resize_convention" not in found(path)
 
 
-def last_resize_with(model, half_pixel, align_corners):
-    options = operators(model, CODES.RESIZE_BILINEAR)[-1].builtinOptions
-    options.halfPixelCenters, options.alignCorners = half_pixel, align_corners
-    return model
+def test_small_logits_without_a_convention_are_told(tmp_path):
+    path = write(tmp_path / "low.tflite", low_logits(unpacked()))
+    finding = found(path)["resize_convention"]
+    assert finding.severity is Severity.WARNING
+    assert "92x120 is resized half-pixel to 368x480: nothing says how" in finding.evidence
+    write_manifest(path, lambda values: values["output"].update(resize="align_corners"))
+    assert found(path) == {}
 
 
 @pytest.mark.parametrize(

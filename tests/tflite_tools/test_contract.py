@@ -6,9 +6,18 @@ import json
 import numpy as np
 import pytest
 
-from deeplab_tf.data.preprocessing import Preprocessing, place
+from deeplab_tf.data.alignment import Alignment
+from deeplab_tf.data.labels import IGNORE_LABEL
+from deeplab_tf.data.preprocessing import Preprocessing, place, place_label
 from deeplab_tf.data.synthetic import draw_scene
-from tests.diagnosis.surgery import twin_bytes, write_manifest
+from tests.diagnosis.surgery import (
+    last_resize_with,
+    low_logits,
+    twin_bytes,
+    unpacked,
+    write,
+    write_manifest,
+)
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.metadata import packing
@@ -121,3 +130,38 @@ def test_normalization_of_other_channels_is_refused(tmp_path):
     write_manifest(path, lambda values: values["input"].update(mean=[128] * 4, std=[128] * 4))
     with pytest.raises(ValueError, match=r"for 4 channel\(s\), the input has 3; give --mean and"):
         read_contract(path)
+
+
+@pytest.mark.parametrize("convention", ["half_pixel", "align_corners", "legacy"])
+def test_small_logits_are_scored_with_the_manifests_resize(tmp_path, convention):
+    """The same weights, once with the resize in the graph and once with the reader's."""
+    options = {"half_pixel": (True, False), "align_corners": (False, True)}
+    model = last_resize_with(unpacked(), *options.get(convention, (False, False)))
+    whole = write(tmp_path / "whole.tflite", model)
+    low = write(tmp_path / "low.tflite", low_logits(unpacked()))
+    for path in (whole, low):
+        write_manifest(path, lambda values: values["output"].update(resize=convention))
+    scene, label = draw_scene(0)
+    image, label = place(scene, 368, 480)[0], place_label(label, 368, 480, IGNORE_LABEL)
+    runners = [ModelRunner(read_contract(path)) for path in (whole, low)]
+    masks = [runner.class_map(image) for runner in runners]
+    losses = [total / count for total, count in (r.cross_entropy(label) for r in runners)]
+    # The graph resizes in integers, the reader in floats: only near-ties differ.
+    assert np.mean(masks[0] == masks[1]) > 0.995
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    others = [a for a in Alignment if a.value != convention]
+    for other in others:
+        theirs = ModelRunner(read_contract(low, alignment=other)).class_map(image)
+        assert np.mean(masks[0] == theirs) < np.mean(masks[0] == masks[1])
+
+
+def test_unknown_resize_of_small_logits_is_said(tmp_path):
+    low = write(tmp_path / "low.tflite", low_logits(unpacked()))
+    contract = read_contract(low)
+    assert contract.alignment is None
+    assert "logits of 92x120 for an input of 368x480" in contract.warnings[0]
+    assert "half_pixel is assumed" in contract.warnings[0]
+    assert read_contract(low, alignment=Alignment.LEGACY).warnings == ()
+    write_manifest(low, lambda values: values["output"].update(resize="align_corners"))
+    contract = read_contract(low)
+    assert (contract.alignment, contract.warnings) == (Alignment.ALIGN_CORNERS, ())

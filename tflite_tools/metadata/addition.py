@@ -6,6 +6,7 @@ import pathlib
 from absl import logging
 
 from deeplab_tf import atomic_file
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, PreprocessingSource, read_contract
@@ -25,6 +26,7 @@ class AddOptions:
         output: the file to write.
         labels: text file, a name a line; None: what the file brings.
         preprocessing: None: what the file brings, else what its input's scale stands for.
+        alignment: how the training resizes logits; None: what the manifest says.
         name, license: for people; "" leaves the file's stem and nothing.
         overwrite: replace `output` and its manifest.
     """
@@ -35,6 +37,7 @@ class AddOptions:
     preprocessing: Preprocessing | None = None
     name: str = ""
     license: str = ""
+    alignment: Alignment | None = None
     overwrite: bool = False
 
     def __post_init__(self):
@@ -58,7 +61,7 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
         ValueError: not a segmentation model, no labels or not as many as classes, or a float input
             whose normalization nobody tells.
     """
-    contract = read_contract(options.model, options.preprocessing)
+    contract = read_contract(options.model, options.preprocessing, alignment=options.alignment)
     if contract.preprocessing_source is PreprocessingSource.ASSUMED:
         raise ValueError(
             f"{options.model}: nothing says how pixels become its {contract.input_dtype} input; "
@@ -116,6 +119,7 @@ def _manifest(contract: ModelContract, labels: tuple[str, ...], content: bytes) 
             label_set=label_set,
             sha256=sha256,
             size_bytes=size_bytes,
+            resize=contract.alignment.value if contract.alignment else None,
         )
     return Manifest(
         variant=contract.variant,
@@ -133,6 +137,7 @@ def _manifest(contract: ModelContract, labels: tuple[str, ...], content: bytes) 
         versions={},
         sha256=sha256,
         size_bytes=size_bytes,
+        resize=contract.alignment.value if contract.alignment else None,
     )
 
 
