@@ -19,7 +19,7 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.manifest import sha256_of
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.prediction import OutputReader
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runner import FileInterpreter, ModelRunner
 
 FORMAT = 1
 INPUT, OUTPUT, DESCRIPTION = "input.bin", "output.bin", "golden.json"
@@ -117,19 +117,13 @@ def _run(contract: ModelContract, canvas: np.ndarray) -> list[np.ndarray]:
 
 def _both_kernel_sets(runner: ModelRunner, canvas: np.ndarray) -> list[np.ndarray]:
     """The input tensor, the output through XNNPACK, the output through builtin kernels."""
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType  # noqa: PLC0415
-
     fed = _fed_tensor(runner.contract, canvas)
     runner.set_image(canvas)
     runner.invoke()
-    plain = Interpreter(
-        str(runner.contract.path),
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    plain.allocate_tensors()
-    plain.set_tensor(plain.get_input_details()[0]["index"], fed)
+    plain = FileInterpreter(runner.contract.path, builtin=True)
+    plain.set_input(fed)
     plain.invoke()
-    return [fed, runner.output(), plain.get_tensor(plain.get_output_details()[0]["index"])]
+    return [fed, runner.output(), plain.output()]
 
 
 def _fed_tensor(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
