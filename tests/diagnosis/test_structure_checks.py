@@ -84,7 +84,12 @@ def test_graph_that_normalizes_itself_and_is_fed_normalized(tmp_path):
     multiply = new_operator(model, CODES.MUL, [image, factor], [scaled], schema.MulOptionsT(), 21)
     graph.operators.insert(0, multiply)
     path = write(tmp_path / "own.tflite", model)
-    assert "normalized_twice" in found(path)
+    # Nobody says how it is fed: the assumption is no evidence, but it does not fit.
+    finding = found(path)["unknown_normalization"]
+    assert finding.severity is Severity.WARNING
+    assert "stands for [0, 255]; the first is an assumption" in finding.evidence
+    twice = found(path, preprocessing=Preprocessing())
+    assert twice["normalized_twice"].severity is Severity.PROBLEM
     assert found(path, preprocessing=Preprocessing((0.0,) * 3, (1.0,) * 3)) == {}
 
 

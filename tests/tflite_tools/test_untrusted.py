@@ -16,9 +16,8 @@ from tests.tflite_tools.mutations import MUTATIONS, packed, table_positions
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.graph import FILE_IDENTIFIER, read_graph
-from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.pool import FileRunner, InterpreterPool, Task
 from tflite_tools.signal_to_noise import real_output
-from tflite_tools.to_keras.file_runner import FileRunner
 from tflite_tools.verifier import UNIONS, Allowance, verify
 
 MUTANTS = 1000

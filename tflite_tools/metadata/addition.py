@@ -9,7 +9,8 @@ from deeplab_tf import atomic_file
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.contract import ModelContract, PreprocessingSource, read_contract
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.file_contract import PreprocessingSource
 from tflite_tools.graph import read_graph
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.metadata.description import check_labels, describe
