@@ -18,7 +18,7 @@ class BiasCorrectionPlan:
         reference: float `.tflite` or run folder; None for the file's own weights without any
             rounding of activations.
         calibration_images, calibration_seed: how many photos, and which.
-        mean, std: of a float input, in pixel units; None where the file says it.
+        mean, std: of the input, in pixel units; None: by manifest, metadata or input's scale.
         overwrite: replace an output that exists.
     """
 

@@ -29,8 +29,8 @@ from export.file_network import (
     mean_of_photos,
 )
 from export.source import RunSource
+from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.manifest import read_manifest
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 
 LARGEST_DIFFERENCE = 0.25
@@ -76,8 +76,8 @@ def read_reference(
                 f"reference {path} has integer activations; give a float file or a run folder, or "
                 "no --reference for the file's own weights"
             )
-        manifest = read_manifest(path)
-        own = manifest.preprocessing if manifest else preprocessing
+        contract = read_file_contract(path, graph)
+        own = contract.preprocessing if contract.is_known else preprocessing
         reference = _Reference(name, found.description, found.arrays, own)
     if reference.description.input_shape != shape:
         raise ValueError(

@@ -18,19 +18,18 @@ from absl import logging
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.decibels import snr_db
-from deeplab_tf.data.preprocessing import Preprocessing
 from export.bias_plan import BiasCorrectionPlan
 from export.bias_reference import drop_unlike, pair_layers, read_reference, reference_means
 from export.calibration import Calibration, calibrate
 from export.file_network import CorrectableLayer, FileRun, LayerLeftAlone, read_file
+from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.editor import Editor
 from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
+from tflite_tools.pool import FileRunner
 from tflite_tools.tables import align
-from tflite_tools.to_keras.contract import InputContract
 from tflite_tools.to_keras.fidelity import compare
-from tflite_tools.to_keras.file_runner import FileRunner
 
 _LEAST_EQUAL = 0.99
 """Of the output; below, the simulation is not what the runtime computes."""
@@ -131,16 +130,18 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     _check_sensor(plan, manifest)
     file = read_file(graph)
     _runner(plan.model)
-    contract = file.network.contract.with_normalization(plan.mean, plan.std)
-    preprocessing = _preprocessing(contract, manifest if plan.mean is None else None)
+    contract = read_file_contract(plan.model, graph, mean=plan.mean, std=plan.std)
+    contract.check_known()
+    for warning in contract.warnings:
+        logging.warning("%s: %s", plan.model, warning)
     pixels, record = _photos(plan, contract.shape)
-    reference = read_reference(plan, file.network, preprocessing)
+    reference = read_reference(plan, file.network, contract.preprocessing)
     pairs = pair_layers(plan, file, reference)
     file = drop_unlike(file, reference, pairs)
     logits = file.convolutions[-1].name
     empty = plan.calibration.sensor is not None
     means, wanted = reference_means(reference, pixels, pairs, logits, empty)
-    images = [preprocessing.normalize(image[None]) for image in pixels]
+    images = [contract.real_values(image[None]) for image in pixels]
     run = FileRun(file, logits, images, empty)
     before = _snr_db(wanted, run.uncorrected_logits())
     corrected = _correct(run, file.layers, means, pairs)
@@ -204,16 +205,6 @@ def _runner(path: pathlib.Path) -> FileRunner:
         raise RuntimeError(
             f"the runtime refuses {path} ({error}); only a file that runs here is corrected"
         ) from error
-
-
-def _preprocessing(contract: InputContract, manifest: Manifest | None) -> Preprocessing:
-    """What the photos get: the manifest's, else what the input itself says."""
-    if manifest is not None:
-        return manifest.preprocessing
-    if contract.mean is None or contract.std is None:
-        raise ValueError("the file does not say what its float input means; give --mean and --std")
-    channels = contract.shape[-1]
-    return Preprocessing((contract.mean,) * channels, (contract.std,) * channels)
 
 
 def _photos(plan: BiasCorrectionPlan, shape) -> tuple[np.ndarray, Calibration]:

@@ -36,8 +36,8 @@ def _define_flags() -> None:
         "calibration_images", None, f"At least 2; default: {_IMAGES}, or all where there are fewer."
     )
     flags.DEFINE_integer("calibration_seed", 0, "Which.")
-    flags.DEFINE_float("mean", None, "Of a float input, in pixel units.")
-    flags.DEFINE_float("std", None, "Of a float input, in pixel units.")
+    flags.DEFINE_float("mean", None, "Of the input, in pixel units; default: the file's own.")
+    flags.DEFINE_float("std", None, "Of the input, in pixel units; default: the file's own.")
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from deeplab_tf import atomic_file
-from deeplab_tf.models.resize import Alignment
+from deeplab_tf.data.alignment import Alignment
 from export.foreign_operators import SAVED_MODEL, check_graph, checked_saved_model
 from export.head import apply_head
 from export.variants import Head

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from deeplab_tf.models.resize import Alignment, nearest_indices, resize_bilinear
+from deeplab_tf.data.alignment import Alignment, nearest_indices
+from deeplab_tf.models.resize import resize_bilinear
 from export.variants import Head
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.models.resize import Alignment, resize_bilinear
+from deeplab_tf.models.resize import resize_bilinear
 from export.convert import Conversion, ConverterProcess
 from export.freeze import freeze_model, write_saved_model
 from export.variants import FileSpec, Head, IoDtype, Variant

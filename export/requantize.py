@@ -36,8 +36,8 @@ def _define_flags() -> None:
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
     flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
     flags.DEFINE_string("trim_head", "", "Cut the network after this tensor, its logits.")
-    flags.DEFINE_float("mean", None, "Of a float input, in pixel units.")
-    flags.DEFINE_float("std", None, "Of a float input, in pixel units.")
+    flags.DEFINE_float("mean", None, "Of the input, in pixel units; default: the file's own.")
+    flags.DEFINE_float("std", None, "Of the input, in pixel units; default: the file's own.")
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 

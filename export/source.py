@@ -9,9 +9,9 @@ import pathlib
 import numpy as np
 import tf_keras as keras
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.models.resize import Alignment
 from deeplab_tf.quantization.apply import QatScheme, float_arrays_inside, quantize_aware
 from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
 from deeplab_tf.training.config import read_config

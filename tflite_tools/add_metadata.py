@@ -11,8 +11,10 @@ import sys
 from absl import flags
 
 from deeplab_tf import command
+from deeplab_tf.data.alignment import Alignment
 from tflite_tools.clients import Client, check_file, findings_text
 from tflite_tools.evaluate import given_preprocessing
+from tflite_tools.manifest import RESIZES
 from tflite_tools.metadata.addition import AddOptions, add_metadata, default_output
 
 FLAGS = flags.FLAGS
@@ -23,6 +25,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("labels", "", "Text file, a name a line; default: the file's own.")
     flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
     flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
+    flags.DEFINE_enum("resize", None, RESIZES, "How the training resizes logits to the input.")
     flags.DEFINE_string("output", "", "Default: <model>_metadata.tflite.")
     flags.DEFINE_string("name", "", "Name of the model; default: the file's.")
     flags.DEFINE_string("license", "", "Licence of the weights.")
@@ -40,6 +43,7 @@ def main() -> None:
         preprocessing=given_preprocessing(),
         name=FLAGS.name,
         license=FLAGS.license,
+        alignment=Alignment(FLAGS.resize) if FLAGS.resize else None,
         overwrite=FLAGS.overwrite,
     )
     metadata = add_metadata(options)

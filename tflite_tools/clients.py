@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.contract import read_contract
+from deeplab_tf.data.alignment import Alignment
+from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata
@@ -64,12 +64,12 @@ class Inspected:
     Attributes:
         graph: of the file.
         metadata: its own, or None.
-        preprocessing: what its photos get.
+        contract: how it is fed and read.
     """
 
     graph: Graph
     metadata: SegmenterMetadata | None
-    preprocessing: Preprocessing
+    contract: ModelContract
 
     @property
     def image(self) -> Tensor:
@@ -88,7 +88,7 @@ def check_file(path: str | pathlib.Path, client: Client) -> list[Finding]:
         ValueError: damaged, or its manifest is of another file.
     """
     graph = with_known_shapes(read_graph(path))
-    inspected = Inspected(graph, packing.read(path), read_contract(path).preprocessing)
+    inspected = Inspected(graph, packing.read(path), read_contract(path))
     findings = [finding for rule in RULES[client] for finding in rule(inspected)]
     return sorted(findings, key=lambda finding: not finding.fatal)
 
@@ -153,14 +153,9 @@ def _mediapipe_input(file: Inspected) -> Iterator[Finding]:
 
 
 def _pixels_go_in_unchanged(file: Inspected) -> bool:
-    """Within one gray level: 127.5 as the mean puts every pixel on a rounding tie."""
-    quantization = file.image.quantization
-    if quantization is None:
-        return True
-    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], file.preprocessing.channels, axis=1)
-    normalized = file.preprocessing.normalize(pixels)
-    wanted = np.rint(normalized / quantization.scale[0]) + quantization.zero_point[0]
-    return bool(np.abs(wanted.clip(0, 255) - pixels).max() <= 1)
+    """Within one gray level."""
+    table = file.contract.quantize_table()
+    return table is None or bool(np.abs(table - np.arange(256.0)[:, None]).max() <= 1)
 
 
 def _mediapipe_output(file: Inspected) -> Iterator[Finding]:
@@ -179,13 +174,36 @@ def _mediapipe_output(file: Inspected) -> Iterator[Finding]:
             f"the output is {_form(output)}; only uint8, int8 and float32 are taken",
             f"{_EXPORT} --output_dtype=uint8",
         )
-    elif output.shape[1:3] != file.image.shape[1:3]:
+    elif file.contract.needs_resize and file.contract.alignment is not Alignment.ALIGN_CORNERS:
+        trained = file.contract.alignment
         yield Finding(
-            f"logits of {output.shape[1]}x{output.shape[2]} are enlarged with aligned corners, "
-            "not as in training: edges move by up to half a cell",
+            f"logits of {output.shape[1]}x{output.shape[2]} are enlarged with align_corners, "
+            + (
+                f"the training resizes {trained.value}: edges move by up to half a cell"
+                if trained
+                else "nothing says how the training resizes: edges may move by up to half a cell"
+            ),
             f"{_EXPORT} --heads=logits for the exact mask",
             fatal=False,
         )
+
+
+def _own_resize(file: Inspected) -> Iterator[Finding]:
+    """Where the program itself enlarges the logits, it must do so as the training did."""
+    if not file.contract.needs_resize:
+        return
+    rows, columns = file.contract.output_size
+    form = "the class map" if file.contract.classes_output else "logits"
+    trained = file.contract.alignment
+    yield Finding(
+        f"{form} of {rows}x{columns} must be resized to {file.contract.height}x"
+        f"{file.contract.width} by the program that reads them, "
+        + (f"with {trained.value}" if trained else "and nothing says with which convention"),
+        f"resize with {trained.value} before the arg max"
+        if trained
+        else f"{_ADD} --resize=CONVENTION, the one of the training",
+        fatal=False,
+    )
 
 
 def _labels_fit(file: Inspected) -> Iterator[Finding]:
@@ -307,7 +325,7 @@ RULES: dict[Client, tuple[Callable[[Inspected], Iterator[Finding]], ...]] = {
         _mediapipe_output,
         _labels_fit,
     ),
-    Client.LITERTJS: (_static_batch_one, _javascript_ends),
+    Client.LITERTJS: (_static_batch_one, _javascript_ends, _own_resize),
     Client.EDGETPU: (
         _static_batch_one,
         _integer_only,
@@ -315,6 +333,7 @@ RULES: dict[Client, tuple[Callable[[Inspected], Iterator[Finding]], ...]] = {
         _integer_ends,
         _no_space_to_batch,
         _argmax_on_processor,
+        _own_resize,
     ),
     Client.ETHOSU: (
         _static_batch_one,
@@ -323,5 +342,6 @@ RULES: dict[Client, tuple[Callable[[Inspected], Iterator[Finding]], ...]] = {
         _no_space_to_batch,
         _argmax_depth,
         _enlarged_by_two,
+        _own_resize,
     ),
 }

@@ -1,42 +1,27 @@
 """What a `.tflite` takes and gives: from its own tensors, its manifest, its metadata."""
 
 import dataclasses
-import enum
 import pathlib
 
 import numpy as np
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
 from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
+from tflite_tools.file_contract import (
+    PreprocessingSource,
+    Said,
+    choose_preprocessing,
+    input_warnings,
+    per_tensor,
+    pixel_table,
+    read_said,
+)
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
-from tflite_tools.manifest import Manifest, read_manifest
-from tflite_tools.metadata import packing
-from tflite_tools.metadata.segmenter import SegmenterMetadata
 from tflite_tools.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
-_SCALE_TOLERANCE = 0.02
-"""Relative. 1/127.5 against 1/128 differs by 0.4%: half a gray level at the brightest pixel."""
-_GUESS = (
-    "nothing says how its pixels are normalized: (pixel - 128) / 128 is a guess; give the "
-    "training's own --mean and --std"
-)
-
-
-class PreprocessingSource(enum.Enum):
-    """Who says how pixels are normalized; the first that speaks is believed."""
-
-    GIVEN = "given"
-    """The caller: --mean and --std."""
-    MANIFEST = "manifest"
-    """The JSON beside the file."""
-    METADATA = "metadata"
-    """NormalizationOptions inside the file."""
-    QUANTIZATION = "quantization"
-    """The input's own scale and zero point; integers without a scale are the pixels themselves."""
-    ASSUMED = "assumed"
-    """Nobody: (x - 128) / 128, with a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +44,8 @@ class ModelContract:
         variant: of the manifest, or "".
         sensor: of the manifest: what made the range images that it was trained on, or None.
         probabilities: whether a softmax or sigmoid stands at the end.
+        alignment: how the training resizes logits to the input's size, by the manifest; None: not
+            on record, half-pixel is assumed where it matters.
         warnings: what does not fit together, one line each.
     """
 
@@ -82,6 +69,7 @@ class ModelContract:
     warnings: tuple[str, ...]
     sensor: Sensor | None = None
     probabilities: bool = False
+    alignment: Alignment | None = None
 
     @property
     def gives_logits(self) -> bool:
@@ -93,24 +81,27 @@ class ModelContract:
         """Whether the input holds integers without a scale, such as a uint8 that a CAST reads."""
         return self.input_quantization is None and self.input_dtype.kind in "iu"
 
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        shape = self.output_shape
+        spatial = [size for size in shape if size != 1] if self.classes_output else shape[1:3]
+        return spatial[0], spatial[1]
+
+    @property
+    def needs_resize(self) -> bool:
+        """Whether a reader has to bring the output to the input's size."""
+        return self.output_size != (self.height, self.width)
+
     def quantize_table(self) -> np.ndarray | None:
         """Input value of each pixel value, or None where pixels go in unchanged.
 
         Returns:
             input dtype [256, channels].
         """
-        pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], self.channels, axis=1)
-        if self.takes_plain_bytes:
-            # The graph casts and normalizes them itself; an int8 begins at -128.
-            return None if self.input_dtype == np.uint8 else (pixels ^ 128).view(np.int8)
-        normalized = self.preprocessing.normalize(pixels)
-        if self.input_quantization is None:
-            return normalized
-        scale, zero_point = self.input_quantization
-        limits = np.iinfo(self.input_dtype)
-        quantized = np.rint(normalized / scale) + zero_point
-        table = quantized.clip(limits.min, limits.max).astype(self.input_dtype)
-        return None if np.array_equal(table, pixels) else table
+        table = pixel_table(self.preprocessing, self.input_dtype, self.input_quantization)
+        unchanged = table.dtype == np.uint8 and (table == np.arange(256)[:, None]).all()
+        return None if unchanged else table
 
 
 _KEEP_PROBABILITIES = (
@@ -124,6 +115,7 @@ def read_contract(
     preprocessing: Preprocessing | None = None,
     name: str = "",
     *,
+    alignment: Alignment | None = None,
     any_output: bool = False,
 ) -> ModelContract:
     """Reads and checks a file without running it, unless it does not store its shapes.
@@ -132,6 +124,7 @@ def read_contract(
         path: the file.
         preprocessing: normalization to use; default see `PreprocessingSource`.
         name: for tables; default the file's stem.
+        alignment: how the training resizes logits; default the manifest's.
         any_output: take files whose output is no segmentation, too, to time them.
 
     Raises:
@@ -141,7 +134,6 @@ def read_contract(
     """
     path = pathlib.Path(path)
     graph = with_known_shapes(read_graph(path), outputs=not any_output)
-    manifest = read_manifest(path)
     if len(graph.inputs) != 1:
         raise ValueError(f"{path}: {len(graph.inputs)} inputs; only models with one are evaluated")
     image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
@@ -152,21 +144,18 @@ def read_contract(
     warnings: list[str] = []
     if len(graph.outputs) > 1:
         warnings.append(f"{len(graph.outputs)} outputs; the first, {output.name!r}, is read")
-    quantization = _per_tensor(image)
-    said = _Said()
-    if manifest is None:
-        said = _read_metadata(path, image.shape[3], class_count(graph, num_classes))
-        warnings += said.warnings
-    used, source = _preprocessing(path, preprocessing, manifest, said, image)
-    if source is PreprocessingSource.ASSUMED:
-        warnings.append(_GUESS)
+    said = read_said(path, image.shape[3])
+    manifest = said.manifest
+    label_set, unnamed = _label_set(said, class_count(graph, num_classes))
+    used, source = choose_preprocessing(image, said, preprocessing, str(path))
+    warnings += [*said.warnings, *unnamed, *input_warnings(used, source, image)]
     if preprocessing not in (None, used):
         warnings.append(
             f"its {image.type_name.lower()} input has no scale: pixels go in as they are and the "
             "graph normalizes them; --mean and --std are not used"
         )
-    warnings += _check_quantization(used, image, quantization)
-    return ModelContract(
+    alignment = alignment or said.alignment
+    contract = ModelContract(
         path=path,
         name=name or path.stem,
         size_bytes=graph.size_bytes,
@@ -175,18 +164,32 @@ def read_contract(
         channels=image.shape[3],
         input_dtype=input_dtype,
         output_dtype=output.dtype,  # type: ignore[arg-type]
-        input_quantization=quantization,
-        output_quantization=_per_tensor(output),
+        input_quantization=per_tensor(image),
+        output_quantization=per_tensor(output),
         preprocessing=used,
         preprocessing_source=source,
         classes_output=classes_output,
         output_shape=output.shape,
         num_classes=num_classes,
-        label_set=manifest.label_set if manifest else said.label_set,
+        label_set=label_set,
         variant=manifest.variant if manifest else _guess_variant(graph),
         warnings=tuple(warnings),
         sensor=manifest.sensor if manifest else None,
         probabilities=_ends_in_probabilities(graph),
+        alignment=alignment,
+    )
+    if contract.needs_resize and alignment is None:
+        return dataclasses.replace(contract, warnings=(*warnings, _unknown_resize(contract)))
+    return contract
+
+
+def _unknown_resize(contract: ModelContract) -> str:
+    form = "class map" if contract.classes_output else "logits"
+    rows, columns = contract.output_size
+    return (
+        f"{form} of {rows}x{columns} for an input of {contract.height}x{contract.width}, and "
+        "nothing says how the training resizes them: half_pixel is assumed, another convention "
+        "shifts the masks; write it into a manifest (add_metadata --resize=align_corners)"
     )
 
 
@@ -230,12 +233,6 @@ def _ends_in_probabilities(graph: Graph) -> bool:
     return last is not None and last.kind in ("SOFTMAX", "LOGISTIC")
 
 
-def _per_tensor(tensor: Tensor) -> tuple[float, int] | None:
-    if tensor.quantization is None or tensor.is_float:
-        return None
-    return float(tensor.quantization.scale[0]), int(tensor.quantization.zero_point[0])
-
-
 def class_count(graph: Graph, num_classes: int | None) -> int | None:
     """Classes of the output, or None where the graph does not tell.
 
@@ -257,107 +254,17 @@ def class_count(graph: Graph, num_classes: int | None) -> int | None:
     return None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Said:
-    """What the metadata says that fits the file, and warnings of the rest."""
-
-    preprocessing: Preprocessing | None = None
-    label_set: LabelSet | None = None
-    warnings: tuple[str, ...] = ()
-
-
-def _read_metadata(path: pathlib.Path, channels: int, classes: int | None) -> _Said:
-    """Never refuses a file: what other programs wrote into it may be damaged or meant otherwise."""
-    try:
-        metadata = packing.read(path)
-    except ValueError as error:
-        return _Said(warnings=(f"its metadata is not used: {error}",))
-    if metadata is None:
-        return _Said()
-    preprocessing, unfit = _said_preprocessing(metadata, channels)
-    label_set, unnamed = _said_labels(metadata.labels, classes)
-    return _Said(preprocessing, label_set, (*unfit, *unnamed))
-
-
-def _said_preprocessing(
-    metadata: SegmenterMetadata, channels: int
-) -> tuple[Preprocessing | None, list[str]]:
-    said = metadata.preprocessing
-    if said is not None and said.channels == 1:  # the schema's way to say: all alike
-        said = Preprocessing(said.mean * channels, said.std * channels)
-    if said is None or said.channels == channels:
-        return said, []
-    return None, [
-        f"its metadata normalizes {said.channels} channels, the input has {channels}: not used; "
-        "give --mean and --std"
-    ]
-
-
-def _said_labels(labels: tuple[str, ...], classes: int | None) -> tuple[LabelSet | None, list[str]]:
+def _label_set(said: Said, classes: int | None) -> tuple[LabelSet | None, list[str]]:
+    if said.manifest is not None:
+        return said.manifest.label_set, []
+    labels = said.labels
     if not labels:
         return None, []
     if len(labels) == (classes or len(labels)) and len(labels) <= MAX_CLASSES:
         return LabelSet.from_names(labels), []
     return None, [
-        f"its metadata names {len(labels)} labels, the output has {classes or 'fewer'} classes: "
+        f"the file names {len(labels)} labels, the output has {classes or 'fewer'} classes: "
         "not used"
-    ]
-
-
-def _preprocessing(
-    path: pathlib.Path,
-    given: Preprocessing | None,
-    manifest: Manifest | None,
-    said: _Said,
-    image: Tensor,
-) -> tuple[Preprocessing, PreprocessingSource]:
-    channels = image.shape[3]
-    own = own_preprocessing(image, channels)
-    found = (
-        (given, PreprocessingSource.GIVEN),
-        (manifest.preprocessing if manifest else None, PreprocessingSource.MANIFEST),
-        (said.preprocessing, PreprocessingSource.METADATA),
-        (own, PreprocessingSource.QUANTIZATION),
-        (Preprocessing.of(channels), PreprocessingSource.ASSUMED),
-    )
-    if own is not None and image.quantization is None:
-        return own, PreprocessingSource.QUANTIZATION
-    used, source = next((value, source) for value, source in found if value is not None)
-    if used.channels != channels:
-        raise ValueError(
-            f"{path}: the normalization ({source.value}) is for {used.channels} channel(s), the "
-            f"input has {channels}; give --mean and --std with one value a channel"
-        )
-    return used, source
-
-
-def own_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
-    """What a quantized image's scale and zero point stand for, or its bytes; None for floats."""
-    if image.type_name not in ("UINT8", "INT8"):
-        return None
-    shift = 128 if image.type_name == "INT8" else 0
-    if image.quantization is None:  # bytes without a scale: the graph casts them itself
-        return Preprocessing((float(shift),) * channels, (1.0,) * channels)
-    mean = float(image.quantization.zero_point[0] + shift)
-    std = 1.0 / float(image.quantization.scale[0])
-    return Preprocessing((mean,) * channels, (std,) * channels)
-
-
-def _check_quantization(preprocessing: Preprocessing, image: Tensor, quantization) -> list[str]:
-    """Whether the input's range holds the normalized pixels, and not much more."""
-    if quantization is None:
-        return []
-    scale, zero_point = quantization
-    limits = np.iinfo(image.dtype)
-    low, high = (scale * (edge - zero_point) + 0.0 for edge in (limits.min, limits.max))
-    wanted_low, wanted_high = (edge + 0.0 for edge in preprocessing.input_range)  # no -0
-    slack = _SCALE_TOLERANCE * (wanted_high - wanted_low)
-    if abs(low - wanted_low) <= slack and abs(high - wanted_high) <= slack:
-        return []
-    return [
-        f"input scale {scale:.6g} and zero point {zero_point} stand for [{low:.3g}, {high:.3g}], "
-        f"the preprocessing gives [{wanted_low:.3g}, {wanted_high:.3g}]: calibrated on images "
-        "that were normalized in another way? Calibrate again, or give the file's own --mean, --std"
     ]
 
 

@@ -16,11 +16,11 @@ from deeplab_tf import atomic_file
 from deeplab_tf.data.images import read_image
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract, read_contract
-from tflite_tools.interpreter import Kernels, open_interpreter
+from tflite_tools.interpreter import Kernels
 from tflite_tools.manifest import sha256_of
 from tflite_tools.pool import InterpreterPool, Task
 from tflite_tools.prediction import OutputReader
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runner import FileInterpreter, ModelRunner
 
 FORMAT = 1
 INPUT, OUTPUT, DESCRIPTION = "input.bin", "output.bin", "golden.json"
@@ -121,11 +121,10 @@ def _both_kernel_sets(runner: ModelRunner, canvas: np.ndarray) -> tuple:
     fed = _fed_tensor(runner.contract, canvas)
     runner.set_image(canvas)
     runner.invoke()
-    plain, _ = open_interpreter(runner.contract.path, kernels=Kernels.BUILTIN)
-    plain.set_tensor(plain.get_input_details()[0]["index"], fed)
+    plain = FileInterpreter(runner.contract.path, kernels=Kernels.BUILTIN)
+    plain.set_input(fed)
     plain.invoke()
-    other = plain.get_tensor(plain.get_output_details()[0]["index"])
-    return fed, runner.output(), other, runner.kernels
+    return fed, runner.output(), plain.output(), runner.kernels
 
 
 def _fed_tensor(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
@@ -136,10 +135,7 @@ def _fed_tensor(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
 
 
 def _classes(contract: ModelContract, output: np.ndarray) -> np.ndarray:
-    reader = OutputReader(
-        contract.height, contract.width, contract.output_shape, contract.classes_output
-    )
-    return reader.on_canvas(output)
+    return OutputReader.of(contract).on_canvas(output)
 
 
 def _description(options, contract, fed, output, agreement: float, kernels: Kernels) -> dict:
@@ -158,6 +154,7 @@ def _description(options, contract, fed, output, agreement: float, kernels: Kern
         "input": _tensor(INPUT, fed, contract.input_quantization),
         "output": _tensor(OUTPUT, output, contract.output_quantization),
         "output_is_class_map": contract.classes_output,
+        "resize": contract.alignment.value if contract.alignment else None,
         "tolerance": {
             "rule": "share of pixels with the same class (arg max of logits) as output.bin",
             "min_class_agreement": demanded,

@@ -6,13 +6,13 @@ import json
 import pathlib
 
 from deeplab_tf import atomic_file
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 
 FORMAT = 1
-RESIZES = ("half_pixel", "align_corners", "legacy")
-"""`deeplab_tf.models.resize.Alignment` by value."""
+RESIZES = tuple(alignment.value for alignment in Alignment)
 
 
 def sha256_of(content: bytes) -> str:

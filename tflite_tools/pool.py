@@ -8,13 +8,18 @@ import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import os
+import pathlib
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
 
 from tflite_tools.contract import ModelContract
-from tflite_tools.runner import ModelRunner
+from tflite_tools.interpreter import Kernels
+from tflite_tools.runner import AnyFile, FileInterpreter, ModelRunner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Task:
     """Work for one file.
 
     Attributes:
-        model: which file, an index into the pool's contracts.
+        model: which file, an index into the pool's files.
         function: top-level function of (runner, *arguments), run in the child.
         arguments: picklable.
     """
@@ -47,12 +52,22 @@ class Outcome:
     failure: str
 
 
-def _serve(connection, contracts: list[ModelContract], num_threads: int, quiet: bool) -> None:
+RunnableFile = ModelContract | AnyFile
+"""What a child opens: `ModelRunner` for a contract, else `FileInterpreter`."""
+
+
+def _open(file: RunnableFile, num_threads: int) -> ModelRunner | FileInterpreter:
+    if isinstance(file, AnyFile):
+        return FileInterpreter(file.path, num_threads, kernels=file.kernels)
+    return ModelRunner(file, num_threads)
+
+
+def _serve(connection, files: Sequence[RunnableFile], num_threads: int, quiet: bool) -> None:
     """The child's loop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if quiet:  # the runtime greets on stderr
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    runners: dict[int, ModelRunner] = {}
+    runners: dict[int, ModelRunner | FileInterpreter] = {}
     while True:
         try:
             task = connection.recv()
@@ -60,7 +75,7 @@ def _serve(connection, contracts: list[ModelContract], num_threads: int, quiet: 
             return
         try:
             if task.model not in runners:
-                runners[task.model] = ModelRunner(contracts[task.model], num_threads)
+                runners[task.model] = _open(files[task.model], num_threads)
             reply = (task.function(runners[task.model], *task.arguments), "")
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1].name
@@ -77,7 +92,7 @@ class InterpreterPool:
 
     def __init__(
         self,
-        contracts: list[ModelContract],
+        files: Sequence[RunnableFile],
         processes: int,
         num_threads: int = 1,
         quiet: bool = True,
@@ -85,7 +100,7 @@ class InterpreterPool:
     ):
         if processes < 1:
             raise ValueError(f"processes must be at least 1; got {processes}")
-        self._contracts = contracts
+        self._files = files
         self._threads = num_threads
         self._quiet = quiet
         self._patience_s = patience_s
@@ -97,6 +112,10 @@ class InterpreterPool:
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Ends the children."""
         for process, connection in self._children:
             connection.close()
             process.terminate()
@@ -107,7 +126,7 @@ class InterpreterPool:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_serve,
-            args=(theirs, self._contracts, self._threads, self._quiet),
+            args=(theirs, self._files, self._threads, self._quiet),
             daemon=True,
         )
         process.start()
@@ -177,3 +196,48 @@ class InterpreterPool:
             cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             self._children[slot] = self._start()
             return None, f"the file crashed the runtime ({cause}); do not ship it"
+
+
+FILE_PATIENCE_S = 300.0
+"""Longest time that loading a file, or one image, may take in a `FileRunner`."""
+
+
+class FileRunner:
+    """Runs any one file image by image in a child process: a crash is a message.
+
+    Integer outputs with a scale come back as real values.
+
+    Args:
+        path: the file.
+        num_threads: of the interpreter.
+        kernels: which to use; None: XNNPACK's, or the built-in ones where it refuses the file.
+
+    Attributes:
+        kernels: that run.
+
+    Raises:
+        RuntimeError: the runtime refuses the file, or crashes, with its reason.
+    """
+
+    def __init__(
+        self, path: str | pathlib.Path, num_threads: int = 1, *, kernels: Kernels | None = None
+    ):
+        self._path = path
+        file = AnyFile(pathlib.Path(path), kernels)
+        self._pool = InterpreterPool([file], 1, num_threads, patience_s=FILE_PATIENCE_S)
+        weakref.finalize(self, self._pool.close)
+        self.kernels: Kernels = self._run(_kernels_of)
+
+    def __call__(self, real: np.ndarray) -> np.ndarray:
+        """float32 [1, ...], the network's real input -> the file's output as real values."""
+        return self._run(FileInterpreter.run_real, real)
+
+    def _run(self, function: Callable, *arguments):
+        [outcome] = self._pool.run([Task(0, function, arguments)])
+        if outcome.failure:
+            raise RuntimeError(f"{self._path}: {outcome.failure}")
+        return outcome.value
+
+
+def _kernels_of(file: FileInterpreter) -> Kernels:
+    return file.kernels

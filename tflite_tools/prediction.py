@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from deeplab_tf.data.preprocessing import Placement
+from deeplab_tf.data.alignment import Alignment, nearest_indices
+from tflite_tools.contract import ModelContract
 
 
 def argmax_channels(logits: np.ndarray) -> np.ndarray:
@@ -29,9 +30,9 @@ def argmax_channels(logits: np.ndarray) -> np.ndarray:
     return index.reshape(height, width)
 
 
-def _interpolation(source: int, target: int) -> np.ndarray:
-    """Matrix of bilinear interpolation with half-pixel centres, float32 [target, source]."""
-    position = (np.arange(target) + 0.5) * source / target - 0.5
+def _interpolation(source: int, target: int, alignment: Alignment) -> np.ndarray:
+    """Matrix of bilinear interpolation, float32 [target, source]."""
+    position = alignment.positions(source, target)
     low = np.floor(position).astype(np.int64)
     weight = (position - low).astype(np.float32)
     matrix = np.zeros((target, source), np.float32)
@@ -44,18 +45,44 @@ def _interpolation(source: int, target: int) -> np.ndarray:
 class OutputReader:
     """Turns raw outputs of one file into class maps of the canvas' or the label's size."""
 
-    def __init__(self, height: int, width: int, output_shape: tuple[int, ...], classes: bool):
-        """`height`, `width`: of the network's input; `classes`: whether it gives a class map."""
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        output_shape: tuple[int, ...],
+        classes: bool,
+        alignment: Alignment = Alignment.HALF_PIXEL,
+    ):
+        """Prepares the resize to the canvas.
+
+        Args:
+            height, width: of the network's input.
+            output_shape: of the output tensor.
+            classes: whether it gives a class map.
+            alignment: convention of the training, for outputs of another size than the input.
+        """
         self._classes = classes
+        self._alignment = alignment
         self._canvas = (height, width)
         spatial = [size for size in output_shape if size != 1] if classes else output_shape[1:3]
         self._spatial = (spatial[0], spatial[1])
         self._matrices = None
         if not classes and self._spatial != self._canvas:
             self._matrices = (
-                _interpolation(spatial[0], height),
-                _interpolation(spatial[1], width),
+                _interpolation(spatial[0], height, alignment),
+                _interpolation(spatial[1], width, alignment),
             )
+
+    @classmethod
+    def of(cls, contract: ModelContract) -> "OutputReader":
+        """The reader of a file, with the resize that its contract says."""
+        return cls(
+            contract.height,
+            contract.width,
+            contract.output_shape,
+            contract.classes_output,
+            contract.alignment or Alignment.HALF_PIXEL,
+        )
 
     def on_canvas(self, output: np.ndarray) -> np.ndarray:
         """Class map [height, width] of the network's input: uint8, or wider above 256 classes.
@@ -83,4 +110,8 @@ class OutputReader:
         classes = np.where((classes < 0) | (classes > 255), 255, classes).astype(np.uint8)
         if self._spatial == self._canvas:
             return classes
-        return Placement(*self._spatial, *self._canvas).restore_label(classes)
+        rows, columns = (
+            nearest_indices(source, target, self._alignment)
+            for source, target in zip(self._spatial, self._canvas, strict=True)
+        )
+        return classes[rows[:, None], columns]

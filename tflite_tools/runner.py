@@ -1,9 +1,11 @@
-"""One interpreter with its contract: pixels in, class map out. Runs in child processes."""
+"""A file's interpreter, alone or with its contract. Runs in the child processes of `pool`."""
 
+import dataclasses
 import functools
 import pathlib
 import resource
 import time
+import warnings
 
 import numpy as np
 
@@ -11,12 +13,91 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.tiles import Tiling
 from tflite_tools.contract import ModelContract
 from tflite_tools.cross_entropy import cross_entropy_sum, dequantize
-from tflite_tools.interpreter import open_interpreter
+from tflite_tools.interpreter import Kernels, open_interpreter
 from tflite_tools.prediction import OutputReader
 
 
+@dataclasses.dataclass(frozen=True)
+class AnyFile:
+    """A file that runs without a contract: any one input, any output.
+
+    Attributes:
+        path: of the file.
+        kernels: which to use; None: XNNPACK's, or the built-in ones where it refuses the file.
+    """
+
+    path: pathlib.Path
+    kernels: Kernels | None = None
+
+
+class FileInterpreter:
+    """The interpreter of one file: values of its input in, values of its output out.
+
+    Args:
+        path: of the file.
+        num_threads: of the interpreter.
+        kernels: which to use; None: XNNPACK's, or the built-in ones where it refuses the file.
+        keep_tensors: whether tensors between input and output can be read.
+
+    Attributes:
+        kernels: that run.
+
+    Raises:
+        RuntimeError, ValueError: the runtime refuses the file.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        num_threads: int = 1,
+        *,
+        kernels: Kernels | None = None,
+        keep_tensors: bool = False,
+    ):
+        with warnings.catch_warnings():
+            if keep_tensors:  # of the memory that this takes: it is what we want
+                warnings.simplefilter("ignore")
+            self._interpreter, self.kernels = open_interpreter(
+                path, num_threads, kernels, preserve_all_tensors=keep_tensors
+            )
+        self._input = self._interpreter.get_input_details()[0]
+        self._output = self._interpreter.get_output_details()[0]
+
+    def set_input(self, values: np.ndarray) -> None:
+        """Feeds values in the input's own type and shape."""
+        self._interpreter.set_tensor(self._input["index"], values)
+
+    def invoke(self) -> None:
+        self._interpreter.invoke()
+
+    def output(self) -> np.ndarray:
+        """The raw output of the last `invoke`."""
+        return self._interpreter.get_tensor(self._output["index"])
+
+    def tensor(self, index: int) -> np.ndarray:
+        """Any tensor of the last `invoke`; those between need `keep_tensors`."""
+        return self._interpreter.get_tensor(index)
+
+    def run_real(self, real: np.ndarray) -> np.ndarray:
+        """float32 [1, ...], the network's real input -> the output as real values."""
+        self.set_input(_quantize(real, self._input))
+        self.invoke()
+        value = self.output()
+        scale, zero_point = self._output["quantization"]
+        return value if not scale else np.float32(scale) * (value.astype(np.float32) - zero_point)
+
+
+def _quantize(real: np.ndarray, details: dict) -> np.ndarray:
+    scale, zero_point = details["quantization"]
+    if not scale:
+        return real.astype(details["dtype"])
+    limits = np.iinfo(details["dtype"])
+    steps = np.round(real / np.float32(scale)) + zero_point
+    return np.clip(steps, limits.min, limits.max).astype(details["dtype"])
+
+
 class ModelRunner:
-    """Holds an interpreter with a fixed number of threads.
+    """A file's interpreter with its contract: pixels in, class map out.
 
     Attributes:
         contract: the file.
@@ -29,19 +110,15 @@ class ModelRunner:
     def __init__(self, contract: ModelContract, num_threads: int = 1):
         self.contract = contract
         self._memory_before = _peak_memory_bytes()
-        self._interpreter, self.kernels = open_interpreter(contract.path, num_threads)
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._file = FileInterpreter(contract.path, num_threads)
+        self.kernels = self._file.kernels
         self._table = contract.quantize_table()
         self._shape = (1, contract.height, contract.width, contract.channels)
 
     @functools.cached_property
     def reader(self) -> OutputReader:
         """Of the raw output; only a segmentation model's can be read."""
-        contract = self.contract
-        return OutputReader(
-            contract.height, contract.width, contract.output_shape, contract.classes_output
-        )
+        return OutputReader.of(self.contract)
 
     def set_image(self, image: np.ndarray) -> None:
         """Feeds uint8 [height, width, channels], normalized and quantized as the file wants."""
@@ -52,14 +129,14 @@ class ModelRunner:
                 if np.ptp(self._table, axis=1).max() == 0
                 else self._table[image, channels]
             )
-        self._interpreter.set_tensor(self._input, image.reshape(self._shape))
+        self._file.set_input(image.reshape(self._shape))
 
     def invoke(self) -> None:
-        self._interpreter.invoke()
+        self._file.invoke()
 
     def output(self) -> np.ndarray:
         """The raw output of the last `invoke`."""
-        return self._interpreter.get_tensor(self._output)
+        return self._file.output()
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
         """[height, width] for uint8 [height, width, channels]: uint8 up to 256 classes."""

@@ -23,6 +23,7 @@ import numpy as np
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.dataset import SegmentationDataset, Subset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
@@ -61,19 +62,22 @@ class FileSource:
         path: of the file, the same on every worker.
         name: for tables.
         sha256: of the file where the pipeline was started.
-        preprocessing: of the contract.
+        preprocessing, alignment: of the contract.
     """
 
     path: str
     name: str
     sha256: str
     preprocessing: Preprocessing
+    alignment: Alignment | None = None
 
     @classmethod
     def of(cls, contract: ModelContract) -> "FileSource":
         content = contract.path.read_bytes()
         path = str(contract.path.resolve())
-        return cls(path, contract.name, sha256_of(content), contract.preprocessing)
+        return cls(
+            path, contract.name, sha256_of(content), contract.preprocessing, contract.alignment
+        )
 
     def contract(self) -> ModelContract:
         """Reads the file on a worker.
@@ -87,7 +91,7 @@ class FileSource:
                 f"{self.path}: sha256 {found[:12]} on this worker, {self.sha256[:12]} where the "
                 "pipeline was started; give every worker the same file"
             )
-        return read_contract(self.path, self.preprocessing, self.name)
+        return read_contract(self.path, self.preprocessing, self.name, alignment=self.alignment)
 
 
 @dataclasses.dataclass(frozen=True)

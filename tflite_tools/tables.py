@@ -167,6 +167,7 @@ def result_to_json(
             "shape": contract.output_shape,
             "quantization": contract.output_quantization,
             "classes": contract.classes_output,
+            "resize": contract.alignment.value if contract.alignment else None,
         },
         "kernels": result.kernels,
         "failure": result.failure,

@@ -3,10 +3,10 @@
 import dataclasses
 import enum
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES
 from deeplab_tf.models.backbone import BackboneForm
 from deeplab_tf.models.imported import NetworkDescription
-from deeplab_tf.models.resize import Alignment
 
 OUTPUT_STRIDES = (8, 16, 32)
 IMPORTED = "imported"

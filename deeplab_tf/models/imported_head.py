@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.models.imported import (
     IDENTITY,
     RESIZE,
@@ -10,7 +11,6 @@ from deeplab_tf.models.imported import (
     build_imported,
     cut_after,
 )
-from deeplab_tf.models.resize import Alignment
 
 _BEHIND_LOGITS = ("argmax", "cast", "softmax", "reshape", IDENTITY)
 

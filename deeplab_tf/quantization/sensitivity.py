@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.data import confusion
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.decibels import snr_db
 from deeplab_tf.graph.executor import Executor, quantize_activation
 from deeplab_tf.models.imported import HIDDEN_LINEAR, NetworkDescription, build_imported
-from deeplab_tf.models.resize import Alignment, resize_bilinear
+from deeplab_tf.models.resize import resize_bilinear
 from deeplab_tf.quantization import scheme
 from deeplab_tf.quantization.bias_correction import quantize_kernel
 from deeplab_tf.quantization.kernels import WITH_KERNEL, kernel_key

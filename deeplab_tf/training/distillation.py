@@ -11,8 +11,9 @@ import enum
 import tensorflow as tf
 import tf_keras as keras
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
-from deeplab_tf.models.resize import Alignment, resize_bilinear
+from deeplab_tf.models.resize import resize_bilinear
 
 _LABELLED_SHARE = 0.5
 _NO_PROBABILITY = -1e9

@@ -5,8 +5,9 @@ import enum
 import numpy as np
 import tensorflow as tf
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
-from deeplab_tf.models.resize import Alignment, resize_bilinear
+from deeplab_tf.models.resize import resize_bilinear
 
 
 class ClassWeighting(enum.Enum):

@@ -5,10 +5,11 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data import confusion
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.pipeline import validation_batches
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.models.resize import Alignment, resize_bilinear
+from deeplab_tf.models.resize import resize_bilinear
 
 
 class Validator:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.registry import open_dataset
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, evaluate
@@ -169,3 +170,10 @@ def test_command_writes_the_local_numbers(folder, local, tmp_path):
     models = json.loads((tmp_path / "metrics.json").read_text())["models"]
     for model, result in zip(models, local, strict=True):
         assert model["confusion_matrix"] == result.matrix.tolist()
+
+
+def test_a_worker_without_the_manifest_resizes_as_the_others(tmp_path):
+    path = tmp_path / "int8.tflite"
+    path.write_bytes((CAMVID / "int8.tflite").read_bytes())
+    contract = read_contract(path, alignment=Alignment.ALIGN_CORNERS)
+    assert FileSource.of(contract).contract().alignment is Alignment.ALIGN_CORNERS

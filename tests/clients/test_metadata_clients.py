@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from tests.diagnosis.surgery import low_logits, unpacked, write, write_manifest
 from tests.zoo import CAMVID, ZOO
 from tflite_tools.clients import Client, check_file
 from tflite_tools.contract import read_contract
@@ -173,7 +174,7 @@ def test_small_logits(broken):
 
     fatal, notes = found(broken(change), Client.MEDIAPIPE)
     assert fatal == ""
-    assert "logits of 92x120 are enlarged with aligned corners" in notes
+    assert "logits of 92x120 are enlarged with align_corners" in notes
 
 
 def test_float_network_on_integer_accelerators(shared_dir):
@@ -189,6 +190,20 @@ def test_sixteen_bits(broken):
     path = broken(change)
     assert "1 tensors are int16" in found(path, Client.EDGETPU)[0]
     assert "int16" not in found(path, Client.ETHOSU)[0]
+
+
+@pytest.mark.parametrize("resize", ["half_pixel", "align_corners", None])
+def test_small_logits_name_their_resize(tmp_path, resize):
+    """MediaPipe resizes with align_corners; the other programs leave it to the application."""
+    path = write(tmp_path / "low.tflite", low_logits(unpacked()))
+    if resize:
+        write_manifest(path, lambda values: values["output"].update(resize=resize))
+    mediapipe = found(path, Client.MEDIAPIPE)[1]
+    assert ("are enlarged with align_corners" in mediapipe) == (resize != "align_corners")
+    for client in (Client.LITERTJS, Client.EDGETPU, Client.ETHOSU):
+        notes = found(path, client)[1]
+        assert "logits of 92x120 must be resized to 368x480" in notes
+        assert (f"with {resize}" if resize else "nothing says with which convention") in notes
 
 
 def test_command_says_it_and_ends_with_a_status():

@@ -127,6 +127,22 @@ def float_twin(model: schema.ModelT) -> schema.ModelT:
     return model
 
 
+def low_logits(model: schema.ModelT) -> schema.ModelT:
+    """The file cut in front of the resize that brings its logits to the photo's size."""
+    graph = model.subgraphs[0]
+    last = operators(model, CODES.RESIZE_BILINEAR)[-1]
+    graph.outputs = np.array([last.inputs[0]], np.int32)
+    graph.operators = graph.operators[: graph.operators.index(last)]
+    model.signatureDefs = None
+    return model
+
+
+def last_resize_with(model: schema.ModelT, half_pixel: bool, align_corners: bool) -> schema.ModelT:
+    options = operators(model, CODES.RESIZE_BILINEAR)[-1].builtinOptions
+    options.halfPixelCenters, options.alignCorners = half_pixel, align_corners
+    return model
+
+
 @functools.lru_cache(maxsize=1)
 def twin_bytes() -> bytes:
     model = float_twin(unpacked())

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.data.dataset import Subset
 from deeplab_tf.data.labels import LabelSet
@@ -16,6 +17,9 @@ from tests.diagnosis.surgery import (
     INT8,
     calibrate,
     constant,
+    float_twin,
+    new_operator,
+    new_tensor,
     operators,
     set_constant,
     swap_height_and_width,
@@ -34,6 +38,7 @@ from tflite_tools.diagnosis.observation import Effort, Observations
 from tflite_tools.diagnosis.views import DECLARED, REVERSED, Turned
 
 PHOTOS = 3
+FLOAT32 = schema.TensorType.FLOAT32
 RAW = Preprocessing((0.0,) * 3, (1.0,) * 3)
 TWICE = Preprocessing((128.0 * 129,) * 3, (128.0 * 128,) * 3)
 """((x - 128) / 128 - 128) / 128"""
@@ -353,3 +358,31 @@ def test_scans_of_another_sensor_say_nothing_of_masks():
     contract = dataclasses.replace(case.contract, sensor=Sensor(64, 512, 3.0, -25.0))
     obstacle = dataclasses.replace(case, contract=contract).truth_obstacle()
     assert obstacle == "the file was trained on range images of another sensor (no sensor)"
+
+
+def test_network_of_other_pixels_is_not_called_broken(six, tmp_path):
+    """Trained on pixel / 255, and nothing says so: fed by the assumption it scores badly."""
+    model = float_twin(unpacked())
+    graph = model.subgraphs[0]
+    image = int(graph.inputs[0])
+    shape = graph.tensors[image].shape
+    factor = new_tensor(model, "factor", FLOAT32, [1], np.array([255 / 128], np.float32))
+    offset = new_tensor(model, "offset", FLOAT32, [1], np.array([-1], np.float32))
+    scaled, shifted = (new_tensor(model, name, FLOAT32, shape) for name in ("scaled", "shifted"))
+    for operator in graph.operators:
+        operator.inputs = np.where(operator.inputs == image, shifted, operator.inputs)
+    options = schema.BuiltinOptions
+    graph.operators[:0] = [
+        new_operator(
+            model, CODES.MUL, [image, factor], [scaled], schema.MulOptionsT(), options.MulOptions
+        ),
+        new_operator(
+            model, CODES.ADD, [scaled, offset], [shifted], schema.AddOptionsT(), options.AddOptions
+        ),
+    ]
+    path = write(tmp_path / "other.tflite", model)
+    findings = found(path, six)
+    assert problems(findings) == set()
+    assert "--mean=0,0,0 --std=255,255,255" in findings["unknown_normalization"].cure
+    said = found(path, six, preprocessing=Preprocessing((0.0,) * 3, (255.0,) * 3))
+    assert "unknown_normalization" not in said

@@ -14,6 +14,8 @@ from tests.diagnosis.surgery import (
     code_of,
     constant,
     float_twin,
+    last_resize_with,
+    low_logits,
     new_operator,
     new_tensor,
     operators,
@@ -82,7 +84,12 @@ def test_graph_that_normalizes_itself_and_is_fed_normalized(tmp_path):
     multiply = new_operator(model, CODES.MUL, [image, factor], [scaled], schema.MulOptionsT(), 21)
     graph.operators.insert(0, multiply)
     path = write(tmp_path / "own.tflite", model)
-    assert "normalized_twice" in found(path)
+    # Nobody says how it is fed: the assumption is no evidence, but it does not fit.
+    finding = found(path)["unknown_normalization"]
+    assert finding.severity is Severity.WARNING
+    assert "stands for [0, 255]; the first is an assumption" in finding.evidence
+    twice = found(path, preprocessing=Preprocessing())
+    assert twice["normalized_twice"].severity is Severity.PROBLEM
     assert found(path, preprocessing=Preprocessing((0.0,) * 3, (1.0,) * 3)) == {}
 
 
@@ -148,10 +155,13 @@ def test_resize_that_differs_from_the_reference(tmp_path, twin):
     assert "resize_convention" not in found(path)
 
 
-def last_resize_with(model, half_pixel, align_corners):
-    options = operators(model, CODES.RESIZE_BILINEAR)[-1].builtinOptions
-    options.halfPixelCenters, options.alignCorners = half_pixel, align_corners
-    return model
+def test_small_logits_without_a_convention_are_told(tmp_path):
+    path = write(tmp_path / "low.tflite", low_logits(unpacked()))
+    finding = found(path)["resize_convention"]
+    assert finding.severity is Severity.WARNING
+    assert "92x120 is resized half-pixel to 368x480: nothing says how" in finding.evidence
+    write_manifest(path, lambda values: values["output"].update(resize="align_corners"))
+    assert found(path) == {}
 
 
 @pytest.mark.parametrize(

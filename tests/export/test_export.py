@@ -16,12 +16,12 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.models.resize import Alignment
 from deeplab_tf.quantization import apply, ranges
 from deeplab_tf.training.config import read_config
 from deeplab_tf.training.initialization import named_arrays

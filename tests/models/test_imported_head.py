@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.models.config import IMPORTED, ModelConfig
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.models.imported_head import split_head
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.models.resize import Alignment
 
 CONVOLUTION = Node(
     "logits",

@@ -13,9 +13,8 @@ from tflite_tools.contract import read_contract
 from tflite_tools.evaluation import EvaluationOptions, evaluate
 from tflite_tools.golden_pair import GoldenOptions, write_golden
 from tflite_tools.interpreter import Kernels
-from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.pool import FileRunner, InterpreterPool, Task
 from tflite_tools.tables import result_to_json, terminal_table
-from tflite_tools.to_keras.file_runner import FileRunner
 
 
 def rescaled(path):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from deeplab_tf.data import confusion
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Placement, Preprocessing, place, place_label
 from deeplab_tf.data.registry import open_dataset
@@ -91,6 +92,53 @@ def test_output_reader_resizes_logits_as_tensorflow_does():
     expected = tf.argmax(tf.image.resize(logits, (20, 33)), -1)[0].numpy()
     # Two ways to sum the same four products: only exact ties may differ.
     assert np.mean(reader.on_canvas(logits) == expected) > 0.995
+
+
+@pytest.mark.parametrize(
+    ("alignment", "expected"),
+    [
+        # Columns of width 3 brought to width 5; the class changes where the second channel wins.
+        # Source coordinates 0, 0.5, 1, 1.5, 2: the second channel is 0, 0.5, 1, 0.5, 0.
+        (Alignment.ALIGN_CORNERS, [0.0, 0.5, 1.0, 0.5, 0.0]),
+        # -0.2, 0.4, 1, 1.6, 2.2, clipped to the edges.
+        (Alignment.HALF_PIXEL, [0.0, 0.4, 1.0, 0.4, 0.0]),
+        # 0, 0.6, 1.2, 1.8, 2.4.
+        (Alignment.LEGACY, [0.0, 0.6, 0.8, 0.2, 0.0]),
+    ],
+)
+def test_output_reader_resizes_logits_as_the_training_did(alignment, expected):
+    logits = np.zeros((1, 1, 3, 2), np.float32)
+    logits[0, 0, 1, 1] = 1.0
+    resized = OutputReader(1, 5, (1, 1, 3, 2), False, alignment).logits_on_canvas(logits)
+    np.testing.assert_allclose(resized[0, :, 1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("alignment", Alignment)
+def test_output_reader_resizes_as_the_runtimes_operator_does(alignment):
+    import tensorflow as tf  # noqa: PLC0415
+
+    logits = np.random.default_rng(4).normal(size=(1, 5, 9, 3)).astype(np.float32)
+    expected = tf.raw_ops.ResizeBilinear(
+        images=logits,
+        size=(33, 65),
+        align_corners=alignment is Alignment.ALIGN_CORNERS,
+        half_pixel_centers=alignment is Alignment.HALF_PIXEL,
+    )
+    found = OutputReader(33, 65, logits.shape, False, alignment).logits_on_canvas(logits)
+    # float32 sums of four products of size 1.
+    np.testing.assert_allclose(found, expected[0], atol=1e-5)
+
+
+def test_output_reader_resizes_class_maps_as_the_training_did():
+    tall = np.array([[0, 1, 2]] * 2, np.uint8)
+    found = {
+        alignment: OutputReader(2, 5, (1, 2, 3), True, alignment).on_canvas(tall)[0].tolist()
+        for alignment in Alignment
+    }
+    # Coordinates 0, 0.5, 1, 1.5, 2 (halves round up); centres 0.3, 0.9, 1.5, 2.1, 2.7; 0, 0.6, ...
+    assert found[Alignment.ALIGN_CORNERS] == [0, 1, 1, 2, 2]
+    assert found[Alignment.HALF_PIXEL] == [0, 0, 1, 2, 2]
+    assert found[Alignment.LEGACY] == [0, 0, 1, 1, 2]
 
 
 def test_output_reader_takes_class_maps_of_any_shape_and_type():

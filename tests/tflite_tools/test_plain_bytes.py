@@ -7,10 +7,10 @@ from ai_edge_litert import schema_py_generated as schema
 from deeplab_tf.data.preprocessing import Preprocessing
 from tests.diagnosis.surgery import CODES, float_twin, new_operator, new_tensor, unpacked, write
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
-from tflite_tools.contract import PreprocessingSource, read_contract
+from tflite_tools.contract import read_contract
+from tflite_tools.file_contract import PreprocessingSource, read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.runner import ModelRunner
-from tflite_tools.to_keras.contract import input_contract
 
 TYPES = schema.TensorType
 SHAPE = (1, 368, 480, 3)
@@ -50,8 +50,9 @@ def test_a_cast_input_is_fed_with_bytes(tmp_path, kind):
     expected = floats.class_map(image)
     assert len(np.unique(expected)) > 2
     assert np.mean(ModelRunner(contract).class_map(image) == expected) > 0.999
-    rebuilt = input_contract(read_graph(contract.path).tensors[read_graph(contract.path).inputs[0]])
-    assert (rebuilt.mean, rebuilt.std) == (contract.preprocessing.mean[0], 1.0)
+    rebuilt = read_file_contract(contract.path, read_graph(contract.path))
+    assert rebuilt.preprocessing == contract.preprocessing
+    assert rebuilt.preprocessing.std == (1.0,) * 3
 
 
 def test_a_normalization_by_hand_does_not_reach_plain_bytes(tmp_path):

@@ -17,9 +17,8 @@ from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.flatbuffer.verifier import UNIONS, Allowance, verify
-from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.pool import FileRunner, InterpreterPool, Task
 from tflite_tools.signal_to_noise import real_output
-from tflite_tools.to_keras.file_runner import FileRunner
 
 MUTANTS = 1000
 BATCH = 50

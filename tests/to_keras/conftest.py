@@ -11,7 +11,7 @@ import tf_keras as keras
 from deeplab_tf.models.imported import build_imported, simulate_quantization
 from deeplab_tf.training.initialization import load_named
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.to_keras.file_runner import FileRunner
+from tflite_tools.pool import FileRunner
 from tflite_tools.to_keras.importer import import_graph
 
 

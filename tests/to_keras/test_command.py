@@ -14,8 +14,8 @@ from deeplab_tf.models.imported import NetworkDescription, build_imported
 from deeplab_tf.training.initialization import load_named
 from deeplab_tf.training.weights_file import read_weights
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.metadata.packing import read_labels
 from tflite_tools.to_keras import convert as to_keras
-from tflite_tools.to_keras.contract import read_labels
 from tflite_tools.to_keras.importer import import_file, import_graph
 
 _KERNEL = tf.constant(np.random.default_rng(2).normal(size=(3, 3, 3, 5)).astype(np.float32))
@@ -53,7 +53,7 @@ def test_folder_holds_the_network(conversion, tmp_path):
     assert np.array_equal(model(conversion.images[0]), conversion.outputs()[0])
     report = json.loads((folder / "report.json").read_text())
     assert [row["operator"] for row in report["operators"]] == conversion.kinds
-    assert (report["input"]["mean"], report["input"]["std"]) == (127.5, 127.5)
+    assert report["input"]["mean"] == report["input"]["std"] == [127.5] * 3
     assert "| ARG_MAX |" in (folder / "report.md").read_text()
 
 
@@ -132,28 +132,30 @@ def test_edge_tpu_file_is_named(conversion):
 
 
 def test_input_contract_of_float_files_comes_from_the_user(conversion):
-    contract = import_graph(conversion.graph).contract
-    assert contract.mean is None
+    assert not import_graph(conversion.graph).contract.is_known
     with pytest.raises(ValueError, match="belong together"):
-        contract.with_normalization(3.0, None)
+        import_file(conversion.path, mean=3.0)
 
 
 def test_input_contract_of_integer_files(convert):
     """real = scale * (q - zero_point); an int8 value is the pixel less 128."""
-    network = convert(
+    conversion = convert(
         lambda x: tf.nn.relu6(tf.nn.conv2d(x, _KERNEL, 2, "SAME")), (32, 24, 3), "int8"
     )
-    contract = network.network.contract
+    contract = conversion.network.contract
     assert contract.dtype == "int8"
-    pixel = 200.0
-    real = contract.scale * ((pixel - 128) - contract.zero_point)
-    assert (pixel - contract.mean) / contract.std == pytest.approx(real)
-    with pytest.raises(ValueError, match="leave --mean and --std out"):
-        contract.with_normalization(contract.mean + 1, contract.std)
+    scale, zero_point = contract.quantization
+    real = scale * ((200 - 128) - zero_point)
+    pixel = np.full((1, 1, 1, 3), 200, np.uint8)
+    assert contract.real_values(pixel)[0, 0, 0, 0] == pytest.approx(real)
+    assert contract.preprocessing.normalize(pixel)[0, 0, 0, 0] == pytest.approx(real)
+    mean, std = contract.preprocessing.mean[0], contract.preprocessing.std[0]
+    given = import_file(conversion.path, mean=mean + 50, std=std).contract
+    assert any("the preprocessing gives" in warning for warning in given.warnings)
 
 
 def test_labels_packed_into_the_file(conversion, tmp_path):
-    assert read_labels(conversion.path) is None
+    assert read_labels(conversion.path) == ()
     with zipfile.ZipFile(conversion.path, "a") as packed:
         packed.writestr("readme.txt", "no labels")
         packed.writestr("labelmap.txt", "sky\nroad\n\ncar\n")

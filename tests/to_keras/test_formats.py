@@ -11,8 +11,8 @@ from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.deeplab import build_deeplab
 from deeplab_tf.models.imported import NetworkDescription, build_imported
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.to_keras.fidelity import measure, real_input
-from tflite_tools.to_keras.file_runner import FileRunner
+from tflite_tools.pool import FileRunner
+from tflite_tools.to_keras.fidelity import measure
 from tflite_tools.to_keras.importer import import_graph
 
 layers = keras.layers
@@ -191,7 +191,7 @@ def test_own_network_survives_as_an_integer_file(build_loaded, tmp_path):
     path.write_bytes(converter.convert())
     network = import_graph(read_graph(path))
     pixels = random.integers(0, 256, (2, 1, 64, 96, 3)).astype(np.uint8)
-    reals = [real_input(batch, network.contract) for batch in pixels]
+    reals = [network.contract.real_values(batch) for batch in pixels]
     result = measure(FileRunner(path), build_loaded(network, simulated=True), reals)
     assert result.equal_classes >= 0.998
     assert measure(FileRunner(path), build_loaded(network), reals).correlation > 0.99

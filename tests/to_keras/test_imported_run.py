@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar_sensor import Sensor
-from deeplab_tf.models.resize import Alignment, resize_bilinear
+from deeplab_tf.models.resize import resize_bilinear
 from deeplab_tf.training.config import read_config
 from tests.zoo import CAMVID
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of

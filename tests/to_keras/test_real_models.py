@@ -9,8 +9,8 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.imported import build_imported, simulate_quantization
 from deeplab_tf.training.initialization import load_named
-from tflite_tools.to_keras.fidelity import measure, real_input
-from tflite_tools.to_keras.file_runner import FileRunner
+from tflite_tools.pool import FileRunner
+from tflite_tools.to_keras.fidelity import measure
 from tflite_tools.to_keras.importer import import_file
 
 VOC_PHOTOS, CAMVID_PHOTOS = 8, 2
@@ -25,7 +25,7 @@ def _photos(shared_dir: pathlib.Path, network, mean=None, std=None, voc=VOC_PHOT
     roads = open_dataset("camvid", data_dir / "camvid", "val")
     photos = [animals.image(index * 7) for index in range(voc)]
     photos += [roads.image(index * 40) for index in range(CAMVID_PHOTOS)]
-    return [real_input(place(photo, height, width)[0][None], contract) for photo in photos]
+    return [contract.real_values(place(photo, height, width)[0][None]) for photo in photos]
 
 
 def _measure(path, network, images, simulated=False):

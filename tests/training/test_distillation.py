@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar_sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.models.resize import Alignment
 from deeplab_tf.training.config import TrainingConfig, read_config
 from deeplab_tf.training.distillation import Distillation, DistillLoss, distillation_loss
 from deeplab_tf.training.initialization import named_arrays

@@ -6,12 +6,8 @@ import pathlib
 
 from deeplab_tf.data.dataset import SegmentationDataset, read_lines
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.contract import (
-    ModelContract,
-    PreprocessingSource,
-    class_count,
-    read_contract,
-)
+from tflite_tools.contract import ModelContract, class_count, read_contract
+from tflite_tools.file_contract import PreprocessingSource
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS
 from tflite_tools.manifest import Manifest, read_manifest

@@ -44,17 +44,29 @@ _WRONG_FEEDING = (
     "constant_mask",
     "does_not_run",
 )
-_CONSEQUENCES = ("channel_order", "label_order", "never_predicted")
+_UNKNOWN_FEEDING = "unknown_normalization"
+_CONSEQUENCES: tuple[str, ...] = ("channel_order", "label_order", "never_predicted")
 """What masks of badly fed photos show by chance; their cures would mislead."""
 
 
+_OF_VALUES = (
+    *("constant_mask", "class_outside", "dead_channels"),
+    *("saturated_ranges", "saturated_channels", "unused_ranges"),
+)
+"""What else photos show that were fed by a wrong assumption."""
+
+
 def _without_consequences(findings: list[Finding]) -> tuple[list[Finding], list[Skipped]]:
-    causes = [finding.name for finding in findings if finding.name in _WRONG_FEEDING]
-    if not causes:
+    names = {finding.name for finding in findings}
+    if _UNKNOWN_FEEDING in names:
+        cause, consequences = _UNKNOWN_FEEDING, _CONSEQUENCES + _OF_VALUES
+    elif causes := [finding.name for finding in findings if finding.name in _WRONG_FEEDING]:
+        cause, consequences = causes[0], _CONSEQUENCES
+    else:
         return findings, []
-    left_out = [finding.name for finding in findings if finding.name in _CONSEQUENCES]
-    reason = f"says nothing while {causes[0]} stands; mend that first"
-    kept = [finding for finding in findings if finding.name not in _CONSEQUENCES]
+    left_out = [finding.name for finding in findings if finding.name in consequences]
+    reason = f"says nothing while {cause} stands; mend that first"
+    kept = [finding for finding in findings if finding.name not in consequences]
     return kept, [Skipped(name, reason) for name in dict.fromkeys(left_out)]
 
 

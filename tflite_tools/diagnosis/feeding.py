@@ -5,7 +5,6 @@ import numpy as np
 from deeplab_tf.data import confusion
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.bootstrap import Interval, miou_difference
-from tflite_tools.contract import own_preprocessing
 from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.finding import Finding, problem, warning
 from tflite_tools.diagnosis.observation import Observations
@@ -16,6 +15,7 @@ from tflite_tools.diagnosis.views import (
     UPSIDE_DOWN,
     describe,
 )
+from tflite_tools.file_contract import PreprocessingSource, own_preprocessing
 from tflite_tools.flatbuffer.graph import Graph
 
 _OTHER_UNITS = 16.0
@@ -45,15 +45,20 @@ def input_range(case: Case, seen: Observations) -> list[Finding]:
         f"pixels 0..255 become {describe(case.contract.preprocessing)}, the file's input stands "
         f"for [{expected[0]:.3g}, {expected[1]:.3g}]"
     )
+    if case.contract.preprocessing_source is PreprocessingSource.ASSUMED:
+        if _alike(declared, expected):
+            return []
+        cure = "Give the normalization of the training (--mean, --std); nothing else is judged."
+        return [warning("unknown_normalization", f"{text}; the first is an assumption", cure)]
     by_hand = case.given_preprocessing or case.contract.input_quantization is None
     if by_hand and ratio > _OTHER_UNITS:
         return [problem("raw_pixels", f"{text}: {ratio:.0f} times wider", f"{_RAW}.")]
     if by_hand and ratio < 1 / _OTHER_UNITS:
         return [problem("normalized_twice", f"{text}: {1 / ratio:.0f} times narrower", f"{_TWICE}")]
     width = expected[1] - expected[0]
-    apart = max(abs(a - b) for a, b in zip(declared, expected, strict=True)) / width
-    if apart <= _TOLERANCE:
+    if _alike(declared, expected):
         return []
+    apart = max(abs(a - b) for a, b in zip(declared, expected, strict=True)) / width
     return [
         problem(
             "input_scale",
@@ -63,6 +68,11 @@ def input_range(case: Case, seen: Observations) -> list[Finding]:
             "--std).",
         )
     ]
+
+
+def _alike(declared: tuple[float, float], expected: tuple[float, float]) -> bool:
+    slack = _TOLERANCE * (expected[1] - expected[0])
+    return all(abs(a - b) <= slack for a, b in zip(declared, expected, strict=True))
 
 
 def _expected_range(case: Case) -> tuple[float, float] | None:
@@ -127,6 +137,9 @@ def normalization(case: Case, seen: Observations) -> list[Finding]:
     mean, std = (",".join(f"{value:g}" for value in part) for part in (found.mean, found.std))
     flags = f"here --mean={mean} --std={std}"
     text = f"fed as {describe(case.contract.preprocessing)}; {evidence}"
+    if case.contract.preprocessing_source is PreprocessingSource.ASSUMED:
+        cure = f"Give the normalization of the training; {flags} scores better."
+        return [warning("unknown_normalization", f"{text}; the first is an assumption", cure)]
     make = _verdict(seen)
     if ratio > _OTHER_UNITS:
         return [make("raw_pixels", text, f"{_RAW}; {flags}.")]

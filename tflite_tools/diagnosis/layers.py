@@ -5,15 +5,13 @@ one of its name.
 """
 
 import dataclasses
-import warnings
 
 import numpy as np
 
 from deeplab_tf.data.decibels import snr_db
 from tflite_tools.contract import ModelContract
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
-from tflite_tools.interpreter import open_interpreter
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runner import FileInterpreter, ModelRunner
 
 BINS = 256
 """Of the histogram of an integer tensor: all values of 8 bits, the top 8 bits of 16."""
@@ -99,22 +97,19 @@ class TensorReader:
     """An interpreter that keeps every intermediate tensor."""
 
     def __init__(self, contract: ModelContract):
-        with warnings.catch_warnings():  # of the memory that this takes: it is what we want
-            warnings.simplefilter("ignore")
-            self._interpreter, _ = open_interpreter(contract.path, preserve_all_tensors=True)
-        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._file = FileInterpreter(contract.path, keep_tensors=True)
         self._table = contract.quantize_table()
 
     def run(self, image: np.ndarray) -> None:
         """`image`: uint8 [height, width, channels], on the file's canvas."""
         if self._table is not None:
             image = self._table[image, np.arange(image.shape[2])]
-        self._interpreter.set_tensor(self._input, image[None])
-        self._interpreter.invoke()
+        self._file.set_input(image[None])
+        self._file.invoke()
 
     def values(self, tensor: int) -> np.ndarray:
         """[rows, channels], in the tensor's own type."""
-        found = self._interpreter.get_tensor(tensor)
+        found = self._file.tensor(tensor)
         return found.reshape(-1, found.shape[-1])
 
 

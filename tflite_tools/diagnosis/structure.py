@@ -224,6 +224,17 @@ def resize_convention(case: Case, seen: Observations) -> list[Finding]:
     )
     if evidence := _other_than_trained(case):
         return [problem("resize_convention", evidence, cure)]
+    if case.contract.needs_resize and case.contract.alignment is None:
+        rows, columns = case.contract.output_size
+        return [
+            warning(
+                "resize_convention",
+                f"the output of {rows}x{columns} is resized half-pixel to {case.contract.height}x"
+                f"{case.contract.width}: nothing says how the training does it",
+                "Write the convention of the training into the manifest (add_metadata --resize); "
+                "another one shifts masks by up to half a stride.",
+            )
+        ]
     pairs = _resize_pairs(case, seen)
     differing = [pair for pair in pairs if convention(pair[0]) != convention(pair[1])]
     if differing:

@@ -7,8 +7,9 @@ import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.contract import ModelContract, own_preprocessing
+from tflite_tools.contract import ModelContract
 from tflite_tools.diagnosis.case import Case
+from tflite_tools.file_contract import own_preprocessing
 
 DECLARED = "declared"
 REVERSED = "reversed channels"

@@ -7,16 +7,18 @@ import numpy as np
 from absl import logging
 
 from deeplab_tf import atomic_file
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.contract import ModelContract, PreprocessingSource, read_contract
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.file_contract import PreprocessingSource
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.metadata.description import check_labels, describe
 from tflite_tools.metadata.packing import add
 from tflite_tools.metadata.segmenter import SegmenterMetadata
+from tflite_tools.pool import FileRunner
 from tflite_tools.runtime_shapes import with_known_shapes
-from tflite_tools.to_keras.file_runner import FileRunner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class AddOptions:
         output: the file to write.
         labels: text file, a name a line; None: what the file brings.
         preprocessing: None: what the file brings, else what its input's scale stands for.
+        alignment: how the training resizes logits; None: what the manifest says.
         name, license: for people; "" leaves the file's stem and nothing.
         overwrite: replace `output` and its manifest.
     """
@@ -38,6 +41,7 @@ class AddOptions:
     preprocessing: Preprocessing | None = None
     name: str = ""
     license: str = ""
+    alignment: Alignment | None = None
     overwrite: bool = False
 
     def __post_init__(self):
@@ -62,7 +66,7 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
             whose normalization nobody tells.
         RuntimeError: the new file does not give what the old one gives.
     """
-    contract = read_contract(options.model, options.preprocessing)
+    contract = read_contract(options.model, options.preprocessing, alignment=options.alignment)
     if contract.preprocessing_source is PreprocessingSource.ASSUMED:
         raise ValueError(
             f"{options.model}: nothing says how pixels become its {contract.input_dtype} input; "
@@ -136,6 +140,7 @@ def _manifest(contract: ModelContract, labels: tuple[str, ...], content: bytes) 
             label_set=label_set,
             sha256=sha256,
             size_bytes=size_bytes,
+            resize=contract.alignment.value if contract.alignment else None,
         )
     return Manifest(
         variant=contract.variant,
@@ -153,6 +158,7 @@ def _manifest(contract: ModelContract, labels: tuple[str, ...], content: bytes) 
         versions={},
         sha256=sha256,
         size_bytes=size_bytes,
+        resize=contract.alignment.value if contract.alignment else None,
     )
 
 

@@ -98,6 +98,33 @@ def read(path: str | pathlib.Path) -> SegmenterMetadata | None:
         raise ValueError(f"{path}: {error}") from error
 
 
+def read_labels(path: str | pathlib.Path) -> tuple[str, ...]:
+    """The class names that a file carries, () where it has none.
+
+    Those that its metadata names, else the packed text file whose name says "label", else any
+    packed text file: old files have a ZIP and no metadata.
+
+    Raises:
+        ValueError: damaged, see `read`.
+    """
+    metadata = read(path)
+    if metadata is not None and metadata.labels:
+        return metadata.labels
+    _, files = model_file.extract(pathlib.Path(path).read_bytes(), str(path))
+    texts = sorted(
+        (name for name in files if name.endswith(".txt")), key=lambda name: "label" not in name
+    )
+    if not texts:
+        return ()
+    try:
+        lines = files[texts[0]].decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: {texts[0]!r} in it is not UTF-8 text ({error.reason})"
+        ) from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
 def parse(encoded: bytes, files: dict[str, bytes]) -> SegmenterMetadata:
     """The metadata that a buffer and the associated files by name hold.
 

@@ -47,8 +47,8 @@ def _define_flags() -> None:
     flags.DEFINE_string("split", "train", "List of photos.")
     flags.DEFINE_integer("calibration_images", 16, "How many photos.", lower_bound=1)
     flags.DEFINE_bool("compare", False, "Run the file beside the network; needs --dataset.")
-    flags.DEFINE_float("mean", None, "Of a float input, in pixel units.")
-    flags.DEFINE_float("std", None, "Of a float input, in pixel units.")
+    flags.DEFINE_float("mean", None, "Of the input, in pixel units; default: the file's own.")
+    flags.DEFINE_float("std", None, "Of the input, in pixel units; default: the file's own.")
     flags.DEFINE_bool("overwrite", False, "Replace an earlier import.")
 
 

@@ -7,6 +7,7 @@ import platform
 
 import numpy as np
 import tf_keras as keras
+from absl import logging
 
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
@@ -22,10 +23,10 @@ from deeplab_tf.quantization.batch_norm import (
     normalize_kernels,
 )
 from deeplab_tf.training.initialization import load_named, named_arrays
+from tflite_tools.file_contract import FileContract
 from tflite_tools.manifest import read_manifest
+from tflite_tools.pool import FileRunner
 from tflite_tools.to_keras import fidelity
-from tflite_tools.to_keras.contract import InputContract, read_labels
-from tflite_tools.to_keras.file_runner import FileRunner
 from tflite_tools.to_keras.importer import ImportedNetwork, import_file
 from tflite_tools.to_keras.report import Result, check_output, write_result
 from tflite_tools.to_keras.run import ImportedRun, as_run
@@ -48,7 +49,8 @@ class ImportConfig:
         dataset, data_dir, split: photos for the batch norms and the comparison.
         calibration_images: how many of them.
         compare: run the file beside the network on those photos.
-        mean, std: of a float input, in pixel units; None where the file says it.
+        mean, std: of the input, in pixel units; None: by the manifest, the metadata or the
+            input's scale.
         overwrite: replace an earlier import.
     """
 
@@ -98,9 +100,9 @@ def convert(config: ImportConfig) -> Result:
         FileNotFoundError: the file or the photos are missing.
     """
     check_output(config.output_dir, config.overwrite)
-    network = import_file(config.model, config.trim_head)
-    contract = network.contract.with_normalization(config.mean, config.std)
-    network = dataclasses.replace(network, contract=contract)
+    network = import_file(config.model, config.trim_head, mean=config.mean, std=config.std)
+    for warning in network.contract.warnings:
+        logging.warning("%s: %s", config.model, warning)
     result = _result(config, network)
     write_result(result, config.output_dir)
     return result
@@ -136,7 +138,7 @@ def _result(config: ImportConfig, network: ImportedNetwork) -> Result:
         network,
         description,
         arrays,
-        read_labels(config.model),
+        network.contract.labels,
         tuple(steps),
         agreement,
         _versions(),
@@ -156,7 +158,6 @@ def _run(config, network, description, arrays) -> tuple[ImportedRun | None, str]
             description,
             arrays,
             network.contract,
-            read_labels(config.model),
             labels,
             config.dataset,
             config.data_dir,
@@ -187,7 +188,7 @@ def unfold_batch_norm(description, arrays: dict[str, np.ndarray], batches):
     return description, named_arrays(model)
 
 
-def _photos(config: ImportConfig, contract: InputContract, shape) -> list[np.ndarray]:
+def _photos(config: ImportConfig, contract: FileContract, shape) -> list[np.ndarray]:
     """The first photos of the list as the network's input, float32 [1, height, width, 3]."""
     dataset = open_dataset(config.dataset, config.data_dir, config.split)
     if len(shape) != 3 or shape[2] != dataset.channels:
@@ -197,7 +198,7 @@ def _photos(config: ImportConfig, contract: InputContract, shape) -> list[np.nda
         )
     count = min(config.calibration_images, len(dataset))
     canvases = (place(dataset.image(index), *shape[:2])[0] for index in range(count))
-    return [fidelity.real_input(canvas[None], contract) for canvas in canvases]
+    return [contract.real_values(canvas[None]) for canvas in canvases]
 
 
 def _versions() -> dict[str, str]:

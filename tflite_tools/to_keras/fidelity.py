@@ -6,7 +6,6 @@ import numpy as np
 import tf_keras as keras
 
 from tflite_tools.interpreter import Kernels
-from tflite_tools.to_keras.contract import InputContract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,22 +27,11 @@ class Fidelity:
     kernels: Kernels = Kernels.XNNPACK
 
 
-def real_input(pixels: np.ndarray, contract: InputContract) -> np.ndarray:
-    """uint8 [1, height, width, channels] -> float32, (pixel - mean) / std.
-
-    Raises:
-        ValueError: the contract does not say mean and std.
-    """
-    if contract.mean is None:
-        raise ValueError("the file does not say what its float input means; give --mean and --std")
-    return (pixels.astype(np.float32) - contract.mean) / np.float32(contract.std)
-
-
 def measure(run_file, model: keras.Model, real_inputs) -> Fidelity:
     """Compares a file with its rebuilt network.
 
     Args:
-        run_file: FileRunner, or a function like it.
+        run_file: `tflite_tools.pool.FileRunner`, or a function like it.
         model: the network.
         real_inputs: float32 [1, ...] each.
     """

@@ -7,9 +7,9 @@ import re
 import numpy as np
 
 from deeplab_tf.models.imported import KINDS, NetworkDescription, Node, build_imported
+from tflite_tools.file_contract import FileContract, Said, file_contract, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
 from tflite_tools.runtime_shapes import with_known_shapes, with_runtime_shapes
-from tflite_tools.to_keras.contract import InputContract, input_contract
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
 from tflite_tools.to_keras.integer_arithmetic import activation_range, integer_arithmetic
 from tflite_tools.to_keras.rules import RULES
@@ -44,7 +44,7 @@ class ImportedNetwork:
         arrays: float32 weights, "layer/weight".
         ranges: {layer or input name: {scale, zero_point, quantized_min, quantized_max, min,
             max, dtype}} of every quantized activation; `min` and `max` are real values.
-        contract: what the file's input means.
+        contract: what the file's input means; of the graph alone where no file was read.
         rows: one an operator.
         nodes_of_tensors: {tensor name: node name}.
     """
@@ -52,7 +52,7 @@ class ImportedNetwork:
     description: NetworkDescription
     arrays: dict[str, np.ndarray]
     ranges: dict[str, dict]
-    contract: InputContract
+    contract: FileContract
     rows: tuple[ReportRow, ...]
     nodes_of_tensors: dict[str, str]
 
@@ -62,9 +62,18 @@ class ImportedNetwork:
         return bool(self.ranges)
 
 
-def import_file(path: str | pathlib.Path, trim_head: str = "") -> ImportedNetwork:
-    """Reads a file and imports its graph, see `import_graph`."""
-    return import_graph(read_checked_graph(path), trim_head)
+def import_file(
+    path: str | pathlib.Path,
+    trim_head: str = "",
+    *,
+    mean: float | None = None,
+    std: float | None = None,
+) -> ImportedNetwork:
+    """Reads a file, with its manifest or metadata, and imports its graph, see `import_graph`."""
+    graph = read_checked_graph(path)
+    network = import_graph(graph, trim_head)
+    contract = read_file_contract(path, graph, mean=mean, std=std)
+    return dataclasses.replace(network, contract=contract)
 
 
 def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
@@ -350,7 +359,7 @@ class _Builder:
             description,
             self._arrays,
             self._ranges,
-            input_contract(self._input),
+            file_contract(self._input, Said()),
             tuple(self._rows),
             names,
         )

@@ -27,7 +27,7 @@ class Result:
         network: what was read.
         description: the network to write, which may have another head or batch norms.
         arrays: its weights.
-        labels: class names that the file carries, or None.
+        labels: class names of the manifest, else of the file, or ().
         steps: what was done beside reading, in words.
         fidelity: agreement with the file, where images were given.
         versions: of what it ran on.
@@ -39,7 +39,7 @@ class Result:
     network: ImportedNetwork
     description: NetworkDescription
     arrays: dict[str, np.ndarray]
-    labels: tuple[str, ...] | None
+    labels: tuple[str, ...]
     steps: tuple[str, ...]
     fidelity: Fidelity | None
     versions: dict[str, str]
@@ -55,8 +55,8 @@ class Result:
     def to_json(self) -> dict:
         return {
             "source": self.source.name,
-            "input": dataclasses.asdict(self.network.contract),
-            "labels": self.labels,
+            "input": self.network.contract.to_json(),
+            "labels": self.labels or None,
             "steps": self.steps,
             "operators": [dataclasses.asdict(row) for row in self.network.rows],
             "fidelity": dataclasses.asdict(self.fidelity) if self.fidelity else None,
@@ -118,16 +118,26 @@ def _input_lines(result: Result) -> list[str]:
     contract = result.network.contract
     shape = "x".join(str(size) for size in contract.shape)
     lines = [f"Input: {contract.dtype} {shape}, tensor `{_cell(contract.tensor)}`."]
-    if contract.scale is not None:
-        lines.append(
-            f"real = {contract.scale:.9g} * (quantized - {contract.zero_point}) in the file."
-        )
-    if contract.mean is None:
-        lines.append("The file does not say how pixels become its input: give --mean and --std.")
+    if contract.quantization is not None:
+        scale, zero_point = contract.quantization
+        lines.append(f"real = {scale:.9g} * (quantized - {zero_point}) in the file.")
+    if contract.is_known:
+        mean, std = _values(contract.preprocessing.mean), _values(contract.preprocessing.std)
+        lines.append(f"Network input = (pixel - {mean}) / {std} ({contract.source.value}).")
     else:
-        lines.append(f"Network input = (pixel - {contract.mean:g}) / {contract.std:.9g}.")
+        lines.append(
+            "Neither a manifest nor the file says how pixels become its input: give --mean and "
+            "--std."
+        )
+    lines += [f"Warning: {warning}." for warning in contract.warnings if contract.is_known]
     names = ", ".join(result.labels) if result.labels else "none in the file"
     return [*lines, f"Labels: {names}."]
+
+
+def _values(values: tuple[float, ...]) -> str:
+    """One number where all channels have the same."""
+    texts = [f"{value:.9g}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else f"[{', '.join(texts)}]"
 
 
 def _run_line(result: Result) -> str:

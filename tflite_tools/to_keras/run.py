@@ -6,12 +6,11 @@ import numpy as np
 
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar_sensor import Sensor
-from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import IMPORTED, ModelConfig
-from deeplab_tf.models.imported import NetworkDescription, build_imported
+from deeplab_tf.models.imported import RESIZE, NetworkDescription, build_imported
 from deeplab_tf.models.imported_head import split_head
 from deeplab_tf.training.config import TrainingConfig
-from tflite_tools.to_keras.contract import InputContract
+from tflite_tools.file_contract import FileContract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +33,7 @@ class ImportedRun:
 def as_run(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
-    contract: InputContract,
-    names: tuple[str, ...] | None,
+    contract: FileContract,
     label_set: LabelSet | None,
     dataset: str = "",
     data_dir: str = "",
@@ -45,8 +43,7 @@ def as_run(
 
     Args:
         description, arrays: the network.
-        contract: of its input.
-        names: classes that the file carries, or None.
+        contract: of its input, with the class names that the file brings.
         label_set: of the data set, or None.
         dataset, data_dir: what export and evaluation take unless told otherwise.
         sensor: that made the range images which it was trained on; None for photos.
@@ -55,6 +52,9 @@ def as_run(
         ValueError: it does not end in logits of an image.
     """
     shorter, _, alignment, head = split_head(description, arrays)
+    kinds = {node.name: node.kind for node in description.nodes}
+    if RESIZE not in [kinds[name] for name in head]:  # only the manifest can tell
+        alignment = contract.alignment or alignment
     num_classes = build_imported(shorter).output_shape[-1]
     height, width, channels = shorter.input_shape
     model = ModelConfig(
@@ -64,25 +64,22 @@ def as_run(
         logits_alignment=alignment,
         description=shorter,
     )
-    preprocessing = Preprocessing((128.0,) * channels, (128.0,) * channels)
-    if contract.mean is not None and contract.std is not None:
-        preprocessing = Preprocessing((contract.mean,) * channels, (contract.std,) * channels)
     config = TrainingConfig(
         model=model,
         dataset=dataset,
         data_dir=data_dir,
-        preprocessing=preprocessing,
+        preprocessing=contract.preprocessing,
         crop_height=height,
         crop_width=width,
         sensor=sensor,
     )
-    labels = _labels(num_classes, names, label_set)
-    return ImportedRun(config, labels, head, contract.mean is None)
+    labels = _labels(num_classes, contract.labels, label_set)
+    return ImportedRun(config, labels, head, not contract.is_known)
 
 
 def _labels(num_classes: int, names, label_set: LabelSet | None) -> LabelSet:
     if label_set is not None and label_set.num_classes == num_classes:
         return label_set
-    if names is not None and len(names) == num_classes:
+    if len(names) == num_classes:
         return LabelSet.from_names(names)
     return LabelSet.from_names(f"class_{index}" for index in range(num_classes))

@@ -1,0 +1,36 @@
+"""Which pixels of two sizes lie on each other: the convention of a resize, without TensorFlow."""
+
+import enum
+
+import numpy as np
+
+
+class Alignment(enum.Enum):
+    """Source coordinate of output row i; another than in training shifts the masks."""
+
+    HALF_PIXEL = "half_pixel"
+    """(i + 0.5) * in / out - 0.5: pixel centres, what this project's own networks use."""
+    ALIGN_CORNERS = "align_corners"
+    """i * (in - 1) / (out - 1): corners on corners, for sizes of stride * k + 1 (DeepLab, TF1)."""
+    LEGACY = "legacy"
+    """i * in / out: TF1's default."""
+
+    def positions(self, source: int, target: int) -> np.ndarray:
+        """Source coordinate of each target index, float64 [target]; may lie outside the source."""
+        index = np.arange(target, dtype=np.float64)
+        if self is Alignment.ALIGN_CORNERS:
+            return index * (source - 1) / max(target - 1, 1)
+        if self is Alignment.LEGACY:
+            return index * source / target
+        return (index + 0.5) * source / target - 0.5
+
+
+def nearest_indices(source: int, target: int, alignment: Alignment) -> np.ndarray:
+    """Source index of each target index, int32 [target]."""
+    index = np.arange(target)
+    if alignment is Alignment.ALIGN_CORNERS:
+        if target == 1:
+            return np.zeros(1, np.int32)
+        return np.floor(index * (source - 1) / (target - 1) + 0.5).astype(np.int32)
+    shift = 0.5 if alignment is Alignment.HALF_PIXEL else 0.0
+    return ((index + shift) * source / target).astype(np.int32)
