@@ -147,7 +147,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     corrected = _correct(run, file.layers, means, pairs)
     after = _snr_db(wanted, run.logits())
     biases = {
-        (layer.operator.position, traits(layer.operator.kind).bias): layer.bias + done.steps
+        (layer.operator.position, traits(layer.operator.kind).slots[-1]): layer.bias + done.steps
         for layer, done in zip(file.layers, corrected, strict=True)
     }
     content, in_place = rewrite_biases(plan.model.read_bytes(), biases)

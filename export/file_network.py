@@ -139,11 +139,9 @@ def _node_with_kernel(network: ImportedNetwork, tensor: str) -> Node:
 def _layer(graph: Graph, operator: Operator, node: Node) -> CorrectableLayer:
     """Raises ValueError with "it ..." or "its ..." where the bias cannot be corrected."""
     row = traits(operator.kind)
-    if len(operator.inputs) <= row.bias or operator.inputs[row.bias] < 0:
+    if len(operator.inputs) <= row.slots[-1] or operator.inputs[row.slots[-1]] < 0:
         raise ValueError("it has no bias")
-    data, weights, bias = (
-        graph.tensors[operator.inputs[slot]] for slot in (row.data, row.weights, row.bias)
-    )
+    data, weights, bias = (graph.tensors[operator.inputs[slot]] for slot in row.slots)
     if bias.type_name != "INT32" or bias.data is None:
         raise ValueError(f"its bias is {bias.type_name}")
     if data.quantization is None or weights.quantization is None or weights.data is None:

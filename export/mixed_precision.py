@@ -251,16 +251,17 @@ class _Rewriter:
     def _replace_weights(
         self, position: int, operator, precision: Precision, row: OperatorTraits
     ) -> None:
-        kernel = operator.inputs[row.weights]
-        bias = operator.inputs[row.bias] if row.bias < len(operator.inputs) else LEFT_OUT
+        data_slot, kernel_slot, bias_slot = row.slots
+        kernel = operator.inputs[kernel_slot]
+        bias = operator.inputs[bias_slot] if bias_slot < len(operator.inputs) else LEFT_OUT
         if precision is Precision.INT16X8:
             if bias != LEFT_OUT:
-                data = self._editor.tensor(operator.inputs[row.data])
+                data = self._editor.tensor(operator.inputs[data_slot])
                 weights = self._editor.tensor(kernel)
                 scales = data.quantization.scale[0] * np.asarray(
                     weights.quantization.scale, np.float64
                 )
-                operator.inputs[row.bias] = self._int64_bias(bias, scales)
+                operator.inputs[bias_slot] = self._int64_bias(bias, scales)
             return
         if position not in self._weights:
             raise ValueError(f"operator {position}: its float weights are not known")
@@ -271,11 +272,11 @@ class _Rewriter:
                 f"operator {position} has a kernel of shape {list(stored_shape)}, "
                 f"the float network one of {list(values.shape)}"
             )
-        operator.inputs[row.weights] = self._constant(kernel, values.astype("<f4"))
+        operator.inputs[kernel_slot] = self._constant(kernel, values.astype("<f4"))
         if bias != LEFT_OUT:
             if offsets is None:  # the converter made one of zeros
                 offsets = np.zeros(int(self._editor.tensor(bias).shape[0]))
-            operator.inputs[row.bias] = self._constant(bias, offsets.astype("<f4"))
+            operator.inputs[bias_slot] = self._constant(bias, offsets.astype("<f4"))
 
     def _int64_bias(self, bias: int, scales: np.ndarray) -> int:
         steps = np.rint(self._editor.real_constant(bias) / scales).astype("<i8")

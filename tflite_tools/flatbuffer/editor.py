@@ -89,11 +89,17 @@ class Editor:
         shape = () if tensor.shape is None else [int(size) for size in tensor.shape]
         return np.frombuffer(data, _DTYPES[tensor.type]).reshape(shape)
 
-    def real_constant(self, index: int) -> np.ndarray | None:
-        """Stored value as float64, scale and zero point taken off; None for a computed one."""
+    def real_constant(self, index: int) -> np.ndarray:
+        """Stored value as float64, scale and zero point taken off.
+
+        Raises:
+            ValueError: the tensor is computed.
+        """
         steps, quantization = self.constant(index), self.tensor(index).quantization
-        if steps is None or quantization is None or quantization.scale is None:
-            return steps
+        if steps is None:
+            raise ValueError(f"tensor {self.name(index)!r} is computed, not constant")
+        if quantization is None or quantization.scale is None:
+            return steps.astype(np.float64)
         along = [1] * steps.ndim
         if len(quantization.scale) > 1:
             along[quantization.quantizedDimension] = -1

@@ -58,6 +58,17 @@ class OperatorTraits:
         """Whether it multiplies constant weights: convolutions and dense layers."""
         return self.weights is not None
 
+    @property
+    def slots(self) -> tuple[int, int, int]:
+        """Input slots of data, weights and bias of a convolution or dense layer.
+
+        Raises:
+            ValueError: it has no weights.
+        """
+        if self.weights is None or self.bias is None:
+            raise ValueError("the operator has no weights")
+        return self.data, self.weights, self.bias
+
     def may_omit(self, slot: int) -> bool:
         """Whether an input may be left out."""
         return self.any_optional or slot in self.optional or slot == self.bias
