@@ -9,6 +9,7 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.imported import build_imported, simulate_quantization
 from deeplab_tf.training.initialization import load_named
+from tflite_tools.graph import read_graph
 from tflite_tools.to_keras.fidelity import measure, real_input
 from tflite_tools.to_keras.file_runner import FileRunner
 from tflite_tools.to_keras.importer import import_file
@@ -98,3 +99,17 @@ def test_only_what_an_output_needs_is_read(shared_dir):
     network = import_file(path, "float_segments")
     assert build_imported(network.description).output_shape == (None, 33, 33, 1)
     assert np.isfinite(network.arrays["float_segments1/kernel"]).all()
+
+
+def test_old_hybrid_file_has_the_kernels_of_its_float_twin(shared_dir):
+    """Its 15 kernels are typed UINT8 with zero point 0: signed bytes to the runtime."""
+    folder = shared_dir / "models" / "third_party"
+    graph = read_graph(folder / "pt_unet_person_dyn.tflite")
+    unsigned = [tensor for tensor in graph.tensors if tensor.type_name == "UINT8"]
+    assert len(unsigned) == 15
+    hybrid = import_file(folder / "pt_unet_person_dyn.tflite").arrays
+    exact = import_file(folder / "pt_unet_person_float.tflite").arrays
+    largest_step = max(float(tensor.quantization.scale[0]) for tensor in unsigned)
+    for name, values in exact.items():
+        if values.ndim == 4:  # half a step, and what float32 adds
+            assert np.abs(hybrid[name] - values).max() <= 0.501 * largest_step, name
