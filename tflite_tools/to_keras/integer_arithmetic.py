@@ -69,7 +69,7 @@ def _arithmetic(view: OperatorView) -> dict:
     if kind == "AVERAGE_POOL_2D":  # of the built-in kernels, whatever the file's numbers
         return {"accumulator": {"half_away": True}}
     if kind == "MEAN":
-        count = np.float32(np.prod(source.shape) / max(np.prod(target.shape), 1))
+        count = np.float32(math.prod(source.shape) / max(math.prod(target.shape), 1))
         return _accumulator(scale / count, scale / (out * count))
     if kind == "QUANTIZE":  # eight bits behind the point
         return _accumulator(scale, np.round(np.float32(256) * (scale / out)) / 256, half_up=True)
