@@ -192,6 +192,8 @@ class SimulatedQuantization(keras.layers.Layer):
         half_up: round halves up with a known accumulator, too.
         inverse_scale: 1 / scale, float32, for a tensor that the file has as float before.
         half_away: the value is a mean of integers of the same scale and zero point.
+        copied: (scale, zero point) of an input whose integers the kernel hands on as they are,
+            whatever they stand for in the output.
     """
 
     def __init__(
@@ -205,6 +207,7 @@ class SimulatedQuantization(keras.layers.Layer):
         half_up=False,
         inverse_scale=None,
         half_away=False,
+        copied=None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -212,7 +215,7 @@ class SimulatedQuantization(keras.layers.Layer):
         self.quantized_min, self.quantized_max = quantized_min, quantized_max
         self.accumulator_scale, self.multiplier = accumulator_scale, multiplier
         self.half_up, self.inverse_scale = half_up, inverse_scale
-        self.half_away = half_away
+        self.half_away, self.copied = half_away, copied
 
     def call(self, inputs):
         """float32 or float64 of any shape -> float32."""
@@ -231,6 +234,10 @@ class SimulatedQuantization(keras.layers.Layer):
         if self.inverse_scale is not None:
             return tf.round(tf.cast(inputs, tf.float32) * self.inverse_scale)
         exact = tf.cast(inputs, tf.float64)
+        if self.copied is not None:
+            scale, zero_point = self.copied
+            quantized = tf.floor(tf.round(exact / scale * 4096) / 4096 + 0.5) + zero_point
+            return quantized - self.zero_point
         if self.half_away:
             # k / n of n <= 4096 values is a tie, or at least 1 / (2n) away from one.
             mean = tf.round(exact / self.scale * 2**14) / 2**14 + self.zero_point
@@ -259,6 +266,7 @@ class SimulatedQuantization(keras.layers.Layer):
             "half_up": self.half_up,
             "inverse_scale": self.inverse_scale,
             "half_away": self.half_away,
+            "copied": self.copied,
         }
 
 

@@ -24,7 +24,7 @@ def _tensor(name, type_name, shape, scale, zero_point):
     return tensor
 
 
-def _file(kind, inputs, output, options=None) -> bytes:
+def _file(kind, inputs, output, options=None, buffers=()) -> bytes:
     """One operator over all of its inputs."""
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, kind)
@@ -39,17 +39,25 @@ def _file(kind, inputs, output, options=None) -> bytes:
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, name)
     graph = schema.SubGraphT()
     graph.tensors, graph.operators = [*inputs, output], [operator]
-    graph.inputs, graph.outputs = operator.inputs, operator.outputs
+    graph.inputs = [i for i, tensor in enumerate(inputs) if tensor.buffer == 0]
+    graph.outputs = operator.outputs
     model = schema.ModelT()
-    model.version, model.buffers = 3, [schema.BufferT()]
+    model.version, model.buffers = 3, [schema.BufferT(), *buffers]
     model.subgraphs, model.operatorCodes = [graph], [code]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
-def _run(content: bytes, values: np.ndarray) -> np.ndarray:
-    interpreter = litert.Interpreter(model_content=content, num_threads=1)
+def _run(content: bytes, values: np.ndarray, builtin: bool = False) -> np.ndarray:
+    resolver = litert.OpResolverType
+    interpreter = litert.Interpreter(
+        model_content=content,
+        num_threads=1,
+        experimental_op_resolver_type=(
+            resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES if builtin else resolver.AUTO
+        ),
+    )
     interpreter.allocate_tensors()
     interpreter.set_tensor(0, values)
     interpreter.invoke()
@@ -116,6 +124,31 @@ def test_hard_swish_by_hand():
     """At scale 1 / 16, x = -3 gives 0, x >= 3 gives x, x = 1 gives 4 / 6 = 10.67 steps."""
     steps = hard_swish(np.array([-80, -48, 16, 48, 80]), np.float32(1 / 16), np.float32(1 / 16))
     assert steps.tolist() == [0, 0, 11, 48, 80]
+
+
+def test_resize_to_another_scale_copies_the_integers(build_loaded, tmp_path):
+    """The built-in kernels look at no scale; XNNPACK refuses the file."""
+    sizes = schema.TensorT()
+    sizes.name, sizes.shape, sizes.type = "size", [2], schema.TensorType.INT32
+    sizes.buffer = 1
+    data = schema.BufferT()
+    data.data = np.frombuffer(np.array([6, 8], np.int32).tobytes(), np.uint8)
+    content = _file(
+        "RESIZE_BILINEAR",
+        [_tensor("x", "UINT8", (1, 3, 4, 2), 0.01, 3), sizes],
+        _tensor("y", "UINT8", (1, 6, 8, 2), 0.03, 0),
+        schema.ResizeBilinearOptionsT(),
+        (data,),
+    )
+    path = tmp_path / "resize.tflite"
+    path.write_bytes(content)
+    values = np.random.default_rng(0).integers(0, 256, (1, 3, 4, 2)).astype(np.uint8)
+    expected = _run(content, values, builtin=True).astype(int)
+    assert expected.max() > 200  # 0.01 * (200 - 3) would be 66 steps of 0.03
+    found = _simulated_integers(build_loaded, path, values)
+    assert np.abs(found - expected).max() <= 1  # halves between pixels
+    (row,) = import_graph(read_graph(path)).rows
+    assert "the built-in kernels copy the integers" in row.became
 
 
 _RANDOM = np.random.default_rng(12)

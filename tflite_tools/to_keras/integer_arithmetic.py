@@ -39,7 +39,7 @@ def integer_arithmetic(view: OperatorView) -> dict:
 
     Returns:
         {"accumulator": {accumulator_scale, multiplier, half_up}},
-        {"accumulator": {inverse_scale}}, {"accumulator": {half_away}},
+        {"accumulator": {inverse_scale}}, {"accumulator": {half_away}}, {"accumulator": {copied}},
         {"addends": {input_scales, multipliers}} or
         {"table": {input_scale, input_offset, scale, zero_point, table}},
         see `deeplab_tf.models.imported_layers`.
@@ -49,6 +49,17 @@ def integer_arithmetic(view: OperatorView) -> dict:
     """
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return _arithmetic(view)
+
+
+def copies_other_scale(view: OperatorView) -> bool:
+    """Whether it is a resize to another scale or zero point: XNNPACK refuses such a file, and the
+    built-in kernels copy the integers, so that the real values change."""
+    tensors = view.input(0), view.output
+    return (
+        view.operator.kind in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+        and all(activation_range(tensor) is not None for tensor in tensors)
+        and _scale_and_zero_point(tensors[0]) != _scale_and_zero_point(tensors[1])
+    )
 
 
 def _arithmetic(view: OperatorView) -> dict:
@@ -66,6 +77,8 @@ def _arithmetic(view: OperatorView) -> dict:
     second = view.input(1).quantization if view.has_input(1) else None
     if kind in _PRODUCTS and second is not None:
         return _accumulator(scale * second.scale, scale * second.scale / out)
+    if copies_other_scale(view):
+        return {"accumulator": {"copied": _scale_and_zero_point(source)}}
     if kind == "AVERAGE_POOL_2D":  # of the built-in kernels, whatever the file's numbers
         return {"accumulator": {"half_away": True}}
     if kind == "MEAN":
