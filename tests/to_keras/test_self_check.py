@@ -107,6 +107,7 @@ def test_dynamic_range_file_is_not_refused(convert, tmp_path):
     check = json.loads((tmp_path / "out" / "report.json").read_text())["self_check"]
     assert check["arithmetic"] == "dynamic range"
     assert check["outputs"][0]["largest_difference"] > 0
+    assert not check["first_deviating_node"]
 
 
 def test_cut_network_is_checked_at_the_cut(convert, tmp_path):

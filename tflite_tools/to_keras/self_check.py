@@ -16,6 +16,9 @@ LARGEST_DEVIATION = 1e-3
 """Of a float file's output, as a share of the range of its values."""
 LEAST_AGREEMENT = 0.995
 """Of an integer file's output; below it a warning names the first node that deviates."""
+ROUGH_DEVIATION = 0.25
+"""Of a dynamic-range file's output, as a share of its range: rounding activations to 8 bits on
+the way explains less, and above it a warning names the first node that deviates as much."""
 PICTURES = 4
 """Most inputs that are run."""
 
@@ -106,17 +109,20 @@ def check(
             first node that does is named.
     """
     arithmetic = _arithmetic(graph, network)
-    comparison = _Comparison(graph, network, arithmetic == INTEGER)
+    comparison = _Comparison(graph, network, arithmetic)
     inputs = inputs[:PICTURES]
     try:
         references = comparison.run_file([comparison.output], inputs)
     except RuntimeError as error:
         return SelfCheck(arithmetic, description, comparison.kernels, (), "", str(error))
     rebuilt = [np.asarray(comparison.model(real, training=False)) for real in inputs]
-    output = _compare(comparison.output, [found[0] for found in references], rebuilt)
+    output = comparison.compare(comparison.output, [found[0] for found in references], rebuilt)
     result = SelfCheck(arithmetic, description, comparison.kernels, (output,))
     float_file = arithmetic == FLOAT
-    if output.agreement >= LEAST_AGREEMENT and not (float_file and output.deviates):
+    doubtful = output.agreement < LEAST_AGREEMENT
+    if arithmetic != INTEGER:
+        doubtful = output.deviates or (float_file and doubtful)
+    if not doubtful:
         return result
     node = comparison.first_deviating_node(inputs)
     # A class map alone may differ where two classes are as likely.
@@ -144,8 +150,9 @@ def _arithmetic(graph: Graph, network: ImportedNetwork) -> str:
 class _Comparison:
     """A file and its network, ready to run."""
 
-    def __init__(self, graph: Graph, network: ImportedNetwork, simulated: bool):
-        self._graph, self._network, self._simulated = graph, network, simulated
+    def __init__(self, graph: Graph, network: ImportedNetwork, arithmetic: str):
+        self._graph, self._network = graph, network
+        self._allowed = ROUGH_DEVIATION if arithmetic == DYNAMIC_RANGE else LARGEST_DEVIATION
         self.kernels = "XNNPACK"
         self._operators = [graph.operators[row.position] for row in network.rows]
         self.output = graph.tensors[self._operators[-1].outputs[0]]
@@ -155,7 +162,7 @@ class _Comparison:
             if layer_name(graph.tensors[index]) == network.description.input_name
         )
         description = network.description
-        if simulated:
+        if arithmetic == INTEGER:
             description = simulate_quantization(description, network.ranges)
         self.model = build_imported(description)
         load_named(self.model, network.arrays)
@@ -178,11 +185,16 @@ class _Comparison:
             found = run_tensors(self._graph.path, indices, stored, self._input.index, builtin=True)
         return [[_real(*pair) for pair in zip(values, tensors, strict=True)] for values in found]
 
+    def compare(
+        self, tensor: Tensor, references: list[np.ndarray], rebuilt: list[np.ndarray]
+    ) -> OutputCheck:
+        return _compare(tensor, references, rebuilt, self._allowed)
+
     def first_deviating_node(self, inputs: list[np.ndarray]) -> str:
         """In the order of execution: "'name' (operator 7, CONV_2D)"; empty where none does.
 
-        A float node deviates by more than `LARGEST_DEVIATION` of its range, an integer one by
-        more than half a step.
+        A float node deviates by more than `LARGEST_DEVIATION` of its range (`ROUGH_DEVIATION` in
+        a dynamic-range file), an integer one by more than half a step.
         """
         nodes = self._nodes()
         model = keras.Model(self.model.inputs, [self._value(node) for node in nodes])
@@ -193,7 +205,7 @@ class _Comparison:
             for node, tensor, reference, value in zip(
                 nodes, tensors, references, rebuilt, strict=True
             ):
-                if _compare(tensor, [reference], [value]).deviates:
+                if self.compare(tensor, [reference], [value]).deviates:
                     operator = nodes[node]
                     return f"{node!r} (operator {operator.position}, {operator.kind})"
         return ""
@@ -239,7 +251,7 @@ def _real(value: np.ndarray, tensor: Tensor) -> np.ndarray:
 
 
 def _compare(
-    tensor: Tensor, references: list[np.ndarray], rebuilt: list[np.ndarray]
+    tensor: Tensor, references: list[np.ndarray], rebuilt: list[np.ndarray], share: float
 ) -> OutputCheck:
     """Over all inputs; a batch of one may be missing on one side."""
     reference = np.stack(
@@ -254,7 +266,7 @@ def _compare(
     difference = np.nan_to_num(difference, nan=np.inf)
     finite = reference[np.isfinite(reference)]
     value_range = float(finite.max() - finite.min()) if finite.size else 0.0
-    allowed = LARGEST_DEVIATION * value_range
+    allowed = share * value_range
     if tensor.quantization is not None and not tensor.is_float:
         allowed = 0.5 * float(tensor.quantization.scale[0])
     equal = difference <= allowed
