@@ -153,7 +153,14 @@ def test_resize_to_another_scale_copies_the_integers(build_loaded, tmp_path):
 
 _RANDOM = np.random.default_rng(12)
 _KERNEL = tf.constant(_RANDOM.normal(size=(3, 3, 6, 4)).astype(np.float32))
+_CHANNELS = tf.constant(_RANDOM.normal(size=4).astype(np.float32))
+_FULL = tf.constant(_RANDOM.normal(size=(9, 11, 4)).astype(np.float32))
 _FUNCTIONS = {
+    "product_with_channels": lambda x: tf.tanh(x) * _CHANNELS,
+    "product_with_a_constant": lambda x: tf.tanh(x) * 0.37,
+    "product_with_an_image": lambda x: tf.tanh(x) * _FULL,
+    "sum": lambda x: x + tf.tanh(x),
+    "difference": lambda x: tf.tanh(x) - x * tf.tanh(x),
     "average_pool_global": lambda x: tf.nn.avg_pool2d(x, (9, 11), 1, "VALID"),
     "average_pool_2x2": lambda x: tf.nn.avg_pool2d(x, 2, 2, "VALID"),
     "average_pool_same": lambda x: tf.nn.avg_pool2d(x, 3, 2, "SAME"),

@@ -110,6 +110,13 @@ def test_dynamic_range_file_is_not_refused(convert, tmp_path):
     assert not check["first_deviating_node"]
 
 
+@pytest.mark.parametrize("variant", ["float32", "int8"])
+def test_file_without_weights_is_checked(convert, tmp_path, variant):
+    conversion = convert(lambda x: tf.reduce_mean(x, (1, 2)), (32, 24, 3), variant)
+    result = to_keras.convert(_config(conversion, tmp_path / "out"))
+    assert result.self_check.outputs[0].agreement == 1.0
+
+
 def test_cut_network_is_checked_at_the_cut(convert, tmp_path):
     conversion = convert(_function, (32, 24, 3))
     tensor = conversion.graph.tensors[conversion.graph.operators[1].outputs[0]].name

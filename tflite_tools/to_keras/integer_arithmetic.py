@@ -86,11 +86,13 @@ def _arithmetic(view: OperatorView) -> dict:
         return _accumulator(scale / count, scale / (out * count))
     if kind == "QUANTIZE":  # eight bits behind the point
         return _accumulator(scale, np.round(np.float32(256) * (scale / out)) / 256, half_up=True)
-    if second is None or any(view.is_constant(slot) for slot in (0, 1)):
+    if second is None:
         return {}
     if kind == "MUL":
         product = scale * second.scale[0]
         return _accumulator(product, product / out)
+    if any(view.is_constant(slot) for slot in (0, 1)):
+        return {}
     if kind in ("ADD", "SUB"):
         return {"addends": _addends(scale, second.scale[0], out, kind == "SUB")}
     return {}

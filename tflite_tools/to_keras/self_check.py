@@ -165,7 +165,8 @@ class _Comparison:
         if arithmetic == INTEGER:
             description = simulate_quantization(description, network.ranges)
         self.model = build_imported(description)
-        load_named(self.model, network.arrays)
+        if network.arrays:
+            load_named(self.model, network.arrays)
 
     def run_file(self, tensors: list[Tensor], inputs: list[np.ndarray]) -> list[list[np.ndarray]]:
         """Real values of tensors for each input; integers without a scale stay what they are.
