@@ -349,6 +349,39 @@ class SimulatedTable(keras.layers.Layer):
 
 
 @_register
+class SimulatedSoftmax(keras.layers.Layer):
+    """Softmax over the last axis from a table of exponentials, as the built-in kernels take it.
+
+        quantized - zero_point = floor(e_i * (1 / (sum e * scale)) + 1/2), all in float32
+
+    Args:
+        input_scale: of the logits; their differences are whole steps of it.
+        scale: of the probabilities.
+    """
+
+    def __init__(self, input_scale, scale, **kwargs):
+        super().__init__(**kwargs)
+        self.input_scale, self.scale = input_scale, scale
+
+    def call(self, inputs):
+        """float32 [..., classes] -> float32 [..., classes]."""
+        steps = tf.cast(tf.round(inputs / self.input_scale), tf.int32)
+        below = tf.clip_by_value(tf.reduce_max(steps, -1, keepdims=True) - steps, 0, 255)
+        exponents = -tf.range(256, dtype=tf.float64) * self.input_scale
+        powers = tf.gather(tf.cast(tf.exp(exponents), tf.float32), below)
+        total = tf.zeros_like(powers[..., 0])
+        for power in tf.unstack(powers, axis=-1):  # float32 sums depend on their order
+            total += power
+        inverse = 1.0 / (total * tf.constant(self.scale, tf.float32))
+        exact = self.scale * tf.floor(powers * inverse[..., None] + 0.5)
+        plain = tf.nn.softmax(inputs)
+        return plain + tf.stop_gradient(exact - plain)
+
+    def get_config(self):
+        return super().get_config() | {"input_scale": self.input_scale, "scale": self.scale}
+
+
+@_register
 class ChannelLimit(keras.layers.Layer):
     """min(max(x, 0), limit), one limit a channel: a ReLU6 whose channels were scaled apart.
 

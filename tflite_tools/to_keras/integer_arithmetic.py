@@ -40,7 +40,8 @@ def integer_arithmetic(view: OperatorView) -> dict:
     Returns:
         {"accumulator": {accumulator_scale, multiplier, half_up}},
         {"accumulator": {inverse_scale}}, {"accumulator": {half_away}}, {"accumulator": {copied}},
-        {"addends": {input_scales, multipliers}} or
+        {"addends": {input_scales, multipliers}},
+        {"softmax": {input_scale, scale}} or
         {"table": {input_scale, input_offset, scale, zero_point, table}},
         see `deeplab_tf.models.imported_layers`.
 
@@ -74,6 +75,8 @@ def _arithmetic(view: OperatorView) -> dict:
     scale = source.quantization.scale[0]
     if table := kernel_table(view):
         return {"table": _table(source, target, table)}
+    if kind == "SOFTMAX" and view.options.beta == 1:
+        return {"softmax": {"input_scale": float(scale), "scale": float(out)}}
     second = view.input(1).quantization if view.has_input(1) else None
     if kind in _PRODUCTS and second is not None:
         return _accumulator(scale * second.scale, scale * second.scale / out)
