@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tflite_tools.flatbuffer.graph import Graph
+from tflite_tools.flatbuffer.graph import Graph, Operator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read_convolutions(graph: Graph) -> list[Convolution]:
 
 def _read(graph, operator, sources: frozenset[int]) -> Convolution:
     depthwise = operator.kind == "DEPTHWISE_CONV_2D"
-    weights = constant(graph, operator.inputs[1])
+    weights = operand(graph, operator, 1)
     if depthwise:  # [1, height, width, in * multiplier]
         multiplier = operator.options.depthMultiplier
         kernel = weights[0].reshape(*weights.shape[1:3], -1, multiplier)
@@ -69,3 +69,31 @@ def constant(graph: Graph, index: int) -> np.ndarray:
         if producer is not None and producer.kind == "DEQUANTIZE":
             return constant(graph, producer.inputs[0])
     return tensor.dequantized()
+
+
+_HYBRID = ("CONV_2D", "FULLY_CONNECTED")
+"""Operators whose kernels take UINT8 weights beside float activations."""
+
+
+def operand(graph: Graph, operator: Operator, slot: int) -> np.ndarray:
+    """A constant input as float32, as that operator's kernel reads it.
+
+    The first files of dynamic range store symmetric weights as UINT8 with zero point 0. Beside
+    float activations the runtime takes these bytes as signed: 255 is -1.
+
+    Raises:
+        ValueError: the tensor is computed from the input.
+    """
+    tensor = graph.tensors[operator.inputs[slot]]
+    if (
+        operator.kind in _HYBRID
+        and slot == 1
+        and tensor.type_name == "UINT8"
+        and tensor.data is not None
+        and tensor.quantization is not None
+        and not tensor.quantization.zero_point.any()
+        and graph.tensors[operator.inputs[0]].is_float
+    ):
+        tensor = dataclasses.replace(tensor, type_name="INT8", data=tensor.data.view(np.int8))
+        return tensor.dequantized()
+    return constant(graph, tensor.index)

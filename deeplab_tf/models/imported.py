@@ -59,6 +59,8 @@ KINDS = {
     "elementwise_constant": imported_layers.ElementwiseConstant,
     "simulated_quantization": imported_layers.SimulatedQuantization,
     "simulated_add": imported_layers.SimulatedAdd,
+    "simulated_table": imported_layers.SimulatedTable,
+    "simulated_softmax": imported_layers.SimulatedSoftmax,
 }
 """Layer class of each kind; a node's attributes are its arguments."""
 
@@ -374,7 +376,14 @@ def insert_after(description: NetworkDescription, additions: dict[str, Node]) ->
     return dataclasses.replace(description, nodes=tuple(nodes), output_name=output)
 
 
-_SUMS = (*CONVOLUTIONS, "dense", "multiply", "global_average_pool2d", "average_pool2d")
+_SUMS = (
+    *CONVOLUTIONS,
+    "dense",
+    "multiply",
+    "global_average_pool2d",
+    "average_pool2d",
+    "reduce_mean",
+)
 
 
 def simulate_quantization(
@@ -387,8 +396,9 @@ def simulate_quantization(
     Args:
         description: the float network.
         ranges: by node name, {scale, zero_point, quantized_min, quantized_max} and, where
-            known, accumulator: {accumulator_scale, multiplier} of a sum of products, or
-            addends: {input_scales, multipliers} of an add or subtract.
+            known, accumulator: {accumulator_scale, multiplier} of a sum of products,
+            addends: {input_scales, multipliers} of an add or subtract, table: what the kernel
+            makes of each 8-bit value, or softmax: {input_scale, scale}.
     """
     keys = ("scale", "zero_point", "quantized_min", "quantized_max")
     names = {description.input_name} | {node.name for node in description.nodes}
@@ -412,6 +422,10 @@ def _exact(node: Node, ranges: dict[str, dict]) -> Node:
     """The node as it computes what an integer kernel computes."""
     if node.kind in _SUMS:
         return dataclasses.replace(node, attributes=node.attributes | {"dtype": "float64"})
+    if table := ranges.get(node.name, {}).get("table"):
+        return dataclasses.replace(node, kind="simulated_table", attributes=table)
+    if node.kind == "softmax" and (settings := ranges.get(node.name, {}).get("softmax")):
+        return dataclasses.replace(node, kind="simulated_softmax", attributes=settings)
     values = ranges.get(node.name) or ranges.get(node.name.removesuffix(HIDDEN_LINEAR), {})
     if node.kind in ("add", "subtract") and "addends" in values:
         attributes = values["addends"] | {"scale": values["scale"]}

@@ -227,8 +227,10 @@ class SimulatedQuantization(keras.layers.Layer):
 
         quantized - zero_point = round_half_even(float32(sum) * multiplier)
 
-    and where a float tensor is quantized, round_half_even(value * inverse_scale). Otherwise
-    halves are rounded up. The gradient passes unchanged inside the range.
+    and where a float tensor is quantized, round_half_even(value * inverse_scale). The mean of
+    `half_away` is that of the integers themselves, with their zero point, rounded to nearest,
+    halves away from zero. Otherwise halves are rounded up. The gradient passes unchanged inside
+    the range.
 
     Args:
         scale, zero_point, quantized_min, quantized_max: of the tensor.
@@ -236,6 +238,9 @@ class SimulatedQuantization(keras.layers.Layer):
         multiplier: accumulator_scale / scale as the kernel has it, float32.
         half_up: round halves up with a known accumulator, too.
         inverse_scale: 1 / scale, float32, for a tensor that the file has as float before.
+        half_away: the value is a mean of integers of the same scale and zero point.
+        copied: (scale, zero point) of an input whose integers the kernel hands on as they are,
+            whatever they stand for in the output.
     """
 
     def __init__(
@@ -248,6 +253,8 @@ class SimulatedQuantization(keras.layers.Layer):
         multiplier=None,
         half_up=False,
         inverse_scale=None,
+        half_away=False,
+        copied=None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -255,6 +262,7 @@ class SimulatedQuantization(keras.layers.Layer):
         self.quantized_min, self.quantized_max = quantized_min, quantized_max
         self.accumulator_scale, self.multiplier = accumulator_scale, multiplier
         self.half_up, self.inverse_scale = half_up, inverse_scale
+        self.half_away, self.copied = half_away, copied
 
     def call(self, inputs):
         """float32 or float64 of any shape -> float32."""
@@ -273,6 +281,14 @@ class SimulatedQuantization(keras.layers.Layer):
         if self.inverse_scale is not None:
             return tf.round(tf.cast(inputs, tf.float32) * self.inverse_scale)
         exact = tf.cast(inputs, tf.float64)
+        if self.copied is not None:
+            scale, zero_point = self.copied
+            quantized = tf.floor(tf.round(exact / scale * 4096) / 4096 + 0.5) + zero_point
+            return quantized - self.zero_point
+        if self.half_away:
+            # k / n of n <= 4096 values is a tie, or at least 1 / (2n) away from one.
+            mean = tf.round(exact / self.scale * 2**14) / 2**14 + self.zero_point
+            return tf.sign(mean) * tf.floor(tf.abs(mean) + 0.5) - self.zero_point
         if self.accumulator_scale is None:
             # A float32 value is off by up to 2^-14 steps: on a grid of 2^-12 ties are ties again.
             return tf.floor(tf.round(exact / self.scale * 4096) / 4096 + 0.5)
@@ -296,6 +312,8 @@ class SimulatedQuantization(keras.layers.Layer):
             "multiplier": self.multiplier,
             "half_up": self.half_up,
             "inverse_scale": self.inverse_scale,
+            "half_away": self.half_away,
+            "copied": self.copied,
         }
 
 
@@ -335,6 +353,79 @@ class SimulatedAdd(keras.layers.Layer):
             "multipliers": self.multipliers,
             "scale": self.scale,
         }
+
+
+@_register
+class SimulatedTable(keras.layers.Layer):
+    """What a kernel makes of each 8-bit value, looked up.
+
+        real = scale * (table[round(input / input_scale) + input_offset] - zero_point)
+
+    The gradient is the slope between the neighbours in the table.
+
+    Args:
+        input_scale: of the input.
+        input_offset: zero point of the input less the smallest value of its type.
+        scale, zero_point: of the output.
+        table: 256 output values, from the input's smallest value on.
+    """
+
+    def __init__(self, input_scale, input_offset, scale, zero_point, table, **kwargs):
+        super().__init__(**kwargs)
+        self.input_scale, self.input_offset = input_scale, input_offset
+        self.scale, self.zero_point, self.table = scale, zero_point, list(table)
+
+    def call(self, inputs):
+        """float32 of any shape -> float32."""
+        steps = tf.constant([float(value - self.zero_point) for value in self.table])
+        neighbours = tf.pad(steps, [[1, 1]], "SYMMETRIC")
+        slopes = (neighbours[2:] - neighbours[:-2]) * (self.scale / (2 * self.input_scale))
+        index = tf.cast(tf.round(inputs / self.input_scale), tf.int32) + self.input_offset
+        index = tf.clip_by_value(index, 0, len(self.table) - 1)
+        exact = tf.constant(self.scale, tf.float32) * tf.gather(steps, index)
+        return exact + tf.gather(slopes, index) * (inputs - tf.stop_gradient(inputs))
+
+    def get_config(self):
+        return super().get_config() | {
+            "input_scale": self.input_scale,
+            "input_offset": self.input_offset,
+            "scale": self.scale,
+            "zero_point": self.zero_point,
+            "table": self.table,
+        }
+
+
+@_register
+class SimulatedSoftmax(keras.layers.Layer):
+    """Softmax over the last axis from a table of exponentials, as the built-in kernels take it.
+
+        quantized - zero_point = floor(e_i * (1 / (sum e * scale)) + 1/2), all in float32
+
+    Args:
+        input_scale: of the logits; their differences are whole steps of it.
+        scale: of the probabilities.
+    """
+
+    def __init__(self, input_scale, scale, **kwargs):
+        super().__init__(**kwargs)
+        self.input_scale, self.scale = input_scale, scale
+
+    def call(self, inputs):
+        """float32 [..., classes] -> float32 [..., classes]."""
+        steps = tf.cast(tf.round(inputs / self.input_scale), tf.int32)
+        below = tf.clip_by_value(tf.reduce_max(steps, -1, keepdims=True) - steps, 0, 255)
+        exponents = -tf.range(256, dtype=tf.float64) * self.input_scale
+        powers = tf.gather(tf.cast(tf.exp(exponents), tf.float32), below)
+        total = tf.zeros_like(powers[..., 0])
+        for power in tf.unstack(powers, axis=-1):  # float32 sums depend on their order
+            total += power
+        inverse = 1.0 / (total * tf.constant(self.scale, tf.float32))
+        exact = self.scale * tf.floor(powers * inverse[..., None] + 0.5)
+        plain = tf.nn.softmax(inputs)
+        return plain + tf.stop_gradient(exact - plain)
+
+    def get_config(self):
+        return super().get_config() | {"input_scale": self.input_scale, "scale": self.scale}
 
 
 @_register

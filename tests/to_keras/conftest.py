@@ -90,7 +90,7 @@ def _convert(source, shape, variant, images) -> bytes:
         converter.representative_dataset = lambda: ([image] for image in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    if variant == "int8_per_tensor":
+    if variant.endswith("_per_tensor"):
         converter._experimental_disable_per_channel = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the converter's own

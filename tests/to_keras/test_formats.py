@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import flatbuffers
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.deeplab import build_deeplab
@@ -142,6 +144,90 @@ def test_relu_that_stands_in_the_range_comes_back(convert):
     assert ["ReLU" in note for note in notes] == [True, True]
     for before, after in zip(expected, conversion.outputs(), strict=True):
         np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def _without_fused_activations(conversion, kinds) -> int:
+    """Drops them where the output's range begins at 0, as the first converters did."""
+    changed = 0
+    for operator in conversion.graph.operators:
+        quantization = conversion.graph.tensors[operator.outputs[0]].quantization
+        if operator.kind in kinds and quantization.zero_point[0] == -128:
+            operator.options.fusedActivationFunction = 0
+            changed += 1
+    conversion.network = import_graph(conversion.graph)
+    return changed
+
+
+def test_difference_of_positive_values_keeps_the_relu_of_its_range(convert):
+    """relu(a - b) of a, b >= 0: a sum would need no ReLU, a difference does."""
+    conversion = convert(
+        lambda x: tf.nn.relu(tf.nn.relu(x) - tf.nn.relu(x[:, ::-1] + 0.5)), variant="int8"
+    )
+    assert _without_fused_activations(conversion, ("SUB",)) == 1
+    (row,) = [row for row in conversion.network.rows if row.operator == "SUB"]
+    assert "stands in the output's range" in row.became
+    scale = conversion.network.ranges[conversion.network.description.output_name]["scale"]
+    for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
+        assert expected.min() == 0
+        assert found.min() == 0
+        assert np.abs(found - expected).max() <= 3 * scale  # two inputs and the output round
+
+
+@pytest.mark.parametrize("kind", ["QUANTIZE", "MEAN", "CONCATENATION"])
+def test_range_that_cuts_off_what_comes_in_is_a_relu(convert, kind):
+    """The range of an output that begins at 0, behind one that does not, is part of the network."""
+    functions = {
+        "QUANTIZE": lambda x: tf.concat([x * 3, tf.tanh(x)], -1),
+        "MEAN": lambda x: tf.reduce_mean(x, (1, 2), keepdims=True),
+        "CONCATENATION": lambda x: tf.concat([x * 0.5, tf.tanh(x)], -1),
+    }
+    conversion = convert(functions[kind], variant="int8")
+    operator = [one for one in conversion.graph.operators if one.kind == kind][-1]
+    tensors = list(conversion.graph.tensors)
+    output = tensors[operator.outputs[0]]
+    positive = dataclasses.replace(
+        output.quantization, zero_point=np.full_like(output.quantization.zero_point, -128)
+    )
+    tensors[output.index] = dataclasses.replace(output, quantization=positive)
+    network = import_graph(dataclasses.replace(conversion.graph, tensors=tuple(tensors)))
+    (row,) = [row for row in network.rows if row.position == operator.position]
+    assert "ReLU (stands in the output's range)" in row.became
+    network = import_graph(conversion.graph)
+    assert not any("output's range" in row.became for row in network.rows)
+
+
+@pytest.mark.parametrize("kind", ["CONV_2D", "FULLY_CONNECTED"])
+def test_unsigned_kernels_beside_float_activations_are_signed_bytes(convert, kind, tmp_path):
+    """The first files of dynamic range: type UINT8, zero point 0; the runtime reads int8."""
+    random = np.random.default_rng(6)
+    shape = (3, 3, 8, 32) if kind == "CONV_2D" else (8, 160)
+    weights = tf.constant(random.normal(size=shape).astype(np.float32))
+    function = {
+        "CONV_2D": lambda x: tf.nn.conv2d(x, weights, 1, "SAME"),
+        "FULLY_CONNECTED": lambda x: tf.matmul(x[:, 0, 0], weights),
+    }[kind]
+    conversion = convert(function, (17, 19, 8), "dynamic_per_tensor")
+    old = tmp_path / "old.tflite"
+    old.write_bytes(_as_unsigned(conversion.path.read_bytes()))
+    conversion = dataclasses.replace(conversion, path=old, graph=read_graph(old))
+    operator = next(one for one in conversion.graph.operators if one.kind == kind)
+    assert conversion.graph.tensors[operator.inputs[1]].type_name == "UINT8"
+    conversion.network = import_graph(conversion.graph)
+    # The file rounds activations to 8 bits as it runs: about 40 dB are left; read unsigned, none.
+    assert _signal_to_noise_db(conversion.file_outputs(), conversion.outputs()) > 30
+
+
+def _as_unsigned(content: bytes) -> bytes:
+    """The file with its INT8 tensors typed UINT8, not a byte of data changed."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.type == schema.TensorType.INT8:
+            tensor.type = schema.TensorType.UINT8
+            tensor.quantization.scale = tensor.quantization.scale[:1]
+            tensor.quantization.zeroPoint = np.zeros(1, np.int64)
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def test_description_survives_json(convert):

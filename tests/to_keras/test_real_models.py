@@ -9,6 +9,7 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.imported import build_imported, simulate_quantization
 from deeplab_tf.training.initialization import load_named
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.pool import FileRunner
 from tflite_tools.to_keras.fidelity import measure
 from tflite_tools.to_keras.importer import import_file
@@ -16,9 +17,9 @@ from tflite_tools.to_keras.importer import import_file
 VOC_PHOTOS, CAMVID_PHOTOS = 8, 2
 
 
-def _photos(shared_dir: pathlib.Path, network, mean=None, std=None, voc=VOC_PHOTOS):
+def _photos(shared_dir: pathlib.Path, network, voc=VOC_PHOTOS):
     """Real photos as the network's input: whole, long side scaled, grey padding."""
-    contract = network.contract.with_normalization(mean, std)
+    contract = network.contract
     height, width, _ = network.description.input_shape
     data_dir = shared_dir / "data"
     animals = open_dataset("voc", data_dir / "voc_animals", "val")
@@ -40,9 +41,9 @@ def _measure(path, network, images, simulated=False):
 
 def test_float_deeplab(shared_dir):
     path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
-    network = import_file(path)
-    assert network.contract.mean is None  # a float file does not say what its input means
-    result = _measure(path, network, _photos(shared_dir, network, 127.5, 127.5))
+    assert not import_file(path).contract.is_known  # a float file does not say what its input means
+    network = import_file(path, mean=127.5, std=127.5)
+    result = _measure(path, network, _photos(shared_dir, network))
     assert result.equal_classes >= 0.995
     assert result.largest_difference < 1e-3
 
@@ -51,7 +52,7 @@ def test_float_deeplab(shared_dir):
 def test_integer_deeplab(shared_dir):
     path = shared_dir / "models" / "deeplabv3_mnv2_pascal_quant.tflite"
     network = import_file(path)
-    assert (network.contract.mean, network.contract.std) == (128, 128)
+    assert network.contract.preprocessing == Preprocessing()
     images = _photos(shared_dir, network)
     assert _measure(path, network, images).equal_classes >= 0.98
     # Measured 1.0: the same integers up to the arg max.
@@ -98,3 +99,17 @@ def test_only_what_an_output_needs_is_read(shared_dir):
     network = import_file(path, "float_segments")
     assert build_imported(network.description).output_shape == (None, 33, 33, 1)
     assert np.isfinite(network.arrays["float_segments1/kernel"]).all()
+
+
+def test_old_hybrid_file_has_the_kernels_of_its_float_twin(shared_dir):
+    """Its 15 kernels are typed UINT8 with zero point 0: signed bytes to the runtime."""
+    folder = shared_dir / "models" / "third_party"
+    graph = read_graph(folder / "pt_unet_person_dyn.tflite")
+    unsigned = [tensor for tensor in graph.tensors if tensor.type_name == "UINT8"]
+    assert len(unsigned) == 15
+    hybrid = import_file(folder / "pt_unet_person_dyn.tflite").arrays
+    exact = import_file(folder / "pt_unet_person_float.tflite").arrays
+    largest_step = max(float(tensor.quantization.scale[0]) for tensor in unsigned)
+    for name, values in exact.items():
+        if values.ndim == 4:  # half a step, and what float32 adds
+            assert np.abs(hybrid[name] - values).max() <= 0.501 * largest_step, name

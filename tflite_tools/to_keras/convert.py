@@ -23,14 +23,17 @@ from deeplab_tf.quantization.batch_norm import (
     normalize_kernels,
 )
 from deeplab_tf.training.initialization import load_named, named_arrays
-from tflite_tools.file_contract import FileContract
+from tflite_tools.file_contract import FileContract, PreprocessingSource, read_file_contract
+from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
 from tflite_tools.manifest import read_manifest
 from tflite_tools.pool import FileRunner
-from tflite_tools.to_keras import fidelity
-from tflite_tools.to_keras.importer import ImportedNetwork, import_file
+from tflite_tools.to_keras import fidelity, self_check
+from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
+from tflite_tools.to_keras.pictures import built_in_pictures
 from tflite_tools.to_keras.report import Result, check_output, write_result
 from tflite_tools.to_keras.run import ImportedRun, as_run
 
+"""Of a float input that the file says nothing about, for the built-in pictures."""
 _PACKAGES = ("tensorflow", "tf-keras", "ai-edge-litert")
 
 
@@ -95,22 +98,27 @@ def convert(config: ImportConfig) -> Result:
     """Imports a file and writes its folder; nothing is written when anything fails.
 
     Raises:
-        ValueError: the file, or what is asked of it, is not supported.
+        ValueError: the file, or what is asked of it, is not supported, or the network does not
+            do what a float file does.
         FileExistsError: the folder holds an import and `overwrite` is not set.
         FileNotFoundError: the file or the photos are missing.
     """
     check_output(config.output_dir, config.overwrite)
-    network = import_file(config.model, config.trim_head, mean=config.mean, std=config.std)
-    for warning in network.contract.warnings:
+    graph = read_checked_graph(config.model)
+    contract = read_file_contract(config.model, graph, mean=config.mean, std=config.std)
+    for warning in contract.warnings:
         logging.warning("%s: %s", config.model, warning)
-    result = _result(config, network)
+    network = import_graph(graph, config.trim_head)
+    network = dataclasses.replace(network, contract=contract)
+    result = _result(config, graph, network)
     write_result(result, config.output_dir)
     return result
 
 
-def _result(config: ImportConfig, network: ImportedNetwork) -> Result:
+def _result(config: ImportConfig, graph: Graph, network: ImportedNetwork) -> Result:
     description, arrays, steps = network.description, network.arrays, []
     batches = _photos(config, network.contract, description.input_shape) if config.dataset else []
+    check = _self_check(graph, network, batches)
     if config.trim_head:
         steps.append(f"cut after {config.trim_head}")
     if config.num_classes:
@@ -144,7 +152,24 @@ def _result(config: ImportConfig, network: ImportedNetwork) -> Result:
         _versions(),
         run,
         no_run,
+        check,
     )
+
+
+def _self_check(graph: Graph, network: ImportedNetwork, batches) -> self_check.SelfCheck:
+    """On the photos, or on built-in pictures; its findings go to the log."""
+    inputs, words = batches, f"{min(len(batches), self_check.PICTURES)} photos"
+    if not inputs:
+        contract, words = network.contract, "4 built-in pictures"
+        if not contract.is_known:  # any normalization will do to compare
+            contract = dataclasses.replace(contract, source=PreprocessingSource.GIVEN)
+        pictures = built_in_pictures(network.description.input_shape)
+        inputs = [contract.real_values(picture) for picture in pictures]
+    check = self_check.check(graph, network, inputs, words)
+    doubtful = check.not_run or check.first_deviating_node
+    for line in check.lines():
+        logging.log(logging.WARNING if doubtful else logging.INFO, "%s", line)
+    return check
 
 
 def _run(config, network, description, arrays) -> tuple[ImportedRun | None, str]:

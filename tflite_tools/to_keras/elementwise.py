@@ -26,7 +26,7 @@ def multiply(view: OperatorView) -> list[Step]:
 
 
 def negative(view: OperatorView) -> list[Step]:
-    return [Step("rescaling", {"scale": -1.0})]
+    return [Step("rescaling", {"scale": -1.0}, suffix="_linear"), *view.range_activation()]
 
 
 def maximum(view: OperatorView) -> list[Step]:
@@ -62,18 +62,10 @@ def _binary(view: OperatorView, kind: str, as_scale_and_offset) -> list[Step]:
 
 
 def _activation(view: OperatorView) -> list[Step]:
-    """A sum of values that are never negative needs no ReLU for its range."""
-    if not view.fused_activation() and all(_never_negative(view, slot) for slot in (0, 1)):
-        return []
-    return view.activation()
-
-
-def _never_negative(view: OperatorView, slot: int) -> bool:
-    tensor = view.input(slot)
-    if tensor.quantization is None:
-        return False
-    zero_point = int(tensor.quantization.zero_point[0])
-    return (tensor.type_name, zero_point) in (("UINT8", 0), ("INT8", -128))
+    """A sum or product of values that are never negative needs no ReLU for its range; their
+    difference can be negative."""
+    needs_none = view.operator.kind != "SUB" and all(view.never_negative(s) for s in (0, 1))
+    return view.fused_activation() if needs_none else view.activation()
 
 
 def _scale_and_offset(view: OperatorView, scale, offset) -> list[Step]:
@@ -137,10 +129,11 @@ def softmax(view: OperatorView) -> list[Step]:
 
 
 def quantize(view: OperatorView) -> list[Step]:
-    """Float values stay what they are; only a new range has to be remembered."""
+    """Float values stay what they are, unless the new range cuts the negative ones off."""
     source, target = view.input(0), view.output
-    same = _integer_steps(source) == _integer_steps(target)
-    return [] if target.quantization is None or same else [Step("identity", note="new range")]
+    if target.quantization is None or _integer_steps(source) == _integer_steps(target):
+        return []
+    return view.cut_by_range() or [Step("identity", note="new range")]
 
 
 def _integer_steps(tensor):

@@ -11,7 +11,11 @@ from tflite_tools.file_contract import FileContract, Said, file_contract, read_f
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
 from tflite_tools.runtime_shapes import with_known_shapes, with_runtime_shapes
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
-from tflite_tools.to_keras.integer_arithmetic import activation_range, integer_arithmetic
+from tflite_tools.to_keras.integer_arithmetic import (
+    activation_range,
+    copies_other_scale,
+    integer_arithmetic,
+)
 from tflite_tools.to_keras.rules import RULES
 from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
@@ -262,6 +266,8 @@ class _Builder:
         if first_range:
             steps = []
         became = _became(steps, operator)
+        if copies_other_scale(view):
+            became += "; its scales differ and the built-in kernels copy the integers"
         if self._folds(operator, inputs[0], steps):
             self._fold(inputs[0], steps[0])
             became = f"part of the convolution {inputs[0]}"

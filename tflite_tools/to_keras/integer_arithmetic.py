@@ -1,7 +1,8 @@
 """What an integer file says of its activations: their ranges, and how sums are scaled back.
 
-The arithmetic is that of XNNPACK, which the runtime uses unless it is told otherwise. Its
-built-in kernels round in other places.
+The arithmetic is that of XNNPACK, which the runtime uses unless it is told otherwise, and that of
+the built-in kernels for the operators that XNNPACK leaves to them. Where both have a kernel, the
+built-in ones round in other places.
 """
 
 import math
@@ -9,9 +10,10 @@ import math
 import numpy as np
 
 from tflite_tools.flatbuffer.graph import Tensor
+from tflite_tools.to_keras.kernel_tables import kernel_table
 from tflite_tools.to_keras.view import INTEGER_RANGES, OperatorView
 
-_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 def activation_range(tensor: Tensor) -> dict | None:
@@ -37,8 +39,11 @@ def integer_arithmetic(view: OperatorView) -> dict:
 
     Returns:
         {"accumulator": {accumulator_scale, multiplier, half_up}},
-        {"accumulator": {inverse_scale}} or
-        {"addends": {input_scales, multipliers}}, see `deeplab_tf.models.imported_layers`.
+        {"accumulator": {inverse_scale}}, {"accumulator": {half_away}}, {"accumulator": {copied}},
+        {"addends": {input_scales, multipliers}},
+        {"softmax": {input_scale, scale}} or
+        {"table": {input_scale, input_offset, scale, zero_point, table}},
+        see `deeplab_tf.models.imported_layers`.
 
     Raises:
         ValueError: scales so far apart that their ratio is no finite number.
@@ -47,8 +52,20 @@ def integer_arithmetic(view: OperatorView) -> dict:
         return _arithmetic(view)
 
 
+def copies_other_scale(view: OperatorView) -> bool:
+    """Whether it is a resize to another scale or zero point: XNNPACK refuses such a file, and the
+    built-in kernels copy the integers, so that the real values change."""
+    tensors = view.input(0), view.output
+    return (
+        view.operator.kind in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
+        and all(activation_range(tensor) is not None for tensor in tensors)
+        and _scale_and_zero_point(tensors[0]) != _scale_and_zero_point(tensors[1])
+    )
+
+
 def _arithmetic(view: OperatorView) -> dict:
-    kind, source, target = view.operator.kind, view.input(0), view.output
+    kind, target = view.operator.kind, view.output
+    source = view.input(2 if kind == "TRANSPOSE_CONV" else 0)
     if target.quantization is None:
         return {}
     out = target.quantization.scale[0]
@@ -56,22 +73,50 @@ def _arithmetic(view: OperatorView) -> dict:
         inverse = float(_finite(np.float32(1) / out))
         return {"accumulator": {"inverse_scale": inverse}} if kind == "QUANTIZE" else {}
     scale = source.quantization.scale[0]
+    if table := kernel_table(view):
+        return {"table": _table(source, target, table)}
+    if kind == "SOFTMAX" and view.options.beta == 1:
+        return {"softmax": {"input_scale": float(scale), "scale": float(out)}}
     second = view.input(1).quantization if view.has_input(1) else None
     if kind in _PRODUCTS and second is not None:
         return _accumulator(scale * second.scale, scale * second.scale / out)
-    if kind in ("AVERAGE_POOL_2D", "MEAN") and target.shape[1:3] == (1, 1):
-        count = np.float32(np.prod(source.shape[1:3]))
+    if copies_other_scale(view):
+        return {"accumulator": {"copied": _scale_and_zero_point(source)}}
+    if kind == "AVERAGE_POOL_2D":  # of the built-in kernels, whatever the file's numbers
+        return {"accumulator": {"half_away": True}}
+    if kind == "MEAN":
+        count = np.float32(math.prod(source.shape) / max(math.prod(target.shape), 1))
         return _accumulator(scale / count, scale / (out * count))
     if kind == "QUANTIZE":  # eight bits behind the point
         return _accumulator(scale, np.round(np.float32(256) * (scale / out)) / 256, half_up=True)
-    if second is None or any(view.is_constant(slot) for slot in (0, 1)):
+    if second is None:
         return {}
     if kind == "MUL":
         product = scale * second.scale[0]
         return _accumulator(product, product / out)
+    if any(view.is_constant(slot) for slot in (0, 1)):
+        return {}
     if kind in ("ADD", "SUB"):
         return {"addends": _addends(scale, second.scale[0], out, kind == "SUB")}
     return {}
+
+
+def _table(source: Tensor, target: Tensor, table: list[int]) -> dict:
+    low, _ = INTEGER_RANGES[source.type_name]
+    scale, zero_point = _scale_and_zero_point(source)
+    out_scale, out_zero_point = _scale_and_zero_point(target)
+    return {
+        "input_scale": scale,
+        "input_offset": zero_point - low,
+        "scale": out_scale,
+        "zero_point": out_zero_point,
+        "table": table,
+    }
+
+
+def _scale_and_zero_point(tensor: Tensor) -> tuple[float, int]:
+    assert tensor.quantization is not None
+    return float(tensor.quantization.scale[0]), int(tensor.quantization.zero_point[0])
 
 
 def _finite(ratio):

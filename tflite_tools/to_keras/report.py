@@ -13,6 +13,7 @@ from deeplab_tf.training.run_folder import RunFolder
 from tflite_tools.to_keras.fidelity import Fidelity
 from tflite_tools.to_keras.importer import ImportedNetwork
 from tflite_tools.to_keras.run import ImportedRun
+from tflite_tools.to_keras.self_check import SelfCheck
 
 NETWORK, WEIGHTS, RANGES = "network.json", "float.npz", "ranges.json"
 REPORT_JSON, REPORT_MARKDOWN = "report.json", "report.md"
@@ -33,6 +34,7 @@ class Result:
         versions: of what it ran on.
         run: the network as a training run, or None.
         no_run: why it is none.
+        self_check: the network as it was read beside its file, or None.
     """
 
     source: pathlib.Path
@@ -45,6 +47,7 @@ class Result:
     versions: dict[str, str]
     run: ImportedRun | None = None
     no_run: str = ""
+    self_check: SelfCheck | None = None
 
     @property
     def ranges(self) -> dict[str, dict]:
@@ -60,6 +63,7 @@ class Result:
             "steps": self.steps,
             "operators": [dataclasses.asdict(row) for row in self.network.rows],
             "fidelity": dataclasses.asdict(self.fidelity) if self.fidelity else None,
+            "self_check": dataclasses.asdict(self.self_check) if self.self_check else None,
             "weights": int(sum(value.size for value in self.arrays.values())),
             "versions": self.versions,
         }
@@ -98,6 +102,8 @@ def to_markdown(result: Result) -> str:
     lines = [f"# {result.source.name} as a Keras network", "", *_input_lines(result), ""]
     lines += [f"- {step}" for step in result.steps]
     lines.append("- " + _run_line(result))
+    if result.self_check:
+        lines += ["", *(f"- {line}" for line in result.self_check.lines())]
     if result.fidelity:
         lines += ["", _fidelity_line(result.fidelity)]
     lines += ["", "| position | operator | tensor | became |", "|---:|---|---|---|"]

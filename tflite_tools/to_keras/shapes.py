@@ -45,7 +45,8 @@ def concatenation(view: OperatorView) -> list[Step]:
         raise ValueError("it joins along the batch")
     if any(view.is_constant(slot) for slot in range(len(view.operator.inputs))):
         raise ValueError("one of its inputs is constant")
-    activation = view.fused_activation()
+    slots = tuple(range(len(view.operator.inputs)))
+    activation = view.fused_activation() or view.cut_by_range(slots)
     if len(view.operator.inputs) == 1:
         return activation
     return [Step("concatenate", {"axis": axis}, suffix="_linear"), *activation]

@@ -30,7 +30,7 @@ def _pool(view: OperatorView, kind: str) -> list[Step]:
 
 
 def _fused(view: OperatorView) -> list[Step]:
-    return view.fused_activation()
+    return view.fused_activation() or view.cut_by_range()
 
 
 def mean(view: OperatorView) -> list[Step]:
@@ -40,8 +40,11 @@ def mean(view: OperatorView) -> list[Step]:
     if 0 in axes:
         raise ValueError("it takes the mean over the batch")
     if axes == [1, 2] and rank == 4:
-        return [Step("global_average_pool2d", {"keepdims": keepdims})]
-    return [Step("reduce_mean", {"axes": axes, "keepdims": keepdims}, note=f"over {axes}")]
+        step = Step("global_average_pool2d", {"keepdims": keepdims}, suffix="_linear")
+    else:
+        settings = {"axes": axes, "keepdims": keepdims}
+        step = Step("reduce_mean", settings, suffix="_linear", note=f"over {axes}")
+    return [step, *view.cut_by_range()]
 
 
 def resize_bilinear(view: OperatorView) -> list[Step]:

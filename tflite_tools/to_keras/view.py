@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tflite_tools.convolution_weights import constant
+from tflite_tools.convolution_weights import operand
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
 
 INTEGER_RANGES = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-32768, 32767)}
@@ -99,7 +99,7 @@ class OperatorView:
         """
         if not self.is_constant(slot):
             raise ValueError(f"its input {slot} must be constant, but it is computed")
-        values = constant(self.graph, self.operator.inputs[slot])
+        values = operand(self.graph, self.operator, slot)
         if not np.isfinite(values).all():
             raise ValueError(f"its constant {self.input(slot).name!r} holds NaN or infinity")
         return values
@@ -126,8 +126,10 @@ class OperatorView:
         The first converters dropped a ReLU or ReLU6 where the output's range begins at 0 and so
         cuts off the same values; the float network needs it back.
         """
-        if steps := self.fused_activation():
-            return steps
+        return self.fused_activation() or self.range_activation()
+
+    def range_activation(self) -> list[Step]:
+        """The activation that the range of an integer output stands for, if it begins at 0."""
         quantization = self.output.quantization
         if self.output.type_name not in INTEGER_RANGES or quantization is None:
             return []
@@ -138,6 +140,20 @@ class OperatorView:
         relu6 = abs(largest - 6.0) <= float(quantization.scale[0])
         (step,) = activation_steps("RELU6" if relu6 else "RELU")
         return [dataclasses.replace(step, note="stands in the output's range")]
+
+    def cut_by_range(self, slots: tuple[int, ...] = (0,)) -> list[Step]:
+        """The activation of an output range that cannot hold what an input's range can."""
+        positive = all(self.never_negative(slot) for slot in slots)
+        known = all(self.input(slot).quantization is not None for slot in slots)
+        return self.range_activation() if known and not positive else []
+
+    def never_negative(self, slot: int) -> bool:
+        """Whether an input's integer type cannot hold a negative value."""
+        tensor = self.input(slot)
+        if tensor.quantization is None:
+            return False
+        zero_point = int(tensor.quantization.zero_point[0])
+        return (tensor.type_name, zero_point) in (("UINT8", 0), ("INT8", -128))
 
 
 _ACTIVATION_STEPS = {

@@ -1,0 +1,277 @@
+"""Runs a file and the network that it became on the same inputs, and says where they part."""
+
+import dataclasses
+
+import numpy as np
+import tf_keras as keras
+
+from deeplab_tf.models.imported import build_imported, simulate_quantization
+from deeplab_tf.training.initialization import load_named
+from tflite_tools.flatbuffer.graph import Graph, Tensor
+from tflite_tools.to_keras.file_tensors import run_tensors
+from tflite_tools.to_keras.importer import ImportedNetwork, layer_name
+from tflite_tools.to_keras.view import INTEGER_RANGES
+
+LARGEST_DEVIATION = 1e-3
+"""Of a float file's output, as a share of the range of its values."""
+LEAST_AGREEMENT = 0.995
+"""Of an integer file's output; below it a warning names the first node that deviates."""
+ROUGH_DEVIATION = 0.25
+"""Of a dynamic-range file's output, as a share of its range: rounding activations to 8 bits on
+the way explains less, and above it a warning names the first node that deviates as much."""
+PICTURES = 4
+"""Most inputs that are run."""
+
+FLOAT, DYNAMIC_RANGE, INTEGER = "float", "dynamic range", "integer"
+_HYBRID = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputCheck:
+    """One output of the file beside that of the network.
+
+    Attributes:
+        tensor: name in the file.
+        agreement: share of equal classes; of equal values where there is one channel or none.
+        largest_difference: of any value, dequantized; None for class maps.
+        value_range: of the file's values, largest less smallest; None for class maps.
+        allowed: largest difference that is none: a share of the range, or half a step.
+    """
+
+    tensor: str
+    agreement: float
+    largest_difference: float | None
+    value_range: float | None
+    allowed: float
+
+    @property
+    def deviates(self) -> bool:
+        """Whether a value, not only a class, is another one."""
+        return self.largest_difference is not None and self.largest_difference > self.allowed
+
+    def line(self) -> str:
+        text = f"output {self.tensor!r}: {100 * self.agreement:.3f}% equal"
+        if self.largest_difference is not None:
+            text += f", largest difference {self.largest_difference:.3g}"
+            text += f" of a range of {self.value_range:.3g}"
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfCheck:
+    """What came of it.
+
+    Attributes:
+        arithmetic: FLOAT, DYNAMIC_RANGE or INTEGER; an integer file is compared with the
+            network that simulates its quantization.
+        inputs: how many were run, and which.
+        kernels: of the runtime that ran the file.
+        outputs: one an output.
+        first_deviating_node: name and operator, where it was looked for; else empty.
+        not_run: why the runtime does not run the file; else empty.
+    """
+
+    arithmetic: str
+    inputs: str
+    kernels: str
+    outputs: tuple[OutputCheck, ...]
+    first_deviating_node: str = ""
+    not_run: str = ""
+
+    def lines(self) -> list[str]:
+        """For the log and the report."""
+        if self.not_run:
+            return [f"not checked against the file: {self.not_run}"]
+        lines = [f"Checked against the file ({self.kernels} kernels) on {self.inputs}:"]
+        lines += [output.line() for output in self.outputs]
+        if self.arithmetic == INTEGER:
+            lines[0] = lines[0].replace("Checked", "Checked, quantization simulated,")
+        if self.first_deviating_node:
+            lines.append(f"the first node that deviates: {self.first_deviating_node}")
+        if self.arithmetic == DYNAMIC_RANGE:
+            lines.append("the file rounds activations to 8 bits as it runs, the network does not")
+        return lines
+
+
+def check(
+    graph: Graph, network: ImportedNetwork, inputs: list[np.ndarray], description: str
+) -> SelfCheck:
+    """Compares an imported network with its file.
+
+    Args:
+        graph: the file.
+        network: what was read of it, with nothing changed.
+        inputs: float32 [1, ...] each, the network's real input; the first `PICTURES` are run.
+        description: of the inputs, in words.
+
+    Raises:
+        ValueError: a float file deviates by more than `LARGEST_DEVIATION` of its range; the
+            first node that does is named.
+    """
+    arithmetic = _arithmetic(graph, network)
+    comparison = _Comparison(graph, network, arithmetic)
+    inputs = inputs[:PICTURES]
+    try:
+        references = comparison.run_file([comparison.output], inputs)
+    except RuntimeError as error:
+        return SelfCheck(arithmetic, description, comparison.kernels, (), "", str(error))
+    rebuilt = [np.asarray(comparison.model(real, training=False)) for real in inputs]
+    output = comparison.compare(comparison.output, [found[0] for found in references], rebuilt)
+    result = SelfCheck(arithmetic, description, comparison.kernels, (output,))
+    float_file = arithmetic == FLOAT
+    doubtful = output.agreement < LEAST_AGREEMENT
+    if arithmetic != INTEGER:
+        doubtful = output.deviates or (float_file and doubtful)
+    if not doubtful:
+        return result
+    node = comparison.first_deviating_node(inputs)
+    # A class map alone may differ where two classes are as likely.
+    if float_file and (output.deviates or node):
+        raise ValueError(
+            f"{graph.path.name}: the rebuilt network does not do what the file does, "
+            f"{output.line()}; at most {LARGEST_DEVIATION:g} is accepted; the first node that "
+            f"deviates: {node or 'none by itself'}"
+        )
+    return dataclasses.replace(result, first_deviating_node=node)
+
+
+def _arithmetic(graph: Graph, network: ImportedNetwork) -> str:
+    if network.is_quantized:
+        return INTEGER
+    operators = [graph.operators[row.position] for row in network.rows]
+    rounds = any(
+        operator.kind in _HYBRID
+        and any(graph.tensors[i].quantization is not None for i in operator.inputs[:2] if i >= 0)
+        for operator in operators
+    )
+    return DYNAMIC_RANGE if rounds else FLOAT
+
+
+class _Comparison:
+    """A file and its network, ready to run."""
+
+    def __init__(self, graph: Graph, network: ImportedNetwork, arithmetic: str):
+        self._graph, self._network = graph, network
+        self._allowed = ROUGH_DEVIATION if arithmetic == DYNAMIC_RANGE else LARGEST_DEVIATION
+        self.kernels = "XNNPACK"
+        self._operators = [graph.operators[row.position] for row in network.rows]
+        self.output = graph.tensors[self._operators[-1].outputs[0]]
+        self._input = next(
+            graph.tensors[index]
+            for index in graph.inputs
+            if layer_name(graph.tensors[index]) == network.description.input_name
+        )
+        description = network.description
+        if arithmetic == INTEGER:
+            description = simulate_quantization(description, network.ranges)
+        self.model = build_imported(description)
+        if network.arrays:
+            load_named(self.model, network.arrays)
+
+    def run_file(self, tensors: list[Tensor], inputs: list[np.ndarray]) -> list[list[np.ndarray]]:
+        """Real values of tensors for each input; integers without a scale stay what they are.
+
+        Raises:
+            RuntimeError: neither XNNPACK nor the built-in kernels run the file.
+        """
+        stored = [_stored(real, self._input) for real in inputs]
+        indices = [tensor.index for tensor in tensors]
+        found = None
+        if self.kernels == "XNNPACK":
+            try:
+                found = run_tensors(self._graph.path, indices, stored, self._input.index)
+            except RuntimeError:
+                self.kernels = "built-in"
+        if found is None:
+            found = run_tensors(self._graph.path, indices, stored, self._input.index, builtin=True)
+        return [[_real(*pair) for pair in zip(values, tensors, strict=True)] for values in found]
+
+    def compare(
+        self, tensor: Tensor, references: list[np.ndarray], rebuilt: list[np.ndarray]
+    ) -> OutputCheck:
+        return _compare(tensor, references, rebuilt, self._allowed)
+
+    def first_deviating_node(self, inputs: list[np.ndarray]) -> str:
+        """In the order of execution: "'name' (operator 7, CONV_2D)"; empty where none does.
+
+        A float node deviates by more than `LARGEST_DEVIATION` of its range (`ROUGH_DEVIATION` in
+        a dynamic-range file), an integer one by more than half a step.
+        """
+        nodes = self._nodes()
+        model = keras.Model(self.model.inputs, [self._value(node) for node in nodes])
+        tensors = [self._graph.tensors[op.outputs[0]] for op in nodes.values()]
+        for real in inputs:
+            (references,) = self.run_file(tensors, [real])
+            rebuilt = _arrays(model(real, training=False))
+            for node, tensor, reference, value in zip(
+                nodes, tensors, references, rebuilt, strict=True
+            ):
+                if self.compare(tensor, [reference], [value]).deviates:
+                    operator = nodes[node]
+                    return f"{node!r} (operator {operator.position}, {operator.kind})"
+        return ""
+
+    def _nodes(self) -> dict:
+        """{node: the operator that computes it}, where both have the same values."""
+        nodes: dict = {}
+        for operator in self._operators:
+            tensor = self._graph.tensors[operator.outputs[0]]
+            node = self._network.nodes_of_tensors[tensor.name]
+            known = node in nodes or node == self._network.description.input_name
+            if not known and np.prod(self._value(node).shape[1:]) == np.prod(tensor.shape):
+                nodes[node] = operator
+        return nodes
+
+    def _value(self, node: str):
+        names = {layer.name for layer in self.model.layers}
+        rounded = f"{node}_simulated"
+        return self.model.get_layer(rounded if rounded in names else node).output
+
+
+def _arrays(values) -> list[np.ndarray]:
+    """Outputs of a model as arrays; a model with one output gives no list."""
+    return [np.asarray(value) for value in (values if isinstance(values, list) else [values])]
+
+
+def _stored(real: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """What the file's input holds."""
+    if tensor.dtype is None:
+        raise RuntimeError(f"its input has type {tensor.type_name}")
+    if tensor.quantization is None:
+        return real.astype(tensor.dtype)
+    low, high = INTEGER_RANGES[tensor.type_name]
+    steps = np.round(real / tensor.quantization.scale[0]) + tensor.quantization.zero_point[0]
+    return np.clip(steps, low, high).astype(tensor.dtype)
+
+
+def _real(value: np.ndarray, tensor: Tensor) -> np.ndarray:
+    if tensor.quantization is None or tensor.is_float:
+        return value
+    offset = value.astype(np.float32) - np.float32(tensor.quantization.zero_point[0])
+    return tensor.quantization.scale[0] * offset
+
+
+def _compare(
+    tensor: Tensor, references: list[np.ndarray], rebuilt: list[np.ndarray], share: float
+) -> OutputCheck:
+    """Over all inputs; a batch of one may be missing on one side."""
+    reference = np.stack(
+        [one.reshape(two.shape) for one, two in zip(references, rebuilt, strict=True)]
+    )
+    found = np.stack(rebuilt)
+    if not np.issubdtype(reference.dtype, np.floating):
+        return OutputCheck(tensor.name, float((reference == found).mean()), None, None, 0.5)
+    difference = np.abs(reference.astype(np.float64) - found)
+    # Where both are not finite they agree if they are the same.
+    difference[(reference == found) | (np.isnan(reference) & np.isnan(found))] = 0
+    difference = np.nan_to_num(difference, nan=np.inf)
+    finite = reference[np.isfinite(reference)]
+    value_range = float(finite.max() - finite.min()) if finite.size else 0.0
+    allowed = share * value_range
+    if tensor.quantization is not None and not tensor.is_float:
+        allowed = 0.5 * float(tensor.quantization.scale[0])
+    equal = difference <= allowed
+    if found.ndim > 2 and found.shape[-1] > 1:
+        equal = reference.argmax(-1) == found.argmax(-1)
+    largest = float(difference.max())
+    return OutputCheck(tensor.name, float(equal.mean()), largest, value_range, allowed)
