@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from deeplab_tf.data.preprocessing import place
+from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.imported import build_imported, simulate_quantization
 from deeplab_tf.training.initialization import load_named
@@ -79,7 +79,7 @@ def test_swapped_channels_are_seen(shared_dir):
     network = import_file(path)
     first = next(key for key in network.arrays if network.arrays[key].shape[:3] == (3, 3, 3))
     network.arrays[first] = network.arrays[first][:, :, ::-1]
-    images = _photos(shared_dir, network, 127.5, 127.5, voc=2)
+    images = _photos(shared_dir, network, voc=2)
     assert _measure(path, network, images).equal_classes < 0.995
 
 
