@@ -9,10 +9,13 @@ from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.imported import build_imported, simulate_quantization
 from deeplab_tf.training.initialization import load_named
+from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.pool import FileRunner
+from tflite_tools.to_keras import self_check
 from tflite_tools.to_keras.fidelity import measure
-from tflite_tools.to_keras.importer import import_file
+from tflite_tools.to_keras.importer import import_file, import_graph
+from tflite_tools.to_keras.pictures import built_in_pictures
 
 VOC_PHOTOS, CAMVID_PHOTOS = 8, 2
 
@@ -113,3 +116,26 @@ def test_old_hybrid_file_has_the_kernels_of_its_float_twin(shared_dir):
     for name, values in exact.items():
         if values.ndim == 4:  # half a step, and what float32 adds
             assert np.abs(hybrid[name] - values).max() <= 0.501 * largest_step, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "third_party/wo_meet_144x256_integer_quant.tflite",  # HARD_SWISH, pools, TRANSPOSE_CONV
+        "third_party/ps_prisma_quant.tflite",  # TRANSPOSE_CONV
+        "third_party/tk_bisenetv2_256_int.tflite",  # AVERAGE_POOL_2D, SOFTMAX before ARG_MAX
+        "deeplabv3_mnv2_ade20k_int8.tflite",  # AVERAGE_POOL_2D
+    ],
+)
+def test_simulated_file_gives_the_same_integers(shared_dir, name):
+    graph = read_graph(shared_dir / "models" / name)
+    network = import_graph(graph)
+    pictures = built_in_pictures(network.description.input_shape)
+    contract = read_file_contract(graph.path, graph, mean=128.0, std=128.0)
+    inputs = [contract.real_values(picture) for picture in pictures[1:3]]
+    result = self_check.check(graph, network, inputs, "two pictures")
+    assert result.kernels == "XNNPACK"
+    (output,) = result.outputs
+    assert output.agreement == 1.0
+    assert not output.deviates
