@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.graph.executor import Executor
 from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.models.walk import walk
 from deeplab_tf.quantization.absorption import absorb_high_biases
 from deeplab_tf.quantization.bias_correction import correct_empirically
 from deeplab_tf.quantization.empty_pixels import PixelWeights, empty_share, weights_of
@@ -98,7 +98,7 @@ def test_rounding_learns_from_positions_that_see_something():
     arrays = {"c/kernel": np.ones((1, 1, 1, 1), np.float32), "c/bias": np.zeros(1, np.float32)}
     batch = np.zeros((2, 8, 8, 1), np.float32)
     batch[0, :4, :4] = 0.5  # 4 of 16 positions of the first photo, none of the second
-    given, wanted = tf.constant(batch), walk(description, arrays, batch)
+    given, wanted = tf.constant(batch), Executor(description, arrays).run(batch)
     options = dataclasses.replace(AdaRoundOptions(), sample_pixels=64)
     arguments = Grid.of(node, arrays["c/kernel"], True), [given], [wanted], options
     sample = draw_sample(*arguments, np.random.default_rng(0), weights_of([batch], True))

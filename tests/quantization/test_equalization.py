@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import tf_keras as keras
-from deeplab_tf.models.walk import walk
 
+from deeplab_tf.graph.executor import Executor
 from deeplab_tf.models.describe import describe
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.quantization.equalization import (
@@ -166,8 +166,8 @@ def test_only_a_relu6_is_replaced_by_a_relu(limit, replaced):
     assert (len(done.replaced), len(done.limits)) == (replaced, 1 - replaced)
     if not replaced:
         photos = np.random.default_rng(0).normal(0, 5, (2, 8, 8, 3)).astype(np.float32)
-        expected = walk(*network, photos)
-        found = walk(done.description, done.arrays, photos)
+        expected = Executor(*network).run(photos)
+        found = Executor(done.description, done.arrays).run(photos)
         # The same function in float32, its channels scaled apart.
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

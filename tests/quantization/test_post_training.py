@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import tf_keras as keras
-from deeplab_tf.models.walk import walk
 
+from deeplab_tf.graph.executor import Executor
 from deeplab_tf.models.imported import NetworkDescription, Node
 from deeplab_tf.quantization import post_training
 from deeplab_tf.quantization.absorption import absorb_high_biases
@@ -43,11 +43,13 @@ def snr_db(expected, found):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_walking_computes_what_the_graph_computes(name):
+def test_executor_computes_what_the_graph_computes(name):
     description, arrays = NETWORKS[name]()
     image = images(description)
     expected = np.asarray(built(description, arrays)(image))
-    np.testing.assert_allclose(walk(description, arrays, image), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        Executor(description, arrays).run(image), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def absorbed_and_before(name):
@@ -128,11 +130,8 @@ def limited_channels(pixels, limit=6.0):
 
 def output_of(description, arrays, batch, name):
     found = []
-    walk(
-        description,
-        arrays,
-        batch,
-        lambda v: found.append(v.linear) if v.node.name == name else None,
+    Executor(description, arrays).run(
+        batch, lambda node, value: found.append(value) if node.name == name else None
     )
     return np.asarray(found[0])
 
@@ -246,11 +245,8 @@ def test_empirical_correction_gives_every_layer_its_float_mean():
     means: list[dict] = []
     for arrays in (folded.arrays, rounded):
         means.append({})
-        walk(
-            folded.description,
-            arrays,
-            batch,
-            lambda value: means[-1].update({value.node.name: np.mean(value.linear, (0, 1, 2))}),
+        Executor(folded.description, arrays).run(
+            batch, lambda node, value: means[-1].update({node.name: np.mean(value, (0, 1, 2))})
         )
     for name in ("Conv1", "block_3_depthwise", "block_8_project", "logits"):
         scale = np.abs(means[0][name]).max()
