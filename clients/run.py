@@ -25,13 +25,13 @@ from clients.environments import FOLDER, node_in_browser_folder, python_of, run
 from deeplab_tf import command
 from deeplab_tf.data.images import read_image
 from deeplab_tf.data.preprocessing import place
-from deeplab_tf.data.synthetic import draw_scene
-from tflite_tools.clients import Client, check_file
+from deeplab_tf.data.readers.synthetic import draw_scene
 from tflite_tools.contract import ModelContract, read_contract
-from tflite_tools.metadata.addition import AddOptions, add_metadata
+from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
+from tflite_tools.deployment.client_rules import Client, check_file
 from tflite_tools.metadata.segmenter import SegmenterMetadata
-from tflite_tools.pool import InterpreterPool, Task
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.runner import ModelRunner
 
 FLAGS = flags.FLAGS
 _ZOO = FOLDER.parent / "zoo"

@@ -15,10 +15,10 @@ from deeplab_tf import command
 from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from deeplab_tf.models.backbones import BACKBONES
+from deeplab_tf.models.backbones.registry import BACKBONES
 from deeplab_tf.models.config import IMPORTED, OUTPUT_STRIDES, Aspp, ModelConfig, default_aspp
 from deeplab_tf.models.registry import NETWORKS
-from deeplab_tf.quantization.apply import QatScheme
+from deeplab_tf.quantization.qat.apply import QatScheme
 from deeplab_tf.training.config import Distribution, TrainingConfig, read_config
 from deeplab_tf.training.distillation import Distillation, DistillLoss
 from deeplab_tf.training.losses import ClassWeighting
@@ -289,8 +289,8 @@ def _model_from_flags(dataset) -> ModelConfig:
 
 
 def _read_folded(path: pathlib.Path):
-    from tflite_tools.convolution_weights import read_convolutions  # noqa: PLC0415
     from tflite_tools.flatbuffer.graph import read_checked_graph  # noqa: PLC0415
+    from tflite_tools.to_keras.convolution_weights import read_convolutions  # noqa: PLC0415
 
     return read_convolutions(read_checked_graph(path))
 
@@ -299,7 +299,7 @@ def _parity_check(config: TrainingConfig):
     """The comparison with the interpreter, which training itself may not know."""
     if not config.parity_interval:
         return None
-    from export.parity import measure_parity  # noqa: PLC0415
+    from export.conversion.parity import measure_parity  # noqa: PLC0415
 
     def check(model, photos):
         found = measure_parity(model, photos, config.preprocessing, config.model.logits_alignment)

@@ -13,8 +13,8 @@ from absl import flags
 
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from deeplab_tf.quantization.post_training import PostTraining
-from deeplab_tf.quantization.range_choice import RangeMethod
+from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
+from deeplab_tf.quantization.ptq.post_training import PostTraining
 
 FLAGS = flags.FLAGS
 
@@ -35,8 +35,11 @@ def _define_flags() -> None:
 def main() -> int:
     from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
     from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
-    from export.source import RunSource  # noqa: PLC0415
-    from export.stability import StabilityPlan, check_stability  # noqa: PLC0415
+    from export.conversion.source import RunSource  # noqa: PLC0415
+    from export.experiments.calibration_stability import (  # noqa: PLC0415
+        StabilityPlan,
+        check_stability,
+    )
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     config = read_config(folder.path)

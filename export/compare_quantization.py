@@ -68,11 +68,14 @@ def main() -> int:
         )
     from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
     from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
-    from export import ladder  # noqa: PLC0415
-    from export.pipeline import ExportPlan  # noqa: PLC0415
-    from export.source import RunSource  # noqa: PLC0415
-    from export.variants import Variant  # noqa: PLC0415
-    from tflite_tools.evaluation import EvaluationOptions, default_processes  # noqa: PLC0415
+    from export.conversion.pipeline import ExportPlan  # noqa: PLC0415
+    from export.conversion.source import RunSource  # noqa: PLC0415
+    from export.conversion.variants import Variant  # noqa: PLC0415
+    from export.experiments import comparison as ladder  # noqa: PLC0415
+    from tflite_tools.evaluation.evaluation import (  # noqa: PLC0415
+        EvaluationOptions,
+        default_processes,
+    )
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     config = read_config(folder.path)

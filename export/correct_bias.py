@@ -43,8 +43,10 @@ def _define_flags() -> None:
 
 def main() -> None:
     calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.calibration_split)
-    from export.bias_plan import BiasCorrectionPlan  # noqa: PLC0415 - flags are checked first
-    from export.bias_rewrite import correct_biases  # noqa: PLC0415
+    from export.bias_correction.correction import correct_biases  # noqa: PLC0415
+    from export.bias_correction.plan import (  # noqa: PLC0415 - flags are checked first
+        BiasCorrectionPlan,
+    )
 
     plan = BiasCorrectionPlan(
         pathlib.Path(FLAGS.model),

@@ -13,7 +13,7 @@ from absl import flags, logging
 
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from export.variants import Head, Variant
+from export.conversion.variants import Head, Variant
 
 FLAGS = flags.FLAGS
 
@@ -50,12 +50,15 @@ def main() -> int:
     output_dir = pathlib.Path(FLAGS.output_dir or f"{path.stem}_requantized")
     calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.calibration_split)
     evaluation = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split) if FLAGS.split else None
-    from export.requantization import (  # noqa: PLC0415 - flags are checked first
+    from export.experiments.requantization import (  # noqa: PLC0415 - flags are checked first
         RequantizationPlan,
         requantize,
     )
-    from tflite_tools.evaluation import EvaluationOptions, default_processes  # noqa: PLC0415
-    from tflite_tools.tables import terminal_table, write_metrics  # noqa: PLC0415
+    from tflite_tools.evaluation.evaluation import (  # noqa: PLC0415
+        EvaluationOptions,
+        default_processes,
+    )
+    from tflite_tools.evaluation.tables import terminal_table, write_metrics  # noqa: PLC0415
     from tflite_tools.to_keras.convert import ImportConfig  # noqa: PLC0415
 
     options = EvaluationOptions(

@@ -13,9 +13,9 @@ from absl import flags
 
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from deeplab_tf.quantization.equalization import Relu6
-from deeplab_tf.quantization.post_training import PostTraining
-from deeplab_tf.quantization.range_choice import RangeMethod
+from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
+from deeplab_tf.quantization.ptq.equalization import Relu6
+from deeplab_tf.quantization.ptq.post_training import PostTraining
 
 FLAGS = flags.FLAGS
 
@@ -45,13 +45,13 @@ def main() -> int:
         raise ValueError(f"--score_images must be at least 1; got {FLAGS.score_images}")
     from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
     from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
-    from export.sensitivity_report import (  # noqa: PLC0415
+    from export.conversion.source import RunSource  # noqa: PLC0415
+    from export.experiments.sensitivity_report import (  # noqa: PLC0415
         SensitivityPlan,
         rank_layers,
         sensitivity_table,
         write_sensitivity,
     )
-    from export.source import RunSource  # noqa: PLC0415
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     config = read_config(folder.path)

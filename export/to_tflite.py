@@ -14,11 +14,11 @@ from deeplab_tf import command
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
-from deeplab_tf.quantization.equalization import Relu6
-from deeplab_tf.quantization.post_training import BiasMethod, PostTraining
-from deeplab_tf.quantization.range_choice import RangeMethod
+from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
+from deeplab_tf.quantization.ptq.equalization import Relu6
+from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
 from deeplab_tf.training.run_folder import RunFolder
-from export.variants import RULES, Head, IoDtype, Target, Variant, plan_files
+from export.conversion.variants import RULES, Head, IoDtype, Target, Variant, plan_files
 
 FLAGS = flags.FLAGS
 REPORTED_SPLITS = {"val", "validation", "test"}
@@ -108,7 +108,7 @@ def _numbers(name: str, kind=float):
 
 
 def _open_source():
-    from export import source  # noqa: PLC0415 - flags are checked first
+    from export.conversion import source  # noqa: PLC0415 - flags are checked first
 
     given = [n for n in ("run_dir", "keras_file", "saved_model", "frozen_graph") if FLAGS[n].value]
     if len(given) != 1:
@@ -170,7 +170,7 @@ def _size(config, dataset) -> tuple[int, int]:
 
 def _protect_source() -> None:
     """The SavedModel that is read must not be the one that is written."""
-    from export.pipeline import SAVED_MODELS  # noqa: PLC0415
+    from export.conversion.pipeline import SAVED_MODELS  # noqa: PLC0415
 
     if not FLAGS.saved_model:
         return
@@ -223,7 +223,7 @@ def main() -> int:
         )
     source = _open_source()
     from deeplab_tf.training.config import read_config  # noqa: PLC0415
-    from export.pipeline import ExportPlan, export_files  # noqa: PLC0415
+    from export.conversion.pipeline import ExportPlan, export_files  # noqa: PLC0415
 
     config = read_config(pathlib.Path(FLAGS.run_dir)) if FLAGS.run_dir else None
     if not [name for name in FLAGS.variants if name] and not source.quantization_aware:
@@ -287,8 +287,8 @@ def _for_edgetpu(variants, heads):
 
 
 def _tell_target(target: Target, paths) -> None:
+    from tflite_tools.deployment.targets.registry import check_target  # noqa: PLC0415
     from tflite_tools.flatbuffer.graph import read_graph  # noqa: PLC0415
-    from tflite_tools.targets.registry import check_target  # noqa: PLC0415
 
     for path in paths:
         found = check_target(read_graph(path), target.value)

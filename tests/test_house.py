@@ -10,8 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("deeplab_tf", "export", "tflite_tools")
 COMMANDS = {  # a command may import what it joins
-    "deeplab_tf/compare.py",
-    "deeplab_tf/models/import_torch.py",
+    "study/compare.py",
+    "deeplab_tf/weights/import_torch.py",
     "deeplab_tf/train.py",
 }
 OF_DEEPLAB_TF = ("deeplab_tf.data", "deeplab_tf.command", "deeplab_tf.atomic_file")
@@ -84,11 +84,11 @@ def test_no_room_for_leftovers():
     "module",
     [
         "deeplab_tf.train",
-        "deeplab_tf.compare",
+        "study.compare",
         "deeplab_tf.data.check",
         "deeplab_tf.data.download",
-        "deeplab_tf.data.measure_sensor",
-        "deeplab_tf.models.import_torch",
+        "deeplab_tf.data.lidar.measure_sensor",
+        "deeplab_tf.weights.import_torch",
         "deeplab_tf.training.measure_pipeline",
         "export.compare_quantization",
         "export.correct_bias",
@@ -97,7 +97,7 @@ def test_no_room_for_leftovers():
         "tflite_tools.evaluate",
         "tflite_tools.evaluate_points",
         "tflite_tools.report",
-        "tflite_tools.study_report.score",
+        "study.report.score",
         "tflite_tools.add_metadata",
         "tflite_tools.check_client",
         "tflite_tools.golden",

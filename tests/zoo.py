@@ -6,12 +6,12 @@ import pathlib
 import numpy as np
 
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.data.synthetic import draw_scene
+from deeplab_tf.data.readers.synthetic import draw_scene
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization import apply, ranges
+from deeplab_tf.quantization.qat import apply, ranges
 from deeplab_tf.training.config import read_config
-from deeplab_tf.training.initialization import load_named, named_arrays
-from deeplab_tf.training.weights_file import read_weights
+from deeplab_tf.weights.matching import load_named, named_arrays
+from deeplab_tf.weights.npz import read_weights
 
 ZOO = pathlib.Path(__file__).resolve().parents[1] / "zoo"
 CAMVID = ZOO / "camvid_deeplab_mobilenet_v2"

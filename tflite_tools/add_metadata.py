@@ -12,10 +12,10 @@ from absl import flags
 
 from deeplab_tf import command
 from deeplab_tf.data.alignment import Alignment
-from tflite_tools.clients import Client, check_file, findings_text
+from tflite_tools.deployment.add_metadata import AddOptions, add_metadata, default_output
+from tflite_tools.deployment.client_rules import Client, check_file, findings_text
 from tflite_tools.evaluate import given_preprocessing
 from tflite_tools.manifest import RESIZES
-from tflite_tools.metadata.addition import AddOptions, add_metadata, default_output
 
 FLAGS = flags.FLAGS
 

@@ -28,7 +28,7 @@ from tflite_tools.benchmarking.report import (
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
 from tflite_tools.contract import ModelContract
 from tflite_tools.file_list import UnreadFile, read_contracts, unread_json, unread_text
-from tflite_tools.tables import versions
+from tflite_tools.versions import versions
 
 FLAGS = flags.FLAGS
 

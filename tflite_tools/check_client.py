@@ -11,7 +11,7 @@ import sys
 from absl import flags, logging
 
 from deeplab_tf import command
-from tflite_tools.clients import Client, check_file, findings_text
+from tflite_tools.deployment.client_rules import Client, check_file, findings_text
 
 FLAGS = flags.FLAGS
 

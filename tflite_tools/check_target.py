@@ -15,9 +15,9 @@ import sys
 from absl import flags
 
 from deeplab_tf import atomic_file, command
+from tflite_tools.deployment.targets import report
+from tflite_tools.deployment.targets.registry import TARGETS, check_target
 from tflite_tools.flatbuffer.graph import read_checked_graph
-from tflite_tools.targets import report
-from tflite_tools.targets.registry import TARGETS, check_target
 
 FLAGS = flags.FLAGS
 

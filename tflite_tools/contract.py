@@ -7,7 +7,7 @@ import numpy as np
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.file_contract import (
     PreprocessingSource,
@@ -19,7 +19,7 @@ from tflite_tools.file_contract import (
     read_said,
 )
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
-from tflite_tools.runtime_shapes import with_known_shapes
+from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
 

@@ -19,7 +19,7 @@ from tflite_tools.diagnosis.case import open_case
 from tflite_tools.diagnosis.diagnosis import diagnose
 from tflite_tools.diagnosis.observation import Effort
 from tflite_tools.diagnosis.report import as_text, write_json
-from tflite_tools.evaluation import default_processes
+from tflite_tools.evaluation.evaluation import default_processes
 
 FLAGS = flags.FLAGS
 

@@ -15,11 +15,11 @@ from deeplab_tf import command
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from tflite_tools.contract import ModelContract
-from tflite_tools.evaluation import EvaluationOptions, default_processes, evaluate
+from tflite_tools.evaluation.evaluation import EvaluationOptions, default_processes, evaluate
+from tflite_tools.evaluation.mask_grid import grid_samples, write_grid
+from tflite_tools.evaluation.tables import terminal_table, write_metrics
+from tflite_tools.evaluation.tiled import OFF, setting
 from tflite_tools.file_list import read_contracts, unread_text
-from tflite_tools.grid import grid_samples, write_grid
-from tflite_tools.tables import terminal_table, write_metrics
-from tflite_tools.tiled_evaluation import OFF, setting
 
 FLAGS = flags.FLAGS
 _ORDER = ("float32", "float16", "dynamic_range", "int16x8", "int8", "qat_int8")

@@ -15,13 +15,19 @@ import numpy as np
 from absl import flags
 
 from deeplab_tf import command
-from deeplab_tf.data import confusion
-from deeplab_tf.data.semantic_kitti import LidarDataset, open_split
+from deeplab_tf.data.readers.semantic_kitti import LidarDataset, open_split
+from deeplab_tf.metrics import confusion
 from tflite_tools.evaluate import table_names
-from tflite_tools.evaluation import default_processes
+from tflite_tools.evaluation.evaluation import default_processes
+from tflite_tools.evaluation.points import (
+    CEILING,
+    Neighbours,
+    PointScores,
+    benchmark_mean_iou,
+    score_points,
+)
 from tflite_tools.file_list import read_contracts, unread_text
-from tflite_tools.points import CEILING, Neighbours, PointScores, benchmark_mean_iou, score_points
-from tflite_tools.tables import align
+from tflite_tools.text_table import align
 
 FLAGS = flags.FLAGS
 _SUMMARY = (

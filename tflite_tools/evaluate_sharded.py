@@ -18,10 +18,10 @@ from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluate import given_preprocessing, table_names
-from tflite_tools.evaluation import EvaluationOptions
+from tflite_tools.evaluation.evaluation import EvaluationOptions
+from tflite_tools.evaluation.tables import terminal_table, write_metrics
+from tflite_tools.evaluation.tiled import OFF, setting
 from tflite_tools.file_list import UnreadFile, read_contracts, unread_text
-from tflite_tools.tables import terminal_table, write_metrics
-from tflite_tools.tiled_evaluation import OFF, setting
 
 FLAGS = flags.FLAGS
 
@@ -53,7 +53,7 @@ def _contracts() -> tuple[list[ModelContract], list[UnreadFile]]:
 
 def main() -> int:
     try:
-        from tflite_tools import sharded  # noqa: PLC0415 - the extra may be missing
+        from tflite_tools.evaluation import sharded  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
         raise RuntimeError(
             f"sharded evaluation needs Apache Beam ({error}); install the extra `beam` in an "

@@ -10,7 +10,7 @@ import sys
 from absl import flags
 
 from deeplab_tf import command
-from tflite_tools.golden_pair import GoldenOptions, compare, write_golden
+from tflite_tools.deployment.golden import GoldenOptions, compare, write_golden
 
 FLAGS = flags.FLAGS
 

@@ -8,7 +8,7 @@ import pathlib
 from deeplab_tf import atomic_file
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 
 FORMAT = 1
@@ -24,8 +24,8 @@ class Manifest:
     """Everything that a program needs to feed a file and read its answer.
 
     Attributes:
-        variant: number format, `export.variants.Variant` by value.
-        head: `export.variants.Head` by value.
+        variant: number format, `export.conversion.variants.Variant` by value.
+        head: `export.conversion.variants.Head` by value.
         height, width: of the input.
         preprocessing: normalization of pixels; a photo is placed top left, aspect kept, the rest
             of the canvas gray (`deeplab_tf.data.preprocessing.place`).

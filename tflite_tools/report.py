@@ -17,11 +17,11 @@ from absl import flags
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
 from tflite_tools import evaluate as scoring
-from tflite_tools.evaluation import EvaluationOptions, default_processes
+from tflite_tools.evaluation.evaluation import EvaluationOptions, default_processes
+from tflite_tools.evaluation.tables import terminal_table
 from tflite_tools.file_list import read_contracts, unread_text
 from tflite_tools.html_report.collect import collect
 from tflite_tools.html_report.page import PAGE, refuse_old, write_report
-from tflite_tools.tables import terminal_table
 
 FLAGS = flags.FLAGS
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from deeplab_tf.data import images
 from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar.sensor import Sensor
 
 
 class SegmentationDataset(abc.ABC):

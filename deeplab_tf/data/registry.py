@@ -2,7 +2,8 @@
 
 import pathlib
 
-from deeplab_tf.data import (
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.readers import (
     ade20k,
     camvid,
     cityscapes,
@@ -14,7 +15,6 @@ from deeplab_tf.data import (
     synthetic,
     voc,
 )
-from deeplab_tf.data.dataset import SegmentationDataset
 
 DATASETS = {
     "ade20k": ade20k.open_split,

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.imported import IDENTITY, NetworkDescription, Node, build_imported
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.network import IDENTITY, NetworkDescription, Node
 
 Rounding = collections.abc.Mapping[str, collections.abc.Callable[[tf.Tensor], tf.Tensor]]
 """{node or input: what its value is replaced by before anything reads it}."""

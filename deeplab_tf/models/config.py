@@ -5,8 +5,8 @@ import enum
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES
-from deeplab_tf.models.backbone import BackboneForm
-from deeplab_tf.models.imported import NetworkDescription
+from deeplab_tf.graph.network import NetworkDescription
+from deeplab_tf.models.backbones.form import BackboneForm
 
 OUTPUT_STRIDES = (8, 16, 32)
 IMPORTED = "imported"

@@ -6,7 +6,7 @@ branch) is that of the published mobile models.
 
 import tf_keras as keras
 
-from deeplab_tf.models.backbones import build_backbone
+from deeplab_tf.models.backbones.registry import build_backbone
 from deeplab_tf.models.blocks import BatchNorm, conv_bn, resize_like, separable_conv_bn
 from deeplab_tf.models.config import Aspp, ModelConfig
 
@@ -66,7 +66,7 @@ def build_deeplab(config: ModelConfig, height: int, width: int) -> keras.Model:
     """Builds the network up to logits at its own resolution (stride 4 with decoder).
 
     Upsampling to full size is not part of it: the loss does it in training, the export head in
-    a file (`export.head`).
+    a file (`export.conversion.head`).
 
     Args:
         config: what to build.

@@ -2,10 +2,10 @@
 
 import tf_keras as keras
 
+from deeplab_tf.graph.build import build_imported
 from deeplab_tf.models.config import IMPORTED, ModelConfig
 from deeplab_tf.models.deeplab import build_deeplab
 from deeplab_tf.models.enet import build_enet, build_enet_max_unpooling
-from deeplab_tf.models.imported import build_imported
 from deeplab_tf.models.unet import build_unet
 
 

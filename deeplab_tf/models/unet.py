@@ -8,11 +8,11 @@ accelerators lack.
 
 import tf_keras as keras
 
-from deeplab_tf.models.backbones import build_backbone
+from deeplab_tf.models.backbones.registry import build_backbone
+from deeplab_tf.models.backbones.unet_encoder import double_conv
 from deeplab_tf.models.blocks import BatchNorm, resize_like
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.deeplab import build_aspp
-from deeplab_tf.models.unet_encoder import double_conv
 
 layers = keras.layers
 

@@ -7,10 +7,10 @@ import math
 import pathlib
 
 from deeplab_tf.data.augmentation import Augmentation
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import ModelConfig
-from deeplab_tf.quantization.apply import QatScheme
+from deeplab_tf.quantization.qat.apply import QatScheme
 from deeplab_tf.training.distillation import Distillation
 from deeplab_tf.training.losses import ClassWeighting
 from deeplab_tf.training.schedules import OptimizerName, Schedule

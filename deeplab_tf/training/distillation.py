@@ -13,7 +13,7 @@ import tf_keras as keras
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
-from deeplab_tf.models.resize import resize_bilinear
+from deeplab_tf.graph.resize import resize_bilinear
 
 _LABELLED_SHARE = 0.5
 _NO_PROBABILITY = -1e9

@@ -16,24 +16,24 @@ import tf_keras as keras
 from absl import logging
 from tqdm import tqdm
 
-from deeplab_tf.data.confusion import iou_per_class, mean_iou, mean_true_iou
 from deeplab_tf.data.dataset import SegmentationDataset, class_frequencies, hold_out
 from deeplab_tf.data.pipeline import VALIDATION_WINDOW, TrainingPipeline
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.metrics.confusion import iou_per_class, mean_iou, mean_true_iou
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.apply import QatScheme, load_float_weights, quantize_aware
-from deeplab_tf.quantization.ranges import fill_ranges, learned_ranges
-from deeplab_tf.quantization.scheme import check_trainable
-from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
+from deeplab_tf.quantization.qat.apply import QatScheme, load_float_weights, quantize_aware
+from deeplab_tf.quantization.qat.ranges import fill_ranges, learned_ranges
+from deeplab_tf.quantization.qat.scheme import check_trainable
+from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
 from deeplab_tf.training import losses
 from deeplab_tf.training.config import NEVER, TrainingConfig
-from deeplab_tf.training.initialization import named_arrays
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.schedules import Decay
 from deeplab_tf.training.stepper import Stepper, freeze_batch_norms, make_strategy
 from deeplab_tf.training.validation import Validator
-from deeplab_tf.training.weights_file import read_weights, save_weights
+from deeplab_tf.weights.matching import named_arrays
+from deeplab_tf.weights.npz import read_weights, save_weights
 
 WORKER_PATIENCE_S = 120
 CHOICE_KEY = "miou_true_classes"

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
-from deeplab_tf.models.resize import resize_bilinear
+from deeplab_tf.graph.resize import resize_bilinear
 
 
 class ClassWeighting(enum.Enum):

@@ -7,17 +7,17 @@ import numpy as np
 import tf_keras as keras
 from absl import logging
 
-from deeplab_tf.models.backbones import build_backbone
+from deeplab_tf.models.backbones.registry import build_backbone
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.registry import WITH_BACKBONE, build_network
-from deeplab_tf.quantization.apply import float_arrays_inside
-from deeplab_tf.quantization.batch_norm import adopt_statistics
-from deeplab_tf.training import initialization
+from deeplab_tf.quantization.qat.apply import float_arrays_inside
+from deeplab_tf.quantization.qat.batch_norm import adopt_statistics
 from deeplab_tf.training.config import TrainingConfig, read_config
 from deeplab_tf.training.distillation import Teacher
-from deeplab_tf.training.keras_applications import APPLICATIONS
 from deeplab_tf.training.run_folder import Phase, RunFolder
-from deeplab_tf.training.weights_file import read_weights
+from deeplab_tf.weights import matching as initialization
+from deeplab_tf.weights.keras_applications import APPLICATIONS
+from deeplab_tf.weights.npz import read_weights
 
 RANGES = "ranges.json"
 """Activation ranges of an imported integer file, beside its weights."""
@@ -191,7 +191,7 @@ def _check_imagenet(config: TrainingConfig) -> None:
         raise ValueError(
             f"no weights of Keras Applications fit {config.model.network} over {backbone}, only "
             f"over {', '.join(APPLICATIONS)}; take one of these, or convert torchvision's with "
-            "deeplab_tf.models.import_torch"
+            "deeplab_tf.weights.import_torch"
         )
     if config.model.channels != 3:
         raise ValueError(

@@ -4,12 +4,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.data import confusion
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.pipeline import validation_batches
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.models.resize import resize_bilinear
+from deeplab_tf.graph.resize import resize_bilinear
+from deeplab_tf.metrics import confusion
 
 
 class Validator:

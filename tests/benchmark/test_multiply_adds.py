@@ -10,7 +10,7 @@ from tflite_tools.benchmarking.machine import describe_machine
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_graph
 from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
-from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool, Task
 
 # Not from tests.zoo: children import this module, and TensorFlow with it would cost seconds.
 CAMVID = pathlib.Path(__file__).resolve().parents[2] / "zoo" / "camvid_deeplab_mobilenet_v2"

@@ -13,7 +13,7 @@ from tflite_tools.benchmarking.partitions import delegate_partitions, fits, matc
 from tflite_tools.benchmarking.profile import layer_name, profile, side_by_side, summarize
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool, Task
 
 # Not from tests.zoo: children import this module, and TensorFlow with it would cost seconds.
 CAMVID = pathlib.Path(__file__).resolve().parents[2] / "zoo" / "camvid_deeplab_mobilenet_v2"

@@ -15,13 +15,19 @@ from PIL import Image
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.registry import open_dataset
 from tflite_tools.contract import read_contract
-from tflite_tools.evaluation import EvaluationOptions, evaluate
+from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
 from tflite_tools.flatbuffer.graph import parse_model
 
 pytest.importorskip("apache_beam", reason="the extra `beam` (Apache Beam) is not installed")
 
-from tflite_tools import sharded
-from tflite_tools.sharded import FileSource, ListSource, ShardScore, evaluate_sharded, shard_ranges
+from tflite_tools.evaluation import sharded
+from tflite_tools.evaluation.sharded import (
+    FileSource,
+    ListSource,
+    ShardScore,
+    evaluate_sharded,
+    shard_ranges,
+)
 
 # Beam's own modules, not ours
 pytestmark = pytest.mark.filterwarnings("default")

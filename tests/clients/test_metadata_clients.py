@@ -13,11 +13,11 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tests.diagnosis.surgery import low_logits, unpacked, write, write_manifest
 from tests.zoo import CAMVID, ZOO
-from tflite_tools.clients import Client, check_file
 from tflite_tools.contract import read_contract
+from tflite_tools.deployment.client_rules import Client, check_file
+from tflite_tools.deployment.metadata_description import describe
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, parse_model, read_graph
 from tflite_tools.metadata import packing
-from tflite_tools.metadata.description import describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INT8 = CAMVID / "int8.tflite"

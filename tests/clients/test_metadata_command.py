@@ -13,11 +13,11 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from tests.diagnosis.surgery import twin_bytes
 from tests.zoo import CAMVID, ZOO
 from tflite_tools.contract import class_count, read_contract
+from tflite_tools.deployment.add_metadata import AddOptions, add_metadata, read_labels
+from tflite_tools.deployment.metadata_description import check_labels, describe
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.manifest import read_manifest, sha256_of
 from tflite_tools.metadata import packing
-from tflite_tools.metadata.addition import AddOptions, add_metadata, read_labels
-from tflite_tools.metadata.description import check_labels, describe
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = tuple(json.loads((CAMVID / "labels.json").read_text())["names"])

@@ -10,15 +10,16 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tests.zoo import CAMVID, ZOO, pixels
 from tflite_tools.contract import read_contract
+from tflite_tools.deployment import add_metadata as addition
+from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
+from tflite_tools.deployment.metadata_description import describe
 from tflite_tools.flatbuffer.graph import parse_model, read_graph
 from tflite_tools.flatbuffer.pack import pack
-from tflite_tools.metadata import addition, codec, model_file, packing
-from tflite_tools.metadata.addition import AddOptions, add_metadata
-from tflite_tools.metadata.description import describe
+from tflite_tools.metadata import codec, model_file, packing
 from tflite_tools.metadata.schema import SEGMENTER_IDENTIFIER
 from tflite_tools.metadata.segmenter import Activation
-from tflite_tools.pool import InterpreterPool, Task
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.runner import ModelRunner
 
 INT8 = CAMVID / "int8.tflite"
 CLASS_MAP = ZOO / "voc_animals_deeplab_mobilenet_v2" / "int8.tflite"

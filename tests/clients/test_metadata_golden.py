@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_tf.data.synthetic import draw_scene
+from deeplab_tf.data.readers.synthetic import draw_scene
 from tflite_tools.contract import read_contract
-from tflite_tools.golden_pair import GoldenOptions, compare, write_golden
-from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.deployment.golden import GoldenOptions, compare, write_golden
+from tflite_tools.runtime.pool import InterpreterPool, Task
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Not through tests.zoo: the children import this module, and that one loads TensorFlow.

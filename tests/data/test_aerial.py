@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_tf.data import floodnet, loveda, potsdam
+from deeplab_tf.data.readers import floodnet, loveda, potsdam
 from deeplab_tf.data.registry import DATASETS, open_dataset
 
 # Of the ISPRS 2D semantic labelling contest, with the ids of MMSegmentation's conversion.

@@ -12,8 +12,8 @@ import zipfile
 
 import pytest
 
-from deeplab_tf.data import archives
-from deeplab_tf.data.archives import Limits, move_into, safe_parts, unpacked
+from deeplab_tf.data.download import archives
+from deeplab_tf.data.download.archives import Limits, move_into, safe_parts, unpacked
 
 _NOISE = random.Random(0)
 LIMITS = Limits(max_bytes=10_000_000)
@@ -401,7 +401,7 @@ def test_a_killed_extraction_leaves_nothing_under_the_final_name(tmp_path):
     """The process is killed while it unpacks; what it left is a folder with the marked prefix."""
     make_tar(tmp_path / "t", {f"d/{number}": _NOISE.randbytes(1000) for number in range(6000)})
     code = (
-        "import pathlib, sys; from deeplab_tf.data.archives import *\n"
+        "import pathlib, sys; from deeplab_tf.data.download.archives import *\n"
         "here = pathlib.Path(sys.argv[1])\n"
         "with unpacked(here / 't', here / 'data', Limits(10**9)) as staging:\n"
         "    move_into(staging, here / 'data')\n"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_tf.data import camvid, folder
 from deeplab_tf.data.check import check, report
+from deeplab_tf.data.readers import camvid, folder
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 

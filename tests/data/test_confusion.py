@@ -10,7 +10,7 @@ import math
 import numpy as np
 import pytest
 
-from deeplab_tf.data.confusion import (
+from deeplab_tf.metrics.confusion import (
     confusion_matrix,
     iou_per_class,
     mean_class_accuracy,
@@ -18,7 +18,7 @@ from deeplab_tf.data.confusion import (
     mean_true_iou,
     pixel_accuracy,
 )
-from deeplab_tf.data.decibels import snr_db
+from deeplab_tf.metrics.signal_to_noise import snr_db
 
 LABEL = np.array([[0, 0, 0, 1], [1, 255, 255, 255]], np.uint8)
 PREDICTION = np.array([[0, 0, 1, 1], [7, 0, 1, 2]])

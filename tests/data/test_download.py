@@ -19,10 +19,11 @@ import zipfile
 import pytest
 from PIL import Image
 
-from deeplab_tf.data import download, fetching, sources
-from deeplab_tf.data.fetching import Retries, fetch
+from deeplab_tf.data import download
+from deeplab_tf.data.download import fetching, sources
+from deeplab_tf.data.download.fetching import Retries, fetch
+from deeplab_tf.data.download.sources import SOURCES, Archive
 from deeplab_tf.data.registry import DATASETS, DRAWN, open_dataset
-from deeplab_tf.data.sources import SOURCES, Archive
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CONTENT = random.Random(0).randbytes(1_000_000)
@@ -256,7 +257,7 @@ def test_a_half_that_is_whole_is_not_fetched_again(server, tmp_path):
 def test_a_killed_process_is_gone_on_with(server, tmp_path):
     server.slow_s = 0.05
     code = (
-        "import pathlib, sys; from deeplab_tf.data.fetching import fetch\n"
+        "import pathlib, sys; from deeplab_tf.data.download.fetching import fetch\n"
         "fetch(sys.argv[1], pathlib.Path(sys.argv[2]), 10**9)\n"
     )
     child = subprocess.Popen(

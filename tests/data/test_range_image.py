@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from deeplab_tf.data import range_image, semantic_kitti
-from deeplab_tf.data.lidar_sensor import Sensor, read_sensor, write_sensor
+from deeplab_tf.data.lidar import range_image
+from deeplab_tf.data.lidar.range_image import NO_PIXEL
+from deeplab_tf.data.lidar.sensor import Sensor, read_sensor, write_sensor
 from deeplab_tf.data.preprocessing import Preprocessing, place
-from deeplab_tf.data.range_image import NO_PIXEL
+from deeplab_tf.data.readers import semantic_kitti
 
 SMALL = Sensor(4, 8, 20.0, -20.0, mean=(10, 0, 0, -1, 0.5), std=(4, 2, 2, 0.5, 0.25))
 """Rows of 10 degrees, columns of 45 degrees."""

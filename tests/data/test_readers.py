@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_tf.data import ade20k, camvid, cityscapes, folder, voc
 from deeplab_tf.data.dataset import FileDataset, Sample, class_frequencies, hold_out, identity_ids
 from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.readers import ade20k, camvid, cityscapes, folder, voc
 from deeplab_tf.data.registry import DATASETS, open_dataset
 
 

@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from deeplab_tf.data import measure_sensor, semantic_kitti
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar import measure_sensor
+from deeplab_tf.data.lidar.sensor import Sensor
+from deeplab_tf.data.readers import semantic_kitti
 from deeplab_tf.data.registry import open_dataset
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ def write_scan(root, sequence="00", name="000000", points=None, ids=None):
 
 def measure(*flags):
     done = subprocess.run(
-        [sys.executable, "-m", "deeplab_tf.data.measure_sensor", *flags],
+        [sys.executable, "-m", "deeplab_tf.data.lidar.measure_sensor", *flags],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -8,10 +8,10 @@ from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.data.dataset import Subset
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing, place
+from deeplab_tf.data.readers.synthetic import draw_scene
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.data.synthetic import draw_scene
 from tests.diagnosis.surgery import (
     CODES,
     INT8,

@@ -6,10 +6,10 @@ from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.training.run_folder import Phase
-from export import freeze
-from export.pipeline import ExportPlan, export_files
-from export.source import Source
-from export.variants import Head, Variant, plan_files
+from export.conversion import freeze
+from export.conversion.pipeline import ExportPlan, export_files
+from export.conversion.source import Source
+from export.conversion.variants import Head, Variant, plan_files
 from tests.zoo import LIVE_SIZE, trained_float_model, trained_quantized_model
 
 

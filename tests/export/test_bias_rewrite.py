@@ -19,19 +19,19 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing, place
+from deeplab_tf.data.readers.synthetic import SyntheticDataset
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.data.synthetic import SyntheticDataset
-from export import bias_rewrite
-from export.bias_plan import BiasCorrectionPlan
-from export.bias_rewrite import correct_biases, rewrite_biases
-from export.calibration import choose_samples
+from export.bias_correction import correction as bias_rewrite
+from export.bias_correction.correction import correct_biases, rewrite_biases
+from export.bias_correction.plan import BiasCorrectionPlan
+from export.conversion.calibration import choose_samples
 from tests.zoo import CAMVID
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.flatbuffer.pack import share_equal_vectors
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
-from tflite_tools.pool import FileRunner
+from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras.rules import RULES
 
 layers = keras.layers

@@ -9,11 +9,11 @@ import pytest
 
 from deeplab_tf.data.dataset import Subset
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.quantization.post_training import PostTraining, quantize_post_training
-from export.calibration import calibrate, disjoint_samples
-from export.stability import Stability, compare
+from deeplab_tf.metrics.bootstrap import Interval
+from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
+from export.conversion.calibration import calibrate, disjoint_samples
+from export.experiments.calibration_stability import Stability, compare
 from tests.zoo import CAMVID, pixels, scenes, trained_float_model
-from tflite_tools.bootstrap import Interval
 
 INPUT_RANGE = (-1.0, 127 / 128)
 

@@ -6,14 +6,18 @@ import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.quantization.apply import quantize_aware
-from deeplab_tf.quantization.post_training import BiasMethod, PostTraining, quantize_post_training
-from deeplab_tf.quantization.ranges import fill_ranges
-from deeplab_tf.training.initialization import named_arrays
-from export import freeze
-from export.convert import Conversion, convert
-from export.gate import check_file
-from export.variants import FileSpec, Head, IoDtype, Variant
+from deeplab_tf.quantization.ptq.post_training import (
+    BiasMethod,
+    PostTraining,
+    quantize_post_training,
+)
+from deeplab_tf.quantization.qat.apply import quantize_aware
+from deeplab_tf.quantization.qat.ranges import fill_ranges
+from deeplab_tf.weights.matching import named_arrays
+from export.conversion import freeze
+from export.conversion.convert import Conversion, convert
+from export.conversion.gate import check_file
+from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 
 layers = keras.layers
 INPUT_RANGE = (-1.0, 127 / 128)

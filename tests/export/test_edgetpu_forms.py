@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from export.edgetpu_forms import _doublings, fit_edgetpu
-from export.pipeline import export_files
-from export.variants import FileSpec, Head, IoDtype, Target, Variant
+from export.conversion.pipeline import export_files
+from export.conversion.variants import FileSpec, Head, IoDtype, Target, Variant
+from export.rewriting.edgetpu_resizes import _doublings, fit_edgetpu
 from tests.export.conftest import TrainedSource, make_plan
 from tests.zoo import scenes
+from tflite_tools.deployment.targets.registry import check_target
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.targets.registry import check_target
 
 SPEC = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.UINT8, IoDtype.UINT8)
 

@@ -18,27 +18,27 @@ from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization import apply, ranges
+from deeplab_tf.quantization.qat import apply, ranges
 from deeplab_tf.training.config import read_config
-from deeplab_tf.training.initialization import named_arrays
 from deeplab_tf.training.run_folder import RunFolder
-from export import freeze, gate, source
-from export.calibration import calibrate, choose_samples
-from export.convert import Conversion, ConverterProcess, convert
-from export.head import apply_head
-from export.pipeline import export_files
-from export.variants import FileSpec, Head, IoDtype, Variant, plan_files
+from deeplab_tf.weights.matching import named_arrays
+from export.conversion import freeze, gate, source
+from export.conversion.calibration import calibrate, choose_samples
+from export.conversion.convert import Conversion, ConverterProcess, convert
+from export.conversion.head import apply_head
+from export.conversion.pipeline import export_files
+from export.conversion.variants import FileSpec, Head, IoDtype, Variant, plan_files
 from tests.export.conftest import TrainedSource, make_plan
 from tests.zoo import CAMVID, LIVE_SIZE, ZOO, pixels, trained_float_model
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import parse_model, read_graph
 from tflite_tools.flatbuffer.pack import BUFFER_ALIGNMENT, share_equal_vectors
 from tflite_tools.manifest import read_manifest
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runtime.runner import ModelRunner
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

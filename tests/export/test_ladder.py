@@ -9,10 +9,16 @@ import numpy as np
 import pytest
 
 from deeplab_tf.data.registry import open_dataset
-from export.ladder import REFERENCE, Row, compare_with_float, ladder_table, write_ladder
+from export.experiments.comparison import (
+    REFERENCE,
+    Row,
+    compare_with_float,
+    ladder_table,
+    write_ladder,
+)
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
-from tflite_tools.evaluation import EvaluationOptions, ModelResult
+from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -10,20 +10,20 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.quantization.post_training import PostTraining, quantize_post_training
-from deeplab_tf.quantization.sensitivity import find_units
-from export import freeze
-from export.convert import Conversion, convert
-from export.gate import check_file, check_raised, run_once
-from export.mixed_precision import (
+from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
+from deeplab_tf.quantization.ptq.sensitivity import find_units
+from export.conversion import freeze
+from export.conversion.convert import Conversion, convert
+from export.conversion.gate import check_file, check_raised, run_once
+from export.conversion.pipeline import export_files
+from export.conversion.variants import FileSpec, Head, IoDtype, Variant
+from export.rewriting.mixed_precision import (
     Precision,
     find_layers,
     raise_layers,
     raise_precision,
     raised_positions,
 )
-from export.pipeline import export_files
-from export.variants import FileSpec, Head, IoDtype, Variant
 from tests.export.conftest import TrainedSource, make_plan
 from tests.zoo import scenes, trained_float_model
 from tflite_tools.flatbuffer.graph import read_graph
@@ -223,7 +223,7 @@ def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
             code.version = 99
         return pack(model, len(raised))
 
-    monkeypatch.setattr("export.pipeline.raise_layers", raise_and_break)
+    monkeypatch.setattr("export.conversion.pipeline.raise_layers", raise_and_break)
     spec = FileSpec(Variant.INT8, Head.LOGITS_LOW, IoDtype.UINT8, IoDtype.UINT8)
     steps = PostTraining(keep_float=("logits",), int16=("block_2_add",))
     plan = make_plan(tmp_path / "files", [spec], post_training=steps)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from export.edgetpu_forms import fit_edgetpu
+from export.rewriting.edgetpu_resizes import fit_edgetpu
 from tests.zoo import CAMVID
 from tflite_tools.flatbuffer.editor import Editor, symmetric
 from tflite_tools.flatbuffer.graph import read_graph

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.executor import Executor, rounding_of
-from deeplab_tf.models.imported import NetworkDescription, Node, build_imported
+from deeplab_tf.graph.network import NetworkDescription, Node
 
 DEPTH = 60
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import freeze
-from export.foreign_operators import TRUST_FLAG, checked_saved_model
+from export.conversion import freeze
+from export.conversion.foreign_operators import TRUST_FLAG, checked_saved_model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
-from deeplab_tf.models.imported import LAYER, Node
-from deeplab_tf.training.initialization import read_h5
-from deeplab_tf.training.weights_file import read_weights
-from export.keras_file import LARGEST_CONFIGURATION, read_keras_file
-from tflite_tools.study_report.curves import count_parameters
+from deeplab_tf.graph.network import LAYER, Node
+from deeplab_tf.weights.matching import read_h5
+from deeplab_tf.weights.npz import read_weights
+from export.conversion.keras_file import LARGEST_CONFIGURATION, read_keras_file
+from study.report.curves import count_parameters
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")

@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.backbone import BackboneForm, StrideWalk
-from deeplab_tf.models.backbones import BACKBONES, build_backbone
-from deeplab_tf.training import initialization
-from deeplab_tf.training.keras_applications import APPLICATIONS
+from deeplab_tf.models.backbones.form import BackboneForm, StrideWalk
+from deeplab_tf.models.backbones.registry import BACKBONES, build_backbone
+from deeplab_tf.weights import matching as initialization
+from deeplab_tf.weights.keras_applications import APPLICATIONS
 
 STRIDES = {name: (16 if name == "unet_encoder" else 32) for name in BACKBONES}
 

@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.backbone import BackboneForm
+from deeplab_tf.models.backbones.form import BackboneForm
+from deeplab_tf.models.backbones.mobilenet_v2 import build_mobilenet_v2, scaled_channels
 from deeplab_tf.models.config import Aspp, ModelConfig
-from deeplab_tf.models.mobilenet_v2 import build_mobilenet_v2, scaled_channels
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.training import initialization
+from deeplab_tf.weights import matching as initialization
 
 
 def backbone(width, stride, size=(64, 96)):

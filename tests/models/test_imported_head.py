@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from deeplab_tf.data.alignment import Alignment
+from deeplab_tf.graph.network import NetworkDescription, Node
 from deeplab_tf.models.config import IMPORTED, ModelConfig
-from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.models.imported_head import split_head
 from deeplab_tf.models.registry import build_network
+from tflite_tools.to_keras.split_head import split_head
 
 CONVOLUTION = Node(
     "logits",

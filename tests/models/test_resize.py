@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.data.alignment import Alignment, nearest_indices
-from deeplab_tf.models.resize import resize_bilinear
+from deeplab_tf.graph.resize import resize_bilinear
 
 ROW = tf.reshape(tf.constant([0.0, 10.0, 20.0]), (1, 1, 3, 1))
 

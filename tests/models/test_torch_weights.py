@@ -8,12 +8,12 @@ import pytest
 import tf_keras as keras
 from safetensors.numpy import save_file
 
-from deeplab_tf.models.backbone import BackboneForm
-from deeplab_tf.models.backbones import build_backbone
-from deeplab_tf.models.pixel_normalization import PixelNormalization, fold_normalization
-from deeplab_tf.models.torch_weights import convert_state
-from deeplab_tf.training.initialization import load_named
-from deeplab_tf.training.weights_file import read_weights
+from deeplab_tf.models.backbones.form import BackboneForm
+from deeplab_tf.models.backbones.registry import build_backbone
+from deeplab_tf.weights.matching import load_named
+from deeplab_tf.weights.npz import read_weights
+from deeplab_tf.weights.pixel_normalization import PixelNormalization, fold_normalization
+from deeplab_tf.weights.torchvision import convert_state
 
 SIZE = (64, 96)
 
@@ -109,7 +109,7 @@ def test_features_and_logits_equal_those_of_torch(name, tmp_path):
     torch, network = torch_twin(name)
     torch.save(network.state_dict(), tmp_path / "state.pth")
     output = tmp_path / "weights.npz"
-    command = [sys.executable, "-m", "deeplab_tf.models.import_torch"]
+    command = [sys.executable, "-m", "deeplab_tf.weights.import_torch"]
     command += [f"--weights={tmp_path / 'state.pth'}", f"--backbone={name}", f"--output={output}"]
     subprocess.run([*command, "--nofold_normalization"], check=True, capture_output=True)
     model = backbone(name)
@@ -207,7 +207,7 @@ def test_command_reads_safetensors_and_refuses_the_rest(tmp_path):
     def command(weights, backbone="resnet18"):
         return subprocess.run(
             [
-                *(sys.executable, "-m", "deeplab_tf.models.import_torch"),
+                *(sys.executable, "-m", "deeplab_tf.weights.import_torch"),
                 *(f"--weights={tmp_path / weights}", f"--backbone={backbone}"),
                 f"--output={tmp_path / 'out.npz'}",
             ],

@@ -11,13 +11,13 @@ from deeplab_tf.models.config import Aspp, ModelConfig, default_aspp
 from deeplab_tf.training.config import TrainingConfig
 from deeplab_tf.training.loop import TrainingRun
 from deeplab_tf.training.run_folder import RunFolder
-from export.pipeline import ExportPlan, export_files
-from export.source import RunSource
-from export.variants import Head, Variant, plan_files
+from export.conversion.pipeline import ExportPlan, export_files
+from export.conversion.source import RunSource
+from export.conversion.variants import Head, Variant, plan_files
 from tflite_tools.contract import read_contract
-from tflite_tools.evaluation import EvaluationOptions, evaluate
+from tflite_tools.deployment.targets.registry import check_target
+from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.targets.registry import check_target
 
 SIZE = (64, 96)
 STEPS, SWITCH = 24, 18

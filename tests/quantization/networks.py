@@ -5,9 +5,9 @@ import functools
 import numpy as np
 import tf_keras as keras
 
-from deeplab_tf.models.describe import describe
-from deeplab_tf.models.imported import build_imported
-from deeplab_tf.training.initialization import load_named
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.weights.matching import load_named
 from tests.zoo import trained_float_model
 
 layers = keras.layers

@@ -7,22 +7,20 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.describe import describe
-from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.quantization.adaround import learn_rounding
-from deeplab_tf.quantization.equalization import equalize
-from deeplab_tf.quantization.folding import fold_batch_norms
-from deeplab_tf.quantization.kernels import (
-    WITH_KERNEL,
-    along_outputs,
-    kernel_key,
-    largest_of_outputs,
+from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
+from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.kernels import WITH_KERNEL, along_outputs, kernel_key, largest_of_outputs
+from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.quantization.adaround.adaround import learn_rounding
+from deeplab_tf.quantization.adaround.options import AdaRoundOptions
+from deeplab_tf.quantization.adaround.sample import windows_at
+from deeplab_tf.quantization.ptq.equalization import equalize
+from deeplab_tf.quantization.qat.quantizers import (
+    ConvolutionWeightQuantizer,
+    DepthwiseWeightQuantizer,
 )
-from deeplab_tf.quantization.quantizers import ConvolutionWeightQuantizer, DepthwiseWeightQuantizer
-from deeplab_tf.quantization.ranges import observe_ranges
-from deeplab_tf.quantization.rounding_options import AdaRoundOptions
-from deeplab_tf.quantization.rounding_sample import windows_at
-from deeplab_tf.quantization.scheme import plan_layers
+from deeplab_tf.quantization.qat.ranges import observe_ranges
+from deeplab_tf.quantization.qat.scheme import plan_layers
 from tests.quantization.networks import built, chain, classifier, deeplab, images
 from tests.zoo import scenes
 

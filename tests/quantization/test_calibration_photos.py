@@ -5,10 +5,10 @@ import logging
 import numpy as np
 import pytest
 
-from deeplab_tf.quantization.bias_correction import correct_empirically
-from deeplab_tf.quantization.calibration_photos import check_photos
-from deeplab_tf.quantization.folding import fold_batch_norms
-from deeplab_tf.quantization.post_training import (
+from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
+from deeplab_tf.quantization.calibration.checks import check_photos
+from deeplab_tf.quantization.ptq.bias_correction import correct_empirically
+from deeplab_tf.quantization.ptq.post_training import (
     BiasMethod,
     PostTraining,
     quantize_post_training,
@@ -62,7 +62,7 @@ def test_empty_batches_change_nothing():
 
 
 def marked(batch: np.ndarray) -> np.ndarray:
-    """As `export.calibration` gives them: the first photo's first pixels are 0 and 255."""
+    """As `export.conversion.calibration` gives them: two pixels of the first are 0 and 255."""
     batch = batch.copy()
     batch[0, 0, 0], batch[0, 0, 1] = INPUT_RANGE
     return batch

@@ -7,17 +7,17 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.graph.executor import Executor
-from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.quantization.absorption import absorb_high_biases
-from deeplab_tf.quantization.bias_correction import correct_empirically
-from deeplab_tf.quantization.empty_pixels import PixelWeights, empty_share, weights_of
-from deeplab_tf.quantization.equalization import equalize
-from deeplab_tf.quantization.folding import fold_batch_norms
-from deeplab_tf.quantization.post_training import PostTraining, quantize_post_training
-from deeplab_tf.quantization.range_choice import observe
-from deeplab_tf.quantization.rounding_grid import Grid
-from deeplab_tf.quantization.rounding_options import AdaRoundOptions
-from deeplab_tf.quantization.rounding_sample import draw_sample
+from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
+from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.quantization.adaround.grid import Grid
+from deeplab_tf.quantization.adaround.options import AdaRoundOptions
+from deeplab_tf.quantization.adaround.sample import draw_sample
+from deeplab_tf.quantization.calibration.activation_ranges import observe
+from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, empty_share, weights_of
+from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
+from deeplab_tf.quantization.ptq.bias_correction import correct_empirically
+from deeplab_tf.quantization.ptq.equalization import equalize
+from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
 from tests.quantization.networks import chain, images
 from tests.zoo import scenes, trained_float_model
 

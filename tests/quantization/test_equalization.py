@@ -7,19 +7,15 @@ import pytest
 import tf_keras as keras
 
 from deeplab_tf.graph.executor import Executor
-from deeplab_tf.models.describe import describe
-from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.quantization.equalization import (
+from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
+from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.kernels import kernel_key, largest_of_inputs, largest_of_outputs
+from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.quantization.ptq.equalization import (
     Relu6,
     equalize,
     find_pairs,
     measure_replacement,
-)
-from deeplab_tf.quantization.folding import fold_batch_norms
-from deeplab_tf.quantization.kernels import (
-    kernel_key,
-    largest_of_inputs,
-    largest_of_outputs,
 )
 from tests.quantization.networks import NETWORKS, built, chain, deeplab, images
 from tests.zoo import scenes, trained_float_model

@@ -9,21 +9,23 @@ import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.edit import cut_after
 from deeplab_tf.graph.executor import Executor
-from deeplab_tf.models.describe import describe
-from deeplab_tf.models.imported import NetworkDescription, Node, build_imported, cut_after
-from deeplab_tf.quantization import scheme
-from deeplab_tf.quantization.apply import quantize_aware
-from deeplab_tf.quantization.post_training import (
+from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.quantization.calibration.activation_ranges import SILENT_RANGE
+from deeplab_tf.quantization.ptq.post_training import (
     BiasMethod,
     PostTraining,
     quantize_post_training,
 )
-from deeplab_tf.quantization.range_choice import SILENT_RANGE
-from deeplab_tf.quantization.ranges import fill_ranges
-from deeplab_tf.training.initialization import named_arrays
-from export.gate import check_file
-from export.variants import FileSpec, Head, IoDtype, Variant
+from deeplab_tf.quantization.qat import scheme
+from deeplab_tf.quantization.qat.apply import quantize_aware
+from deeplab_tf.quantization.qat.ranges import fill_ranges
+from deeplab_tf.weights.matching import named_arrays
+from export.conversion.gate import check_file
+from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 
 CONVOLUTION = {"filters": 24, "kernel_size": 3, "padding": "same"}
 LIMIT = {"max_value": 4.0}

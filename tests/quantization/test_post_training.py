@@ -8,24 +8,24 @@ import pytest
 import tf_keras as keras
 
 from deeplab_tf.graph.executor import Executor
-from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.quantization import post_training
-from deeplab_tf.quantization.absorption import absorb_high_biases
-from deeplab_tf.quantization.bias_correction import (
+from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
+from deeplab_tf.graph.kernels import kernel_key
+from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.quantization.adaround.options import AdaRoundOptions
+from deeplab_tf.quantization.ptq import post_training
+from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
+from deeplab_tf.quantization.ptq.bias_correction import (
     clipped_normal_mean,
     correct_analytically,
     correct_empirically,
     quantize_kernel,
 )
-from deeplab_tf.quantization.equalization import Relu6, equalize
-from deeplab_tf.quantization.folding import fold_batch_norms
-from deeplab_tf.quantization.kernels import kernel_key
-from deeplab_tf.quantization.post_training import (
+from deeplab_tf.quantization.ptq.equalization import Relu6, equalize
+from deeplab_tf.quantization.ptq.post_training import (
     BiasMethod,
     PostTraining,
     quantize_post_training,
 )
-from deeplab_tf.quantization.rounding_options import AdaRoundOptions
 from tests.quantization.networks import (
     NETWORKS,
     built,

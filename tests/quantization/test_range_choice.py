@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from deeplab_tf.models.imported import NetworkDescription, Node
-from deeplab_tf.quantization.range_choice import (
+from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.quantization.calibration.activation_ranges import (
     NUM_BINS,
     SILENT_RANGE,
     Histogram,

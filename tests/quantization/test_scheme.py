@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.imported_layers import IntegerReLU
-from deeplab_tf.quantization import apply, ranges, scheme
-from deeplab_tf.quantization.quantizers import DepthwiseWeightQuantizer
-from deeplab_tf.training.initialization import named_arrays
+from deeplab_tf.graph.layers import IntegerReLU
+from deeplab_tf.quantization.qat import apply, ranges, scheme
+from deeplab_tf.quantization.qat.quantizers import DepthwiseWeightQuantizer
 from deeplab_tf.training.stepper import freeze_batch_norms, learning_variables
+from deeplab_tf.weights.matching import named_arrays
 from tests.zoo import scenes, trained_float_model, trained_quantized_model
 
 INPUT_RANGE = (-1.0, 127 / 128)

@@ -7,11 +7,10 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.describe import describe
-from deeplab_tf.quantization import sensitivity
-from deeplab_tf.quantization.apply import float_weights
-from deeplab_tf.quantization.post_training import PostTraining, quantize_post_training
-from deeplab_tf.quantization.sensitivity import (
+from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.quantization.ptq import sensitivity
+from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
+from deeplab_tf.quantization.ptq.sensitivity import (
     Judge,
     Score,
     Sensitivity,
@@ -22,6 +21,7 @@ from deeplab_tf.quantization.sensitivity import (
     measure_sensitivity,
     units_named,
 )
+from deeplab_tf.quantization.qat.apply import float_weights
 from tests.zoo import LIVE_SIZE, scenes, trained_float_model
 
 INPUT_RANGE = (-1.0, 127 / 128)

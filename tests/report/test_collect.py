@@ -7,16 +7,17 @@ import re
 import numpy as np
 import pytest
 
-from deeplab_tf.data import confusion
 from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.metrics import confusion
+from deeplab_tf.metrics.bootstrap import miou_difference
+from deeplab_tf.metrics.overlap import change_of, overlap, shares
 from tests.zoo import CAMVID
-from tflite_tools.bootstrap import miou_difference
 from tflite_tools.contract import read_contract
-from tflite_tools.evaluation import EvaluationOptions, ModelResult
+from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 from tflite_tools.html_report import charts, page, pictures
-from tflite_tools.html_report.collect import FileReport, Report, change_of, overlap, shares
+from tflite_tools.html_report.collect import FileReport, Report
 from tflite_tools.html_report.model_card import model_card
-from tflite_tools.latency import LatencyMs
+from tflite_tools.runtime.latency import LatencyMs
 
 CLASSES = 7
 

@@ -1,4 +1,4 @@
-"""`python -m deeplab_tf.compare` as a user types it: bad input, and a tiny grid for real."""
+"""`python -m study.compare` as a user types it: bad input, and a tiny grid for real."""
 
 import json
 import pathlib
@@ -35,7 +35,7 @@ TINY = {
 
 def command(study, output_dir, *flags):
     return [
-        *(sys.executable, "-m", "deeplab_tf.compare", f"--study={study}"),
+        *(sys.executable, "-m", "study.compare", f"--study={study}"),
         *(f"--output_dir={output_dir}", "--latency_repeats=2", *flags),
     ]
 

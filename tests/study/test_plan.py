@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from deeplab_tf.study import command_flags
-from deeplab_tf.study.command_flags import check_flags, flags_of
-from deeplab_tf.study.plan import read_study, study_from_json
-from deeplab_tf.study.stage import Stage, argument, command_line
+from study import command_flags
+from study.command_flags import check_flags, flags_of
+from study.plan import read_study, study_from_json
+from study.stage import Stage, argument, command_line
 
 GRID = {
     "width": {"narrow": {"width_multiplier": 0.35}, "wide": {"width_multiplier": 1.0}},

@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from deeplab_tf.study import schedule
-from deeplab_tf.study.cell import CellState, StudyFolder
-from deeplab_tf.study.plan import study_from_json
-from deeplab_tf.study.schedule import failure_of, run_cells
-from deeplab_tf.study.stage import Stage
+from study import schedule
+from study.cell import CellState, StudyFolder
+from study.plan import study_from_json
+from study.schedule import failure_of, run_cells
+from study.stage import Stage
 
 PRODUCTS = {
     Stage.TRAIN: "mkdir -p $run_dir; touch $run_dir/float.npz",
@@ -139,7 +139,7 @@ def test_two_studies_do_not_work_in_one_folder(tmp_path, work):
         while not (tmp_path / "calls").exists():
             time.sleep(0.01)
         code = (
-            "import sys, pathlib; from deeplab_tf.study.schedule import _locked\n"
+            "import sys, pathlib; from study.schedule import _locked\n"
             "with _locked(pathlib.Path(sys.argv[1])): pass"
         )
         done = subprocess.run(

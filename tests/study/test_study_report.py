@@ -15,26 +15,22 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from deeplab_tf.data import confusion
 from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.metrics import confusion
+from deeplab_tf.metrics.bootstrap import miou_difference
+from deeplab_tf.training.run_events import read_training_minutes
+from study.report import timing
+from study.report.charts import front
+from study.report.collect import StudyScope, collect_study
+from study.report.curves import count_parameters, read_losses, read_validations
+from study.report.matrices import read_matrices, write_matrices
+from study.report.page import plain, render, study_csv, study_table
+from study.report.timing import TimingOptions, time_files
 from tests.zoo import CAMVID
-from tflite_tools.bootstrap import miou_difference
 from tflite_tools.contract import read_contract
-from tflite_tools.evaluation import EvaluationOptions, ModelResult
-from tflite_tools.latency import LatencyMs
-from tflite_tools.study_report import timing
-from tflite_tools.study_report.charts import front
-from tflite_tools.study_report.collect import StudyScope, collect_study
-from tflite_tools.study_report.curves import (
-    count_parameters,
-    read_losses,
-    read_training_minutes,
-    read_validations,
-)
-from tflite_tools.study_report.matrices import read_matrices, write_matrices
-from tflite_tools.study_report.page import plain, render, study_csv, study_table
-from tflite_tools.study_report.timing import TimingOptions, time_files
-from tflite_tools.tables import write_metrics
+from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
+from tflite_tools.evaluation.tables import write_metrics
+from tflite_tools.runtime.latency import LatencyMs
 
 CLASSES, PHOTOS = 7, 12
 NO_TIMING = TimingOptions(repeats=0)

@@ -10,10 +10,10 @@ import pytest
 
 from tests.targets.graphs import single
 from tests.zoo import CAMVID
+from tflite_tools.deployment.targets.registry import TARGETS, check_target
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.multiply_adds import operator_multiply_adds
 from tflite_tools.manifest import manifest_path
-from tflite_tools.targets.registry import TARGETS, check_target
 from tflite_tools.to_keras.importer import import_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -5,9 +5,9 @@ import pytest
 
 from tests.targets.graphs import Builder, single
 from tests.zoo import CAMVID, ZOO
+from tflite_tools.deployment.targets import gpu, nnapi
+from tflite_tools.deployment.targets.partition import delegated_parts, largest
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.targets import gpu, nnapi
-from tflite_tools.targets.partition import delegated_parts, largest
 
 IMAGE = (1, 8, 8, 4)
 WEIGHTS = (np.ones((4, 1, 1, 4)), "INT8")

@@ -8,8 +8,8 @@ import pytest
 
 from tests.targets.graphs import Builder, single
 from tests.zoo import CAMVID, ZOO
+from tflite_tools.deployment.targets import edgetpu
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.targets import edgetpu
 
 MODELS = (
     "deeplabv3_mnv2_pascal_quant",

@@ -7,9 +7,9 @@ import subprocess
 import pytest
 
 from tests.zoo import CAMVID, ZOO
+from tflite_tools.deployment.targets import ethosu
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.multiply_adds import operator_multiply_adds
-from tflite_tools.targets import ethosu
 
 needs_vela = pytest.mark.skipif(
     importlib.util.find_spec("ethosu") is None, reason="Vela is not installed: the extra `vela`"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from deeplab_tf.data.confusion import mean_iou
-from tflite_tools.bootstrap import Interval, common_classes, miou_difference
+from deeplab_tf.metrics.bootstrap import Interval, common_classes, miou_difference
+from deeplab_tf.metrics.confusion import mean_iou
 
 
 def matrices(images, accuracy, seed):

@@ -10,11 +10,11 @@ from tests.diagnosis.surgery import CODES, INT8, operators, unpacked, write
 from tflite_tools.benchmarking.report import benchmark_text
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
 from tflite_tools.contract import read_contract
-from tflite_tools.evaluation import EvaluationOptions, evaluate
-from tflite_tools.golden_pair import GoldenOptions, write_golden
-from tflite_tools.interpreter import Kernels
-from tflite_tools.pool import FileRunner, InterpreterPool, Task
-from tflite_tools.tables import result_to_json, terminal_table
+from tflite_tools.deployment.golden import GoldenOptions, write_golden
+from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
+from tflite_tools.evaluation.tables import result_to_json, terminal_table
+from tflite_tools.runtime.interpreter import Kernels
+from tflite_tools.runtime.pool import FileRunner, InterpreterPool, Task
 
 
 def rescaled(path):

@@ -10,7 +10,7 @@ import pytest
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.data.preprocessing import Preprocessing, place, place_label
-from deeplab_tf.data.synthetic import draw_scene
+from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.diagnosis.surgery import (
     last_resize_with,
     low_logits,
@@ -25,7 +25,7 @@ from tflite_tools.file_contract import PreprocessingSource, pixel_table, read_fi
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.to_keras.importer import import_file
 from tflite_tools.to_keras.run import as_run
 

@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
-from tflite_tools.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool, Task
 
 
 @pytest.fixture

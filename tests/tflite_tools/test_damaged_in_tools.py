@@ -15,17 +15,17 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tests.tflite_tools.mutations import MUTATIONS, packed, table_positions
 from tflite_tools.benchmarking.timing import _describe
-from tflite_tools.clients import Client, check_file, findings_text
 from tflite_tools.contract import read_contract
+from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
+from tflite_tools.deployment.client_rules import Client, check_file, findings_text
+from tflite_tools.deployment.targets import report
+from tflite_tools.deployment.targets.registry import check_target
 from tflite_tools.diagnosis.case import open_case
 from tflite_tools.diagnosis.diagnosis import diagnose
 from tflite_tools.diagnosis.observation import Effort
 from tflite_tools.diagnosis.report import as_text
 from tflite_tools.flatbuffer.graph import read_checked_graph
 from tflite_tools.metadata import model_file, packing
-from tflite_tools.metadata.addition import AddOptions, add_metadata
-from tflite_tools.targets import report
-from tflite_tools.targets.registry import check_target
 from tflite_tools.to_keras.importer import import_file
 
 MUTANTS = 210

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_tf.data import confusion
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Placement, Preprocessing, place, place_label
 from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.metrics import confusion
+from deeplab_tf.metrics.cross_entropy import cross_entropy_sum, dequantize
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
-from tflite_tools.cross_entropy import cross_entropy_sum, dequantize
-from tflite_tools.evaluation import EvaluationOptions, evaluate
+from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
 from tflite_tools.flatbuffer.graph import parse_model, read_graph
-from tflite_tools.latency import measure_latency
-from tflite_tools.pool import InterpreterPool, Task
-from tflite_tools.prediction import OutputReader, argmax_channels
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runtime.latency import measure_latency
+from tflite_tools.runtime.output_reader import OutputReader, argmax_channels
+from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.runner import ModelRunner
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 INT8 = CAMVID / "int8.tflite"

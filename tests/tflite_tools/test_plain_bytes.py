@@ -10,7 +10,7 @@ from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
 from tflite_tools.contract import read_contract
 from tflite_tools.file_contract import PreprocessingSource, read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.runner import ModelRunner
+from tflite_tools.runtime.runner import ModelRunner
 
 TYPES = schema.TensorType
 SHAPE = (1, 368, 480, 3)

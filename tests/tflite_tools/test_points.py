@@ -9,12 +9,20 @@ import sys
 import numpy as np
 import pytest
 
-from deeplab_tf.data import confusion, range_image, semantic_kitti
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar import range_image
+from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.data.semantic_kitti import open_split
+from deeplab_tf.data.readers import semantic_kitti
+from deeplab_tf.data.readers.semantic_kitti import open_split
+from deeplab_tf.metrics import confusion
+from tflite_tools.evaluation.points import (
+    Neighbours,
+    Scan,
+    benchmark_mean_iou,
+    classes_of_points,
+    vote,
+)
 from tflite_tools.manifest import Manifest, sha256_of
-from tflite_tools.points import Neighbours, Scan, benchmark_mean_iou, classes_of_points, vote
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STRIP = Sensor(1, 9, 20.0, -20.0, 45.0, -45.0)

@@ -12,9 +12,9 @@ from PIL import Image
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from tflite_tools.contract import read_contract
-from tflite_tools.evaluation import EvaluationOptions, evaluate
-from tflite_tools.runner import ModelRunner
-from tflite_tools.tiled_evaluation import patience_s
+from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
+from tflite_tools.evaluation.tiled import patience_s
+from tflite_tools.runtime.runner import ModelRunner
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CAMVID = ROOT / "zoo" / "camvid_deeplab_mobilenet_v2"
@@ -195,7 +195,7 @@ def test_file_with_an_argmax_head_is_stitched_too(camvid):
 
 def test_sharded_counts_are_the_local_ones(own_folder):
     pytest.importorskip("apache_beam", reason="the extra `beam` is not installed")
-    from tflite_tools.sharded import ListSource, evaluate_sharded  # noqa: PLC0415
+    from tflite_tools.evaluation.sharded import ListSource, evaluate_sharded  # noqa: PLC0415
 
     contracts = [read_contract(INT8)]
     source = ListSource("folder", str(own_folder), "val")

@@ -15,10 +15,10 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.tflite_tools.mutations import MUTATIONS, packed, table_positions
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
+from tflite_tools.evaluation.signal_to_noise import real_output
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.flatbuffer.verifier import UNIONS, Allowance, verify
-from tflite_tools.pool import FileRunner, InterpreterPool, Task
-from tflite_tools.signal_to_noise import real_output
+from tflite_tools.runtime.pool import FileRunner, InterpreterPool, Task
 
 MUTANTS = 1000
 BATCH = 50

@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.imported import build_imported, simulate_quantization
-from deeplab_tf.training.initialization import load_named
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.simulate import simulate_quantization
+from deeplab_tf.weights.matching import load_named
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.pool import FileRunner
+from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras.importer import import_graph
 
 

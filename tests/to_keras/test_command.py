@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.models.imported import NetworkDescription, build_imported
-from deeplab_tf.training.initialization import load_named
-from deeplab_tf.training.weights_file import read_weights
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.network import NetworkDescription
+from deeplab_tf.weights.matching import load_named
+from deeplab_tf.weights.npz import read_weights
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.metadata.packing import read_labels
 from tflite_tools.to_keras import convert as to_keras

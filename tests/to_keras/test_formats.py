@@ -9,11 +9,12 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.network import NetworkDescription
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.deeplab import build_deeplab
-from deeplab_tf.models.imported import NetworkDescription, build_imported
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.pool import FileRunner
+from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras.fidelity import measure
 from tflite_tools.to_keras.importer import import_graph
 

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from deeplab_tf.data.alignment import Alignment
-from deeplab_tf.data.lidar_sensor import Sensor
-from deeplab_tf.models.resize import resize_bilinear
+from deeplab_tf.data.lidar.sensor import Sensor
+from deeplab_tf.graph.resize import resize_bilinear
 from deeplab_tf.training.config import read_config
 from tests.zoo import CAMVID
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of

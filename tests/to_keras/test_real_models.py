@@ -7,11 +7,12 @@ import pytest
 
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.models.imported import build_imported, simulate_quantization
-from deeplab_tf.training.initialization import load_named
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.simulate import simulate_quantization
+from deeplab_tf.weights.matching import load_named
 from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.pool import FileRunner
+from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras import self_check
 from tflite_tools.to_keras.fidelity import measure
 from tflite_tools.to_keras.importer import import_file, import_graph

@@ -11,16 +11,16 @@ import tensorflow as tf
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.data.lidar_sensor import Sensor
+from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.training.config import TrainingConfig, read_config
 from deeplab_tf.training.distillation import Distillation, DistillLoss, distillation_loss
-from deeplab_tf.training.initialization import named_arrays
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.start import teacher_maker
-from deeplab_tf.training.weights_file import save_weights
+from deeplab_tf.weights.matching import named_arrays
+from deeplab_tf.weights.npz import save_weights
 
 HALF_PIXEL = Alignment.HALF_PIXEL
 

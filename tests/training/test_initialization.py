@@ -10,18 +10,18 @@ from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.batch_norm import adopt_statistics
-from deeplab_tf.training import initialization
+from deeplab_tf.quantization.qat.batch_norm import adopt_statistics
 from deeplab_tf.training.config import TrainingConfig, read_config
-from deeplab_tf.training.keras_applications import APPLICATIONS, Application
 from deeplab_tf.training.run_folder import RunFolder
 from deeplab_tf.training.start import initializer
-from deeplab_tf.training.weights_file import read_weights, save_weights
-from export import freeze
-from export.convert import Conversion, convert
-from export.variants import FileSpec, Head, IoDtype, Variant
-from tflite_tools.convolution_weights import read_convolutions
+from deeplab_tf.weights import matching as initialization
+from deeplab_tf.weights.keras_applications import APPLICATIONS, Application
+from deeplab_tf.weights.npz import read_weights, save_weights
+from export.conversion import freeze
+from export.conversion.convert import Conversion, convert
+from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.to_keras.convolution_weights import read_convolutions
 
 SMALL = ModelConfig(num_classes=3, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=16)
 

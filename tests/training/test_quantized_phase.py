@@ -9,24 +9,24 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
+from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.models.config import Aspp, ModelConfig
-from deeplab_tf.models.describe import describe
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.apply import QatScheme, quantize_aware, wrapped_layers
-from deeplab_tf.quantization.folding import fold_batch_norms
-from deeplab_tf.quantization.ranges import learned_ranges
-from deeplab_tf.quantization.weight_ranges import fit_weight_ranges
+from deeplab_tf.quantization.qat.apply import QatScheme, quantize_aware, wrapped_layers
+from deeplab_tf.quantization.qat.ranges import learned_ranges
+from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
 from deeplab_tf.training.config import TrainingConfig
 from deeplab_tf.training.loop import TrainingRun
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.schedules import Decay, OptimizerName, build_optimizer
 from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
-from deeplab_tf.training.weights_file import read_weights
-from export import parity
-from export.bias_reference import nearest_of_run
-from export.parity import measure_parity
-from export.source import RunSource
+from deeplab_tf.weights.npz import read_weights
+from export.bias_correction.reference import nearest_of_run
+from export.conversion import parity
+from export.conversion.parity import measure_parity
+from export.conversion.source import RunSource
 from tests.zoo import pixels, trained_quantized_model
 from tflite_tools.to_keras.importer import ImportedNetwork
 

@@ -5,8 +5,9 @@ import dataclasses
 
 from tflite_tools.benchmarking.profile import OperatorTime, Profile, side_by_side
 from tflite_tools.benchmarking.timing import Benchmark, BenchmarkOptions
-from tflite_tools.interpreter import BUILTIN_NOTE, Kernels
-from tflite_tools.tables import align, kernels_line
+from tflite_tools.evaluation.tables import kernels_line
+from tflite_tools.runtime.interpreter import BUILTIN_NOTE, Kernels
+from tflite_tools.text_table import align
 
 SLOWEST = 10
 QUIET = 0.9

@@ -13,10 +13,10 @@ from tflite_tools.benchmarking.ceiling import write_ceiling
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
-from tflite_tools.interpreter import Kernels
-from tflite_tools.pool import InterpreterPool, Task
-from tflite_tools.runner import ModelRunner
-from tflite_tools.runtime_shapes import with_known_shapes
+from tflite_tools.runtime.interpreter import Kernels
+from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.runner import ModelRunner
+from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from tflite_tools.file_contract import PreprocessingSource
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS
 from tflite_tools.manifest import Manifest, read_manifest
-from tflite_tools.runtime_shapes import with_known_shapes
+from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 INTEGER_TYPES = ("INT8", "UINT8", "INT16")
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from deeplab_tf.data import confusion
 from deeplab_tf.data.preprocessing import place
-from tflite_tools.bootstrap import Interval, miou_difference
+from deeplab_tf.metrics import confusion
+from deeplab_tf.metrics.bootstrap import Interval, miou_difference
 from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.finding import Finding, problem, warning
 from tflite_tools.diagnosis.observation import Observations

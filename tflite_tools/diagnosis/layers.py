@@ -8,10 +8,10 @@ import dataclasses
 
 import numpy as np
 
-from deeplab_tf.data.decibels import snr_db
+from deeplab_tf.metrics.signal_to_noise import snr_db
 from tflite_tools.contract import ModelContract
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
-from tflite_tools.runner import FileInterpreter, ModelRunner
+from tflite_tools.runtime.runner import FileInterpreter, ModelRunner
 
 BINS = 256
 """Of the histogram of an integer tensor: all values of 8 bits, the top 8 bits of 16."""

@@ -13,9 +13,9 @@ from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.layers import LayerStatistics, measure_layers
 from tflite_tools.diagnosis.pairing import pair_tensors
 from tflite_tools.diagnosis.views import DECLARED, View, all_views
-from tflite_tools.evaluation import ModelResult, score_list
-from tflite_tools.pool import InterpreterPool, Task
-from tflite_tools.signal_to_noise import real_output
+from tflite_tools.evaluation.evaluation import ModelResult, score_list
+from tflite_tools.evaluation.signal_to_noise import real_output
+from tflite_tools.runtime.pool import InterpreterPool, Task
 
 
 @dataclasses.dataclass(frozen=True)

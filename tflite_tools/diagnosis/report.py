@@ -9,7 +9,7 @@ from deeplab_tf import atomic_file
 from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.diagnosis import Diagnosis
 from tflite_tools.diagnosis.finding import Severity
-from tflite_tools.tables import versions
+from tflite_tools.versions import versions
 
 
 def as_text(diagnosis: Diagnosis) -> str:

@@ -16,9 +16,10 @@ from PIL import Image
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement, place
-from tflite_tools.html_report.collect import FileReport, Report, shares
-from tflite_tools.pool import InterpreterPool, Task
-from tflite_tools.runner import ModelRunner
+from deeplab_tf.metrics.overlap import shares
+from tflite_tools.html_report.collect import FileReport, Report
+from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.runner import ModelRunner
 
 TILE_WIDTH = 400
 PHOTOS_A_LIST = 2

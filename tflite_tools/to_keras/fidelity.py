@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tf_keras as keras
 
-from tflite_tools.interpreter import Kernels
+from tflite_tools.runtime.interpreter import Kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ def measure(run_file, model: keras.Model, real_inputs) -> Fidelity:
     """Compares a file with its rebuilt network.
 
     Args:
-        run_file: `tflite_tools.pool.FileRunner`, or a function like it.
+        run_file: `tflite_tools.runtime.pool.FileRunner`, or a function like it.
         model: the network.
         real_inputs: float32 [1, ...] each.
     """

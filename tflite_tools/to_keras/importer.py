@@ -6,10 +6,11 @@ import re
 
 import numpy as np
 
-from deeplab_tf.models.imported import KINDS, NetworkDescription, Node, build_imported
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.network import KINDS, NetworkDescription, Node
 from tflite_tools.file_contract import FileContract, Said, file_contract, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
-from tflite_tools.runtime_shapes import with_known_shapes, with_runtime_shapes
+from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
 from tflite_tools.to_keras.integer_arithmetic import (
     activation_range,

@@ -43,7 +43,7 @@ def integer_arithmetic(view: OperatorView) -> dict:
         {"addends": {input_scales, multipliers}},
         {"softmax": {input_scale, scale}} or
         {"table": {input_scale, input_offset, scale, zero_point, table}},
-        see `deeplab_tf.models.imported_layers`.
+        see `deeplab_tf.graph.layers`.
 
     Raises:
         ValueError: scales so far apart that their ratio is no finite number.

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from deeplab_tf.data.synthetic import draw_scene
+from deeplab_tf.data.readers.synthetic import draw_scene
 
 _SCENE_SEEDS = (0, 1)
 

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from deeplab_tf import atomic_file
-from deeplab_tf.models.imported import NetworkDescription
+from deeplab_tf.graph.network import NetworkDescription
 from deeplab_tf.training.run_folder import RunFolder
 from tflite_tools.to_keras.fidelity import Fidelity
 from tflite_tools.to_keras.importer import ImportedNetwork

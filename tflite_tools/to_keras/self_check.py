@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import tf_keras as keras
 
-from deeplab_tf.models.imported import build_imported, simulate_quantization
-from deeplab_tf.training.initialization import load_named
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.simulate import simulate_quantization
+from deeplab_tf.weights.matching import load_named
 from tflite_tools.flatbuffer.graph import Graph, Tensor
 from tflite_tools.to_keras.file_tensors import run_tensors
 from tflite_tools.to_keras.importer import ImportedNetwork, layer_name

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tflite_tools.convolution_weights import operand
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
+from tflite_tools.to_keras.convolution_weights import operand
 
 INTEGER_RANGES = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-32768, 32767)}
 """Smallest and largest value of the types that activations are quantized to."""
@@ -27,7 +27,7 @@ class Step:
     """One layer that an operator becomes.
 
     Attributes:
-        kind: key of `deeplab_tf.models.imported.KINDS`.
+        kind: key of `deeplab_tf.graph.network.KINDS`.
         attributes: arguments of the layer.
         weights: its arrays by short name ("kernel").
         suffix: of the layer's name; the last step of an operator takes the tensor's own name.

@@ -1,0 +1,1 @@
+"""Fetching data sets: sources, resumable downloads, safe extraction."""

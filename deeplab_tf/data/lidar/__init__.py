@@ -1,0 +1,1 @@
+"""LiDAR scans: sensors, range images, points."""

@@ -1,0 +1,153 @@
+"""What a spinning or solid-state LiDAR sees, as a range image needs to know it."""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+from deeplab_tf import atomic_file
+
+CHANNELS = ("range", "x", "y", "z", "remission")
+"""Of a range image, in the order of RangeNet++ (Milioto et al. 2019); metres, then as stored."""
+
+SENSOR_FILE = "sensor.json"
+MAX_IMAGE_PIXELS = 1 << 24
+_DATA_DIR = "data_dir"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensor:
+    """Size, field of view and channel statistics of a sensor's range images.
+
+    Angles are degrees: up from the horizontal plane, and counter-clockwise from +x, so that +y
+    lies at +90 and left of +x in the image. A sensor that looks along -x has, for example,
+    fov_left=215 and fov_right=145: the image is centred on the middle of the two.
+
+    The defaults are the 64-beam HDL-64E of KITTI. Source of its field of view, means and
+    standard deviations: lidar-bonnetal, train/tasks/semantic/config/arch/darknet53.yaml.
+
+    Attributes:
+        height, width: of the range image; widths of 512, 1024 and 2048 are usual for 64 beams.
+        fov_up, fov_down: elevation of the upper and lower edge.
+        fov_left, fov_right: azimuth of the left and right edge; +180 and -180 for a full turn.
+        mean, std: of each channel over pixels that hold a point.
+    """
+
+    height: int = 64
+    width: int = 1024
+    fov_up: float = 3.0
+    fov_down: float = -25.0
+    fov_left: float = 180.0
+    fov_right: float = -180.0
+    mean: tuple[float, ...] = (12.12, 10.88, 0.23, -1.04, 0.21)
+    std: tuple[float, ...] = (12.32, 11.47, 6.91, 0.86, 0.16)
+
+    def __post_init__(self):
+        for size in (self.height, self.width):
+            if type(size) is not int or size < 1:
+                raise ValueError(
+                    f"height and width are whole numbers from 1; got {self.height!r} and "
+                    f"{self.width!r}"
+                )
+        if self.height * self.width > MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"a range image of {self.width}x{self.height} has more than {MAX_IMAGE_PIXELS} "
+                "pixels; give a smaller height or width"
+            )
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != len(CHANNELS):
+                raise ValueError(
+                    f"{name} needs one value for each of {', '.join(CHANNELS)}; got "
+                    f"{len(getattr(self, name))}"
+                )
+        angles = (self.fov_up, self.fov_down, self.fov_left, self.fov_right)
+        for value in (*angles, *self.mean, *self.std):
+            if isinstance(value, bool) or not math.isfinite(value):
+                raise ValueError(f"angles, mean and std must be finite numbers; got {value!r}")
+        self._check_angles()
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive; got {self.std}")
+
+    def _check_angles(self) -> None:
+        if not -90 <= self.fov_down < self.fov_up <= 90:
+            raise ValueError(
+                f"fov_up {self.fov_up} and fov_down {self.fov_down} must lie within -90..90 "
+                "degrees, fov_up above fov_down"
+            )
+        if not 0 < self.fov_left - self.fov_right <= 360:
+            raise ValueError(
+                f"fov_left {self.fov_left} must be greater than fov_right {self.fov_right}, by at "
+                "most 360 degrees; +y is at +90"
+            )
+
+    def to_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> "Sensor":
+        lists = {name: tuple(values[name]) for name in ("mean", "std")}
+        return cls(**{**values, **lists})
+
+    def difference(self, other: "Sensor | None") -> str:
+        """What another sensor has otherwise, for messages; "" where nothing differs."""
+        if other is None:
+            return "no sensor"
+        theirs = other.to_json()
+        differing = {k: (v, theirs[k]) for k, v in self.to_json().items() if v != theirs[k]}
+        return ", ".join(f"{name} {ours} -> {their}" for name, (ours, their) in differing.items())
+
+    @property
+    def across(self) -> str:
+        """The axis across the middle of the image, "x" or "y"; "" where neither is."""
+        middle = (self.fov_left + self.fov_right) / 2 % 180
+        return "y" if middle == 0 else "x" if middle == 90 else ""
+
+    @property
+    def full_turn(self) -> bool:
+        """Whether the left and the right edge are neighbours."""
+        return self.fov_left - self.fov_right > 360 - 1e-6
+
+
+def read_sensor(path: pathlib.Path) -> tuple[Sensor, pathlib.Path | None]:
+    """Reads a description that `write_sensor` or a person wrote.
+
+    Fields that are left out have the default sensor's values.
+
+    Returns:
+        the sensor, and the folder of the scans that the file names (a relative path starts at
+        the file's own folder), or None.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, an unknown key, or a value that is not allowed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such file; write it with deeplab_tf.data.lidar.measure_sensor"
+        )
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); measure the sensor again") from error
+    known = [field.name for field in dataclasses.fields(Sensor)]
+    if not isinstance(stored, dict) or (unknown := stored.keys() - {*known, _DATA_DIR}):
+        found = f"unknown key {min(unknown)!r}" if isinstance(stored, dict) else "no JSON object"
+        raise ValueError(f"{path}: {found}; known keys: {', '.join((*known, _DATA_DIR))}")
+    data_dir = stored.pop(_DATA_DIR, None)
+    if data_dir is not None and not isinstance(data_dir, str):
+        raise ValueError(f"{path}: data_dir must be the path of a folder; got {data_dir!r}")
+    for name in {"mean", "std"} & stored.keys():
+        if not isinstance(stored[name], list):
+            raise ValueError(f"{path}: {name} must be a list of {len(CHANNELS)} numbers")
+        stored[name] = tuple(stored[name])
+    try:
+        sensor = Sensor(**stored)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return sensor, None if data_dir is None else path.parent / data_dir
+
+
+def write_sensor(path: pathlib.Path, sensor: Sensor, data_dir: pathlib.Path) -> None:
+    """Writes the description with the absolute path of the scans."""
+    values = dataclasses.asdict(sensor) | {_DATA_DIR: str(data_dir.resolve())}
+    atomic_file.write_text(path, json.dumps(values, indent=1) + "\n")

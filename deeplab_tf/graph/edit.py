@@ -1,0 +1,102 @@
+"""Edits of a network graph: cut, lengthened, nodes put in between; the weights come along."""
+
+import dataclasses
+
+import numpy as np
+
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.network import CLASSIFIER, CONVOLUTIONS, RESIZE, NetworkDescription, Node
+
+
+def cut_after(
+    description: NetworkDescription, arrays: dict[str, np.ndarray], name: str
+) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+    """The network up to a node, with the arrays that it still needs.
+
+    Raises:
+        ValueError: no such node.
+    """
+    by_name = {node.name: node for node in description.nodes}
+    if name not in by_name:
+        raise ValueError(f"no node is named {name!r}; the last are {', '.join(list(by_name)[-8:])}")
+    needed, waiting = set(), [name]
+    while waiting:
+        current = waiting.pop()
+        if current in needed or current not in by_name:
+            continue
+        needed.add(current)
+        waiting += by_name[current].inputs
+    nodes = [node for node in description.nodes if node.name in needed]
+    kept = tuple(_without_lost_like(node, {*needed, description.input_name}) for node in nodes)
+    shorter = dataclasses.replace(description, nodes=kept, output_name=name)
+    return shorter, {k: v for k, v in arrays.items() if k.rpartition("/")[0] in needed}
+
+
+def _without_lost_like(node: Node, kept: set[str]) -> Node:
+    like = node.attributes.get("like")
+    if node.kind != RESIZE or like is None or like in kept:
+        return node
+    return dataclasses.replace(node, attributes=node.attributes | {"like": None})
+
+
+def last_convolution(description: NetworkDescription) -> Node:
+    """The classifier: the last convolution or dense layer that the output comes through.
+
+    Raises:
+        ValueError: there is none.
+    """
+    reached, _ = cut_after(description, {}, description.output_name)
+    for node in reversed(reached.nodes):
+        if node.kind in (*CONVOLUTIONS, "dense"):
+            return node
+    raise ValueError("the network has no convolution and no dense layer")
+
+
+def append_classifier(
+    description: NetworkDescription, arrays: dict[str, np.ndarray], num_classes: int, seed: int = 0
+) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+    """Puts a new 1x1 convolution, or a dense layer behind a vector, at the network's end.
+
+    Its kernel is drawn from a normal distribution with standard deviation 0.01, its bias is 0.
+
+    Raises:
+        ValueError: `num_classes` below 1, or an output that is neither features nor a vector.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+    shape = build_imported(description).output_shape
+    if len(shape) not in (2, 4):
+        raise ValueError(f"a classifier needs features or a vector in front; got {shape}")
+    taken = {node.name for node in description.nodes} | {description.input_name}
+    name = CLASSIFIER if CLASSIFIER not in taken else f"{CLASSIFIER}_new"
+    if len(shape) == 4:
+        kind, attributes = "conv2d", {"filters": num_classes, "kernel_size": 1}
+        kernel_shape = (1, 1, shape[-1], num_classes)
+    else:
+        kind, attributes = "dense", {"units": num_classes}
+        kernel_shape = (shape[-1], num_classes)
+    node = Node(name, kind, (description.output_name,), attributes)
+    kernel = np.random.default_rng(seed).normal(0, 0.01, kernel_shape).astype(np.float32)
+    longer = dataclasses.replace(description, nodes=(*description.nodes, node), output_name=name)
+    return longer, arrays | {
+        f"{name}/kernel": kernel,
+        f"{name}/bias": np.zeros(num_classes, np.float32),
+    }
+
+
+def insert_after(description: NetworkDescription, additions: dict[str, Node]) -> NetworkDescription:
+    """Puts a node behind each named one; all that read the old node then read the new one.
+
+    Args:
+        description: the network.
+        additions: {name of a node or of the input: node that reads it}.
+    """
+    renamed = {name: node.name for name, node in additions.items()}
+    nodes = [additions[description.input_name]] if description.input_name in additions else []
+    for node in description.nodes:
+        inputs = tuple(renamed.get(name, name) for name in node.inputs)
+        nodes.append(dataclasses.replace(node, inputs=inputs))
+        if node.name in additions:
+            nodes.append(additions[node.name])
+    output = renamed.get(description.output_name, description.output_name)
+    return dataclasses.replace(description, nodes=tuple(nodes), output_name=output)

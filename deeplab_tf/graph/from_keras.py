@@ -1,0 +1,105 @@
+"""A flat Functional Keras model as data, so that graph edits need not rebuild Keras graphs.
+
+The same form as a network out of a file (`models.imported`): what edits one, edits the other.
+"""
+
+import json
+
+import numpy as np
+import tf_keras as keras
+
+from deeplab_tf.graph.network import IDENTITY, KINDS, LAYER, RESIZE, NetworkDescription, Node
+
+layers = keras.layers
+
+_KIND_OF = {layer: kind for kind, layer in KINDS.items()}
+_NOT_ARGUMENTS = ("name", "trainable", "dtype", "batch_input_shape", "activation")
+_ENDINGS = ("_initializer", "_regularizer", "_constraint")
+_HIDDEN_ACTIVATION = (
+    layers.Conv2D,
+    layers.DepthwiseConv2D,
+    layers.Conv2DTranspose,
+    layers.Dense,
+)
+"""Layers with an activation inside, which becomes a node of its own."""
+
+
+def describe(model: keras.Model) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+    """The network and its weights.
+
+    A convolution with an activation inside becomes two nodes, "<name>_linear" and "<name>".
+
+    Args:
+        model: flat Functional graph with one input and one output.
+
+    Returns:
+        the description, and float32 "layer/weight" arrays.
+
+    Raises:
+        ValueError: several inputs or outputs, a model inside the model, a layer used twice.
+    """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise ValueError(
+            f"needs one input and one output; the model has {len(model.inputs)} and "
+            f"{len(model.outputs)}"
+        )
+    nodes: list[Node] = []
+    arrays: dict[str, np.ndarray] = {}
+    for layer in model.layers:
+        if isinstance(layer, layers.InputLayer):
+            continue
+        _check_flat(layer)
+        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+        names = tuple(tensor._keras_history.layer.name for tensor in inputs)
+        steps = _nodes(layer, names)
+        nodes += steps
+        owner = steps[0].name
+        for variable, value in zip(layer.weights, layer.get_weights(), strict=True):
+            arrays[f"{owner}/{variable.name.split('/')[-1].split(':')[0]}"] = value
+    shape = tuple(model.inputs[0].shape[1:])
+    output = model.outputs[0]._keras_history.layer.name
+    return NetworkDescription(model.input_names[0], shape, tuple(nodes), output), arrays
+
+
+def _check_flat(layer) -> None:
+    if isinstance(layer, keras.Model):
+        raise ValueError(f"layer {layer.name!r} is a model of its own; give one flat graph")
+    if len(layer.inbound_nodes) != 1:
+        raise ValueError(
+            f"layer {layer.name!r} is used {len(layer.inbound_nodes)} times; once fits"
+        )
+
+
+def _nodes(layer, inputs: tuple[str, ...]) -> list[Node]:
+    config = json.loads(json.dumps(layer.get_config(), default=float))  # plain lists and numbers
+    if isinstance(layer, layers.Dropout):
+        return [Node(layer.name, IDENTITY, inputs)]
+    if isinstance(layer, layers.Resizing) and not config.get("crop_to_aspect_ratio"):
+        settings = {name: config[name] for name in ("height", "width", "interpolation")}
+        return [Node(layer.name, RESIZE, inputs, settings | {"alignment": "half_pixel"})]
+    if type(layer) is layers.Activation:
+        return [_activation(layer.name, config["activation"], inputs)]
+    kind = _KIND_OF.get(type(layer))
+    if kind is None:
+        attributes = {"class_name": type(layer).__name__, "config": config}
+        return [Node(layer.name, LAYER, inputs, attributes)]
+    attributes = {
+        name: value
+        for name, value in config.items()
+        if name not in _NOT_ARGUMENTS and not name.endswith(_ENDINGS)
+    }
+    hidden = config.get("activation", "linear")
+    if not isinstance(layer, _HIDDEN_ACTIVATION) or hidden == "linear":
+        return [Node(layer.name, kind, inputs, attributes)]
+    linear = Node(f"{layer.name}_linear", kind, inputs, attributes)
+    return [linear, _activation(layer.name, hidden, (linear.name,))]
+
+
+def _activation(name: str, function: str, inputs: tuple[str, ...]) -> Node:
+    if function in ("relu", "relu6"):
+        return Node(name, "relu", inputs, {"max_value": 6.0} if function == "relu6" else {})
+    if function == "linear":
+        return Node(name, IDENTITY, inputs)
+    if function == "softmax":
+        return Node(name, "softmax", inputs)
+    return Node(name, "activation", inputs, {"activation": function})

@@ -1,0 +1,62 @@
+"""The graph as an integer file computes it: every tensor with a range rounded to its steps."""
+
+import dataclasses
+
+from deeplab_tf.graph.edit import insert_after
+from deeplab_tf.graph.network import CONVOLUTIONS, HIDDEN_LINEAR, NetworkDescription, Node
+
+_SUMS = (
+    *CONVOLUTIONS,
+    "dense",
+    "multiply",
+    "global_average_pool2d",
+    "average_pool2d",
+    "reduce_mean",
+)
+
+
+def simulate_quantization(
+    description: NetworkDescription, ranges: dict[str, dict]
+) -> NetworkDescription:
+    """Rounds every tensor that has a range to its integer steps, as the integer file does.
+
+    Layers that sum compute in float64, so that the integer sums can be found again.
+
+    Args:
+        description: the float network.
+        ranges: by node name, {scale, zero_point, quantized_min, quantized_max} and, where
+            known, accumulator: {accumulator_scale, multiplier} of a sum of products,
+            addends: {input_scales, multipliers} of an add or subtract, table: what the kernel
+            makes of each 8-bit value, or softmax: {input_scale, scale}.
+    """
+    keys = ("scale", "zero_point", "quantized_min", "quantized_max")
+    names = {description.input_name} | {node.name for node in description.nodes}
+    nodes = tuple(_exact(node, ranges) for node in description.nodes)
+    return insert_after(
+        dataclasses.replace(description, nodes=nodes),
+        {
+            name: Node(
+                f"{name}_simulated",
+                "simulated_quantization",
+                (name,),
+                {key: values[key] for key in keys} | values.get("accumulator", {}),
+            )
+            for name, values in ranges.items()
+            if name in names
+        },
+    )
+
+
+def _exact(node: Node, ranges: dict[str, dict]) -> Node:
+    """The node as it computes what an integer kernel computes."""
+    if node.kind in _SUMS:
+        return dataclasses.replace(node, attributes=node.attributes | {"dtype": "float64"})
+    if table := ranges.get(node.name, {}).get("table"):
+        return dataclasses.replace(node, kind="simulated_table", attributes=table)
+    if node.kind == "softmax" and (settings := ranges.get(node.name, {}).get("softmax")):
+        return dataclasses.replace(node, kind="simulated_softmax", attributes=settings)
+    values = ranges.get(node.name) or ranges.get(node.name.removesuffix(HIDDEN_LINEAR), {})
+    if node.kind in ("add", "subtract") and "addends" in values:
+        attributes = values["addends"] | {"scale": values["scale"]}
+        return dataclasses.replace(node, kind="simulated_add", attributes=attributes)
+    return node

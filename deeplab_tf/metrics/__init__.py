@@ -1,0 +1,1 @@
+"""Measures of agreement, of overlap, and of how sure they are."""

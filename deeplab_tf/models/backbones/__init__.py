@@ -1,0 +1,1 @@
+"""Backbones: the networks that features come from."""

@@ -1,0 +1,1 @@
+"""AdaRound: the rounding of weights, learned from images."""

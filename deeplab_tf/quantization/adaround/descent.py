@@ -1,0 +1,185 @@
+"""The descent that decides for every weight of a layer whether it is rounded up or down.
+
+Every layer is a product of matrices here, [groups, positions, inputs] @ [groups, inputs, outputs],
+over a sample of output positions; a depthwise convolution has as many groups as channels.
+"""
+
+import typing
+
+import numpy as np
+import tensorflow as tf
+
+from deeplab_tf.graph.kernels import bias_key
+from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.quantization.adaround.grid import Grid
+from deeplab_tf.quantization.adaround.options import AdaRoundOptions
+from deeplab_tf.quantization.adaround.sample import Sample
+
+_PINNED = -20.0
+"""V of a weight that is not learned: h(V) = 0, and so is its gradient."""
+
+
+_LINEAR = (1.0, np.inf)
+
+
+def activation_behind(description: NetworkDescription, node: Node, arrays) -> tuple:
+    """(slope, limit) of f(y) = min(max(y, slope * y), limit), the activation behind a layer."""
+    follower = description.only_consumer(node.name)
+    if follower is None:
+        return _LINEAR
+    settings = follower.attributes
+    if follower.kind == "channel_limit":
+        return 0.0, arrays[f"{follower.name}/limit"]
+    if follower.kind != "relu" or settings.get("threshold"):
+        return _LINEAR
+    limit = settings.get("max_value")
+    return settings.get("negative_slope") or 0.0, np.inf if limit is None else limit
+
+
+class _Problem(typing.NamedTuple):
+    """A layer in matrices, float32; w parts of the sample with p positions each.
+
+    Attributes:
+        inputs: [w, groups, p, inputs], of the quantized network.
+        targets: [w, groups, p, outputs], of the float network in front of the activation.
+        below: [groups, inputs, outputs], whole steps.
+        start: V of the float weights, as `below`.
+        scale, bias, slope, limit: [groups, 1, outputs].
+        unit: [groups, 1, outputs], the output's change of one step at a typical input.
+    """
+
+    inputs: tf.Tensor
+    targets: tf.Tensor
+    below: tf.Tensor
+    start: tf.Tensor
+    scale: tf.Tensor
+    bias: tf.Tensor
+    slope: tf.Tensor
+    limit: tf.Tensor
+    unit: tf.Tensor
+
+
+class Schedule(typing.NamedTuple):
+    """The options as scalars, so that other options need no other graph."""
+
+    iterations: tf.Tensor
+    warm_iterations: tf.Tensor
+    learning_rate: tf.Tensor
+    regularization: tf.Tensor
+    beta_start: tf.Tensor
+    beta_end: tf.Tensor
+
+    @classmethod
+    def of(cls, options: AdaRoundOptions) -> "Schedule":
+        numbers = {name: getattr(options, name) for name in cls._fields if hasattr(options, name)}
+        numbers["warm_iterations"] = options.warm_start * options.iterations
+        return cls(**{name: tf.constant(float(value)) for name, value in numbers.items()})
+
+
+def pose_problem(
+    grid: Grid, sample: Sample, arrays, function: tuple, batch_pixels: int
+) -> _Problem:
+    size = min(batch_pixels, len(sample.teaching))
+    used = sample.teaching[: len(sample.teaching) // size * size]
+    below = grid.matrix(grid.below)
+    # h(start) = W / scale - floor(W / scale)
+    above = np.clip(grid.matrix(grid.exact) - below, 0, 1)
+    start = np.where(grid.matrix(grid.fixed), _PINNED, -np.log(1.2 / (above + 0.1) - 1))
+    channels = np.ones(len(grid.scales))
+    slope, limit = function
+    inputs = _as_matrix(sample.windows[used], grid.groups, size)
+    typical = np.sqrt(np.mean(np.square(inputs), (0, 2, 3)))[:, None, None]
+    parts = {
+        "inputs": inputs,
+        "targets": _as_matrix(sample.targets[used][:, None], grid.groups, size),
+        "below": below,
+        "start": start,
+        "scale": grid.row(grid.scales),
+        "bias": grid.row(channels * arrays.get(bias_key(grid.node), 0.0)),
+        "slope": grid.row(channels * slope),
+        "limit": grid.row(channels * limit),
+        "unit": grid.row(grid.scales) * np.where(typical > 0, typical, 1.0),
+    }
+    return _Problem(**{name: tf.constant(value, tf.float32) for name, value in parts.items()})
+
+
+def _as_matrix(windows: np.ndarray, groups: int, size: int) -> np.ndarray:
+    """[positions, taps, channels] -> [positions / size, groups, size, taps * channels / groups]."""
+    _, taps, channels = windows.shape
+    split = windows.reshape(-1, size, taps, groups, channels // groups)
+    return split.transpose(0, 3, 1, 2, 4).reshape(-1, groups, size, taps * channels // groups)
+
+
+def solve_layer(problem: _Problem, sample: Sample, grid: Grid, schedule: Schedule) -> tuple:
+    """The steps of the kernel, and the errors on the judging positions before and after.
+
+    An output channel that the learned rounding makes worse there is rounded to nearest.
+    """
+    up = _rectified_sigmoid(_descend(problem, schedule)).numpy() >= 0.5
+    nearest, learned = grid.matrix(grid.nearest), problem.below.numpy() + up
+    count = len(sample.judging)
+    inputs = _as_matrix(sample.windows[sample.judging], grid.groups, count)[0]
+    targets = _as_matrix(sample.targets[sample.judging][:, None], grid.groups, count)[0]
+    before, after = (
+        np.mean(np.square(_differences(problem, inputs, targets, steps.astype(np.float32))), 1)
+        for steps in (nearest, learned)
+    )
+    steps = np.where(after[:, None] < before[:, None], learned, nearest)
+    return grid.from_matrix(steps), (float(before.mean()), float(np.minimum(before, after).mean()))
+
+
+def _rectified_sigmoid(value):
+    return tf.clip_by_value(1.2 * tf.sigmoid(value) - 0.1, 0.0, 1.0)
+
+
+def _differences(problem: _Problem, inputs, targets, steps):
+    """Of the outputs behind the activation, [groups, p, outputs]."""
+
+    def active(output):
+        return tf.minimum(tf.maximum(output, problem.slope * output), problem.limit)
+
+    return active(inputs @ (problem.scale * steps) + problem.bias) - active(targets)
+
+
+_OF_SAMPLE, _OF_KERNEL = tf.TensorSpec([None] * 4), tf.TensorSpec([None] * 3)
+
+
+@tf.function(
+    input_signature=[
+        _Problem(*[_OF_SAMPLE] * 2, *[_OF_KERNEL] * 7),
+        Schedule(*[tf.TensorSpec([])] * 6),
+    ]
+)
+def _descend(problem: _Problem, schedule: Schedule) -> tf.Tensor:
+    """V after Adam (Kingma and Ba 2015, arXiv:1412.6980), part after part of the sample."""
+    value = problem.start
+    first, second = tf.zeros_like(value), tf.zeros_like(value)
+    parts = tf.shape(problem.inputs)[0]
+    for step in tf.range(schedule.iterations):
+        part = tf.cast(step, tf.int32) % parts
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            up = _rectified_sigmoid(value)
+            error = _differences(
+                problem, problem.inputs[part], problem.targets[part], problem.below + up
+            )
+            error = tf.reduce_mean(tf.square(error / problem.unit), 1)
+            beta, pull = _pull(step, schedule)
+            open_ends = tf.reduce_sum(1 - tf.abs(2 * up - 1) ** beta)
+            loss = tf.reduce_sum(error) + pull * open_ends
+        gradient = tape.gradient(loss, value)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * tf.square(gradient)
+        corrected = first / (1 - 0.9 ** (step + 1))
+        spread = tf.sqrt(second / (1 - 0.999 ** (step + 1)))
+        value -= schedule.learning_rate * corrected / (spread + 1e-8)
+    return value
+
+
+def _pull(step, schedule: Schedule):
+    """Exponent and weight of the pull to 0 or 1 at a step."""
+    warm, last = schedule.warm_iterations, schedule.iterations
+    share = tf.clip_by_value((step - warm) / (last - warm), 0.0, 1.0)
+    cosine = 0.5 * (1 + tf.cos(np.pi * share))
+    beta = schedule.beta_end + (schedule.beta_start - schedule.beta_end) * cosine
+    return beta, tf.where(step < warm, 0.0, schedule.regularization)

@@ -1,0 +1,69 @@
+"""A kernel on its int8 grid: each weight between the step below and the step above."""
+
+import dataclasses
+
+import numpy as np
+
+from deeplab_tf.graph.kernels import along_outputs, int8_scales, output_channels
+from deeplab_tf.graph.network import Node
+
+ON_GRID = 1e-4
+"""Steps; float32 rounding of a kernel moves its weights by up to 127 * 2^-24 = 8e-6."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A kernel on its int8 grid.
+
+    Attributes:
+        node: the layer.
+        exact: kernel / scale, float64, in the kernel's shape.
+        scales: one an output channel, float64 [channels]; 1 where all weights are 0.
+    """
+
+    node: Node
+    exact: np.ndarray
+    scales: np.ndarray
+
+    @classmethod
+    def of(cls, node: Node, kernel: np.ndarray, per_channel: bool) -> "Grid":
+        kernel = kernel.astype(np.float64)
+        scales = int8_scales(node, kernel, per_channel)
+        return cls(node, kernel / along_outputs(node, kernel, scales), scales)
+
+    @property
+    def nearest(self) -> np.ndarray:
+        return np.rint(self.exact)
+
+    @property
+    def fixed(self) -> np.ndarray:
+        """Weights that stay: on the grid already, as zeros and the largest are."""
+        return np.abs(self.exact - self.nearest) < ON_GRID
+
+    @property
+    def below(self) -> np.ndarray:
+        """The step below each weight; of those that stay, their own."""
+        return np.where(self.fixed, self.nearest, np.floor(self.exact))
+
+    def kernel(self, steps: np.ndarray) -> np.ndarray:
+        """scale * steps, float32."""
+        return (steps * along_outputs(self.node, self.exact, self.scales)).astype(np.float32)
+
+    @property
+    def groups(self) -> int:
+        if self.node.kind == "depthwise_conv2d":
+            return self.exact.shape[2]
+        return int(self.node.attributes.get("groups", 1))
+
+    def matrix(self, values: np.ndarray) -> np.ndarray:
+        """Values in the kernel's shape -> [groups, inputs, outputs]."""
+        channels = output_channels(self.node, self.exact)
+        split = values.reshape(-1, self.groups, channels // self.groups)
+        return split.transpose(1, 0, 2)
+
+    def from_matrix(self, values: np.ndarray) -> np.ndarray:
+        return values.transpose(1, 0, 2).reshape(self.exact.shape)
+
+    def row(self, values: np.ndarray) -> np.ndarray:
+        """One value an output channel -> [groups, 1, outputs]."""
+        return values.reshape(self.groups, 1, -1)

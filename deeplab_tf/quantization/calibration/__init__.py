@@ -1,0 +1,1 @@
+"""Calibration: images, and the ranges that are chosen from them."""

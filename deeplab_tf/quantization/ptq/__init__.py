@@ -1,0 +1,1 @@
+"""Post-training quantization, step by step."""

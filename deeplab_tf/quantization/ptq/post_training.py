@@ -1,0 +1,306 @@
+"""Post-training quantization step by step, for those who cannot or will not retrain.
+
+    float network -> fold batch norms -> equalize -> absorb high biases -> choose ranges
+                  -> learn the rounding -> correct biases
+                  -> fake-quantized network with exactly these numbers
+
+Each step is optional and reported. The last network holds the final weights and ranges, so the
+converter has nothing left to decide: the file computes what was planned here.
+"""
+
+import dataclasses
+import enum
+
+import numpy as np
+import tf_keras as keras
+from absl import logging
+
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
+from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.quantization.adaround.adaround import learn_rounding
+from deeplab_tf.quantization.adaround.options import AdaRoundOptions
+from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod, choose_range, observe
+from deeplab_tf.quantization.calibration.checks import check_photos
+from deeplab_tf.quantization.calibration.empty_pixels import empty_share
+from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
+from deeplab_tf.quantization.ptq.bias_correction import correct_analytically, correct_empirically
+from deeplab_tf.quantization.ptq.equalization import Relu6, equalize, measure_replacement
+from deeplab_tf.quantization.ptq.sensitivity import find_units, units_named
+from deeplab_tf.quantization.qat import scheme
+from deeplab_tf.quantization.qat.apply import quantize_aware
+from deeplab_tf.quantization.qat.ranges import fill_ranges
+
+BIAS_IMAGES = 16
+"""Photos that biases are corrected on at most: all are in memory at once."""
+
+
+class BiasMethod(enum.Enum):
+    """Where the shift of a layer's mean is taken from."""
+
+    NONE = "none"
+    """Nothing is corrected."""
+    EMPIRICAL = "empirical"
+    """Calibration photos."""
+    ANALYTIC = "analytic"
+    """Batch norms of the float network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PostTraining:
+    """Which steps are taken.
+
+    Attributes:
+        per_channel: one weight scale a channel; False: one a kernel (legacy accelerators).
+        equalize: whether neighbouring kernels are equalized.
+        relu6: what becomes of ReLU6 then.
+        absorb: whether high biases are absorbed.
+        bias: how biases are corrected.
+        ranges: how activation ranges are chosen.
+        adaround: whether the rounding of weights is learned; minutes, and the photos in memory.
+        keep_float: layers that compute in float32 (`sensitivity.find_units` names them).
+        int16: layers that compute with 16-bit activations.
+        ignore_empty: leave empty pixels, of range images, out of all statistics of photos.
+    """
+
+    per_channel: bool = True
+    equalize: bool = False
+    relu6: Relu6 = Relu6.EXACT
+    absorb: bool = False
+    bias: BiasMethod = BiasMethod.NONE
+    ranges: RangeMethod = RangeMethod.MIN_MAX
+    adaround: bool = False
+    keep_float: tuple[str, ...] = ()
+    int16: tuple[str, ...] = ()
+    ignore_empty: bool = False
+
+    def __post_init__(self):
+        if both := sorted(set(self.keep_float) & set(self.int16)):
+            raise ValueError(f"keep_float and int16 both name {', '.join(both)}; choose one")
+
+    def to_json(self) -> dict:
+        return {
+            name: value.value if isinstance(value, enum.Enum) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PostTrained:
+    """A network that is ready for the converter.
+
+    Attributes:
+        model: with fake-quantizers, image float32 [batch, height, width, channels] -> logits.
+        description, arrays: the float network inside.
+        ranges: {node: (min, max)} of its activations.
+        report: what each step did, a line each.
+    """
+
+    model: keras.Model
+    description: NetworkDescription
+    arrays: dict[str, np.ndarray]
+    ranges: dict[str, tuple[float, float]]
+    report: tuple[str, ...]
+
+
+def quantize_post_training(
+    model: keras.Model,
+    plan: PostTraining,
+    batches: list[np.ndarray],
+    input_range: tuple[float, float],
+) -> PostTrained:
+    """Takes the steps of a plan.
+
+    Args:
+        model: float network, flat Functional graph; not changed.
+        plan: the steps.
+        batches: calibration photos, float32 [batch, height, width, channels], normalized.
+        input_range: smallest and largest normalized pixel.
+
+    Raises:
+        ValueError: no photos, photos or weights that are not finite, photos outside the input
+            range, a layer that has no integer form.
+    """
+    photos = check_photos(batches, input_range)
+    network = _folded(model)
+    if plan.ignore_empty:
+        if (share := empty_share(photos)) == 1:
+            raise ValueError("every pixel of every calibration image is empty; give others")
+        network.report.append(f"{share:.0%} of the pixels are empty, left out of statistics")
+    if plan.equalize:
+        _equalize(network, plan.relu6, photos)
+    if plan.absorb:
+        _absorb(network, plan, photos)
+    by_node = _with_node_names(plan, network)
+    source = build_imported(network.description)
+    unknown = scheme.unknown_layers(source)
+    network.report += [f"left float, unknown: {name} ({kind})" for name, kind in unknown.items()]
+    by_node = dataclasses.replace(by_node, keep_float=(*by_node.keep_float, *unknown))
+    ranges = _choose_ranges(network, source, plan, photos)
+    reference = network.arrays
+    if plan.adaround:
+        _learn_rounding(network, by_node, photos, ranges)
+    if plan.bias is not BiasMethod.NONE:
+        _correct_biases(network, by_node, photos, ranges, reference)
+    if plan.keep_float:
+        network.report.append(f"float32: {', '.join(plan.keep_float)}")
+    if plan.int16:
+        network.report.append(f"16-bit activations: {', '.join(plan.int16)}")
+    quantized = quantize_aware(source, input_range, plan.per_channel)
+    fill_ranges(quantized, source, network.arrays, [], ranges)
+    for line in network.report:
+        logging.info("%s", line)
+    return PostTrained(
+        quantized, network.description, network.arrays, ranges, tuple(network.report)
+    )
+
+
+@dataclasses.dataclass
+class _Network:
+    """The float network between two steps.
+
+    Attributes:
+        description, arrays: the network.
+        statistics: {convolution: (mean, standard deviation) of its output}, float64 [channels],
+            where a batch norm stood.
+        report: what each step did, a line each.
+    """
+
+    description: NetworkDescription
+    arrays: dict[str, np.ndarray]
+    statistics: dict[str, tuple[np.ndarray, np.ndarray]]
+    report: list[str]
+
+
+def _folded(model: keras.Model) -> _Network:
+    folding = fold_batch_norms(*describe(model))
+    report = [f"{len(folding.statistics)} batch norms folded"]
+    if folding.left:
+        report.append("batch norms left: " + ", ".join(folding.left))
+    return _Network(folding.description, folding.arrays, folding.statistics, report)
+
+
+def _equalize(network: _Network, relu6: Relu6, photos: list[np.ndarray]) -> None:
+    before = network.description, network.arrays
+    done = equalize(*before, relu6)
+    network.description, network.arrays = done.description, done.arrays
+    network.statistics = {
+        name: (mean / done.scales.get(name, 1.0), deviation / done.scales.get(name, 1.0))
+        for name, (mean, deviation) in network.statistics.items()
+    }
+    network.report.append(
+        f"{len(done.pairs)} pairs equalized in {done.iterations} rounds; "
+        f"{len(done.limits)} ReLU6 got a limit a channel, {len(done.replaced)} became ReLU"
+    )
+    if done.replaced:
+        cost = measure_replacement(before, (done.description, done.arrays), photos)
+        same = "" if cost.agreement is None else f", arg max equal on {cost.agreement:.2%}"
+        network.report.append(
+            f"ReLU in place of ReLU6 costs: {cost.snr_db:.1f} dB signal-to-noise of the float "
+            f"output{same}, on {sum(map(len, photos))} calibration photos"
+        )
+    network.report += [f"not equalized: {line}" for line in done.left]
+
+
+def _absorb(network: _Network, plan: PostTraining, photos: list[np.ndarray]) -> None:
+    done = absorb_high_biases(network.description, network.arrays, photos, plan.ignore_empty)
+    network.arrays = done.arrays
+    network.statistics = {
+        name: (mean - done.absorbed.get(name, 0.0), deviation)
+        for name, (mean, deviation) in network.statistics.items()
+    }
+    channels = sum(int((c > 0).sum()) for c in done.absorbed.values())
+    network.report.append(
+        f"high biases of {channels} channels in {len(done.absorbed)} layers absorbed"
+    )
+    network.report += [f"not absorbed: {line}" for line in done.left]
+
+
+def _choose_ranges(
+    network: _Network, source: keras.Model, plan: PostTraining, photos: list[np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    names = [name for name, part in scheme.plan_layers(source).items() if part.output]
+    before = network.description, network.arrays
+    histograms = observe(*before, names, photos, plan.ignore_empty)
+    ranges = {name: choose_range(found, plan.ranges) for name, found in histograms.items()}
+    ranges |= _cut_by_limits(network.description, ranges)
+    network.report.append(f"{len(ranges)} activation ranges by {plan.ranges.value}")
+    return ranges
+
+
+def _learn_rounding(network: _Network, plan: PostTraining, photos, ranges) -> None:
+    """Kernels that stay float are left as they are."""
+    kept = {
+        key: value
+        for key, value in network.arrays.items()
+        if key.rpartition("/")[0] in plan.keep_float
+    }
+    learned = learn_rounding(
+        *(network.description, network.arrays, photos, ranges, AdaRoundOptions()),
+        per_channel=plan.per_channel,
+        ignore_empty=plan.ignore_empty,
+    )
+    network.arrays = learned.arrays | kept
+    changed, weights = (
+        sum(getattr(layer, name) for layer in learned.layers) for name in ("changed", "weights")
+    )
+    network.report.append(
+        f"rounding of {len(learned.layers)} layers learned, {changed} of {weights} changed"
+    )
+    network.report += [f"rounded to nearest: {line}" for line in learned.left]
+
+
+def _correct_biases(network: _Network, plan: PostTraining, photos, ranges, reference) -> None:
+    """`reference`: the weights before their rounding was learned."""
+    description, arrays = network.description, network.arrays
+    if plan.bias is BiasMethod.EMPIRICAL:
+        few = [np.concatenate(photos)[:BIAS_IMAGES]]
+        done = correct_empirically(
+            *(description, arrays, few, ranges, plan.per_channel, reference, plan.keep_float),
+            ignore_empty=plan.ignore_empty,
+        )
+    else:
+        done = correct_analytically(
+            description, arrays, network.statistics, plan.per_channel, reference, plan.keep_float
+        )
+    network.arrays = done.arrays
+    network.report.append(f"{len(done.corrections)} biases corrected ({plan.bias.value})")
+    network.report += [f"bias not corrected: {line}" for line in done.left]
+
+
+def _cut_by_limits(description: NetworkDescription, ranges) -> dict[str, tuple[float, float]]:
+    """Ranges in front of a limit: what the limit cuts off needs no steps.
+
+    A ReLU that fuses into what it reads has the only range of the two already.
+    """
+    return {
+        node.inputs[0]: ranges[node.name]
+        for node in description.nodes
+        if _cuts_off(node)
+        and node.name in ranges
+        and node.inputs[0] in ranges
+        and description.only_consumer(node.inputs[0]) is node
+    }
+
+
+def _cuts_off(node: Node) -> bool:
+    """Whether a node gives the same for a value outside the range of what it gives as for the
+    nearest end of that range."""
+    if node.kind == "relu":
+        return not node.attributes.get("negative_slope")
+    return node.kind in ("channel_limit", "clip")
+
+
+def _with_node_names(plan: PostTraining, network: _Network) -> PostTraining:
+    """The plan with each layer named by its node with the kernel: "stem_linear" for "stem".
+
+    Raises:
+        ValueError: no layer of that name, or one layer both float and 16-bit.
+    """
+    units = find_units(network.description, network.arrays)
+    keep_float, int16 = (
+        tuple(unit.layers[0] for unit in units_named(units, names))
+        for names in (plan.keep_float, plan.int16)
+    )
+    return dataclasses.replace(plan, keep_float=keep_float, int16=int16)

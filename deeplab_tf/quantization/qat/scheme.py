@@ -1,0 +1,334 @@
+"""Which tensors of a network are quantized: our policy, carried out by tfmot's wrappers.
+
+The converter fuses convolution, batch norm and activation into one integer operator, and some
+operators have one range for input and output. So a tensor gets a range of its own only where
+the integer file has one:
+
+    convolution -> batch norm -> ReLU6          one range, after the ReLU6
+    resize, max pool, average pool, pad         none: they share their input's range
+    a -> concatenation <- b                     one range, after the concatenation; maximum
+                                                and minimum, too: their kernels know one scale
+    network input                               fixed by the preprocessing contract
+
+Of the ReLUs only those without a limit, or with 6, fuse (`fusable_relu`). Any other is an operator
+of its own: the convolution in front of it has a range, and so has the ReLU, which is written in
+operators with integer kernels (`integer_form`).
+
+Weights are quantized per channel, depthwise ones too (stock tfmot: per tensor). A layer that
+stands in no table here gets nothing, and is said: what the file computes there is left to the
+converter, and the export's gate judges it.
+"""
+
+import dataclasses
+
+import tf_keras as keras
+from absl import logging
+from tensorflow_model_optimization.python.core.quantization.keras import (
+    quantize_config as tfmot_config,
+)
+from tensorflow_model_optimization.python.core.quantization.keras import (
+    quantize_layer,
+    quantize_layout_transform,
+    quantize_scheme,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
+    default_8bit_quantize_registry,
+)
+from tensorflow_model_optimization.python.core.quantization.keras.graph_transformations import (
+    model_transformer,
+    transforms,
+)
+
+from deeplab_tf.graph import layers as graph_layers
+from deeplab_tf.quantization.qat.quantizers import (
+    ConvolutionWeightQuantizer,
+    DepthwiseWeightQuantizer,
+    FixedRangeQuantizer,
+    PerTensorTransposeWeightQuantizer,
+    PerTensorWeightQuantizer,
+    TransposeWeightQuantizer,
+    activation_quantizer,
+)
+
+layers = keras.layers
+
+
+WEIGHT_QUANTIZERS = {
+    layers.Conv2D: ConvolutionWeightQuantizer,
+    layers.DepthwiseConv2D: DepthwiseWeightQuantizer,
+    layers.Conv2DTranspose: TransposeWeightQuantizer,
+}
+
+PASS_THROUGH = (
+    layers.Resizing,
+    layers.UpSampling2D,
+    layers.MaxPooling2D,
+    layers.AveragePooling2D,
+    layers.ZeroPadding2D,
+    layers.Cropping2D,
+    layers.Reshape,
+    layers.Dropout,
+    graph_layers.AlignedResizing,
+    graph_layers.StridedSlice,
+)
+"""Layers whose integer operator keeps the range of its input."""
+
+ONE_SCALE = (layers.Concatenate, layers.Maximum, layers.Minimum)
+"""Layers whose integer operator has one scale for all inputs and the output."""
+
+OWN_RANGE = (
+    *ONE_SCALE,
+    layers.Add,
+    layers.Multiply,
+    layers.GlobalAveragePooling2D,
+    layers.BatchNormalization,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.Activation,
+    layers.Subtract,
+    layers.Softmax,
+    layers.PReLU,
+    graph_layers.HardSwish,
+    graph_layers.ReduceMean,
+    graph_layers.ElementwiseConstant,
+    graph_layers.Clip,
+    graph_layers.ChannelLimit,
+)
+
+_KNOWN = (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE)
+"""Matched exactly: what Keras derives from one of these may compute something else."""
+
+
+def fusable_relu(max_value, negative_slope, threshold) -> bool:
+    """Whether a ReLU is one of the two, RELU and RELU6, that fuse into the operator before it.
+
+    TFLite also has RELU_0_TO_1; the converter does not make one of a ReLU with a limit of 1.
+
+    Args:
+        max_value: None for no limit.
+        negative_slope, threshold: None or 0 for none.
+    """
+    return (max_value is None or max_value == 6) and not negative_slope and not threshold
+
+
+def _is_fusable(layer) -> bool:
+    return fusable_relu(layer.max_value, layer.negative_slope, layer.threshold)
+
+
+def integer_form(layer) -> keras.layers.Layer:
+    """A copy of a layer: the same function, written in operators with integer kernels."""
+    if type(layer) is not layers.ReLU or _is_fusable(layer):
+        return type(layer).from_config(layer.get_config())
+    limit = layer.max_value
+    return graph_layers.IntegerReLU(
+        max_value=None if limit is None else float(limit),
+        negative_slope=float(layer.negative_slope),
+        threshold=float(layer.threshold),
+        name=layer.name,
+    )
+
+
+def _why_unknown(layer) -> str:
+    """What the scheme leaves alone in words, "" for what it knows."""
+    if type(layer) not in _KNOWN:
+        return type(layer).__name__
+    if type(layer) is layers.ReLU and layer.negative_slope and layer.threshold:
+        return "ReLU with a slope and a threshold"
+    return ""
+
+
+def fused_into_next(layer, follower) -> bool:
+    """Whether the converter computes both in one integer operator."""
+    if type(follower) is layers.BatchNormalization:
+        return type(layer) in WEIGHT_QUANTIZERS
+    if type(follower) is layers.Activation:
+        if follower.activation.__name__ not in ("relu", "relu6", "linear"):
+            return False
+    elif type(follower) is not layers.ReLU or not _is_fusable(follower):
+        return False
+    return type(layer) in (*WEIGHT_QUANTIZERS, layers.BatchNormalization, layers.Add)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerPlan:
+    """What is quantized in a layer.
+
+    Attributes:
+        weights: whether its kernel is.
+        output: whether its output has a range of its own.
+    """
+
+    weights: bool
+    output: bool
+
+
+def plan_layers(model: keras.Model) -> dict[str, LayerPlan]:
+    """The plan for each layer of a flat Functional model, by layer name.
+
+    Nothing is quantized in a layer that the scheme does not know (`unknown_layers`).
+    """
+    outputs = {id(tensor) for tensor in model.outputs}
+    plans = {}
+    for layer in model.layers:
+        if type(layer) is layers.InputLayer:
+            continue
+        known = not _why_unknown(layer)
+        plans[layer.name] = LayerPlan(
+            weights=type(layer) in WEIGHT_QUANTIZERS,
+            output=known and _needs_own_range(layer, id(layer.output) in outputs),
+        )
+    return plans
+
+
+def unknown_layers(model: keras.Model) -> dict[str, str]:
+    """{layer: its class} of what the scheme leaves alone, in the order of the model."""
+    return {
+        layer.name: why
+        for layer in model.layers
+        if type(layer) is not layers.InputLayer and (why := _why_unknown(layer))
+    }
+
+
+def check_trainable(model: keras.Model) -> None:
+    """For training, which must not take hours for a file that the gate refuses.
+
+    Raises:
+        ValueError: a layer that the scheme does not know, naming it.
+    """
+    for name, kind in unknown_layers(model).items():
+        raise ValueError(
+            f"layer {name!r} ({kind}) cannot be trained quantization-aware; supported: "
+            + ", ".join(sorted(kind.__name__ for kind in _KNOWN))
+        )
+
+
+def _needs_own_range(layer, is_output: bool) -> bool:
+    if type(layer) in PASS_THROUGH:
+        return False
+    followers = [node.outbound_layer for node in layer.outbound_nodes]
+    if is_output or not followers:
+        return True
+    if len(followers) == 1 and fused_into_next(layer, followers[0]):
+        return False
+    return not all(_ends_in_one_scale(follower) for follower in followers)
+
+
+def _ends_in_one_scale(layer) -> bool:
+    if type(layer) in ONE_SCALE:
+        return True
+    followers = [node.outbound_layer for node in layer.outbound_nodes]
+    return type(layer) in PASS_THROUGH and len(followers) == 1 and _ends_in_one_scale(followers[0])
+
+
+class PlannedConfig(tfmot_config.QuantizeConfig):
+    """tfmot's view of a LayerPlan.
+
+    Args:
+        weight_kind: class name of a layer whose kernel is quantized, or None.
+        output: whether the output has a range.
+        per_channel: one range a channel of the kernel, or one for all (legacy accelerators).
+    """
+
+    def __init__(self, weight_kind: str | None, output: bool, per_channel: bool = True):
+        self.weight_kind, self.output, self.per_channel = weight_kind, output, per_channel
+
+    def _kernel_name(self) -> str:
+        return "depthwise_kernel" if self.weight_kind == "DepthwiseConv2D" else "kernel"
+
+    def _weight_quantizer(self):
+        if not self.per_channel:
+            transpose = self.weight_kind == "Conv2DTranspose"
+            return PerTensorTransposeWeightQuantizer() if transpose else PerTensorWeightQuantizer()
+        kinds = {kind.__name__: quantizer for kind, quantizer in WEIGHT_QUANTIZERS.items()}
+        return kinds[self.weight_kind]()
+
+    def get_weights_and_quantizers(self, layer):
+        if self.weight_kind is None:
+            return []
+        return [(getattr(layer, self._kernel_name()), self._weight_quantizer())]
+
+    def get_activations_and_quantizers(self, layer):
+        return []
+
+    def set_quantize_weights(self, layer, quantize_weights):
+        if self.weight_kind is not None:
+            setattr(layer, self._kernel_name(), quantize_weights[0])
+
+    def set_quantize_activations(self, layer, quantize_activations):
+        pass
+
+    def get_output_quantizers(self, layer):
+        return [activation_quantizer()] if self.output else []
+
+    def get_config(self):
+        return {
+            "weight_kind": self.weight_kind,
+            "output": self.output,
+            "per_channel": self.per_channel,
+        }
+
+
+def config_for(layer, plan: LayerPlan, per_channel: bool = True) -> PlannedConfig:
+    """The part of the plan that concerns a layer, in tfmot's form; warns of an unknown one."""
+    if why := _why_unknown(layer):
+        logging.warning(
+            "layer %r (%s) is not known to the quantization scheme and stays as it is",
+            *(layer.name, why),
+        )
+    return PlannedConfig(type(layer).__name__ if plan.weights else None, plan.output, per_channel)
+
+
+class _FixedInputRange(transforms.Transform):
+    """InputLayer => InputLayer -> QuantizeLayer with the contract's range."""
+
+    def __init__(self, input_range: tuple[float, float]):
+        self._range = input_range
+
+    def pattern(self):
+        return transforms.LayerPattern("InputLayer")
+
+    def replacement(self, match_layer):
+        layer = quantize_layer.QuantizeLayer(
+            FixedRangeQuantizer(*self._range), name="quantize_image"
+        )
+        config = keras.utils.legacy.serialize_keras_object(layer)
+        config["name"] = layer.name
+        return transforms.LayerNode(config, input_layers=[match_layer])
+
+    def custom_objects(self):
+        return custom_objects()
+
+
+class _Transform(quantize_layout_transform.QuantizeLayoutTransform):
+    def __init__(self, input_range):
+        self._range = input_range
+
+    def apply(self, model, layer_quantize_map):
+        return model_transformer.ModelTransformer(
+            model,
+            [_FixedInputRange(self._range)],
+            set(layer_quantize_map) | {model.input_names[0]},
+            layer_quantize_map,
+        ).transform()
+
+
+class FixedInputScheme(quantize_scheme.QuantizeScheme):
+    """tfmot scheme that only fixes the input's range: the plan has decided all else."""
+
+    def __init__(self, input_range: tuple[float, float]):
+        self._range = input_range
+
+    def get_layout_transformer(self):
+        return _Transform(self._range)
+
+    def get_quantize_registry(self):
+        return default_8bit_quantize_registry.Default8BitQuantizeRegistry()
+
+
+def custom_objects() -> dict:
+    """Names that Keras needs to clone a quantization-aware model of this scheme."""
+    return {
+        "PlannedConfig": PlannedConfig,
+        "FixedRangeQuantizer": FixedRangeQuantizer,
+        "QuantizeLayer": quantize_layer.QuantizeLayer,
+    }

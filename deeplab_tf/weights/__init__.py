@@ -1,0 +1,1 @@
+"""Weights from elsewhere: matching by name, other formats, other frameworks."""

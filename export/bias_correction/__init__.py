@@ -1,0 +1,1 @@
+"""Bias correction of a finished integer `.tflite`."""

@@ -1,0 +1,320 @@
+"""Bias correction of a finished integer `.tflite`: new int32 biases from a reference's means.
+
+Rounding shifts the mean of what a convolution computes, channel by channel, and the layers
+behind carry the shift on. Over some photos, of the sums in front of the activation,
+
+    new_bias[c] = bias[c] + round((E_reference[c] - E_integer[c]) / (input_scale * weight_scale[c]))
+
+layer by layer, so that each layer sees the corrections before it (Nagel et al. 2019, data-free
+quantization, arXiv:1906.04721, section 4.2, with measured means). The integer side is the exact
+simulation of the file; nothing in the file but its biases is changed.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from deeplab_tf import atomic_file
+from deeplab_tf.metrics.signal_to_noise import snr_db
+from export.bias_correction.integer_network import (
+    CorrectableLayer,
+    FileRun,
+    LayerLeftAlone,
+    read_file,
+)
+from export.bias_correction.plan import BiasCorrectionPlan
+from export.bias_correction.reference import (
+    drop_unlike,
+    pair_layers,
+    read_reference,
+    reference_means,
+)
+from export.conversion.calibration import Calibration, calibrate
+from tflite_tools.file_contract import read_file_contract
+from tflite_tools.flatbuffer.editor import Editor
+from tflite_tools.flatbuffer.graph import Graph, read_graph
+from tflite_tools.flatbuffer.operators import traits
+from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
+from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.text_table import align
+from tflite_tools.to_keras.fidelity import compare
+
+_LEAST_EQUAL = 0.99
+"""Of the output; below, the simulation is not what the runtime computes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrectedLayer:
+    """A layer with new biases.
+
+    Attributes:
+        position: of its operator in the file.
+        kind: of the operator.
+        name: of the layer, from the tensor that it computes.
+        reference: layer that its means come from.
+        correction: float64 [channels], what was added, as real values.
+        steps: int64 [channels], the same in steps of the bias.
+        limited: how many corrections were cut because the int32 sum could overflow.
+    """
+
+    position: int
+    kind: str
+    name: str
+    reference: str
+    correction: np.ndarray
+    steps: np.ndarray
+    limited: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrectedFile:
+    """What became of a file.
+
+    Attributes:
+        layers: corrected, in the file's order.
+        left_alone: the others.
+        logits: layer that the ratios speak of, the last convolution.
+        snr_before_db, snr_after_db: 10 log10(sum reference^2 / sum (file - reference)^2) of its
+            output over the calibration photos.
+        equal_outputs: share of the output's values (of classes, where it has them) that are
+            the same in the runtime and in the simulation, on the first photo; None where an
+            unknown operator ends the simulation before the output.
+        in_place: whether all bytes but the biases' are the original's.
+    """
+
+    layers: tuple[CorrectedLayer, ...]
+    left_alone: tuple[LayerLeftAlone, ...]
+    logits: str
+    snr_before_db: float
+    snr_after_db: float
+    equal_outputs: float | None
+    in_place: bool
+
+    def warnings(self) -> list[str]:
+        """What a user should know before the file is used, one line each."""
+        lines = [
+            f"left alone: operator {left.position}, {left.kind} {left.name!r}: {left.reason}"
+            for left in self.left_alone
+        ]
+        lines += [
+            f"{layer.limited} corrections of {layer.name!r} were cut: the int32 sum could overflow"
+            for layer in self.layers
+            if layer.limited
+        ]
+        if not self.in_place:
+            lines.append("some biases shared their bytes: the file was packed anew")
+        if self.equal_outputs is not None and self.equal_outputs < _LEAST_EQUAL:
+            lines.append(
+                f"only {self.equal_outputs:.1%} of the runtime's output is the simulation's, that "
+                "the means were taken from: trust a score, not the ratio"
+            )
+        if self.snr_after_db < self.snr_before_db:
+            lines.append("the logits are farther from the reference than before: keep the original")
+        return lines
+
+    def table(self) -> str:
+        """What was added to each layer's biases: largest and mean absolute value."""
+        names = ("max", "mean", "max steps", "mean steps")
+        header = [("operator", "<"), ("layer", "<"), *((name, ">") for name in names)]
+        rows = []
+        for layer in self.layers:
+            real, steps = np.abs(layer.correction), np.abs(layer.steps)
+            numbers = (f"{real.max():.2g}", f"{real.mean():.2g}", str(steps.max()))
+            rows.append([layer.kind, layer.name, *numbers, f"{steps.mean():.1f}"])
+        return align(header, rows)
+
+
+def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
+    """Corrects a file's biases and writes it, with its manifest where it has one.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the file has no int32 biases, its photos or its reference do not fit it, or
+            the reference holds or gives NaN.
+        RuntimeError: the runtime refuses the file.
+    """
+    graph = read_graph(plan.model)
+    manifest = _read_manifest(plan)
+    _check_sensor(plan, manifest)
+    file = read_file(graph)
+    _runner(plan.model)
+    contract = read_file_contract(plan.model, graph, mean=plan.mean, std=plan.std)
+    contract.check_known()
+    for warning in contract.warnings:
+        logging.warning("%s: %s", plan.model, warning)
+    pixels, record = _photos(plan, contract.shape)
+    reference = read_reference(plan, file.network, contract.preprocessing)
+    pairs = pair_layers(plan, file, reference)
+    file = drop_unlike(file, reference, pairs)
+    logits = file.convolutions[-1].name
+    empty = plan.calibration.sensor is not None
+    means, wanted = reference_means(reference, pixels, pairs, logits, empty)
+    images = [contract.real_values(image[None]) for image in pixels]
+    run = FileRun(file, logits, images, empty)
+    before = _snr_db(wanted, run.uncorrected_logits())
+    corrected = _correct(run, file.layers, means, pairs)
+    after = _snr_db(wanted, run.logits())
+    biases = {
+        (layer.operator.position, traits(layer.operator.kind).slots[-1]): layer.bias + done.steps
+        for layer, done in zip(file.layers, corrected, strict=True)
+    }
+    content, in_place = rewrite_biases(plan.model.read_bytes(), biases)
+    equal = _write(plan.output, content, graph, biases, run, simulated=file.whole)
+    if manifest is not None:
+        new = _corrected_manifest(manifest, reference.name, record, content)
+        new.write(manifest_path(plan.output))
+    return CorrectedFile(
+        tuple(corrected), tuple(file.left_alone), logits, before, after, equal, in_place
+    )
+
+
+def rewrite_biases(content: bytes, biases: dict[tuple[int, int], np.ndarray]) -> tuple[bytes, bool]:
+    """Puts other integers into biases of a `.tflite`.
+
+    Args:
+        content: the file.
+        biases: {(operator position, input slot): integers [channels]}.
+
+    Returns:
+        the new file, and whether all bytes but the biases' are the original's.
+    """
+    editor = Editor(content)
+    operators = editor.operators()
+    for (position, slot), bias in biases.items():
+        editor.replace_constant(operators[position], slot, bias)
+    changed = editor.to_bytes()
+    return changed, editor.in_place
+
+
+def _read_manifest(plan: BiasCorrectionPlan) -> Manifest | None:
+    manifest = read_manifest(plan.model)
+    if manifest is None and manifest_path(plan.output).exists():
+        raise ValueError(
+            f"{manifest_path(plan.output)} describes another file and {plan.model} has no manifest "
+            "to put in its place; remove it or give another output"
+        )
+    return manifest
+
+
+def _check_sensor(plan: BiasCorrectionPlan, manifest: Manifest | None) -> None:
+    if manifest is None or manifest.sensor is None:
+        return
+    if other := manifest.sensor.difference(plan.calibration.sensor):
+        raise ValueError(
+            f"{plan.model} was trained on range images of another sensor ({other}); give the "
+            "--data_dir whose sensor.json it was trained with"
+        )
+
+
+def _runner(path: pathlib.Path) -> FileRunner:
+    try:
+        return FileRunner(path)
+    except (ValueError, RuntimeError) as error:
+        raise RuntimeError(
+            f"the runtime refuses {path} ({error}); only a file that runs here is corrected"
+        ) from error
+
+
+def _photos(plan: BiasCorrectionPlan, shape) -> tuple[np.ndarray, Calibration]:
+    """uint8 [count, height, width, channels] and the record of what was chosen."""
+    dataset = plan.calibration
+    if len(shape) != 4 or shape[0] != 1 or shape[3] != dataset.channels:
+        raise ValueError(
+            f"{plan.model} takes {list(shape)}, which is not one photo of {dataset.name} with "
+            f"{dataset.channels} channels; choose another data set"
+        )
+    _, height, width, _ = shape
+    return calibrate(dataset, height, width, plan.calibration_images, plan.calibration_seed)
+
+
+def _correct(
+    run: FileRun,
+    layers: list[CorrectableLayer],
+    means: dict[str, np.ndarray],
+    pairs: dict[str, str],
+) -> list[CorrectedLayer]:
+    by_node = {layer.node.name: layer for layer in layers}
+    corrected = []
+    for node in run:
+        layer = by_node.get(node.name)
+        if layer is None:
+            continue
+        wanted = layer.bias + np.rint((means[node.name] - run.mean(node.name)) / layer.scale)
+        bias = np.clip(wanted, -layer.largest, layer.largest).astype(np.int64)
+        run.set_bias(node, bias * layer.scale)
+        steps = bias - layer.bias
+        done = CorrectedLayer(
+            layer.operator.position,
+            layer.operator.kind,
+            node.name,
+            pairs[node.name],
+            steps * layer.scale,
+            steps,
+            int((bias != wanted).sum()),
+        )
+        corrected.append(done)
+        if len(corrected) % 10 == 0 or len(corrected) == len(layers):
+            logging.info("%d of %d layers corrected", len(corrected), len(layers))
+    return corrected
+
+
+def _snr_db(references: list[np.ndarray], values: list[np.ndarray]) -> float:
+    pairs = list(zip(references, values, strict=True))
+    signal = sum(float(np.square(r, dtype=np.float64).sum()) for r, _ in pairs)
+    noise = sum(float(np.square(v - r, dtype=np.float64).sum()) for r, v in pairs)
+    return snr_db(signal, noise)
+
+
+def _write(
+    path: pathlib.Path,
+    content: bytes,
+    original: Graph,
+    biases: dict,
+    run: FileRun,
+    *,
+    simulated: bool,
+) -> float | None:
+    """Writes the file once it is read back and has run on a photo.
+
+    Returns:
+        the share of outputs that the simulation gives, too; None where it does not reach them.
+    """
+    with atomic_file.atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+        if _constants(read_graph(temporary), {}) != _constants(original, biases):
+            raise RuntimeError(f"{path} would differ in more than biases; it is not written")
+        image = run.images[0]
+        found = _runner(temporary)(image)
+        if not simulated:
+            return None
+        with np.errstate(invalid="ignore", divide="ignore"):  # of a constant output
+            return compare([(found, np.asarray(run.model(image)))]).equal_classes
+
+
+def _constants(graph: Graph, biases: dict[tuple[int, int], np.ndarray]) -> list:
+    """What every operator is, writes and reads, with other biases where some are given."""
+    rows = []
+    for operator in graph.operators:
+        values = [graph.tensors[index].data if index >= 0 else None for index in operator.inputs]
+        for slot in range(len(values)):
+            if (operator.position, slot) in biases:
+                values[slot] = biases[operator.position, slot].astype(np.int32)
+        stored = [None if value is None else value.tobytes() for value in values]
+        rows.append((operator.kind, operator.outputs, stored))
+    return rows
+
+
+def _corrected_manifest(
+    manifest: Manifest, reference: str, record: Calibration, content: bytes
+) -> Manifest:
+    return dataclasses.replace(
+        manifest,
+        source=(
+            f"{manifest.source}; biases corrected to the means of {reference} on "
+            f"{len(record.samples)} images of {record.dataset} {record.split}, seed {record.seed}"
+        ),
+        sha256=sha256_of(content),
+        size_bytes=len(content),
+    )

@@ -1,0 +1,185 @@
+"""Networks as frozen functions of static shape: constants inside, batch 1, one signature.
+
+A dynamic batch would turn every atrous convolution into SPACE_TO_BATCH, convolution,
+BATCH_TO_SPACE and a batch norm that is not folded.
+"""
+
+import pathlib
+import shutil
+import tempfile
+
+import tensorflow as tf
+import tf_keras as keras
+from google.protobuf.message import DecodeError
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from deeplab_tf import atomic_file
+from deeplab_tf.data.alignment import Alignment
+from export.conversion.foreign_operators import SAVED_MODEL, check_graph, checked_saved_model
+from export.conversion.head import apply_head
+from export.conversion.variants import Head
+
+INPUT_NAME = "image"
+SIGNATURE = "serving_default"
+FROZEN_GRAPH = "frozen_inference_graph.pb"
+
+
+def freeze_model(model: keras.Model, head: Head, alignment: Alignment = Alignment.HALF_PIXEL):
+    """Freezes a network with a head.
+
+    Args:
+        model: image float32 [batch, height, width, channels] -> logits [batch, h, w, classes].
+        head: which.
+        alignment: convention by which logits are resized.
+
+    Returns:
+        concrete function float32 [1, height, width, channels] -> one output.
+    """
+    _, height, width, channels = model.input_shape
+
+    @tf.function
+    def serve(image):
+        return apply_head(model(image, training=False), head, height, width, alignment)
+
+    spec = tf.TensorSpec([1, height, width, channels], tf.float32, name=INPUT_NAME)
+    return convert_variables_to_constants_v2(serve.get_concrete_function(spec))
+
+
+def freeze_saved_model(folder: pathlib.Path, height: int, width: int, *, trusted: bool = False):
+    """Freezes the default signature of a SavedModel at batch 1 and the given size.
+
+    Args:
+        folder: of the SavedModel.
+        height: of the photo.
+        width: of the photo.
+        trusted: load it as it is, with whatever its operators do.
+
+    Raises:
+        ValueError: no SavedModel, an operator that is refused, or not one image input and one
+            output.
+    """
+    if trusted:
+        return _freeze_loaded(folder, tf.saved_model.load(str(folder)), height, width)
+    with checked_saved_model(folder) as checked:
+        try:
+            loaded = tf.saved_model.load(str(checked))
+        except Exception as error:  # a damaged file raises whatever it leads to
+            reason = str(error).replace(str(checked), str(folder))
+            raise ValueError(f"{folder}: TensorFlow cannot load it ({reason})") from error
+        return _freeze_loaded(folder, loaded, height, width)
+
+
+def _freeze_loaded(folder: pathlib.Path, loaded, height: int, width: int):
+    if SIGNATURE not in loaded.signatures:
+        raise ValueError(
+            f"{folder}: no signature {SIGNATURE!r}; it has {sorted(loaded.signatures)}"
+        )
+    signature = loaded.signatures[SIGNATURE]
+    _, inputs = signature.structured_input_signature
+    if len(inputs) != 1 or len(signature.structured_outputs) != 1:
+        raise ValueError(
+            f"{folder}: the signature must have one input and one output; it has "
+            f"{sorted(inputs)} and {sorted(signature.structured_outputs)}"
+        )
+    input_name, spec = next(iter(inputs.items()))
+    output_name = next(iter(signature.structured_outputs))
+
+    @tf.function
+    def serve(image):
+        return signature(**{input_name: image})[output_name]
+
+    channels = spec.shape[-1]
+    static = tf.TensorSpec([1, height, width, channels], spec.dtype, name=INPUT_NAME)
+    try:
+        return convert_variables_to_constants_v2(serve.get_concrete_function(static))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{folder}: does not take [1, {height}, {width}, {channels}] "
+            f"(signature {spec}); give its size with --size"
+        ) from error
+
+
+def read_graph(path: pathlib.Path, *, trusted: bool = False) -> tf.compat.v1.GraphDef:
+    """A frozen graph as it is stored.
+
+    Raises:
+        ValueError: not a graph, or an operator that is refused unless it is trusted.
+    """
+    graph_def = tf.compat.v1.GraphDef()
+    try:
+        graph_def.ParseFromString(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"{path}: not a frozen graph ({error})") from error
+    if not graph_def.node:
+        raise ValueError(
+            f"{path}: not a frozen graph (it holds no node); a {SAVED_MODEL} goes to --saved_model "
+            "with its folder"
+        )
+    if not trusted:
+        check_graph(path, graph_def)
+    return graph_def
+
+
+def freeze_graph(
+    path: pathlib.Path,
+    input_array: str,
+    output_array: str,
+    height: int,
+    width: int,
+    *,
+    trusted: bool = False,
+):
+    """A TF1 frozen graph as a concrete function of static shape.
+
+    Raises:
+        ValueError: not a graph, an operator that is refused unless it is trusted, an array that it
+            does not hold, or a size that it refuses.
+    """
+    graph_def = read_graph(path, trusted=trusted)
+    nodes = {node.name: node for node in graph_def.node}
+    for array in (input_array, output_array):
+        if array not in nodes:
+            listed = [node.name for node in graph_def.node]
+            raise ValueError(
+                f"{path}: no array {array!r}; its first is {listed[:1]}, its last {listed[-1:]}"
+            )
+    node = nodes[input_array]
+    dtype = tf.as_dtype(node.attr["dtype"].type)
+    shape = tf.TensorShape(node.attr["shape"].shape)
+    channels = shape[-1] if shape.rank == 4 else None
+
+    @tf.function
+    def serve(image):
+        (output,) = tf.graph_util.import_graph_def(
+            graph_def, {f"{input_array}:0": image}, [f"{output_array}:0"], name=""
+        )
+        return output
+
+    try:
+        spec = tf.TensorSpec([1, height, width, channels or 3], dtype, name=INPUT_NAME)
+        return convert_variables_to_constants_v2(serve.get_concrete_function(spec))
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: does not take [1, {height}, {width}, {channels or 3}]; its input is {shape}"
+        ) from error
+
+
+def write_saved_model(frozen, folder: pathlib.Path) -> None:
+    """Writes a SavedModel with one signature, and `frozen_inference_graph.pb` inside it.
+
+    The folder appears only when it is whole; one that exists is replaced.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        module = tf.Module()
+        module.serve = frozen
+        tf.saved_model.save(module, str(temporary), signatures=frozen)
+        graph = frozen.graph.as_graph_def().SerializeToString()
+        atomic_file.write_bytes(temporary / FROZEN_GRAPH, graph)
+        temporary.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,44 @@
+"""What stands between a network's logits and a file's output."""
+
+import tensorflow as tf
+
+from deeplab_tf.data.alignment import Alignment, nearest_indices
+from deeplab_tf.graph.resize import resize_bilinear
+from export.conversion.variants import Head
+
+
+def apply_head(
+    logits: tf.Tensor,
+    head: Head,
+    height: int,
+    width: int,
+    alignment: Alignment = Alignment.HALF_PIXEL,
+) -> tf.Tensor:
+    """Adds a head.
+
+    Args:
+        logits: float32 [1, h, w, num_classes], static shape.
+        head: which.
+        height, width: size of the network's input.
+        alignment: convention that the network was trained with.
+
+    Returns:
+        float32 [1, height, width, num_classes] (LOGITS), `logits` (LOGITS_LOW), or
+        uint8 [1, height, width] (ARGMAX, ARGMAX_HALF, ARGMAX_LOW).
+    """
+    if head is Head.LOGITS_LOW:
+        return logits
+    if head is Head.ARGMAX_HALF:
+        logits = resize_bilinear(logits, (height + 1) // 2, (width + 1) // 2, alignment)
+    if head in (Head.ARGMAX_HALF, Head.ARGMAX_LOW):
+        # The converter has no nearest resize of integers; columns first, so that the second
+        # gather copies whole rows.
+        columns = nearest_indices(logits.shape[2], width, alignment)
+        rows = nearest_indices(logits.shape[1], height, alignment)
+        return tf.gather(tf.gather(_argmax(logits), columns, axis=2), rows, axis=1)
+    full = resize_bilinear(logits, height, width, alignment)
+    return full if head is Head.LOGITS else _argmax(full)
+
+
+def _argmax(logits: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)

@@ -1,0 +1,207 @@
+"""Networks of `.keras` and `.h5` files: built from the very configuration that was checked.
+
+Keras' own loader reads the architecture again, by rules of its own. Here the format is decided
+once, by the first bytes; the configuration is parsed once, checked whole, and built; then the
+weights alone are read.
+"""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+
+import tf_keras as keras
+from tf_keras.src.saving.legacy import hdf5_format
+
+from deeplab_tf.graph.stock_layers import NETWORKS, foreign_part
+from deeplab_tf.weights import hdf5 as hdf5_file
+from deeplab_tf.weights.hdf5 import open_hdf5
+
+LARGEST_CONFIGURATION = 16_000_000
+"""Bytes; the largest of Keras Applications takes 1 MB."""
+_ZIP_SIGNATURE = b"PK\x03\x04"
+_ENDINGS = {".h5": "HDF5", ".hdf5": "HDF5", ".keras": "ZIP"}
+_WEIGHTS = "model.weights.h5"
+
+
+def read_keras_file(path: pathlib.Path) -> keras.Model:
+    """The network of a Keras file, of stock layers alone; runs nothing that the file carries.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a Keras 2 model file, one whose ending and content differ, a part that is
+            not on the list of stock layers, or weights that do not fit.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such Keras file")
+    read = _read_hdf5 if _content_format(path) == "HDF5" else _read_archive
+    model = read(path)
+    try:
+        _ = model.input_shape, model.output_shape
+    except AttributeError as error:
+        raise ValueError(
+            f"{path}: the network has no input of a known shape; save it after it was built"
+        ) from error
+    return model
+
+
+def _content_format(path: pathlib.Path) -> str:
+    """ "HDF5" or "ZIP", by the first bytes; the ending must not say otherwise."""
+    with path.open("rb") as stream:
+        beginning = stream.read(8)
+    known = {hdf5_file.SIGNATURE: "HDF5", _ZIP_SIGNATURE: "ZIP"}
+    found = known.get(beginning) or known.get(beginning[:4])
+    if found is None:
+        raise ValueError(
+            f"{path}: not a Keras model file; expected .keras (a ZIP archive) or .h5 (HDF5), got a "
+            f"file that begins with {beginning!r}"
+        )
+    expected = _ENDINGS.get(path.suffix.lower(), found)
+    if expected != found:
+        raise ValueError(
+            f"{path}: the ending {path.suffix} means {expected}, the content is {found}; save the "
+            "network again, or rename the file if you know where it comes from"
+        )
+    return found
+
+
+def _read_hdf5(path: pathlib.Path) -> keras.Model:
+    with open_hdf5(path) as content:
+        if "model_config" not in content.attrs or "model_weights" not in content:
+            raise ValueError(
+                f"{path}: not a Keras model file with its architecture; weights alone go to "
+                "--backbone_weights of a training"
+            )
+        _refuse_keras3(path, str(content.attrs.get("keras_version", "")).removeprefix("b'"))
+        config = _parsed(path, content.attrs["model_config"])
+        model = _built(path, config, lambda: keras.models.model_from_json(json.dumps(config)))
+        with _weights_errors(path):
+            hdf5_format.load_weights_from_hdf5_group(content["model_weights"], model)
+        return model
+
+
+def _read_archive(path: pathlib.Path) -> keras.Model:
+    with _opened_archive(path) as archive:
+        metadata = _parsed(path, _member(archive, path, "metadata.json"))
+        _refuse_keras3(path, str(metadata.get("keras_version", "")))
+        config = _parsed(path, _member(archive, path, "config.json"))
+        for key in ("compile_config", "build_config"):
+            config.pop(key, None)  # how it was compiled is never used
+        model = _built(path, config, lambda: keras.saving.deserialize_keras_object(config))
+        with tempfile.TemporaryDirectory() as folder:
+            weights = pathlib.Path(folder) / _WEIGHTS
+            _extract(archive, path, weights)
+            with open_hdf5(weights, path), _weights_errors(path):
+                model.load_weights(str(weights))
+        return model
+
+
+@contextlib.contextmanager
+def _opened_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if len(set(names)) < len(names):
+                raise ValueError(f"{path}: the archive holds two files of one name; save it again")
+            missing = {"metadata.json", "config.json", _WEIGHTS} - set(names)
+            if missing:
+                raise ValueError(
+                    f"{path}: not a Keras model file with its architecture; the archive holds no "
+                    + ", ".join(sorted(missing))
+                )
+            yield archive
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise ValueError(f"{path}: a damaged archive ({error})") from error
+
+
+def _member(archive: zipfile.ZipFile, path: pathlib.Path, name: str) -> bytes:
+    with _archive_errors(path, name), archive.open(name) as stream:
+        return stream.read(LARGEST_CONFIGURATION + 1)
+
+
+def _extract(archive: zipfile.ZipFile, path: pathlib.Path, target: pathlib.Path) -> None:
+    unpacked = archive.getinfo(target.name).file_size
+    size = path.stat().st_size
+    if unpacked > hdf5_file.LARGEST_EXPANSION * size:
+        raise ValueError(f"{path}: {target.name} takes {unpacked} bytes, the file only {size}")
+    with (
+        _archive_errors(path, target.name),
+        archive.open(target.name) as stream,
+        target.open("wb") as copy,
+    ):
+        shutil.copyfileobj(stream, copy)
+
+
+@contextlib.contextmanager
+def _archive_errors(path: pathlib.Path, name: str) -> Iterator[None]:
+    """zipfile and zlib each raise their own."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path}: {name} in the archive cannot be read ({error})") from error
+
+
+def _refuse_keras3(path: pathlib.Path, made_by: str) -> None:
+    if made_by.startswith("3"):
+        raise ValueError(
+            f"{path}: saved by Keras {made_by}; this project runs Keras 2. Build the network in "
+            "Keras 2 and load its weights, or, if it is your own, export a SavedModel and give "
+            "--saved_model (a SavedModel is code: do not take one from a stranger)"
+        )
+
+
+def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
+    """A JSON object of bounded size."""
+    if not isinstance(text, bytes | str) or len(text) > LARGEST_CONFIGURATION:
+        raise ValueError(
+            f"{path}: not a Keras configuration: expected JSON of at most "
+            f"{LARGEST_CONFIGURATION} bytes"
+        )
+    try:
+        config = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{path}: its configuration is nested too deep for a network") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: its configuration is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: its configuration is {type(config).__name__}, not a JSON object")
+    return config
+
+
+def _built(path: pathlib.Path, config: dict, build: Callable[[], keras.Model]) -> keras.Model:
+    """The network of a configuration, after a check of all of it."""
+    try:
+        found = foreign_part(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if found:
+        raise ValueError(
+            f"{path}: holds {found}, which is no stock Keras layer; loading it would run foreign "
+            "code. Rebuild the network from stock layers and load the weights"
+        )
+    if config.get("class_name") not in NETWORKS:
+        raise ValueError(
+            f"{path}: expected a network ({', '.join(sorted(NETWORKS))}), got "
+            f"{config.get('class_name')}"
+        )
+    try:
+        return build()
+    except Exception as error:  # Keras raises whatever a strange value leads to
+        raise ValueError(
+            f"{path}: Keras cannot build the network ({type(error).__name__}: {error})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _weights_errors(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # as above
+        raise ValueError(
+            f"{path}: the weights do not fit the network ({type(error).__name__}: {error})"
+        ) from error

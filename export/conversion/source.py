@@ -1,0 +1,242 @@
+"""Where a network to be shipped comes from: a run, a Keras file, a SavedModel, a frozen graph."""
+
+import abc
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import tf_keras as keras
+
+from deeplab_tf.data.alignment import Alignment
+from deeplab_tf.data.lidar.sensor import Sensor
+from deeplab_tf.models.registry import build_network
+from deeplab_tf.quantization.qat.apply import QatScheme, float_arrays_inside, quantize_aware
+from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
+from deeplab_tf.training.config import read_config
+from deeplab_tf.training.run_events import read_training_minutes
+from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.weights.matching import load_named
+from deeplab_tf.weights.npz import read_weights
+from export.conversion import freeze
+from export.conversion.foreign_operators import checked_saved_model
+from export.conversion.keras_file import read_keras_file
+from export.conversion.variants import Head
+
+
+class Source(abc.ABC):
+    """A network that can be frozen at a size.
+
+    Attributes:
+        description: for the manifest.
+        quantization_aware: whether a quantization-aware graph exists beside the float one.
+        choosable_heads: False where the graph ends in a head of its own.
+        tolerated: whether the gate's faults are only told: a scheme that is there to compare with.
+    """
+
+    description: str
+    quantization_aware: bool = False
+    choosable_heads: bool = False
+    tolerated: bool = False
+
+    def fingerprint(self) -> str:
+        """Changes when the network or its weights change; "" where that cannot be told."""
+        return ""
+
+    @abc.abstractmethod
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        """Concrete function float32 [1, height, width, channels] -> one output."""
+
+    def training_minutes(self, phase: Phase) -> float | None:
+        """That the steps of a phase took; None where that is not on record."""
+        del phase
+        return None
+
+    @property
+    def sensor(self) -> Sensor | None:
+        """That made the range images which the network was trained on."""
+        return None
+
+    @property
+    def logits_alignment(self) -> Alignment:
+        """How logits are brought to the photo's size."""
+        return Alignment.HALF_PIXEL
+
+    def float_model(self, height: int, width: int) -> keras.Model:
+        """The float network as one flat Functional graph that ends in logits.
+
+        Raises:
+            ValueError: the source is no Keras network.
+        """
+        raise ValueError(
+            f"{self.description} is no Keras network: post-training steps need --run_dir or "
+            "--keras_file"
+        )
+
+
+@dataclasses.dataclass
+class RunSource(Source):
+    """A training run: float weights, quantization-aware weights, or both."""
+
+    folder: RunFolder
+    best: bool = False
+    choosable_heads = True
+
+    def __post_init__(self):
+        self._config = read_config(self.folder.path)
+        if not any(self._weights(phase).is_file() for phase in Phase):
+            raise FileNotFoundError(
+                f"{self.folder.path}: the run has not finished a phase; train it to the end, or "
+                "give --checkpoint=best if it has validated once"
+            )
+        self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
+        self.tolerated = self._config.quantize_scheme is QatScheme.TFMOT_DEFAULT
+        self.description = f"{self._config.model.describe()}, {self._config.dataset}"
+
+    def fingerprint(self) -> str:
+        content = [json.dumps(self._config.to_json(), sort_keys=True).encode()]
+        content += [self._weights(p).read_bytes() for p in Phase if self._weights(p).is_file()]
+        return hashlib.sha256(b"".join(content)).hexdigest()
+
+    def training_minutes(self, phase: Phase) -> float | None:
+        return read_training_minutes(self.folder.path, phase.value)
+
+    def _weights(self, phase: Phase) -> pathlib.Path:
+        return (self.folder.best_weights if self.best else self.folder.weights)(phase)
+
+    def model(self, phase: Phase, height: int, width: int) -> keras.Model:
+        """The network of a phase with its trained weights.
+
+        The float network of a run that was quantization-aware from the first step is the one
+        inside the quantization-aware network.
+        """
+        model = build_network(self._config.model, height, width)
+        stored = self._weights(phase)
+        if phase is Phase.QUANTIZED:
+            config = self._config
+            model = quantize_aware(
+                model, config.preprocessing.input_range, qat_scheme=config.quantize_scheme
+            )
+            arrays = read_weights(stored)
+        elif stored.is_file() and self._config.quantize_delay_step != 0:
+            arrays = read_weights(stored)
+        else:
+            arrays = self._arrays_inside_quantized()
+        self._load(model, arrays)
+        if phase is Phase.QUANTIZED:
+            fit_weight_ranges(model)
+        return model
+
+    def float_twins(self, height: int, width: int) -> dict[Phase, keras.Model]:
+        """The float networks that files of this run were made of: of the float phase, and, where
+        there is one, the network inside the quantization-aware one."""
+        twins = {Phase.FLOAT: self.model(Phase.FLOAT, height, width)}
+        if self._weights(Phase.QUANTIZED).is_file():
+            inside = build_network(self._config.model, height, width)
+            self._load(inside, self._arrays_inside_quantized())
+            twins[Phase.QUANTIZED] = inside
+        return twins
+
+    def _arrays_inside_quantized(self) -> dict[str, np.ndarray]:
+        return float_arrays_inside(read_weights(self._weights(Phase.QUANTIZED)))
+
+    def _load(self, model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
+        report = load_named(model, arrays)
+        if report.missing or report.mismatched:
+            raise ValueError(
+                f"{self.folder.path}: weights do not fit the network ({report.lines()[1]})"
+            )
+
+    @property
+    def sensor(self) -> Sensor | None:
+        return self._config.sensor
+
+    @property
+    def logits_alignment(self) -> Alignment:
+        return self._config.model.logits_alignment
+
+    def float_model(self, height: int, width: int) -> keras.Model:
+        return self.model(Phase.FLOAT, height, width)
+
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        model = self.model(phase, height, width)
+        return freeze.freeze_model(model, head, self.logits_alignment)
+
+
+@dataclasses.dataclass
+class KerasFileSource(Source):
+    """A `.keras` or `.h5` file of stock layers that ends in logits."""
+
+    path: pathlib.Path
+    choosable_heads = True
+
+    def __post_init__(self):
+        self.description = self.path.name
+        self._model = read_keras_file(self.path)
+        shapes = [self._model.input_shape, self._model.output_shape]
+        if any(isinstance(shape, list) or len(shape) != 4 for shape in shapes):
+            raise ValueError(
+                f"{self.path}: takes {shapes[0]} and gives {shapes[1]}; a segmentation network "
+                "takes one [batch, height, width, channels] and gives one of the same rank"
+            )
+        for weight in self._model.weights:
+            if not np.isfinite(weight.numpy()).all():
+                raise ValueError(
+                    f"{self.path}: {weight.name} holds NaN or infinity; the training diverged"
+                )
+
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        return freeze.freeze_model(self._resized(height, width), head)
+
+    def float_model(self, height: int, width: int) -> keras.Model:
+        return self._resized(height, width)
+
+    def _resized(self, height: int, width: int) -> keras.Model:
+        own = self._model.input_shape[1:3]
+        if None not in own and own != (height, width):
+            raise ValueError(
+                f"{self.path} is built for {own[0]},{own[1]}; give --size={own[0]},{own[1]}"
+            )
+        image = keras.Input((height, width, self._model.input_shape[-1]))
+        model = keras.models.clone_model(self._model, input_tensors=image)
+        model.set_weights(self._model.get_weights())
+        return model
+
+
+@dataclasses.dataclass
+class SavedModelSource(Source):
+    """The default signature of a SavedModel."""
+
+    path: pathlib.Path
+    trusted: bool = False
+
+    def __post_init__(self):
+        self.description = self.path.name
+        if not self.trusted:
+            with checked_saved_model(self.path):
+                pass  # refused before any work is done
+
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        return freeze.freeze_saved_model(self.path, height, width, trusted=self.trusted)
+
+
+@dataclasses.dataclass
+class FrozenGraphSource(Source):
+    """A TF1 frozen graph."""
+
+    path: pathlib.Path
+    input_array: str
+    output_array: str
+    trusted: bool = False
+
+    def __post_init__(self):
+        self.description = self.path.name
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such frozen graph")
+        freeze.read_graph(self.path, trusted=self.trusted)  # refused before any work is done
+
+    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+        return freeze.freeze_graph(
+            self.path, self.input_array, self.output_array, height, width, trusted=self.trusted
+        )

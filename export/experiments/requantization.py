@@ -1,0 +1,125 @@
+"""Somebody's `.tflite` converted again, without a training step, and scored beside the original.
+
+Old uint8 files quantize weights per tensor and run on slow kernels; the same network as int8
+per channel runs on fast ones. A float file becomes an integer one.
+"""
+
+import dataclasses
+import shutil
+
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.training.run_folder import RunFolder
+from export.conversion.pipeline import ExportedFile, ExportPlan, export_files
+from export.conversion.source import RunSource
+from export.conversion.variants import RULES, Head, IoDtype, Variant, plan_files
+from tflite_tools.contract import read_contract
+from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
+from tflite_tools.to_keras.convert import ImportConfig, convert
+
+FILES = "tflite"
+"""Folder of the new files inside the output folder, as in any run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RequantizationPlan:
+    """What to do with a file.
+
+    Attributes:
+        imported: the file, its output folder, and what its input means.
+        calibration: list that activation ranges are calibrated on.
+        calibration_images, calibration_seed: how many, and which.
+        evaluation: list that all files are scored on, or None.
+        options: of the evaluation.
+        variants: number formats to make.
+        heads: forms of the output; empty for what the file itself gives.
+    """
+
+    imported: ImportConfig
+    calibration: SegmentationDataset
+    evaluation: SegmentationDataset | None
+    options: EvaluationOptions
+    calibration_images: int = 100
+    calibration_seed: int = 0
+    variants: tuple[Variant, ...] = (Variant.INT8,)
+    heads: tuple[Head, ...] = ()
+
+    def __post_init__(self):
+        if wrong := [v.value for v in self.variants if RULES[v].quantization_aware]:
+            raise ValueError(f"{', '.join(wrong)} needs training; choose another variant")
+        if self.evaluation is not None:
+            self.options.mean_indices(self.evaluation)
+        lists = (self.calibration, self.evaluation)
+        if self.evaluation is not None and len({(d.name, d.split) for d in lists if d}) == 1:
+            raise ValueError(
+                f"calibration and evaluation are both split {self.calibration.split!r}; a score on "
+                "the calibration list says nothing, choose another"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Requantization:
+    """What became of a file.
+
+    Attributes:
+        files: the new files.
+        results: scores, the original first; empty without an evaluation list.
+        head: nodes of the original that the new files' heads stand for.
+    """
+
+    files: list[ExportedFile]
+    results: list[ModelResult]
+    head: tuple[str, ...]
+
+
+def requantize(plan: RequantizationPlan) -> Requantization:
+    """Imports, converts, and scores new files beside the original in one run.
+
+    Raises:
+        ValueError: the file cannot be imported, does not end in logits of an image, or has
+            other classes than the data set.
+    """
+    folder_is_new = not plan.imported.output_dir.exists()
+    imported = convert(plan.imported)
+    if imported.run is None:
+        raise ValueError(f"{plan.imported.model}: {imported.no_run}")
+    run = imported.run
+    wanted = plan.calibration.label_set
+    if run.config.model.num_classes != wanted.num_classes:
+        if folder_is_new:
+            shutil.rmtree(plan.imported.output_dir)
+        raise ValueError(
+            f"{plan.imported.model} gives {run.config.model.num_classes} classes, "
+            f"{plan.calibration.name} has {wanted.num_classes}; give the data set it was made for"
+        )
+    original = read_contract(plan.imported.model, run.config.preprocessing, "original")
+    own = Head.ARGMAX if original.classes_output else Head.LOGITS
+    specs, _ = plan_files(
+        list(plan.variants), list(plan.heads or (own,)), _integer(original.input_dtype)
+    )
+    folder = plan.imported.output_dir
+    model = run.config.model
+    files = export_files(
+        RunSource(RunFolder(folder)),
+        ExportPlan(
+            folder / FILES,
+            *model.padded_size(1, 1),
+            specs,
+            run.config.preprocessing,
+            wanted,
+            plan.calibration,
+            min(plan.calibration_images, len(plan.calibration)),
+            plan.calibration_seed,
+            plan.imported.overwrite,
+        ),
+    )
+    results = []
+    made = [file.path for file in files if file.path is not None]
+    if plan.evaluation is not None and made:
+        contracts = [original, *(read_contract(path, None, path.stem) for path in made)]
+        results = evaluate(contracts, plan.evaluation, plan.options, reference=0)
+    return Requantization(files, results, run.head)
+
+
+def _integer(dtype) -> IoDtype:
+    """The original's input type where an integer file can have it."""
+    return IoDtype.INT8 if str(dtype) == "int8" else IoDtype.UINT8

@@ -1,0 +1,228 @@
+"""Which layers a run's integer network loses by: measured, ranked, as table, JSON, CSV and plot.
+
+Calibration and scoring photos are disjoint parts of the training list, so that what is chosen
+here was not chosen on the list that results are reported on.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from absl import logging
+
+from deeplab_tf import atomic_file
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.labels import IGNORE_LABEL
+from deeplab_tf.data.preprocessing import Preprocessing, place, place_label
+from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
+from deeplab_tf.quantization.ptq.sensitivity import (
+    Judge,
+    Score,
+    Sensitivity,
+    SwitchedNetwork,
+    choose_float,
+    measure_sensitivity,
+)
+from export.conversion.calibration import disjoint_samples
+from export.conversion.source import Source
+from tflite_tools.text_table import align
+from tflite_tools.versions import versions
+
+
+@dataclasses.dataclass(frozen=True)
+class SensitivityPlan:
+    """A measurement.
+
+    Attributes:
+        source: a float network.
+        height, width: of its input.
+        preprocessing: of its photos.
+        dataset: list that both kinds of photos come from.
+        calibration_images, score_images: how many of each.
+        seed: which.
+        steps: post-training steps taken before; AdaRound and bias correction are left out.
+        budget: mIoU that may be lost, or None for the ranking alone.
+    """
+
+    source: Source
+    height: int
+    width: int
+    preprocessing: Preprocessing
+    dataset: SegmentationDataset
+    calibration_images: int
+    score_images: int
+    seed: int
+    steps: PostTraining
+    budget: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a mIoU budget asks for.
+
+    Attributes:
+        budget: mIoU that may be lost, fraction.
+        keep_float: the layers, most costly first.
+        score: of the network with them float and the rest integer.
+    """
+
+    budget: float
+    keep_float: tuple[str, ...]
+    score: Score
+
+
+def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
+    """Measures every layer of a run's network.
+
+    Raises:
+        ValueError: too few photos in the list, a layer without an integer form.
+    """
+    calibration, scored = disjoint_samples(
+        plan.dataset, (plan.calibration_images, plan.score_images), plan.seed
+    )
+    photos = _photos(plan, calibration)
+    empty = plan.steps.ignore_empty or plan.dataset.sensor is not None
+    done = quantize_post_training(
+        plan.source.float_model(plan.height, plan.width),
+        dataclasses.replace(plan.steps, ignore_empty=empty),
+        [photos[start : start + 4] for start in range(0, len(photos), 4)],
+        plan.preprocessing.input_range,
+    )
+    network = SwitchedNetwork(done.description, done.arrays, done.ranges, plan.steps.per_channel)
+    labels = np.stack(
+        [
+            place_label(plan.dataset.label(index), plan.height, plan.width, IGNORE_LABEL)
+            for index in scored
+        ]
+    )
+    judge = Judge(
+        network,
+        _photos(plan, scored),
+        labels,
+        plan.dataset.label_set.num_classes,
+        plan.source.logits_alignment,
+    )
+    count = 0
+
+    def progress(_):
+        nonlocal count
+        count += 1
+        if count % 10 == 0 or count == len(network.units):
+            logging.info("%d of %d layers measured", count, len(network.units))
+
+    found = measure_sensitivity(network.units, judge, len(scored), progress)
+    if plan.budget is None:
+        return found, None
+    names, score = choose_float(found, judge, plan.budget)
+    return found, Choice(plan.budget, names, score)
+
+
+def _photos(plan: SensitivityPlan, indices: list[int]) -> np.ndarray:
+    pixels = [place(plan.dataset.image(i), plan.height, plan.width)[0] for i in indices]
+    return plan.preprocessing.normalize(np.stack(pixels))
+
+
+_COLUMNS = ("miou_only_integer", "snr_db_only_integer", "miou_only_float", "snr_db_only_float")
+
+
+def _rows(found: Sensitivity) -> list[dict]:
+    rows = []
+    for unit, integer, floating in zip(
+        found.units, found.only_integer, found.only_float, strict=True
+    ):
+        values = (integer.miou, integer.snr_db, floating.miou, floating.snr_db)
+        rows.append(
+            {"layer": unit.name, "layers": list(unit.layers), "weights": unit.weights}
+            | dict(zip(_COLUMNS, values, strict=True))
+        )
+    return rows
+
+
+def sensitivity_table(found: Sensitivity, choice: Choice | None) -> str:
+    """The ranking as text."""
+    header = [
+        *[("layer", "<"), ("weights", ">"), ("only it integer: dB", ">"), ("mIoU %", ">")],
+        *[("only it float: dB", ">"), ("mIoU %", ">")],
+    ]
+    lines = [
+        [
+            *(row["layer"], str(row["weights"])),
+            *(f"{row['snr_db_only_integer']:.1f}", f"{100 * row['miou_only_integer']:.2f}"),
+            *(f"{row['snr_db_only_float']:.1f}", f"{100 * row['miou_only_float']:.2f}"),
+        ]
+        for row in _rows(found)
+    ]
+    notes = [
+        f"all float {100 * found.all_float.miou:.2f} %, all integer "
+        f"{100 * found.all_integer.miou:.2f} % ({found.all_integer.snr_db:.1f} dB); simulated, "
+        f"{found.images} photos of the training list"
+    ]
+    if choice is not None:
+        notes.append(
+            f"within {100 * choice.budget:.2f} points of float: {len(choice.keep_float)} of "
+            f"{len(found.units)} layers float, {100 * choice.score.miou:.2f} %"
+        )
+        notes.append(f"--keep_float={','.join(choice.keep_float)}")
+    return "\n\n".join([align(header, lines), "\n".join(notes)])
+
+
+def write_sensitivity(
+    plan: SensitivityPlan, found: Sensitivity, choice: Choice | None, folder: pathlib.Path
+) -> None:
+    """Writes `sensitivity.json`, `sensitivity.csv` and `sensitivity.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = _rows(found)
+    text = {
+        "dataset": plan.dataset.name,
+        "split": plan.dataset.split,
+        "calibration_images": plan.calibration_images,
+        "score_images": found.images,
+        "seed": plan.seed,
+        "steps": plan.steps.to_json(),
+        "all_float": dataclasses.asdict(found.all_float),
+        "all_integer": dataclasses.asdict(found.all_integer),
+        "choice": dataclasses.asdict(choice) if choice else None,
+        "layers": rows,
+        "versions": versions(),
+    }
+    content = json.dumps(_finite(text), indent=1, allow_nan=False) + "\n"
+    atomic_file.write_text(folder / "sensitivity.json", content)
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, ("layer", "weights", *_COLUMNS), extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+    atomic_file.write_text(folder / "sensitivity.csv", stream.getvalue())
+    _plot(found, rows, folder / "sensitivity.png")
+
+
+def _finite(value):
+    """JSON knows neither infinity nor NaN: None stands for both."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _plot(found: Sensitivity, rows: list[dict], path: pathlib.Path) -> None:
+    """Signal-to-noise ratio of each layer, the most costly on top."""
+    figure, axes = plt.subplots(figsize=(8, 0.19 * len(rows) + 1.2), layout="constrained")
+    positions = range(len(rows) - 1, -1, -1)
+    axes.plot([row["snr_db_only_integer"] for row in rows], positions, "o", label="only it integer")
+    axes.plot([row["snr_db_only_float"] for row in rows], positions, "x", label="only it float")
+    axes.axvline(found.all_integer.snr_db, color="gray", linewidth=1, label="all integer")
+    axes.set_yticks(list(positions), [row["layer"] for row in rows], fontsize=6)
+    axes.set_ylim(-1, len(rows))
+    axes.set_xlabel("signal-to-noise ratio of the logits against float, dB")
+    axes.legend()
+    with atomic_file.atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)

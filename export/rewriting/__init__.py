@@ -1,0 +1,1 @@
+"""Changes of finished files: mixed precision, forms for accelerators."""

@@ -1,0 +1,235 @@
+"""One cell's folder and record: what it was run with, how far it came, how long it took.
+
+cell.json               the record, replaced as a whole
+run/                    run folder of deeplab_tf.train
+run/tflite/             files of export.to_tflite
+evaluation/             metrics.json and the matrices of every photo
+train.log, export.log, evaluate.log
+"""
+
+import dataclasses
+import enum
+import json
+import pathlib
+import shutil
+
+from deeplab_tf import atomic_file
+from study.plan import CELL_PREFIX, Cell, Study
+from study.stage import Stage
+
+
+class CellState(enum.Enum):
+    """Where a cell stands."""
+
+    WAITING = "waiting"
+    """Nothing of it was started, or its turn has not come yet."""
+    RUNNING = "running"
+    """A stage is at work; also what a killed study leaves behind."""
+    STOPPED = "stopped"
+    """Ctrl-C; goes on with the same command."""
+    FAILED = "failed"
+    """A stage ended with an error; it is tried again with the same command."""
+    DONE = "done"
+    """All stages ended well."""
+
+
+@dataclasses.dataclass
+class StageRecord:
+    """What is known of one stage of a cell.
+
+    Attributes:
+        settings: everything that decides its result, but no path of this study.
+        command: as it was run last.
+        seconds: of wall time so far, over all starts.
+        starts: how often it was started.
+        threads: that each start had.
+        done: whether it ended well.
+    """
+
+    settings: dict
+    command: list[str]
+    seconds: float = 0.0
+    starts: int = 0
+    threads: int = 0
+    done: bool = False
+
+
+@dataclasses.dataclass
+class CellRecord:
+    """`cell.json`.
+
+    Attributes:
+        name, choice: of the cell.
+        state: where it stands.
+        failure: last line of the log of the stage that failed, or "".
+        stages: {stage: record} of those that were started.
+    """
+
+    name: str
+    choice: dict[str, str]
+    state: CellState = CellState.WAITING
+    failure: str = ""
+    stages: dict[Stage, StageRecord] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict:
+        return {
+            "name": self.name,
+            "choice": self.choice,
+            "state": self.state.value,
+            "failure": self.failure,
+            "stages": {stage.value: vars(record) for stage, record in self.stages.items()},
+        }
+
+    @classmethod
+    def from_json(cls, values: dict) -> "CellRecord":
+        stages = {Stage(name): StageRecord(**part) for name, part in values["stages"].items()}
+        state = CellState(values["state"])
+        return cls(values["name"], values["choice"], state, values["failure"], stages)
+
+
+@dataclasses.dataclass(frozen=True)
+class CellFolder:
+    """Paths of one cell."""
+
+    path: pathlib.Path
+
+    @property
+    def run(self) -> pathlib.Path:
+        return self.path / "run"
+
+    @property
+    def evaluation(self) -> pathlib.Path:
+        return self.path / "evaluation"
+
+    def log(self, stage: Stage) -> pathlib.Path:
+        return self.path / f"{stage.value}.log"
+
+    def product(self, stage: Stage) -> pathlib.Path:
+        """What must be there for a stage to be done."""
+        return {
+            Stage.TRAIN: self.run / "float.npz",
+            Stage.EXPORT: self.run / "tflite",
+            Stage.EVALUATE: self.evaluation / "metrics.json",
+        }[stage]
+
+    def read(self, cell: Cell) -> CellRecord:
+        """The stored record, or a new one.
+
+        Raises:
+            ValueError: `cell.json` is not one.
+        """
+        path = self.path / "cell.json"
+        if not path.is_file():
+            return CellRecord(cell.name, cell.choice)
+        try:
+            return CellRecord.from_json(json.loads(path.read_text()))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not the record of a cell ({error}); delete it") from error
+
+    def write(self, record: CellRecord) -> None:
+        text = json.dumps(record.to_json(), indent=1) + "\n"
+        atomic_file.write_text(self.path / "cell.json", text)
+
+    def is_done(self, record: CellRecord, stage: Stage) -> bool:
+        known = record.stages.get(stage)
+        return known is not None and known.done and self.product(stage).exists()
+
+    def discard(self, record: CellRecord, first: Stage) -> None:
+        """Deletes what a stage and those behind it made."""
+        later = list(Stage)[list(Stage).index(first) :]
+        folders = {
+            Stage.TRAIN: self.run,
+            Stage.EXPORT: self.run / "tflite",
+            Stage.EVALUATE: self.evaluation,
+        }
+        for stage in later:
+            record.stages.pop(stage, None)
+            shutil.rmtree(folders[stage], ignore_errors=True)
+            self.log(stage).unlink(missing_ok=True)
+        record.state, record.failure = CellState.WAITING, ""
+        self.write(record)
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyFolder:
+    """Paths of a study and what its cells are run with.
+
+    Attributes:
+        path: folder of everything.
+        study: the plan.
+    """
+
+    path: pathlib.Path
+    study: Study
+
+    def cell(self, name: str) -> CellFolder:
+        return CellFolder(self.path / "cells" / name)
+
+    def settings(self, cell: Cell, stage: Stage) -> dict:
+        """Everything that decides what a stage of a cell makes, but no path of this study.
+
+        A training that learns from another cell depends on that one's settings, too.
+        """
+        if stage is Stage.EXPORT:
+            return {"heads": "logits"} | self.study.export | {"variants": list(cell.variants)}
+        if stage is Stage.EVALUATE:
+            return dict(self.study.evaluate)
+        if not cell.needs:
+            return dict(cell.train)
+        cells = {other.name: other for other in self.study.cells}
+        teachers = {name: self.settings(cells[name], Stage.TRAIN) for name in cell.needs}
+        return cell.train | {"learns_from": teachers}
+
+    def flags(self, cell: Cell, stage: Stage, processes: int) -> dict:
+        """Flags of the command of a stage."""
+        folder = self.cell(cell.name)
+        paths: dict = {"run_dir": folder.run}
+        if stage is Stage.TRAIN:
+            return paths | {name: self._located(value) for name, value in cell.train.items()}
+        if stage is Stage.EXPORT:  # what a stopped export left is replaced
+            return paths | {"overwrite": True} | self.settings(cell, stage)
+        more = {"output_dir": folder.evaluation, "processes": processes}
+        return paths | more | self.settings(cell, stage)
+
+    def _located(self, value):
+        """The run folder where a flag names a cell."""
+        if isinstance(value, str) and value.startswith(CELL_PREFIX):
+            return self.cell(value.removeprefix(CELL_PREFIX)).run
+        return value
+
+    def prepare(self, overwrite: bool) -> None:
+        """Checks every cell against its record before anything runs.
+
+        Args:
+            overwrite: delete what was made with other settings.
+
+        Raises:
+            FileExistsError: a cell was run with other settings.
+        """
+        changes = {cell.name: self._changed(cell) for cell in self.study.cells}
+        for name, change in changes.items():
+            if change and not overwrite:
+                raise FileExistsError(
+                    f"{self.cell(name).path} was run with other settings ({change[1]}); give "
+                    "--overwrite to run it again, or another --output_dir"
+                )
+        for cell in self.study.cells:
+            if change := changes[cell.name]:
+                folder = self.cell(cell.name)
+                folder.discard(folder.read(cell), change[0])
+
+    def _changed(self, cell: Cell) -> tuple[Stage, str] | None:
+        """The first stage whose product was made with other settings, and the differences."""
+        folder = self.cell(cell.name)
+        record = folder.read(cell)
+        for stage, known in record.stages.items():
+            made = folder.is_done(record, stage) or (stage is Stage.TRAIN and folder.run.exists())
+            wanted = json.loads(json.dumps(self.settings(cell, stage)))
+            if made and known.settings != wanted:
+                return stage, _difference(known.settings, wanted)
+        return None
+
+
+def _difference(old: dict, new: dict) -> str:
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return "; ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in keys)

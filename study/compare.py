@@ -1,0 +1,98 @@
+"""Trains, ships and scores a grid of networks, and writes one page about all of them.
+
+    python -m study.compare --study=studies/tiny_synthetic.json
+
+The same command goes on where it was stopped; a cell that is done is not run again. The page,
+`index.html`, and its numbers lie in --output_dir, a folder a cell in `cells/` there. What a study
+file holds: study/plan.py.
+"""
+
+import pathlib
+import shlex
+import sys
+
+from absl import flags, logging
+
+from deeplab_tf import atomic_file, command
+from deeplab_tf.data.registry import open_dataset
+from export.conversion.variants import Variant
+from study.cell import CellState, StudyFolder
+from study.command_flags import check_flags
+from study.plan import Study, read_study
+from study.report.collect import StudyScope, collect_study
+from study.report.page import PAGE, study_table, write_study
+from study.report.timing import TimingOptions
+from study.schedule import run_cells
+from tflite_tools.evaluation.evaluation import EvaluationOptions, default_processes
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags() -> None:
+    flags.DEFINE_string("study", None, "Study file, JSON.", required=True)
+    flags.DEFINE_string("output_dir", "", "Default: runs/<name of the study>.")
+    flags.DEFINE_integer("processes", 1, "Cells at work side by side.")
+    flags.DEFINE_bool("overwrite", False, "Run cells again whose settings have changed.")
+    flags.DEFINE_bool("report_only", False, "Run nothing; write the page from what is there.")
+    flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
+    flags.DEFINE_integer("latency_warmup", 3, "Invokes before timing.")
+    flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
+    flags.DEFINE_bool("photos", True, "Photos of the best and worst cell on the page.")
+
+
+def _scope(study: Study, output_dir: pathlib.Path) -> StudyScope:
+    """What the page compares, and on which list."""
+    evaluate, train = study.evaluate, study.train
+    chosen = evaluate.get("mean_over", [])
+    chosen = chosen if isinstance(chosen, list) else str(chosen).split(",")
+    return StudyScope(
+        name=study.name,
+        folder=output_dir,
+        axes=study.grid,
+        train=study.train,
+        cells={cell.name: cell.choice for cell in study.cells},
+        variants=study.variants,
+        dataset=open_dataset(
+            train["dataset"], train.get("data_dir", ""), evaluate.get("split", "val")
+        ),
+        options=EvaluationOptions(
+            processes=default_processes(),
+            limit=evaluate.get("limit", 0),
+            mean_over=tuple(chosen),
+        ),
+        command=shlex.join(["python", "-m", "study.compare", *sys.argv[1:]]),
+    )
+
+
+def main() -> int:
+    study = read_study(FLAGS.study)
+    command.enum_members("study, variants", list(study.variants), Variant)
+    check_flags(study)
+    timing = TimingOptions(FLAGS.latency_repeats, FLAGS.latency_warmup, FLAGS.num_threads)
+    output_dir = pathlib.Path(FLAGS.output_dir or pathlib.Path("runs") / study.name)
+    scope = _scope(study, output_dir)
+    scope.options.mean_indices(scope.dataset)  # before the work, not after
+    folder = StudyFolder(output_dir, study)
+    if not FLAGS.report_only:
+        if missing := study.missing_teacher():
+            raise FileNotFoundError(
+                f"{FLAGS.study}: no run to learn from for {missing}; train that one first"
+            )
+        folder.prepare(FLAGS.overwrite)
+        atomic_file.write_text(output_dir / "study.json", pathlib.Path(FLAGS.study).read_text())
+        logging.info("%d cells, %d at a time", len(study.cells), FLAGS.processes)
+        run_cells(folder, FLAGS.processes)
+    document = write_study(collect_study(scope, timing), output_dir, FLAGS.photos)
+    sys.stdout.write(study_table(document) + "\n\n")
+    sys.stdout.write(f"page: {output_dir / PAGE}; beside it study_results.json and .csv\n")
+    states = [cell["state"] for cell in document["cells"]]
+    return 1 if CellState.FAILED.value in states else 0
+
+
+def console() -> None:
+    _define_flags()
+    command.run(main)
+
+
+if __name__ == "__main__":
+    console()

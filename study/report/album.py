@@ -1,0 +1,90 @@
+"""Photos of a study's best and worst cell: where each class comes out well and where not."""
+
+import dataclasses
+import itertools
+
+from study.report.collect import CellReport, StudyReport
+from tflite_tools.html_report import pictures
+from tflite_tools.html_report.collect import Report
+
+BUDGET_BYTES = 5_000_000
+"""Of the pictures of one cell, each counted once."""
+_PREFERRED = ("qat_int8", "int8")
+"""Whose mask is shown beside the reference's, the first one that there is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One photo for one class.
+
+    Attributes:
+        label: name of the class.
+        kind: "worst", "best" or "lost most" against the reference.
+        photo: name of the sample.
+        iou, reference_iou: of the class on this photo.
+        pictures: data URIs: photo, truth, mask of the reference, mask of the file.
+    """
+
+    label: str
+    kind: str
+    photo: str
+    iou: float
+    reference_iou: float | None
+    pictures: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class CellAlbum:
+    """Pictures of one cell.
+
+    Attributes:
+        cell: its name.
+        file, reference: variants whose masks are shown.
+        rows: class by class.
+        left_out: rows that the budget left no place for.
+    """
+
+    cell: str
+    file: str
+    reference: str
+    rows: tuple[Row, ...]
+    left_out: int
+
+    @property
+    def classes(self) -> list[tuple[str, list[Row]]]:
+        """Rows of each class, in the data set's order."""
+        return [
+            (label, list(rows)) for label, rows in itertools.groupby(self.rows, lambda r: r.label)
+        ]
+
+
+def draw_cell(report: StudyReport, cell: CellReport) -> CellAlbum:
+    """Runs two files of a cell on the photos in question and draws them."""
+    reference = report.scope.variants[0]
+    others = [variant for variant in cell.files if variant != reference]
+    chosen = next((v for v in _PREFERRED if v in others), others[0] if others else reference)
+    variants = list(dict.fromkeys([reference, chosen]))
+    scope = report.scope
+    files = [cell.files[variant] for variant in variants]
+    whole = Report(scope.dataset, scope.options, files, 0, scope.command)
+    album = pictures.draw(whole, BUDGET_BYTES)
+    names = pictures.names_of(scope.dataset, album)
+    first: dict[tuple[int, str], pictures.Entry] = {}
+    for entry in album.entries:  # ranked: the first of each list stands first
+        first.setdefault((entry.label, entry.kind), entry)
+    order = sorted(first, key=lambda key: (key[0], list(pictures.LISTS).index(key[1])))
+    rows = tuple(_row(whole, first[key], album, names) for key in order)
+    return CellAlbum(cell.name, chosen, reference, rows, album.left_out)
+
+
+def _row(whole: Report, entry: pictures.Entry, album: pictures.Album, names: dict) -> Row:
+    keys = ("photo", "truth", ("mask", 0), ("mask", entry.file))
+    shown = tuple(album.pictures.get((entry.photo, key), "") for key in dict.fromkeys(keys))
+    return Row(
+        whole.dataset.label_set.names[entry.label],
+        pictures.LISTS[entry.kind],
+        names[entry.photo],
+        entry.iou,
+        entry.reference_iou,
+        shown,
+    )

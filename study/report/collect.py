@@ -1,0 +1,275 @@
+"""Reads what the cells of a study left in their folders, and what follows from it.
+
+`StudyReport.document()` is `study_results.json`; page and CSV are drawn from it alone.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.metrics.bootstrap import Interval
+from deeplab_tf.metrics.overlap import change_of, overlap, shares
+from study.report.curves import Curve, count_parameters, read_losses, read_validations
+from study.report.matrices import read_matrices
+from study.report.timing import TimingOptions, time_files
+from tflite_tools.contract import read_contract
+from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
+from tflite_tools.evaluation.tables import result_to_json
+from tflite_tools.html_report.collect import FileReport, processor
+from tflite_tools.versions import versions
+
+_LEFT_OUT = ("confusion_matrix", "model")
+"""Of a file's values: the matrices stand in the cell's folder, the name is the cell's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyScope:
+    """Which cells there are and what they are compared on.
+
+    Attributes:
+        name: of the study.
+        folder: of the study; cells lie in `cells/<name>`.
+        axes: {axis: {value: flags}} in the order of the study file.
+        train: flags that all trainings share.
+        cells: {name: {axis: value}} in the order of the work.
+        variants: of the files; the first is what the others are compared with.
+        dataset: the list that all cells were scored on.
+        options: how; `mean_over` and `limit` count.
+        command: what a user types to get the page again.
+    """
+
+    name: str
+    folder: pathlib.Path
+    axes: dict[str, dict[str, dict]]
+    train: dict
+    cells: dict[str, dict[str, str]]
+    variants: tuple[str, ...]
+    dataset: SegmentationDataset
+    options: EvaluationOptions
+    command: str
+
+
+@dataclasses.dataclass
+class CellReport:
+    """One cell.
+
+    Attributes:
+        name, choice: of the cell.
+        record: `cell.json`, or {} where the cell was never started.
+        files: {variant: file} of those that were scored.
+        faults: what could not be read, one line each.
+        losses, validations: {phase: curve}.
+        parameters: that training moves, or None.
+    """
+
+    name: str
+    choice: dict[str, str]
+    record: dict
+    files: dict[str, FileReport] = dataclasses.field(default_factory=dict)
+    faults: list[str] = dataclasses.field(default_factory=list)
+    losses: dict[str, Curve] = dataclasses.field(default_factory=dict)
+    validations: dict[str, Curve] = dataclasses.field(default_factory=dict)
+    parameters: int | None = None
+
+    @property
+    def state(self) -> str:
+        return self.record.get("state", "waiting")
+
+    def seconds(self, stage: str) -> float | None:
+        found = self.record.get("stages", {}).get(stage)
+        return found and found["seconds"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyReport:
+    """All cells on one list."""
+
+    scope: StudyScope
+    cells: list[CellReport]
+
+    @property
+    def ranked(self) -> list[CellReport]:
+        """Cells with a scored reference file, the best first.
+
+        By mIoU over the classes that all of them count: over its own, a cell would lose points
+        to the others for one pixel of a class that no photo holds.
+        """
+        reference = self.scope.variants[0]
+        scored = [cell for cell in self.cells if reference in cell.files]
+        totals = [_totals(cell.files[reference]) for cell in scored]
+        chosen = self.scope.options.mean_indices(self.scope.dataset)
+        ious = [shares(total) for total in totals]
+        counted = np.all([np.isfinite(iou) for iou in ious], axis=0) if ious else np.array([])
+        both = [index for index in chosen or range(len(counted)) if counted[index]]
+        scores = [float(iou[both].mean()) if both else -1.0 for iou in ious]
+        order = sorted(range(len(scored)), key=lambda index: -scores[index])
+        return [scored[index] for index in order]
+
+    def interval(self, file: FileReport) -> Interval | None:
+        """mIoU with its interval over photos: `difference` is the mIoU itself.
+
+        A file that finds nothing scores 0 on every resampled list that holds the class, so the
+        difference from it is the score, and its interval that of the score.
+        """
+        assert file.overlap is not None
+        nothing = file.overlap.copy()
+        nothing[..., 0] = 0
+        return self._change(nothing, file.overlap)
+
+    def _change(self, first: np.ndarray, second: np.ndarray) -> Interval | None:
+        chosen = self.scope.options.mean_indices(self.scope.dataset)
+        return change_of(first, second, chosen)
+
+    def change(self, first: FileReport, second: FileReport) -> Interval | None:
+        """Change of mIoU between two files, photo by photo, over the classes that both count; None
+        if the photos differ."""
+        if first is second or first.overlap is None or second.overlap is None:
+            return None
+        if first.overlap.shape != second.overlap.shape:
+            return None
+        return self._change(first.overlap, second.overlap)
+
+    def document(self) -> dict:
+        """The report as plain values; what is not known is None."""
+        scope, ranked = self.scope, self.ranked
+        names, colors = scope.dataset.label_set.names, scope.dataset.label_set.colors
+        return {
+            "study": scope.name,
+            "dataset": scope.dataset.name,
+            "split": scope.dataset.split,
+            "images": max(
+                (f.result.images for c in self.cells for f in c.files.values()), default=0
+            ),
+            "mean_over": list(scope.options.mean_over),
+            "classes": [{"name": n, "color": c} for n, c in zip(names, colors, strict=True)],
+            "axes": scope.axes,
+            "train": scope.train,
+            "variants": list(scope.variants),
+            "best": ranked[0].name if ranked else None,
+            "worst": ranked[-1].name if len(ranked) > 1 else None,
+            "command": scope.command,
+            "versions": versions() | {"processor": processor()},
+            "cells": [self._cell(number, cell) for number, cell in enumerate(self.cells, 1)],
+        }
+
+    def _cell(self, number: int, cell: CellReport) -> dict:
+        last = [curve[-1] for curve in cell.losses.values()]
+        threads = cell.record.get("stages", {}).get("train", {}).get("threads")
+        return {
+            "number": number,
+            "name": cell.name,
+            "choice": cell.choice,
+            "state": cell.state,
+            "failure": "; ".join(filter(None, [cell.record.get("failure", ""), *cell.faults])),
+            "parameters": cell.parameters,
+            "train_loss": last[-1][1] if last else None,
+            "train_steps": last[-1][0] if last else None,
+            "train_threads": threads,
+            "seconds": {stage: cell.seconds(stage) for stage in ("train", "export", "evaluate")},
+            "losses": cell.losses,
+            "validations": cell.validations,
+            "files": {
+                variant: self._file(cell, cell.files[variant])
+                for variant in self.scope.variants
+                if variant in cell.files
+            },
+        }
+
+    def _file(self, cell: CellReport, file: FileReport) -> dict:
+        values = result_to_json(file.result, self.scope.dataset, self.scope.options)
+        values = {key: value for key, value in values.items() if key not in _LEFT_OUT}
+        reference = self.scope.variants[0]
+        base, best = cell.files.get(reference), self.ranked[0] if self.ranked else None
+        interval = self.interval(file)
+        change = self.change(base, file) if base else None
+        behind = None
+        if best is not None and file is base:
+            behind = self.change(best.files[reference], file)
+        return values | {
+            "miou_low": interval.low if interval else None,
+            "miou_high": interval.high if interval else None,
+            "miou_change": _plain(change),
+            "from_best": _plain(behind),
+        }
+
+
+def collect_study(scope: StudyScope, timing: TimingOptions) -> StudyReport:
+    """Reads all cells and times all their files in one interleaved run.
+
+    Raises:
+        ValueError: `cell.json` of a cell is damaged; the data set cannot be read.
+    """
+    cells = [_read_cell(scope, name, choice) for name, choice in scope.cells.items()]
+    files = [file for cell in cells for file in cell.files.values()]
+    if files and timing.repeats:
+        contracts = [file.contract for file in files]
+        times = time_files(contracts, scope.dataset.image(0), timing, scope.folder / "latency.json")
+        for file, latency in zip(files, times, strict=True):
+            file.result.latency = latency
+    return StudyReport(scope, cells)
+
+
+def _read_cell(scope: StudyScope, name: str, choice: dict[str, str]) -> CellReport:
+    folder = scope.folder / "cells" / name
+    cell = CellReport(name, choice, _read_record(folder / "cell.json"))
+    run_dir = folder / "run"
+    cell.losses, cell.validations = read_losses(run_dir), read_validations(run_dir)
+    try:
+        cell.parameters = count_parameters(run_dir)
+        cell.files = _read_files(scope, cell, folder)
+    except (ValueError, OSError) as error:
+        cell.faults.append(" ".join(str(error).split()))
+    return cell
+
+
+def _read_record(path: pathlib.Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not the record of a cell ({error}); delete it") from error
+
+
+def _read_files(scope: StudyScope, cell: CellReport, folder: pathlib.Path) -> dict:
+    """Scored files by variant; those that failed are faults."""
+    metrics = folder / "evaluation" / "metrics.json"
+    if not metrics.is_file():
+        return {}
+    matrices = read_matrices(metrics.parent)
+    files = {}
+    for values in json.loads(metrics.read_text())["models"]:
+        if values["failure"]:
+            cell.faults.append(f"{values['file']}: {values['failure']}")
+        elif values["variant"] in scope.variants:
+            path = folder / "run" / "tflite" / values["file"]
+            files[values["variant"]] = _file_report(path, values, matrices[values["file"]])
+    return files
+
+
+def _file_report(path: pathlib.Path, values: dict, matrices: np.ndarray) -> FileReport:
+    result = ModelResult(
+        read_contract(path, None, values["variant"]),
+        images=len(matrices),
+        matrix=matrices.sum(0, dtype=np.int64),
+        image_matrices=matrices,
+        agreement=values["agreement"],
+        mean_loss=values.get("mean_loss"),
+        constant_images=values["constant_images"],
+        memory_mb=values["memory_mb"],
+        warnings=list(values["warnings"]),
+    )
+    return FileReport(result, None, overlap(matrices))
+
+
+def _totals(file: FileReport) -> np.ndarray:
+    """Intersection and union of each class over all photos, int64 [num_classes, 2]."""
+    assert file.overlap is not None
+    return file.overlap.sum(0)
+
+
+def _plain(interval: Interval | None) -> dict | None:
+    return None if interval is None else dataclasses.asdict(interval)

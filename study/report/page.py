@@ -1,0 +1,147 @@
+"""A study's files: `index.html`, `study_results.json`, `study_results.csv`; and its table."""
+
+import csv
+import io
+import json
+import math
+import pathlib
+
+import jinja2
+
+from deeplab_tf import atomic_file
+from study.report import charts
+from study.report.album import CellAlbum, draw_cell
+from study.report.collect import StudyReport
+from tflite_tools.html_report import page as report_page
+from tflite_tools.text_table import align
+
+PAGE = "index.html"
+_TEMPLATES = pathlib.Path(__file__).parent / "templates"
+_CELL_COLUMNS = ("state", "failure", "parameters", "train_steps", "train_loss", "train_threads")
+_FILE_COLUMNS = (
+    *("file", "images", "miou", "miou_low", "miou_high", "classes_counted"),
+    *("mean_loss", "pixel_accuracy", "mean_class_accuracy", "agreement", "size_bytes", "memory_mb"),
+)
+_STAGES = ("train", "export", "evaluate")
+_ENDS = ("difference", "low", "high")
+
+
+def write_study(report: StudyReport, folder: pathlib.Path, with_photos: bool = True) -> dict:
+    """Draws everything first, then writes the three files.
+
+    Returns:
+        the document.
+    """
+    document = plain(report.document())
+    ranked = report.ranked
+    shown = ranked[:1] + ranked[1:][-1:] if with_photos else []
+    page = render(document, [draw_cell(report, cell) for cell in shown])
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    atomic_file.write_text(folder / "study_results.json", text)
+    atomic_file.write_text(folder / "study_results.csv", study_csv(document))
+    atomic_file.write_text(folder / PAGE, page)
+    return document
+
+
+def render(document: dict, albums: list[CellAlbum]) -> str:
+    """The page: one text that asks no host for anything."""
+    report_templates = pathlib.Path(report_page.__file__).parent / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([_TEMPLATES, report_templates]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "percent": report_page.percent,
+        "points": report_page.points,
+        "interval": report_page.interval,
+        "verdict": report_page.verdict,
+        "spaced": spaced,
+    }
+    cells = document["cells"]
+    plots = {"loss": "", "validation": "", "pareto": ""}
+    if any(cell["losses"] for cell in cells):
+        plots["loss"] = charts.curves(document, "losses", "training loss", 1.0, True)
+    if any(cell["validations"] for cell in cells):
+        plots["validation"] = charts.curves(
+            document, "validations", "validation mIoU %", 100.0, False
+        )
+    if any(cell["files"] for cell in cells):
+        plots["pareto"] = charts.pareto(document)
+    latency = next(
+        (f["latency_ms"] for cell in cells for f in cell["files"].values() if f["latency_ms"]), None
+    )
+    return environment.get_template("study.html.j2").render(
+        document=document,
+        plots=plots,
+        albums=albums,
+        latency=latency,
+        failed=[cell for cell in cells if cell["state"] == "failed"],
+        missing=[cell for cell in cells if cell["state"] not in ("failed", "done")],
+    )
+
+
+def study_csv(document: dict) -> str:
+    """One line a file, and one for each cell without any."""
+    axes, names = list(document["axes"]), [entry["name"] for entry in document["classes"]]
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(
+        ["cell", *axes, *_CELL_COLUMNS, *(f"{stage}_seconds" for stage in _STAGES), "variant"]
+        + [*_FILE_COLUMNS, "latency_ms_minimum", "latency_ms_median", "latency_ms_p90"]
+        + [f"{key}_{end}" for key in ("miou_change", "from_best") for end in _ENDS]
+        + [f"iou {name}" for name in names]
+    )
+    for cell in document["cells"]:
+        start = [cell["name"], *(cell["choice"][axis] for axis in axes)]
+        start += [cell[column] for column in _CELL_COLUMNS]
+        start += [cell["seconds"][stage] for stage in _STAGES]
+        for variant, file in cell["files"].items() or [("", {})]:
+            latency = file.get("latency_ms") or {}
+            writer.writerow(
+                [*start, variant, *(file.get(column) for column in _FILE_COLUMNS)]
+                + [latency.get(key) for key in ("minimum", "median", "p90")]
+                + [(file.get(k) or {}).get(e) for k in ("miou_change", "from_best") for e in _ENDS]
+                + [file.get("iou", {}).get(name) for name in names]
+            )
+    return stream.getvalue()
+
+
+def study_table(document: dict) -> str:
+    """For the terminal: a line a cell, mIoU and ms of each variant."""
+    variants = document["variants"]
+    header = [("#", ">"), ("cell", "<"), ("state", "<"), ("parameters", ">"), ("train s", ">")]
+    header += [(f"{v} {what}", ">") for v in variants for what in ("mIoU %", "MB", "ms")]
+    rows = []
+    for cell in document["cells"]:
+        seconds = cell["seconds"]["train"]
+        row = [str(cell["number"]), cell["name"], cell["state"]]
+        row += [spaced(cell["parameters"]), "-" if seconds is None else f"{seconds:.0f}"]
+        for variant in variants:
+            file = cell["files"].get(variant)
+            if file is None:
+                row += ["-", "-", "-"]
+                continue
+            latency = file["latency_ms"]
+            row += [f"{100 * file['miou']:.2f}" if file.get("miou") is not None else "-"]
+            row += [f"{file['size_bytes'] / 1e6:.2f}"]
+            row += [f"{latency['median']:.1f}" if latency else "-"]
+        rows.append(row)
+    notes = [f"{c['name']}: {c['failure']}" for c in document["cells"] if c["failure"]]
+    return "\n\n".join([align(header, rows), *(["\n".join(notes)] if notes else [])])
+
+
+def spaced(value: int | None) -> str:
+    """A large integer in groups of three."""
+    return "–" if value is None else f"{value:,}".replace(",", " ")  # noqa: RUF001 - a dash
+
+
+def plain(value):
+    """The same with None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

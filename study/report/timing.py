@@ -1,0 +1,81 @@
+"""Milliseconds of every file of a study, measured in one interleaved run and kept.
+
+Files that are timed on different days, or while others train, cannot be compared: the whole set is
+timed again as soon as one file of it is new.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from deeplab_tf import atomic_file
+from tflite_tools.contract import ModelContract
+from tflite_tools.html_report.collect import processor
+from tflite_tools.manifest import sha256_of
+from tflite_tools.runtime.latency import LatencyMs, measure_latency
+
+
+@dataclasses.dataclass(frozen=True)
+class TimingOptions:
+    """How files are timed.
+
+    Attributes:
+        repeats: invokes a file; 0 = files are not timed.
+        warmup: invokes before.
+        num_threads: of the interpreter.
+    """
+
+    repeats: int = 30
+    warmup: int = 3
+    num_threads: int = 1
+
+    def __post_init__(self):
+        if self.repeats < 0 or self.warmup < 0 or self.num_threads < 1:
+            raise ValueError(
+                "--latency_repeats must not be negative and --num_threads at least 1; got "
+                f"{self.repeats} and {self.num_threads}"
+            )
+
+
+def time_files(
+    contracts: list[ModelContract], image: np.ndarray, options: TimingOptions, kept: pathlib.Path
+) -> list[LatencyMs | None]:
+    """Times files in turn, or reads what was measured for exactly these files.
+
+    Args:
+        contracts: files that have run without a crash.
+        image: uint8 [height, width, channels].
+        kept: file that the times are kept in.
+
+    Returns:
+        one entry a file, None for one that failed or if nothing is timed.
+    """
+    if not options.repeats or not contracts:
+        return [None] * len(contracts)
+    asked = {
+        "options": dataclasses.asdict(options),
+        "processor": processor(),
+        "sha256": [sha256_of(contract.path.read_bytes()) for contract in contracts],
+    }
+    if (known := _read(kept, asked)) is not None:
+        return known
+    logging.info("timing %d files in one interleaved run", len(contracts))
+    times = measure_latency(contracts, image, options.num_threads, options.warmup, options.repeats)
+    plain = [None if latency is None else dataclasses.asdict(latency) for latency in times]
+    atomic_file.write_text(kept, json.dumps(asked | {"times": plain}, indent=1) + "\n")
+    return times
+
+
+def _read(kept: pathlib.Path, asked: dict) -> list[LatencyMs | None] | None:
+    """The kept times, if they are of the same files, machine and options."""
+    try:
+        stored = json.loads(kept.read_text())
+        times = stored.pop("times")
+        if stored != asked:
+            return None
+        return [None if values is None else LatencyMs(**values) for values in times]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

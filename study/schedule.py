@@ -1,0 +1,194 @@
+"""Runs the cells of a study, several at a time; one that fails stops no other."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import re
+import signal
+
+from absl import logging
+
+from study.cell import CellRecord, CellState, StageRecord, StudyFolder
+from study.children import Children, Stopped
+from study.plan import Cell
+from study.stage import Stage, command_line
+
+_LONGEST_FAILURE = 300
+_LOG_PREFIX = re.compile(r"^(error: |[IWEF]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] )")
+"""Of a command's own last word, and of absl's log."""
+
+
+@dataclasses.dataclass
+class _Work:
+    """What the threads of one study share.
+
+    Attributes:
+        folder: the study.
+        children: processes at work.
+        threads: of each process.
+    """
+
+    folder: StudyFolder
+    children: Children
+    threads: int
+
+
+def run_cells(folder: StudyFolder, processes: int) -> list[CellRecord]:
+    """Runs every cell that is not done; a stage that is done is skipped.
+
+    Args:
+        folder: the study, already checked by `StudyFolder.prepare`.
+        processes: cells at work side by side; they share the processor's cores.
+
+    Returns:
+        a record a cell, in the study's order.
+
+    Raises:
+        ValueError: less than one process.
+        RuntimeError: another process works on this folder.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after all processes have ended.
+    """
+    if processes < 1:
+        raise ValueError(f"--processes must be at least 1; got {processes}")
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    with _locked(folder.path) as lock, _terminated_like_interrupted():
+        work = _Work(folder, Children(lock), threads)
+        pool = concurrent.futures.ThreadPoolExecutor(processes)
+        try:
+            return _run_all(work, pool)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # first: a freed thread starts no more
+            work.children.stop()
+            raise
+        finally:
+            pool.shutdown()
+
+
+def _run_all(work: _Work, pool) -> list[CellRecord]:
+    """Starts cells in the study's order, each after those that it learns from."""
+    cells = work.folder.study.cells
+    waiting, running = list(cells), {}
+    records: dict[str, CellRecord] = {}
+    while waiting or running:
+        for cell in [cell for cell in waiting if set(cell.needs) <= set(records)]:
+            waiting.remove(cell)
+            running[pool.submit(_run_cell, work, cell, records)] = cell
+        ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        for future in ended:
+            cell = running.pop(future)
+            records[cell.name] = record = future.result()
+            logging.info("%d of %d: %s %s", len(records), len(cells), cell.name, record.state.value)
+            if record.failure:
+                logging.error("%s: %s", cell.name, record.failure)
+    return [records[cell.name] for cell in cells]
+
+
+def _run_cell(work: _Work, cell: Cell, others: dict[str, CellRecord]) -> CellRecord:
+    """Runs what is missing of a cell. A file that fails costs its siblings nothing."""
+    folder = work.folder.cell(cell.name)
+    record = folder.read(cell)
+    if untrained := [n for n in cell.needs if not _is_trained(work, others[n])]:
+        record.state = CellState.FAILED
+        record.failure = f"{untrained[0]}, which it learns from, is not trained"
+        folder.write(record)
+        return record
+    failures = []
+    again = False  # a stage that ran makes those behind it stale
+    for stage in Stage:
+        if folder.is_done(record, stage) and not again:
+            continue
+        again = True
+        if failure := _run_stage(work, cell, stage, record):
+            failures.append(f"{stage.value}: {failure}")
+            if not any((folder.run / "tflite").glob("[!.]*.tflite")):
+                break
+    record.state = CellState.FAILED if failures else CellState.DONE
+    record.failure = failures[0] if failures else ""
+    folder.write(record)
+    return record
+
+
+def _is_trained(work: _Work, record: CellRecord) -> bool:
+    return work.folder.cell(record.name).is_done(record, Stage.TRAIN)
+
+
+def _run_stage(work: _Work, cell: Cell, stage: Stage, record: CellRecord) -> str:
+    """Runs one stage; returns why it failed, or ""."""
+    folder = work.folder.cell(cell.name)
+    command = command_line(stage, work.folder.flags(cell, stage, work.threads))
+    settings = json.loads(json.dumps(work.folder.settings(cell, stage)))
+    known = record.stages.get(stage) or StageRecord(settings, command)
+    known.settings, known.command, known.threads = settings, command, work.threads
+    known.done, known.starts, before = False, known.starts + 1, known.seconds
+    record.stages[stage] = known
+    record.state, record.failure = CellState.RUNNING, ""
+    folder.write(record)
+    logging.info("%s: %s", cell.name, stage.value)
+
+    def beat(seconds: float) -> None:
+        known.seconds = before + seconds
+        folder.write(record)
+
+    log = folder.log(stage)
+    try:
+        status = work.children.run(command, log, _environment(work.threads), beat)
+    except Stopped:
+        record.state = CellState.STOPPED
+        folder.write(record)
+        raise
+    known.done = status == 0
+    folder.write(record)
+    return "" if known.done else failure_of(log) or f"exit status {status}"
+
+
+def failure_of(log: pathlib.Path) -> str:
+    """The last line of a log that names an error, else the last one."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    named = [line for line in lines if line.startswith("error: ") or " FAILED: " in line]
+    return _LOG_PREFIX.sub("", (named or lines or [""])[-1])[:_LONGEST_FAILURE]
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Keeps processes that work side by side off each other's cores and GPU memory."""
+    count = str(threads)
+    environment = {
+        "OMP_NUM_THREADS": count,
+        "TF_NUM_INTRAOP_THREADS": count,
+        "TF_NUM_INTEROP_THREADS": count,
+    }
+    if "TF_FORCE_GPU_ALLOW_GROWTH" not in os.environ:
+        environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    return environment
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path):
+    """Holds the study's folder; yields the descriptor that children inherit."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"{path}: a study, or a training that a killed one left behind, is at work here; "
+                "wait for its end or end it"
+            ) from error
+        yield stream.fileno()
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted():
+    """SIGTERM ends the children, too, as Ctrl-C does."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

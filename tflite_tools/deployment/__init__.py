@@ -1,0 +1,1 @@
+"""Everything between a finished file and a device."""

@@ -1,0 +1,173 @@
+"""From a `.tflite` to the same model with metadata, and a manifest that fits the new file."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from deeplab_tf import atomic_file
+from deeplab_tf.data.alignment import Alignment
+from deeplab_tf.data.labels import LabelSet
+from deeplab_tf.data.preprocessing import Preprocessing
+from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.deployment.metadata_description import check_labels, describe
+from tflite_tools.file_contract import PreprocessingSource
+from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
+from tflite_tools.metadata.packing import add
+from tflite_tools.metadata.segmenter import SegmenterMetadata
+from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.runtime_shapes import with_known_shapes
+
+
+@dataclasses.dataclass(frozen=True)
+class AddOptions:
+    """What to add to which file.
+
+    Attributes:
+        model: the file; its manifest, else its own metadata, gives labels and normalization.
+        output: the file to write.
+        labels: text file, a name a line; None: what the file brings.
+        preprocessing: None: what the file brings, else what its input's scale stands for.
+        alignment: how the training resizes logits; None: what the manifest says.
+        name, license: for people; "" leaves the file's stem and nothing.
+        overwrite: replace `output` and its manifest.
+    """
+
+    model: pathlib.Path
+    output: pathlib.Path
+    labels: pathlib.Path | None = None
+    preprocessing: Preprocessing | None = None
+    name: str = ""
+    license: str = ""
+    alignment: Alignment | None = None
+    overwrite: bool = False
+
+    def __post_init__(self):
+        if self.output.suffix != ".tflite":
+            raise ValueError(f"--output {self.output} does not end with .tflite; name it so")
+        for path in (self.output, manifest_path(self.output)):
+            if path.exists() and not self.overwrite:
+                raise FileExistsError(f"{path} exists; give --overwrite or another --output")
+
+
+def default_output(model: pathlib.Path) -> pathlib.Path:
+    """`int8_metadata.tflite` for `int8.tflite`."""
+    return model.with_name(f"{model.stem}_metadata.tflite")
+
+
+def add_metadata(options: AddOptions) -> SegmenterMetadata:
+    """Writes the output and the manifest beside it; returns what the output says about itself.
+
+    Raises:
+        FileNotFoundError: no such model or label file.
+        ValueError: not a segmentation model, no labels or not as many as classes, or a float input
+            whose normalization nobody tells.
+        RuntimeError: the new file does not give what the old one gives.
+    """
+    contract = read_contract(options.model, options.preprocessing, alignment=options.alignment)
+    if contract.preprocessing_source is PreprocessingSource.ASSUMED:
+        raise ValueError(
+            f"{options.model}: nothing says how pixels become its {contract.input_dtype} input; "
+            "give --mean and --std"
+        )
+    for warning in contract.warnings:
+        logging.warning("%s: %s", options.model, warning)
+    labels = _labels(options, contract)
+    graph = with_known_shapes(read_graph(options.model))
+    metadata = describe(contract, labels, graph, options.name, options.license)
+    content = add(options.model.read_bytes(), metadata)
+    manifest = _manifest(contract, labels, content)
+    with atomic_file.atomic_path(options.output) as temporary:
+        temporary.write_bytes(content)
+        _check_run(options.model, temporary)
+    manifest.write(manifest_path(options.output))
+    return metadata
+
+
+def _check_run(original: pathlib.Path, changed: pathlib.Path) -> None:
+    """Runs both files once on seeded noise: metadata must not change what a file computes."""
+    graph = read_graph(original)
+    shape = graph.tensors[graph.inputs[0]].shape
+    noise = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    try:
+        expected = FileRunner(original)(noise)
+    except (ValueError, RuntimeError) as error:  # one for an accelerator, for example
+        logging.warning("%s does not run here (%s): its copy is not tried either", original, error)
+        return
+    if not np.array_equal(expected, FileRunner(changed)(noise), equal_nan=True):
+        raise RuntimeError(f"{original} with metadata computes something else; it is not written")
+
+
+def _labels(options: AddOptions, contract: ModelContract) -> tuple[str, ...]:
+    if options.labels is not None:
+        return read_labels(options.labels)
+    if contract.label_set is None:
+        raise ValueError(
+            f"{options.model}: no manifest beside it and no metadata in it has labels; give "
+            "--labels=FILE, one name a line"
+        )
+    return contract.label_set.names
+
+
+def read_labels(path: pathlib.Path) -> tuple[str, ...]:
+    """One label a line; empty lines at the end are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not UTF-8 text, or a line without a label.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a text file, one label a line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    labels = tuple(line.strip() for line in lines)
+    check_labels(labels, None, str(path))
+    return labels
+
+
+def _manifest(contract: ModelContract, labels: tuple[str, ...], content: bytes) -> Manifest:
+    found = read_manifest(contract.path)
+    sha256, size_bytes = sha256_of(content), len(content)
+    if found is not None:
+        label_set = LabelSet(labels, found.label_set.colors)
+        return dataclasses.replace(
+            found,
+            preprocessing=contract.preprocessing,
+            label_set=label_set,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            resize=contract.alignment.value if contract.alignment else None,
+        )
+    return Manifest(
+        variant=contract.variant,
+        head=_head(contract),
+        height=contract.height,
+        width=contract.width,
+        preprocessing=contract.preprocessing,
+        label_set=LabelSet.from_names(labels),
+        input_dtype=str(contract.input_dtype),
+        output_dtype=str(contract.output_dtype),
+        input_quantization=contract.input_quantization,
+        output_quantization=contract.output_quantization,
+        calibration=None,
+        source=f"{contract.path.name}, sha256 {sha256_of(contract.path.read_bytes())}",
+        versions={},
+        sha256=sha256,
+        size_bytes=size_bytes,
+        resize=contract.alignment.value if contract.alignment else None,
+    )
+
+
+def _head(contract: ModelContract) -> str:
+    """The export's word for this output."""
+    spatial = [size for size in contract.output_shape if size != 1]
+    size = tuple(spatial[:2]) if contract.classes_output else contract.output_shape[1:3]
+    form = "argmax" if contract.classes_output else "logits"
+    if size == (contract.height, contract.width):
+        return form
+    halved = (-(-contract.height // 2), -(-contract.width // 2))
+    return "argmax_half" if contract.classes_output and size == halved else f"{form}_low"

@@ -1,0 +1,1 @@
+"""Accelerators: which operators they take."""

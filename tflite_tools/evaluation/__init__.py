@@ -1,0 +1,1 @@
+"""Scores of `.tflite` files on labelled samples."""

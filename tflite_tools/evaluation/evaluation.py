@@ -1,0 +1,436 @@
+"""Scores any number of `.tflite` files on one list, beside each other."""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+from tqdm import tqdm
+
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.labels import IGNORE_LABEL
+from deeplab_tf.data.preprocessing import place, place_label
+from deeplab_tf.metrics import confusion
+from tflite_tools.contract import ModelContract
+from tflite_tools.evaluation.tiled import (
+    OFF,
+    PHOTOS_AHEAD,
+    check_overlaps,
+    invokes_note,
+    patience_s,
+    write_photos,
+)
+from tflite_tools.runtime.interpreter import BUILTIN_NOTE, Kernels
+from tflite_tools.runtime.latency import LatencyMs, measure_latency
+from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.runner import ModelRunner
+from tflite_tools.runtime.sample_chunk import Chunk, write_chunk
+
+CHUNK_IMAGES = 16
+"""Samples decoded ahead while the children are at work; bounds disk and memory."""
+TASK_IMAGES = 2
+"""Samples a task; small, so that no child waits long for another at the end of a chunk."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """How files are run.
+
+    Attributes:
+        processes: interpreters at work side by side, for accuracy.
+        num_threads: of the interpreter whose latency is measured.
+        latency_repeats, latency_warmup: invokes a file; 0 repeats skips latency.
+        limit: samples of the list, or 0 for all.
+        mean_over: classes that mIoU is the mean of; empty for all.
+        keep_images: keep the matrix of every sample, for intervals.
+        tile_overlap: -1 scales photos to fit; from 0 on, larger ones are cut in tiles of the
+            file's input, which overlap by so many pixels at least.
+        mean_loss: also take the cross-entropy of files that give logits.
+    """
+
+    processes: int = 2
+    num_threads: int = 1
+    latency_repeats: int = 30
+    latency_warmup: int = 3
+    limit: int = 0
+    mean_over: tuple[str, ...] = ()
+    keep_images: bool = False
+    tile_overlap: int = OFF
+    mean_loss: bool = False
+
+    def __post_init__(self):
+        if self.processes < 1 or self.num_threads < 1:
+            raise ValueError(
+                f"processes and threads must be at least 1; got {self.processes} and "
+                f"{self.num_threads}"
+            )
+        if min(self.latency_repeats, self.latency_warmup, self.limit) < 0:
+            raise ValueError("latency repeats, warm-up and limit must not be negative")
+        if self.tile_overlap < OFF:
+            raise ValueError(
+                f"tile_overlap is -1 (off) or a number of pixels from 0 on; got {self.tile_overlap}"
+            )
+        if self.mean_loss and self.tile_overlap != OFF:
+            raise ValueError(
+                "the mean loss is taken on photos scaled to fit, not on tiles, which count pixels "
+                "twice where they overlap; leave one of the two out"
+            )
+
+    def mean_indices(self, dataset: SegmentationDataset) -> tuple[int, ...]:
+        """Indices of `mean_over` in a data set.
+
+        Raises:
+            ValueError: a class that it does not have.
+        """
+        names = dataset.label_set.names
+        if unknown := [name for name in self.mean_over if name not in names]:
+            raise ValueError(
+                f"{dataset.name} has no class {', '.join(unknown)}; it has {', '.join(names)}"
+            )
+        return tuple(names.index(name) for name in self.mean_over)
+
+
+@dataclasses.dataclass
+class ModelResult:
+    """What is known of one file after the evaluation.
+
+    Attributes:
+        contract: how it was fed and read.
+        images: samples scored.
+        invokes: runs of the network that they took: more than samples where photos were cut.
+        matrix: int64 [num_classes, num_classes + 1].
+        image_matrices: uint32 [images, num_classes, num_classes + 1], or None.
+        agreement: share of pixels with the reference's class, or None without reference.
+        mean_loss: cross-entropy in nats over the labelled pixels of the network's canvas, or
+            None where it was not asked for or the file gives classes or probabilities.
+        constant_images: samples whose prediction was one single class.
+        latency: of one invoke, or None.
+        memory_mb: peak resident memory that a process of its own gained by loading and running
+            the file once.
+        kernels: that ran it, or None where that is not known.
+        failure: why there is no score, or "".
+        warnings: what a user must know, one line each.
+    """
+
+    contract: ModelContract
+    images: int = 0
+    invokes: int = 0
+    matrix: np.ndarray | None = None
+    image_matrices: np.ndarray | None = None
+    agreement: float | None = None
+    mean_loss: float | None = None
+    constant_images: int = 0
+    latency: LatencyMs | None = None
+    memory_mb: float | None = None
+    kernels: Kernels | None = None
+    failure: str = ""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class _Score:
+    """Sum over the samples of one task."""
+
+    matrix: np.ndarray
+    constant: int
+    agreeing: int
+    pixels: int
+    invokes: int = 0
+    loss: float = 0.0
+    loss_pixels: int = 0
+    images: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    """Matrix of each sample by its number in the chunk, in the total in the list."""
+
+
+def score_samples(
+    runner: ModelRunner,
+    chunk: Chunk,
+    start: int,
+    stop: int,
+    num_classes: int,
+    is_reference: bool,
+    keep_images: bool = False,
+    tile_overlap: int = OFF,
+    mean_loss: bool = False,
+) -> _Score:
+    """Runs in a child: samples start..stop-1 of a chunk, which holds whole photos for tiles."""
+    mean_loss = mean_loss and runner.contract.gives_logits
+    canvas = (runner.contract.height, runner.contract.width)
+    images = chunk.images(canvas if tile_overlap == OFF else chunk.canvases[0])
+    labels = chunk.label_file("label")
+    reference = chunk.label_file("reference", "r+" if is_reference else "r")
+    total = _Score(np.zeros((num_classes, num_classes + 1), np.int64), 0, 0, 0)
+    for index in range(start, stop):
+        label = chunk.sample(labels, index)
+        if tile_overlap == OFF:
+            on_canvas = runner.class_map(images[index])
+            prediction, invokes = chunk.placements[canvas][index].restore_label(on_canvas), 1
+        else:
+            prediction, invokes = runner.photo_class_map(images[index], tile_overlap)
+        matrix = confusion.confusion_matrix(label, prediction, num_classes)
+        total.matrix += matrix
+        if keep_images:
+            total.images[index] = matrix.astype(np.uint32)
+        if mean_loss:
+            loss, pixels = runner.cross_entropy(place_label(label, *canvas, fill=IGNORE_LABEL))
+            total.loss, total.loss_pixels = total.loss + loss, total.loss_pixels + pixels
+        total.constant += int(np.all(prediction == prediction[0, 0]))
+        if is_reference:
+            chunk.sample(reference, index)[:] = prediction
+        else:
+            total.agreeing += int((prediction == chunk.sample(reference, index)).sum())
+        total.pixels += prediction.size
+        total.invokes += invokes
+    return total
+
+
+def probe(runner: ModelRunner, image: np.ndarray) -> tuple[float, Kernels]:
+    """Runs in a child of its own: one invoke; returns the memory that it took, in MB, and the
+    kernels that ran."""
+    runner.class_map(image)
+    return runner.memory_mb(), runner.kernels
+
+
+def evaluate(
+    contracts: list[ModelContract],
+    dataset: SegmentationDataset,
+    options: EvaluationOptions,
+    reference: int | None = None,
+) -> list[ModelResult]:
+    """Scores files.
+
+    Args:
+        contracts: the files.
+        dataset: the list.
+        options: how to run.
+        reference: index of the file that the others are compared with, or None.
+
+    Returns:
+        one result a file, in order.
+
+    Raises:
+        ValueError, FileNotFoundError: a sample cannot be read; or no file is left to score; or
+            tiles cannot overlap so much.
+    """
+    options.mean_indices(dataset)  # before the work, not after
+    check_overlaps(contracts, options.tile_overlap)
+    results = [ModelResult(contract) for contract in contracts]
+    for result in results:
+        check_fit(result, dataset)
+        if options.mean_loss and result.contract.probabilities:
+            result.warnings.append("gives probabilities, not logits: no mean loss")
+    _probe_all(results, dataset)
+    count = min(options.limit or len(dataset), len(dataset))
+    with (
+        tempfile.TemporaryDirectory(prefix="evaluate-") as scratch,
+        InterpreterPool(
+            contracts, options.processes, patience_s=patience_s(options.tile_overlap)
+        ) as pool,
+    ):
+        pool.broken |= {
+            index: result.failure for index, result in enumerate(results) if result.failure
+        }
+        folder = pathlib.Path(scratch)
+        how = (reference, options.keep_images, options.tile_overlap, options.mean_loss)
+        score_list(results, dataset, count, pool, folder, *how)
+        for index, failure in pool.broken.items():
+            results[index].failure = failure
+    if options.latency_repeats:
+        measure_all(results, dataset, options)
+    for result in results:
+        call_out(result, dataset)
+    return results
+
+
+def check_fit(result: ModelResult, dataset: SegmentationDataset) -> None:
+    contract, label_set = result.contract, dataset.label_set
+    if contract.channels != dataset.channels:
+        result.failure = (
+            f"takes {contract.channels} channels, {dataset.name} has {dataset.channels}"
+        )
+    elif contract.num_classes is not None and contract.num_classes != label_set.num_classes:
+        result.failure = (
+            f"gives {contract.num_classes} classes, {dataset.name} has {label_set.num_classes}; "
+            "evaluate on the data set that it was trained for"
+        )
+    elif contract.sensor and (other := contract.sensor.difference(dataset.sensor)):
+        result.failure = (
+            f"trained on range images of another sensor than {dataset.name} has here ({other}); "
+            "give the --data_dir whose sensor.json it was trained with"
+        )
+    elif contract.label_set and contract.label_set.names != label_set.names:
+        result.warnings.append(
+            f"its label list differs from {dataset.name}'s; scores compare by index, not by name"
+        )
+    result.warnings += contract.warnings
+
+
+def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None:
+    """One invoke of each file in a fresh child: finds crashes, measures memory."""
+    image = dataset.image(0)
+    for result in results:
+        if result.failure:
+            continue
+        contract = result.contract
+        canvas, _ = place(image, contract.height, contract.width)
+        with InterpreterPool([contract], 1) as pool:
+            tasks = [Task(0, probe, (canvas,))]
+            for outcome in pool.run(tasks):
+                result.failure = outcome.failure
+                if not outcome.failure:
+                    result.memory_mb, result.kernels = outcome.value  # type: ignore[misc]
+                    if result.kernels is Kernels.BUILTIN:
+                        result.warnings.append(BUILTIN_NOTE)
+
+
+def score_list(
+    results: list[ModelResult],
+    dataset: SegmentationDataset,
+    count: int,
+    pool: InterpreterPool,
+    scratch: pathlib.Path,
+    reference: int | None,
+    keep_images: bool = False,
+    tile_overlap: int = OFF,
+    mean_loss: bool = False,
+) -> None:
+    """Fills matrix, agreement and counts of each result from the first `count` samples.
+
+    Args:
+        results: one a contract of the pool, changed in place; those with a failure are skipped.
+        scratch: empty folder for decoded samples.
+        reference: index of the file that the others are compared with, or None.
+        keep_images: keep the matrix of every sample.
+        tile_overlap, mean_loss: as in the options.
+    """
+    alive = [index for index, result in enumerate(results) if not result.failure]
+    if not alive:
+        return
+    canvases = tuple(
+        sorted({(results[i].contract.height, results[i].contract.width) for i in alive})
+    )
+    totals = {
+        index: _Score(
+            np.zeros((dataset.label_set.num_classes, dataset.label_set.num_classes + 1), np.int64),
+            *(0, 0, 0),
+        )
+        for index in alive
+    }
+    order = sorted(alive, key=lambda index: index != reference)
+    bar = tqdm(total=count * len(alive), desc="evaluate", unit="image", disable=None)
+    with bar, concurrent.futures.ThreadPoolExecutor(1) as decoder:
+        step = CHUNK_IMAGES if tile_overlap == OFF else PHOTOS_AHEAD
+
+        def write(first: int) -> list[Chunk]:
+            folder = scratch / f"chunk{first // step % 2}"
+            size = min(step, count - first)
+            if tile_overlap == OFF:
+                return [write_chunk(dataset, first, size, canvases, folder)]
+            return write_photos(dataset, first, size, folder)
+
+        ahead = decoder.submit(write, 0)
+        for first in range(0, count, step):
+            chunks = ahead.result()
+            if first + step < count:
+                ahead = decoder.submit(write, first + step)
+            for group in ([reference], [i for i in order if i != reference]):
+                indices = [i for i in group if i in totals]
+                classes = dataset.label_set.num_classes
+                how = (classes, reference, keep_images, tile_overlap, mean_loss)
+                group_tasks = _tasks(indices, chunks, *how)
+                for outcome in pool.run(group_tasks):
+                    if outcome.failure:
+                        continue
+                    chunk, start, stop = outcome.task.arguments[:3]
+                    _add(totals[outcome.task.model], outcome.value, chunk.first)  # type: ignore[arg-type]
+                    bar.update(stop - start)
+    with_reference = reference in totals and reference not in pool.broken
+    for index, total in totals.items():
+        if index in pool.broken:
+            continue
+        result = results[index]
+        result.images, result.matrix, result.constant_images = count, total.matrix, total.constant
+        result.invokes = total.invokes
+        if total.loss_pixels:
+            result.mean_loss = total.loss / total.loss_pixels
+        if keep_images:
+            result.image_matrices = np.stack([total.images[number] for number in range(count)])
+        if with_reference and index != reference and total.pixels:
+            result.agreement = total.agreeing / total.pixels
+
+
+def _tasks(models, chunks, num_classes, reference, keep_images, tile_overlap, mean_loss):
+    for index, chunk in itertools.product(models, chunks):
+        for start in range(0, chunk.count, TASK_IMAGES):
+            part = (chunk, start, min(start + TASK_IMAGES, chunk.count))
+            how = (num_classes, index == reference, keep_images, tile_overlap, mean_loss)
+            yield Task(index, score_samples, (*part, *how))
+
+
+def _add(total: _Score, part: _Score, first: int) -> None:
+    total.matrix += part.matrix
+    total.constant += part.constant
+    total.agreeing += part.agreeing
+    total.pixels += part.pixels
+    total.invokes += part.invokes
+    total.loss += part.loss
+    total.loss_pixels += part.loss_pixels
+    total.images |= {first + number: matrix for number, matrix in part.images.items()}
+
+
+def measure_all(
+    results: list[ModelResult], dataset: SegmentationDataset, options: EvaluationOptions
+) -> None:
+    """Latency of all files that ran, interleaved in one process."""
+    alive = [index for index, result in enumerate(results) if not result.failure]
+    measured = measure_latency(
+        [results[index].contract for index in alive],
+        dataset.image(0),
+        options.num_threads,
+        options.latency_warmup,
+        options.latency_repeats,
+    )
+    for index, latency in zip(alive, measured, strict=True):
+        results[index].latency = latency
+
+
+def call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
+    """Loud words for a mask that says nothing."""
+    if result.failure or result.matrix is None or not result.images:
+        return
+    if note := invokes_note(result.invokes, result.images):
+        result.warnings.append(note)
+    predicted = result.matrix.sum(0)
+    names = (*dataset.label_set.names, "a class that does not exist")
+    if result.constant_images == result.images:
+        only = names[int(predicted.argmax())]
+        result.warnings.insert(
+            0,
+            f"CONSTANT MASK: every one of {result.images} images is all {only!r}. Likely causes: "
+            "training of too few steps (look at the float file), "
+            "photos normalized twice or not at all, calibration on images that were not "
+            "normalized, or an argmax of a cast output",
+        )
+        return
+    if result.constant_images:
+        result.warnings.append(f"{result.constant_images} of {result.images} masks are constant")
+    truth = result.matrix.sum(1)
+    never = [
+        dataset.label_set.names[index]
+        for index in np.flatnonzero((truth > 0) & (predicted[: len(truth)] == 0))
+    ]
+    if never:
+        result.warnings.append("never predicted, though it occurs: " + ", ".join(never))
+    if predicted[-1]:
+        result.warnings.append(
+            f"{int(predicted[-1])} pixels got a class that {dataset.name} does not have; the "
+            "file's classes are in another order or number"
+        )
+
+
+def default_processes() -> int:
+    """One a processor core of this machine."""
+    return os.cpu_count() or 1

@@ -1,0 +1,100 @@
+"""Pictures to look at: photo, truth, and each file's mask, side by side."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from deeplab_tf import atomic_file
+from deeplab_tf.data.dataset import SegmentationDataset
+from tflite_tools.contract import ModelContract
+from tflite_tools.evaluation.tiled import OFF, patience_s
+from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.runner import ModelRunner
+
+TILE_WIDTH = 240
+CAPTION_HEIGHT = 16
+GAP = 4
+
+
+def _predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> np.ndarray:
+    """Runs in a child: class map at the photo's own size."""
+    return runner.photo_class_map(image, tile_overlap)[0]
+
+
+def predict_all(
+    contracts: list[ModelContract],
+    images: list[np.ndarray],
+    processes: int = 1,
+    tile_overlap: int = OFF,
+) -> dict[tuple[int, int], np.ndarray]:
+    """Class map of each file for each image, keyed (file, image); failures are left out."""
+    predictions = {}
+    with InterpreterPool(contracts, processes, patience_s=patience_s(tile_overlap)) as pool:
+        keys = {}
+        tasks = []
+        for number, image in enumerate(images):
+            for model in range(len(contracts)):
+                tasks.append(Task(model, _predict, (image, tile_overlap)))
+                keys[id(tasks[-1])] = (model, number)
+        for outcome in pool.run(tasks):
+            if not outcome.failure:
+                predictions[keys[id(outcome.task)]] = outcome.value
+    return predictions
+
+
+def grid_samples(count: int, total: int) -> list[int]:
+    """`count` samples spread evenly over a list of `total`."""
+    return sorted({round(index) for index in np.linspace(0, total - 1, min(count, total))})
+
+
+def write_grid(
+    contracts: list[ModelContract],
+    dataset: SegmentationDataset,
+    samples: list[int],
+    path: pathlib.Path,
+    tile_overlap: int = OFF,
+) -> None:
+    """Draws one row a sample: photo, truth, masks. Ignored pixels of the truth are black.
+
+    Inputs of other than 3 channels are shown by their first channel.
+    """
+    images = [dataset.image(index) for index in samples]
+    predictions = predict_all(contracts, images, tile_overlap=tile_overlap)
+    rows = []
+    for number, (index, image) in enumerate(zip(samples, images, strict=True)):
+        shown = image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
+        tiles = [("photo", shown), ("truth", dataset.label_set.colorize(dataset.label(index)))]
+        for model, contract in enumerate(contracts):
+            if (model, number) in predictions:
+                mask = dataset.label_set.colorize(predictions[model, number])
+                tiles.append((contract.name, mask))
+        rows.append(_row(tiles))
+    sheet = _stack(rows)
+    with atomic_file.atomic_path(path) as temporary:
+        sheet.save(temporary)
+
+
+def _row(tiles: list[tuple[str, np.ndarray]]) -> Image.Image:
+    height = max(round(tile.shape[0] * TILE_WIDTH / tile.shape[1]) for _, tile in tiles)
+    row = Image.new(
+        "RGB", (len(tiles) * (TILE_WIDTH + GAP) - GAP, height + CAPTION_HEIGHT), "white"
+    )
+    draw = ImageDraw.Draw(row)
+    for column, (caption, tile) in enumerate(tiles):
+        left = column * (TILE_WIDTH + GAP)
+        tile_height = round(tile.shape[0] * TILE_WIDTH / tile.shape[1])
+        resized = Image.fromarray(tile).resize((TILE_WIDTH, tile_height), Image.Resampling.NEAREST)
+        row.paste(resized, (left, CAPTION_HEIGHT))
+        draw.text((left + 2, 2), caption, fill="black")
+    return row
+
+
+def _stack(rows: list[Image.Image]) -> Image.Image:
+    width = max(row.width for row in rows)
+    sheet = Image.new("RGB", (width, sum(row.height + GAP for row in rows) - GAP), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height + GAP
+    return sheet

@@ -1,0 +1,1 @@
+"""Running `.tflite` files: interpreters, child processes, outputs."""

@@ -1,0 +1,56 @@
+"""An imported network's own head: what stands between its logits and its output."""
+
+import numpy as np
+
+from deeplab_tf.data.alignment import Alignment
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.edit import cut_after
+from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkDescription, Node
+
+_BEHIND_LOGITS = ("argmax", "cast", "softmax", "reshape", IDENTITY)
+
+
+def split_head(
+    description: NetworkDescription, arrays: dict[str, np.ndarray]
+) -> tuple[NetworkDescription, dict[str, np.ndarray], Alignment, tuple[str, ...]]:
+    """Takes arg max, softmax and the last bilinear resize off, as training and export add theirs.
+
+    Args:
+        description: an image network whose output is a class map, scores or logits.
+        arrays: its weights.
+
+    Returns:
+        the network up to its logits [h, w, classes], the arrays that it still needs, the
+        convention of the resize that was taken off (half-pixel where there was none), and the
+        names of the nodes that were.
+
+    Raises:
+        ValueError: the network has no image input, or does not end in logits of an image.
+    """
+    if len(description.input_shape) != 3:
+        raise ValueError(f"its input {list(description.input_shape)} is no image")
+    by_name = {node.name: node for node in description.nodes}
+    node, dropped, alignment = by_name[description.output_name], [], Alignment.HALF_PIXEL
+    while node.kind in _BEHIND_LOGITS and node.inputs[0] in by_name:
+        dropped.append(node.name)
+        node = by_name[node.inputs[0]]
+    if _resizes_to_input(node, description) and node.inputs[0] in by_name:
+        dropped.append(node.name)
+        alignment = Alignment(node.attributes["alignment"])
+        node = by_name[node.inputs[0]]
+        while node.kind == IDENTITY and node.inputs[0] in by_name:
+            node = by_name[node.inputs[0]]
+    shorter, kept = cut_after(description, arrays, node.name)
+    shape = build_imported(shorter).output_shape[1:]
+    if len(shape) != 3 or tuple(shape[:2]) == (1, 1):
+        raise ValueError(f"it ends in {list(shape)}, not in logits [h, w, classes] of an image")
+    return shorter, kept, alignment, tuple(reversed(dropped))
+
+
+def _resizes_to_input(node: Node, description: NetworkDescription) -> bool:
+    settings = node.attributes
+    return (
+        node.kind == RESIZE
+        and settings["interpolation"] == "bilinear"
+        and (settings["height"], settings["width"]) == tuple(description.input_shape[:2])
+    )
