@@ -3,6 +3,10 @@
 import enum
 import sys
 
+from deeplab_tf import train
+from export import to_tflite
+from study.report import score
+
 
 class Stage(enum.Enum):
     """A command of a cell; members stand in the order of the work."""
@@ -16,14 +20,11 @@ class Stage(enum.Enum):
 
     @property
     def module(self) -> str:
-        return _MODULES[self]
+        """Name of the command's module, for `python -m`."""
+        return _COMMANDS[self].__name__
 
 
-_MODULES = {
-    Stage.TRAIN: "deeplab_tf.train",
-    Stage.EXPORT: "export.to_tflite",
-    Stage.EVALUATE: "study.report.score",
-}
+_COMMANDS = {Stage.TRAIN: train, Stage.EXPORT: to_tflite, Stage.EVALUATE: score}
 RESERVED = {
     Stage.TRAIN: ("run_dir",),
     Stage.EXPORT: (

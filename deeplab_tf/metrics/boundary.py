@@ -16,18 +16,9 @@ are summed over all photos before they are divided, as for mIoU.
 """
 
 import math
-import pathlib
-import tempfile
 
 import numpy as np
 from scipy import ndimage
-
-from deeplab_tf.data.dataset import SegmentationDataset
-from tflite_tools.contract import ModelContract
-from tflite_tools.evaluation.evaluation import CHUNK_IMAGES, TASK_IMAGES
-from tflite_tools.runtime.pool import InterpreterPool, Task
-from tflite_tools.runtime.runner import ModelRunner
-from tflite_tools.runtime.sample_chunk import Chunk, write_chunk
 
 DILATION_RATIO = 0.02
 """Width of the band as a share of the photo's diagonal; the paper's choice."""
@@ -90,59 +81,3 @@ def boundary_counts(
     both = count(of_truth & of_found & (truth == found), truth)
     either = count(of_truth, truth) + count(of_found, found) - both
     return np.stack([both, either], axis=-1).astype(np.int64)
-
-
-def score_boundaries(
-    runner: ModelRunner, chunk: Chunk, start: int, stop: int, num_classes: int
-) -> np.ndarray:
-    """Runs in a child: counts of samples start..stop-1, int64 [samples, num_classes, 2]."""
-    canvas = (runner.contract.height, runner.contract.width)
-    images, labels = chunk.images(canvas), chunk.label_file("label")
-    counts = []
-    for index in range(start, stop):
-        label = chunk.sample(labels, index)
-        on_canvas = runner.class_map(images[index])
-        prediction = chunk.placements[canvas][index].restore_label(on_canvas)
-        distance = band_width(*label.shape)
-        counts.append(boundary_counts(label, prediction, num_classes, distance))
-    return np.stack(counts)
-
-
-def count_boundaries(
-    contracts: list[ModelContract], dataset: SegmentationDataset, count: int, processes: int
-) -> tuple[dict[int, np.ndarray], dict[int, str]]:
-    """Runs files over the first `count` samples.
-
-    Args:
-        contracts: files that ran before without a failure.
-
-    Returns:
-        int64 [samples, num_classes, 2] by index of the file, and the failures by index.
-    """
-    if not contracts:
-        return {}, {}
-    num_classes = dataset.label_set.num_classes
-    totals = {index: np.zeros((count, num_classes, 2), np.int64) for index in range(len(contracts))}
-    canvases = tuple(sorted({(contract.height, contract.width) for contract in contracts}))
-    with (
-        tempfile.TemporaryDirectory(prefix="boundaries-") as scratch,
-        InterpreterPool(contracts, processes) as pool,
-    ):
-        for first in range(0, count, CHUNK_IMAGES):
-            size = min(CHUNK_IMAGES, count - first)
-            chunk = write_chunk(dataset, first, size, canvases, pathlib.Path(scratch))
-            tasks = [
-                Task(
-                    index,
-                    score_boundaries,
-                    (chunk, start, min(start + TASK_IMAGES, size), num_classes),
-                )
-                for index in range(len(contracts))
-                for start in range(0, size, TASK_IMAGES)
-            ]
-            for outcome in pool.run(tasks):
-                if not outcome.failure:
-                    _, start, stop, _ = outcome.task.arguments
-                    totals[outcome.task.model][first + start : first + stop] = outcome.value
-        failures = dict(pool.broken)
-    return {index: total for index, total in totals.items() if index not in failures}, failures

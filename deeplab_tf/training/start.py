@@ -7,11 +7,11 @@ import numpy as np
 import tf_keras as keras
 from absl import logging
 
+from deeplab_tf.graph.batch_norm import adopt_statistics
 from deeplab_tf.models.backbones.registry import build_backbone
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.registry import WITH_BACKBONE, build_network
 from deeplab_tf.quantization.qat.apply import float_arrays_inside
-from deeplab_tf.quantization.qat.batch_norm import adopt_statistics
 from deeplab_tf.training.config import TrainingConfig, read_config
 from deeplab_tf.training.distillation import Teacher
 from deeplab_tf.training.run_folder import Phase, RunFolder

@@ -19,9 +19,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from absl import logging
 
-import deeplab_tf.models
-import deeplab_tf.quantization
+import deeplab_tf
 import export
+import tflite_tools.flatbuffer
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics import confusion
@@ -281,9 +281,9 @@ def _recipe(ladder: Ladder, rung: Rung, source: Source) -> dict:
 @functools.cache
 def _code() -> str:
     """sha256 of the sources that decide what a file holds."""
-    packages = (deeplab_tf.models, deeplab_tf.quantization, export)
+    packages = (deeplab_tf, export, tflite_tools.flatbuffer)
     paths = [
-        path for package in packages for path in pathlib.Path(package.__path__[0]).glob("*.py")
+        path for package in packages for path in pathlib.Path(package.__path__[0]).rglob("*.py")
     ]
     return sha256_of(b"".join(path.read_bytes() for path in sorted(paths)))
 

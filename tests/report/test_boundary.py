@@ -6,10 +6,11 @@ from scipy import ndimage
 
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.metrics.boundary import band_width, boundary_counts, count_boundaries, inner_band
+from deeplab_tf.metrics.boundary import band_width, boundary_counts, inner_band
 from deeplab_tf.metrics.overlap import shares
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
+from tflite_tools.evaluation.boundaries import count_boundaries
 from tflite_tools.runtime.runner import ModelRunner
 
 

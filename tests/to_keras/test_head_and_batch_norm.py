@@ -5,14 +5,14 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.edit import append_classifier, cut_after, last_convolution
-from deeplab_tf.graph.network import NetworkDescription, Node
-from deeplab_tf.quantization.qat.batch_norm import (
+from deeplab_tf.graph.batch_norm import (
     adopt_statistics,
     insert_batch_norms,
     normalize_kernels,
 )
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.edit import append_classifier, cut_after, last_convolution
+from deeplab_tf.graph.network import NetworkDescription, Node
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.to_keras.convert import unfold_batch_norm
 

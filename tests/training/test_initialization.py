@@ -8,9 +8,9 @@ import pytest
 
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.graph.batch_norm import adopt_statistics
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.qat.batch_norm import adopt_statistics
 from deeplab_tf.training.config import TrainingConfig, read_config
 from deeplab_tf.training.run_folder import RunFolder
 from deeplab_tf.training.start import initializer

@@ -14,9 +14,9 @@ import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.bootstrap import Interval, common_classes
-from deeplab_tf.metrics.boundary import count_boundaries
 from deeplab_tf.metrics.overlap import as_matrices, change_of, overlap, shares
 from tflite_tools.contract import ModelContract
+from tflite_tools.evaluation.boundaries import count_boundaries
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.evaluation.tables import kernels_line, result_to_json
 from tflite_tools.file_list import UnreadFile, unread_json

@@ -11,14 +11,14 @@ from absl import logging
 
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.edit import append_classifier, last_convolution
-from deeplab_tf.graph.simulate import simulate_quantization
-from deeplab_tf.quantization.qat.batch_norm import (
+from deeplab_tf.graph.batch_norm import (
     adopt_statistics,
     insert_batch_norms,
     normalize_kernels,
 )
+from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.edit import append_classifier, last_convolution
+from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named, named_arrays
 from tflite_tools.file_contract import FileContract, PreprocessingSource, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
