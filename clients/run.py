@@ -78,7 +78,7 @@ def _photo() -> tuple[np.ndarray, str]:
 def _scene(options: AddOptions, photo: np.ndarray) -> Scene:
     metadata = add_metadata(options)
     contract = read_contract(options.output)
-    canvas, _ = place(photo, contract.height, contract.width)
+    canvas, _ = place(photo, (contract.height, contract.width))
     picture = options.output.with_suffix(".png")
     Image.fromarray(canvas).save(picture)
     mask = _our_mask(contract, canvas)

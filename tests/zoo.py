@@ -32,7 +32,7 @@ def scenes(count: int) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def trained_float_model():
     """DeepLabV3+ MobileNetV2 1.0 trained on CamVid, at LIVE_SIZE."""
-    model = build_network(read_config(CAMVID).model, *LIVE_SIZE)
+    model = build_network(read_config(CAMVID).model, LIVE_SIZE)
     report = load_named(model, read_weights(CAMVID / "float.npz"))
     assert not report.missing
     assert not report.mismatched
@@ -42,7 +42,7 @@ def trained_float_model():
 @functools.lru_cache(maxsize=1)
 def trained_quantized_model():
     """Its quantization-aware twin, ranges from four scenes."""
-    source = build_network(read_config(CAMVID).model, *LIVE_SIZE)
+    source = build_network(read_config(CAMVID).model, LIVE_SIZE)
     model = apply.quantize_aware(source, Preprocessing().input_range)
     ranges.fill_ranges(model, source, named_arrays(trained_float_model()), [scenes(4)])
     return model

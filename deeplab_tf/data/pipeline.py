@@ -146,8 +146,8 @@ def validation_batches(
 
     def read(index):
         image, label = (_middle(array) for array in dataset.read(int(index)))
-        canvas, _ = place(image, height, width)
-        return canvas, place_label(label, height, width, IGNORE_LABEL)
+        canvas, _ = place(image, (height, width))
+        return canvas, place_label(label, (height, width), IGNORE_LABEL)
 
     def example(index):
         image, label = tf.numpy_function(read, [index], (tf.uint8, tf.uint8), stateful=False)

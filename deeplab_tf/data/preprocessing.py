@@ -122,7 +122,7 @@ class Preprocessing:
         return 1.0 / self.std[0], int(self.mean[0])
 
 
-def place(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Placement]:
+def place(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Placement]:
     """Puts a photo on a canvas of the network's size: aspect kept, top left, padded gray.
 
     A photo that fits in one direction exactly is not resampled; others are scaled, up or down,
@@ -135,6 +135,7 @@ def place(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Place
     Returns:
         uint8 [height, width, channels] and the placement.
     """
+    height, width = size
     source_height, source_width = image.shape[:2]
     scale = min(height / source_height, width / source_width)
     placed_height = min(height, max(1, round(source_height * scale)))
@@ -149,7 +150,7 @@ def place(image: np.ndarray, height: int, width: int) -> tuple[np.ndarray, Place
     return canvas, placement
 
 
-def place_label(label: np.ndarray, height: int, width: int, fill: int) -> np.ndarray:
+def place_label(label: np.ndarray, size: tuple[int, int], fill: int) -> np.ndarray:
     """The label beside a placed photo: nearest neighbour, padded with `fill`.
 
     Args:
@@ -158,6 +159,7 @@ def place_label(label: np.ndarray, height: int, width: int, fill: int) -> np.nda
     Returns:
         uint8 [height, width].
     """
+    height, width = size
     scale = min(height / label.shape[0], width / label.shape[1])
     rows = _nearest_indices(min(height, max(1, round(label.shape[0] * scale))), label.shape[0])
     columns = _nearest_indices(min(width, max(1, round(label.shape[1] * scale))), label.shape[1])

@@ -17,7 +17,7 @@ layers = keras.layers
 
 
 def build_imported(
-    description: NetworkDescription, height: int | None = None, width: int | None = None
+    description: NetworkDescription, size: tuple[int, int] | None = None
 ) -> keras.Model:
     """Builds the network with new weights, one flat Functional graph.
 
@@ -32,6 +32,7 @@ def build_imported(
     Raises:
         ValueError: a node whose attributes do not fit its kind or its input, named.
     """
+    height, width = size or (None, None)
     shape = description.input_shape
     if height is not None or width is not None:
         if len(shape) != 3:

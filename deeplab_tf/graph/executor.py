@@ -72,7 +72,7 @@ class Executor:
             ValueError: an array that is missing or has another shape.
         """
         self.network = network
-        self.model = build_imported(network, *(size or (None, None)))
+        self.model = build_imported(network, size)
         for layer in self.model.layers:
             layer.set_weights([_array_of(layer, variable, arrays) for variable in layer.weights])
         self._rounding = rounding or {}

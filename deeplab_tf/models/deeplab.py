@@ -62,7 +62,7 @@ def build_decoder(features, low_level_features, config: ModelConfig, batch_norm:
     return x
 
 
-def build_deeplab(config: ModelConfig, height: int, width: int) -> keras.Model:
+def build_deeplab(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
     """Builds the network up to logits at its own resolution (stride 4 with decoder).
 
     Upsampling to full size is not part of it: the loss does it in training, the export head in
@@ -75,6 +75,7 @@ def build_deeplab(config: ModelConfig, height: int, width: int) -> keras.Model:
     Returns:
         image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
     """
+    height, width = size
     config.check_size(height, width)
     batch_norm = BatchNorm(config.batch_norm_momentum)
     image = keras.Input((height, width, config.channels), name="image")

@@ -44,7 +44,7 @@ _SECTION = (
 
 
 def build_enet(
-    config: ModelConfig, height: int, width: int, max_unpooling: bool = False
+    config: ModelConfig, size: tuple[int, int], max_unpooling: bool = False
 ) -> keras.Model:
     """Builds the network up to logits at stride 2.
 
@@ -60,6 +60,7 @@ def build_enet(
     Raises:
         ValueError: no room for a convolution beside the image's channels.
     """
+    height, width = size
     config.check_size(height, width)
     if config.channels >= _INITIAL_CHANNELS:
         raise ValueError(f"enet takes at most 15 channels; got {config.channels}")

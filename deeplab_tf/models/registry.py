@@ -9,8 +9,8 @@ from deeplab_tf.models.enet import build_enet, build_enet_max_unpooling
 from deeplab_tf.models.unet import build_unet
 
 
-def _build_imported(config: ModelConfig, height: int, width: int) -> keras.Model:
-    model = build_imported(config.description, height, width)
+def _build_imported(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
+    model = build_imported(config.description, size)
     if len(model.output_shape) != 4 or model.output_shape[-1] != config.num_classes:
         raise ValueError(
             f"the imported network gives {list(model.output_shape[1:])}, not logits "
@@ -32,7 +32,7 @@ WITH_BACKBONE = ("deeplab", "unet")
 """Networks over a backbone of `models.backbones`."""
 
 
-def build_network(config: ModelConfig, height: int, width: int) -> keras.Model:
+def build_network(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
     """Builds a network with new weights.
 
     Returns:
@@ -43,4 +43,4 @@ def build_network(config: ModelConfig, height: int, width: int) -> keras.Model:
     """
     if config.network not in NETWORKS:
         raise ValueError(f"unknown network {config.network!r}; known: {sorted(NETWORKS)}")
-    return NETWORKS[config.network](config, height, width)
+    return NETWORKS[config.network](config, size)

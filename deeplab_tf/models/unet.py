@@ -20,7 +20,7 @@ _PLAN_STRIDE = 8
 """Stride at which the expanding path has `decoder_channels`; half as many at half of it."""
 
 
-def build_unet(config: ModelConfig, height: int, width: int) -> keras.Model:
+def build_unet(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
     """Builds the network up to logits at the finest resolution of its backbone.
 
     That is stride 1 over `unet_encoder` and `vgg11_bn`, 2 over the others.
@@ -32,6 +32,7 @@ def build_unet(config: ModelConfig, height: int, width: int) -> keras.Model:
     Returns:
         image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
     """
+    height, width = size
     config.check_size(height, width)
     if not config.decoder:
         raise ValueError("unet is nothing without its decoder; give --decoder")

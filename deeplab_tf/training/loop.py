@@ -225,7 +225,7 @@ class TrainingRun:
 
     def build(self, phase: Phase, height: int, width: int) -> keras.Model:
         """The network of a phase at a size, with new weights."""
-        model = build_network(self.config.model, height, width)
+        model = build_network(self.config.model, (height, width))
         config = self.config
         if config.quantize_delay_step >= 0 and config.quantize_scheme is QatScheme.PLANNED:
             check_trainable(model)  # before the float phase, not after it
@@ -387,7 +387,7 @@ class TrainingRun:
         _, height, width, _ = validator.model.input_shape
         count = min(PARITY_IMAGES, len(self.validation))
         chosen = np.linspace(0, len(self.validation) - 1, count).astype(int)
-        photos = [place(self.validation.image(int(index)), height, width)[0] for index in chosen]
+        photos = [place(self.validation.image(int(index)), (height, width))[0] for index in chosen]
         try:
             measures = self._check_parity(validator.model, np.stack(photos))
         except (RuntimeError, ValueError, OSError) as error:  # the training is not to blame

@@ -63,7 +63,7 @@ def segmentation_loss(
         is ignored.
     """
     height, width = tf.unstack(tf.shape(label)[1:3])
-    logits = resize_bilinear(tf.cast(logits, tf.float32), height, width, alignment)
+    logits = resize_bilinear(tf.cast(logits, tf.float32), (height, width), alignment)
     valid = tf.not_equal(label, IGNORE_LABEL)
     target = tf.where(valid, tf.cast(label, tf.int32), 0)
     cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)

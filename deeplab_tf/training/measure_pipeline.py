@@ -50,7 +50,7 @@ def step_ratio(config: TrainingConfig, blocks: int, block_steps: int) -> tuple[f
         dataset, config.preprocessing, config.augmentation, *crop, config.batch_size, config.seed
     )
     stepper = Stepper(
-        build_network(config.model, *crop),
+        build_network(config.model, crop),
         config,
         np.ones(config.model.num_classes, np.float32),
         tf.distribute.get_strategy(),

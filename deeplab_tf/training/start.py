@@ -152,7 +152,7 @@ def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
     arrays = trained_float_arrays(folder)
 
     def make(student: TrainingConfig) -> Teacher:
-        model = build_network(taught.model, student.crop_height, student.crop_width)
+        model = build_network(taught.model, (student.crop_height, student.crop_width))
         report = initialization.load_named(model, arrays)
         if report.missing or report.mismatched:
             raise ValueError(f"{folder.path}: its weights do not fit ({report.lines()[1]})")

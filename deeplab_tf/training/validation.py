@@ -39,7 +39,7 @@ class Validator:
         @tf.function
         def predict(image):
             low = model(image, training=False)
-            logits = resize_bilinear(low, height, width, alignment)
+            logits = resize_bilinear(low, (height, width), alignment)
             return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
         self._predict = predict

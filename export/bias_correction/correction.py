@@ -226,7 +226,7 @@ def _photos(plan: BiasCorrectionPlan, shape) -> tuple[np.ndarray, Calibration]:
             f"{dataset.channels} channels; choose another data set"
         )
     _, height, width, _ = shape
-    return calibrate(dataset, height, width, plan.calibration_images, plan.calibration_seed)
+    return calibrate(dataset, (height, width), plan.calibration_images, plan.calibration_seed)
 
 
 def _correct(

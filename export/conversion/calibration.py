@@ -92,8 +92,7 @@ def disjoint_samples(
 
 def calibrate(
     dataset: SegmentationDataset,
-    height: int,
-    width: int,
+    size: tuple[int, int],
     count: int,
     seed: int,
 ) -> tuple[np.ndarray, Calibration]:
@@ -105,8 +104,9 @@ def calibrate(
     Returns:
         uint8 [count, height, width, channels] and the record of what was chosen.
     """
+    height, width = size
     chosen = choose_samples(dataset, count, seed)
-    images = np.stack([place(dataset.image(index), height, width)[0] for index in chosen])
+    images = np.stack([place(dataset.image(index), (height, width))[0] for index in chosen])
     warn_of_poor_sets(images)
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     seen = np.zeros(256, bool)

@@ -84,7 +84,7 @@ def _compare(model, photos, preprocessing, alignment, outputs) -> Parity:
     for number, photo in enumerate(photos):
         wanted = model(preprocessing.normalize(photo[None]), training=False).numpy()
         classes = [
-            resize_bilinear(tf.constant(logits), height, width, alignment).numpy().argmax(-1)
+            resize_bilinear(tf.constant(logits), (height, width), alignment).numpy().argmax(-1)
             for logits in (wanted, outputs[number])
         ]
         shares.append(float(np.mean(classes[0] == classes[1])))

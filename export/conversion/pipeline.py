@@ -250,8 +250,7 @@ def _calibrate(plan: ExportPlan, folder: pathlib.Path):
         return None, None
     images, record = calibrate(
         dataset,
-        plan.height,
-        plan.width,
+        (plan.height, plan.width),
         plan.calibration_images,
         plan.calibration_seed,
     )

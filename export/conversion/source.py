@@ -111,7 +111,7 @@ class RunSource(Source):
         The float network of a run that was quantization-aware from the first step is the one
         inside the quantization-aware network.
         """
-        model = build_network(self._config.model, height, width)
+        model = build_network(self._config.model, (height, width))
         stored = self._weights(phase)
         if phase is Phase.QUANTIZED:
             config = self._config
@@ -133,7 +133,7 @@ class RunSource(Source):
         there is one, the network inside the quantization-aware one."""
         twins = {Phase.FLOAT: self.model(Phase.FLOAT, height, width)}
         if self._weights(Phase.QUANTIZED).is_file():
-            inside = build_network(self._config.model, height, width)
+            inside = build_network(self._config.model, (height, width))
             self._load(inside, self._arrays_inside_quantized())
             twins[Phase.QUANTIZED] = inside
         return twins

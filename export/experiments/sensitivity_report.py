@@ -99,7 +99,7 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
     network = SwitchedNetwork(done.description, done.arrays, done.ranges, plan.steps.per_channel)
     labels = np.stack(
         [
-            place_label(plan.dataset.label(index), plan.height, plan.width, IGNORE_LABEL)
+            place_label(plan.dataset.label(index), (plan.height, plan.width), IGNORE_LABEL)
             for index in scored
         ]
     )
@@ -126,7 +126,7 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
 
 
 def _photos(plan: SensitivityPlan, indices: list[int]) -> np.ndarray:
-    pixels = [place(plan.dataset.image(i), plan.height, plan.width)[0] for i in indices]
+    pixels = [place(plan.dataset.image(i), (plan.height, plan.width))[0] for i in indices]
     return plan.preprocessing.normalize(np.stack(pixels))
 
 

@@ -92,20 +92,20 @@ def test_bad_channels(mean, std, message):
 class TestPlace:
     def test_exact_fit_is_untouched(self, photo):
         image = photo(6, 8)
-        placed, placement = place(image, 6, 8)
+        placed, placement = place(image, (6, 8))
         np.testing.assert_array_equal(placed, image)
         assert placement == Placement(6, 8, 6, 8)
 
     def test_photo_that_fits_one_way_is_padded_gray_not_resampled(self, photo):
         image = photo(6, 5)
-        placed, placement = place(image, 6, 8)
+        placed, placement = place(image, (6, 8))
         np.testing.assert_array_equal(placed[:, :5], image)
         assert (placed[:, 5:] == 128).all()
         assert placement == Placement(6, 5, 6, 5)
 
     def test_aspect_is_kept(self, photo):
         """30x40 on 12x20: the scale is min(12/30, 20/40) = 0.4, so 12x16."""
-        placed, placement = place(photo(30, 40), 12, 20)
+        placed, placement = place(photo(30, 40), (12, 20))
         assert placement == Placement(12, 16, 30, 40)
         assert placed.shape == (12, 20, 3)
         assert (placed[:, 16:] == 128).all()
@@ -117,38 +117,38 @@ class TestPlace:
         16i + 4 away from the borders, where the triangle is cut off.
         """
         image = np.tile((8 * np.arange(32, dtype=np.uint8))[None, :, None], (16, 1, 3))
-        placed, _ = place(image, 8, 16)
+        placed, _ = place(image, (8, 16))
         assert placed[4, 2:14, 0].tolist() == [16 * i + 4 for i in range(2, 14)]
 
     def test_five_channels_equal_each_channel_alone(self):
         image = np.random.default_rng(0).integers(0, 256, (10, 14, 5), dtype=np.uint8)
-        placed, _ = place(image, 7, 20)
+        placed, _ = place(image, (7, 20))
         assert placed.shape == (7, 20, 5)
         for channel in range(5):
-            alone, _ = place(image[..., [channel] * 3], 7, 20)
+            alone, _ = place(image[..., [channel] * 3], (7, 20))
             np.testing.assert_array_equal(placed[..., channel], alone[..., 0])
 
     def test_one_pixel_fills_the_shorter_side(self):
-        placed, placement = place(np.array([[[7, 8, 9]]], np.uint8), 4, 6)
+        placed, placement = place(np.array([[[7, 8, 9]]], np.uint8), (4, 6))
         assert placement == Placement(4, 4, 1, 1)
         assert np.unique(placed[:, :4].reshape(-1, 3), axis=0).tolist() == [[7, 8, 9]]
 
     def test_a_line_keeps_at_least_one_pixel(self, photo):
-        _, placement = place(photo(1, 500), 10, 20)
+        _, placement = place(photo(1, 500), (10, 20))
         assert placement == Placement(1, 20, 1, 500)
 
     def test_label_by_hand(self):
         """2x4 on 3x2, scale 1/2: 1x2; half-pixel centres take row 1 and columns 1 and 3."""
         label = np.array([[0, 1, 2, 3], [4, 5, 6, 7]], np.uint8)
-        assert place_label(label, 3, 2, fill=255).tolist() == [[5, 7], [255, 255], [255, 255]]
+        assert place_label(label, (3, 2), fill=255).tolist() == [[5, 7], [255, 255], [255, 255]]
 
     @pytest.mark.parametrize("canvas", [(13, 9), (40, 64), (31, 200), (7, 7)])
     @pytest.mark.parametrize("source", [(30, 41), (5, 3), (1, 1), (64, 8)])
     def test_label_covers_what_the_photo_covers(self, canvas, source):
         """The photo is white, so all that is not gray padding is photo."""
         white = np.full((*source, 3), 255, np.uint8)
-        placed, placement = place(white, *canvas)
-        label = place_label(np.zeros(source, np.uint8), *canvas, fill=255)
+        placed, placement = place(white, canvas)
+        label = place_label(np.zeros(source, np.uint8), canvas, fill=255)
         np.testing.assert_array_equal(label == 0, placed[..., 0] == 255)
         assert (label == 0).sum() == placement.height * placement.width
 
@@ -156,16 +156,16 @@ class TestPlace:
     def test_round_trip_of_a_canvas_not_smaller_is_exact(self, canvas, mask):
         """Enlarging repeats each pixel at least once, and its middle copy is taken back."""
         label = mask(30, 41, num_classes=200)
-        _, placement = place(np.zeros((30, 41, 3), np.uint8), *canvas)
-        back = placement.restore_label(place_label(label, *canvas, fill=255))
+        _, placement = place(np.zeros((30, 41, 3), np.uint8), canvas)
+        back = placement.restore_label(place_label(label, canvas, fill=255))
         np.testing.assert_array_equal(back, label)
 
     def test_round_trip_of_a_smaller_canvas_keeps_flat_regions(self):
         """Halves of 20 pixels, shrunk by 4: only the border column may move, by 2 pixels."""
         label = np.zeros((20, 40), np.uint8)
         label[:, 20:] = 1
-        _, placement = place(np.zeros((20, 40, 3), np.uint8), 5, 12)
-        back = placement.restore_label(place_label(label, 5, 12, fill=255))
+        _, placement = place(np.zeros((20, 40, 3), np.uint8), (5, 12))
+        back = placement.restore_label(place_label(label, (5, 12), fill=255))
         assert back.shape == (20, 40)
         np.testing.assert_array_equal(back[:, :18], label[:, :18])
         np.testing.assert_array_equal(back[:, 22:], label[:, 22:])

@@ -101,7 +101,7 @@ def test_image_is_zero_for_the_network_where_it_is_empty():
     np.testing.assert_allclose(
         normalized[2, 3], expected.clip(-1, 127 / 128), atol=0.5 / 128 + 1e-6
     )
-    padded, _ = place(image, 8, 8)
+    padded, _ = place(image, (8, 8))
     assert (padded[4:] == 128).all()
 
 

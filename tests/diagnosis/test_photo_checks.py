@@ -78,7 +78,7 @@ def problems(findings):
 
 
 def normalized(image):
-    return Preprocessing().normalize(place(image, 368, 480)[0])
+    return Preprocessing().normalize(place(image, (368, 480))[0])
 
 
 def same(value):
@@ -199,7 +199,7 @@ def one_drawn_scene(_):
 
 
 def pixels_that_were_not_normalized(camvid):
-    return [place(camvid.image(i), 368, 480)[0].astype(np.float32) for i in range(PHOTOS)]
+    return [place(camvid.image(i), (368, 480))[0].astype(np.float32) for i in range(PHOTOS)]
 
 
 @pytest.mark.parametrize("images", [noise, one_drawn_scene, pixels_that_were_not_normalized])

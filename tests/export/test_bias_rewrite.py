@@ -44,7 +44,7 @@ def _photos() -> np.ndarray:
     """float32 [IMAGES, *SIZE, 3], the very photos of the plans below."""
     dataset = open_dataset("synthetic", None, "val")
     chosen = choose_samples(dataset, IMAGES, 0)
-    photos = np.stack([place(dataset.image(index), *SIZE)[0] for index in chosen])
+    photos = np.stack([place(dataset.image(index), SIZE)[0] for index in chosen])
     photos[0, 0, 0], photos[0, 0, 1] = 0, 255
     return Preprocessing().normalize(photos)
 

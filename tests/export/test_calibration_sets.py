@@ -43,14 +43,14 @@ def test_disjoint_sets(drawn):
 )
 def test_poor_sets_are_said(drawn, caplog, indices, message):
     with caplog.at_level(logging.WARNING, "absl"):
-        images, _ = calibrate(Subset(drawn, indices, "few"), 96, 128, len(indices), 0)
+        images, _ = calibrate(Subset(drawn, indices, "few"), (96, 128), len(indices), 0)
     assert images.shape == (len(indices), 96, 128, 3)
     assert message in caplog.text
 
 
 def test_a_good_set_is_not_warned_of(drawn, caplog):
     with caplog.at_level(logging.WARNING, "absl"):
-        calibrate(drawn, 96, 128, 4, 0)
+        calibrate(drawn, (96, 128), 4, 0)
     assert not caplog.text
 
 

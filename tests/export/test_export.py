@@ -75,7 +75,7 @@ def test_quantization_aware_file_agrees_with_keras_on_99_percent(shared_dir, tmp
             [dataset.image(i)[100 : 100 + size[0], 100 : 100 + size[1]] for i in indices]
         )
 
-    source_model = build_network(read_config(CAMVID).model, *size)
+    source_model = build_network(read_config(CAMVID).model, size)
     quantized = apply.quantize_aware(source_model, Preprocessing().input_range)
     batch = Preprocessing().normalize(crops("train", 30))
     ranges.fill_ranges(quantized, source_model, named_arrays(trained_float_model()), [batch])
@@ -356,7 +356,7 @@ def test_int16_has_no_argmax_and_says_so():
 
 def test_calibration_covers_the_classes_and_holds_both_ends():
     dataset = open_dataset("synthetic", None, "train")
-    images, record = calibrate(dataset, *LIVE_SIZE, count=5, seed=3)
+    images, record = calibrate(dataset, LIVE_SIZE, count=5, seed=3)
     assert images.shape == (5, *LIVE_SIZE, 3)
     assert (images.min(), images.max()) == (0, 255)
     assert record.classes_covered == 7

@@ -80,7 +80,7 @@ def test_pyramid_and_decoder_have_the_parameters_of_the_paper():
     second = 9 * 128 + norm * 128 + 128 * 128 + norm * 128
     logits = 128 * 11 + 11
     expected = 1_843_264 + aspp + low_level + first + second + logits
-    assert build_network(config, 64, 64).count_params() == expected
+    assert build_network(config, (64, 64)).count_params() == expected
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_pyramid_and_decoder_have_the_parameters_of_the_paper():
 )
 def test_logits_shape_and_one_flat_graph_of_stock_layers(changes, size, expected):
     config = ModelConfig(num_classes=7, channels=5, width_multiplier=0.35, **changes)
-    model = build_network(config, *size)
+    model = build_network(config, size)
     assert model.output_shape == (None, *expected, 7)
     assert model.input_shape == (None, *size, 5)
     for layer in model.layers:
@@ -122,7 +122,7 @@ def test_wrong_configurations_are_refused(values, message):
 def test_a_size_that_does_not_fit_names_the_next_one_that_does():
     config = ModelConfig(num_classes=2)
     with pytest.raises(ValueError, match=r"height 360 is not a multiple.*pad to 368"):
-        build_network(config, 360, 480)
+        build_network(config, (360, 480))
     assert config.padded_size(360, 480) == (368, 480)
     assert config.padded_size(513, 513) == (513, 513)
 
@@ -136,7 +136,7 @@ def test_configuration_survives_json_and_unknown_keys_do_not():
 
 def test_unknown_network_is_named():
     with pytest.raises(ValueError, match="unknown network 'resnet'"):
-        build_network(ModelConfig(num_classes=2, network="resnet"), 64, 64)
+        build_network(ModelConfig(num_classes=2, network="resnet"), (64, 64))
 
 
 def test_real_imagenet_weights_give_the_features_of_keras_applications(shared_dir):

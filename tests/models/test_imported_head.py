@@ -67,11 +67,11 @@ def test_classifier_is_refused():
 
 def test_imported_network_is_built_by_its_configuration():
     config = ModelConfig(num_classes=4, network=IMPORTED, description=description())
-    assert build_network(config, 17, 33).output_shape == (None, 5, 9, 4)
+    assert build_network(config, (17, 33)).output_shape == (None, 5, 9, 4)
     assert config.padded_size(360, 480) == (17, 33)
     assert ModelConfig.from_json(config.to_json()) == config
     wrong = ModelConfig(num_classes=5, network=IMPORTED, description=description())
     with pytest.raises(ValueError, match=r"gives \[5, 9, 4\], not logits \[h, w, 5\]"):
-        build_network(wrong, 17, 33)
+        build_network(wrong, (17, 33))
     with pytest.raises(ValueError, match="belong together"):
         ModelConfig(num_classes=4, network=IMPORTED)

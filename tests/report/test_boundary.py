@@ -106,7 +106,7 @@ def test_children_count_what_one_process_counts():
         runner = ModelRunner(contract)
         for number in range(3):
             image, label = dataset.read(number)
-            canvas, placement = place(image, contract.height, contract.width)
+            canvas, placement = place(image, (contract.height, contract.width))
             prediction = placement.restore_label(runner.class_map(canvas))
             for label_index in range(dataset.label_set.num_classes):
                 expected = by_erosion(label, prediction, label_index, band_width(*label.shape))

@@ -66,7 +66,7 @@ def test_a_file_is_fed_as_its_own_metadata_says(plain, tmp_path):
     assert contract.preprocessing == ZERO_TO_ONE
     assert contract.label_set.names == NAMES
     assert contract.warnings == ()
-    image, _ = place(draw_scene(0)[0], contract.height, contract.width)
+    image, _ = place(draw_scene(0)[0], (contract.height, contract.width))
     by_hand = read_contract(plain, ZERO_TO_ONE)
     masks = [ModelRunner(c).class_map(image) for c in (contract, by_hand, read_contract(plain))]
     np.testing.assert_array_equal(masks[0], masks[1])
@@ -147,7 +147,7 @@ def test_small_logits_are_scored_with_the_manifests_resize(tmp_path, convention)
     for path in (whole, low):
         write_manifest(path, lambda values: values["output"].update(resize=convention))
     scene, label = draw_scene(0)
-    image, label = place(scene, 368, 480)[0], place_label(label, 368, 480, IGNORE_LABEL)
+    image, label = place(scene, (368, 480))[0], place_label(label, (368, 480), IGNORE_LABEL)
     runners = [ModelRunner(read_contract(path)) for path in (whole, low)]
     masks = [runner.class_map(image) for runner in runners]
     losses = [total / count for total, count in (r.cross_entropy(label) for r in runners)]

@@ -201,7 +201,7 @@ def test_scores_equal_an_independent_count(tiny_dataset):
     same = total = 0
     for index in range(6):
         image, label = dataset.read(index)
-        canvas, placement = place(image, 368, 480)
+        canvas, placement = place(image, (368, 480))
         prediction = placement.restore_label(runner.class_map(canvas))
         for name in range(11):
             hits[name] += np.sum((prediction == name) & (label == name))
@@ -244,8 +244,8 @@ def test_mean_loss_of_a_list_is_that_of_its_photos_in_any_number_of_processes(ti
     runner, total, pixels = ModelRunner(contract), 0.0, 0
     for index in range(6):
         image, label = dataset.read(index)
-        runner.class_map(place(image, 368, 480)[0])
-        loss, count = runner.cross_entropy(place_label(label, 368, 480, 255))
+        runner.class_map(place(image, (368, 480))[0])
+        loss, count = runner.cross_entropy(place_label(label, (368, 480), 255))
         total, pixels = total + loss, pixels + count
     assert alone.mean_loss == pytest.approx(total / pixels, rel=1e-12)
     assert many.mean_loss == pytest.approx(alone.mean_loss, rel=1e-12)

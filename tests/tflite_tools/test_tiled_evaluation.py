@@ -104,7 +104,7 @@ def test_tiles_of_four_joined_photos_find_what_the_photos_alone_have(camvid, run
     neighbour where the photo alone is padded.
     """
     photo, _ = joined(camvid, 0)
-    alone = [place(camvid.image(10 * number), HEIGHT, WIDTH)[0] for number in range(4)]
+    alone = [place(camvid.image(10 * number), (HEIGHT, WIDTH))[0] for number in range(4)]
     maps = [runner.class_map(canvas)[:360] for canvas in alone]
     expected = np.vstack([np.hstack(maps[:2]), np.hstack(maps[2:])])
     tiled, invokes = runner.photo_class_map(photo, 0)

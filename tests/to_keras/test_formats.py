@@ -242,7 +242,7 @@ def test_other_input_size(convert):
     """Resizes follow what they were made to match."""
     description = convert(_network(), (17, 19, 4)).network.description
     assert build_imported(description).output_shape == (None, 7, 8, 12)
-    assert build_imported(description, 33, 35).output_shape == (None, 15, 16, 12)
+    assert build_imported(description, (33, 35)).output_shape == (None, 15, 16, 12)
 
 
 def test_rebuilt_network_is_converted_again(convert, tmp_path):
@@ -262,7 +262,7 @@ def test_own_network_survives_as_an_integer_file(build_loaded, tmp_path):
     """DeepLabV3+ with ASPP and decoder, uint8 in and out: bit for bit when simulated."""
     keras.utils.set_random_seed(1)
     config = ModelConfig(num_classes=12, width_multiplier=0.35, aspp_channels=64)
-    source = build_deeplab(config, 64, 96)
+    source = build_deeplab(config, (64, 96))
     random = np.random.default_rng(1)
     images = [
         (random.integers(0, 256, (1, 64, 96, 3)).astype(np.float32) - 128) / 128 for _ in range(3)

@@ -30,7 +30,7 @@ def _photos(shared_dir: pathlib.Path, network, voc=VOC_PHOTOS):
     roads = open_dataset("camvid", data_dir / "camvid", "val")
     photos = [animals.image(index * 7) for index in range(voc)]
     photos += [roads.image(index * 40) for index in range(CAMVID_PHOTOS)]
-    return [contract.real_values(place(photo, height, width)[0][None]) for photo in photos]
+    return [contract.real_values(place(photo, (height, width))[0][None]) for photo in photos]
 
 
 def _measure(path, network, images, simulated=False):
@@ -89,7 +89,7 @@ def test_swapped_channels_are_seen(shared_dir):
 
 def test_other_input_size_of_the_official_model(shared_dir):
     network = import_file(shared_dir / "models" / "deeplabv3_mnv2_pascal_quant.tflite")
-    assert build_imported(network.description, 321, 481).output_shape == (None, 321, 481)
+    assert build_imported(network.description, (321, 481)).output_shape == (None, 321, 481)
 
 
 def test_only_what_an_output_needs_is_read(shared_dir):

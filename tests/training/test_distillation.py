@@ -93,7 +93,7 @@ def student(tmp_path):
     config = TrainingConfig(model=model, dataset="folder", crop_height=32, crop_width=32)
     folder = RunFolder(tmp_path / "teacher")
     folder.prepare(config, LabelSet.from_names(("a", "b", "c")))
-    save_weights(named_arrays(build_network(model, 32, 32)), folder.weights(Phase.FLOAT))
+    save_weights(named_arrays(build_network(model, (32, 32))), folder.weights(Phase.FLOAT))
     return dataclasses.replace(config, distillation=Distillation(str(folder.path)))
 
 

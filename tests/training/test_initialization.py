@@ -27,10 +27,10 @@ SMALL = ModelConfig(num_classes=3, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_c
 
 
 def test_weights_file_round_trip_and_report_of_what_differs(tmp_path):
-    model = build_network(SMALL, 32, 32)
+    model = build_network(SMALL, (32, 32))
     save_weights(initialization.named_arrays(model), tmp_path / "w.npz")
     arrays = read_weights(tmp_path / "w.npz")
-    other = build_network(ModelConfig(**{**vars(SMALL), "num_classes": 5}), 32, 32)
+    other = build_network(ModelConfig(**{**vars(SMALL), "num_classes": 5}), (32, 32))
     arrays["extra/kernel"] = np.zeros(3, np.float32)
     report = initialization.load_named(other, arrays)
     assert [line.split(":")[0] for line in report.mismatched] == ["logits"]
@@ -43,7 +43,7 @@ def test_weights_file_round_trip_and_report_of_what_differs(tmp_path):
 
 def test_weights_of_another_network_are_refused():
     with pytest.raises(ValueError, match="no layer of the network matches"):
-        initialization.load_named(build_network(SMALL, 32, 32), {"other/kernel": np.zeros(2)})
+        initialization.load_named(build_network(SMALL, (32, 32)), {"other/kernel": np.zeros(2)})
 
 
 def imagenet_config(backbone, **changes):
@@ -70,7 +70,7 @@ def test_imagenet_weights_of_keras_applications_are_put_in_place(monkeypatch):
 
     monkeypatch.setattr(Application, "model", without_download)
     config = imagenet_config("mobilenet_v2", width_multiplier=0.35)
-    model = build_network(config.model, 32, 32)
+    model = build_network(config.model, (32, 32))
     initializer(config)(model, [])
     source = drawn["source"].get_layer("block_5_expand").get_weights()[0]
     np.testing.assert_array_equal(model.get_layer("block_5_expand").get_weights()[0], source)
@@ -105,7 +105,7 @@ def test_a_file_that_is_no_weights_file_is_refused(tmp_path):
 def test_folded_imagenet_backbone_keeps_its_function_with_observed_statistics(shared_dir):
     graph = read_graph(shared_dir / "models" / "tf2_mobilenet_v2_1.0_224_ptq.tflite")
     config = ModelConfig(num_classes=2, aspp=Aspp.NONE, decoder=False)
-    model = build_network(config, 64, 64)
+    model = build_network(config, (64, 64))
     report = initialization.load_convolutions(model, read_convolutions(graph))
     assert len(report.matched) == 51  # 1 + 16 x 3 + 2 (the first block has no expansion)
     assert report.missing == ("logits",)
@@ -125,7 +125,7 @@ def residual(tmp_path_factory):
     """A network over ResNet-18 with random weights, and its float file's convolutions."""
     folder = tmp_path_factory.mktemp("residual")
     config = ModelConfig(3, backbone="resnet18", aspp=Aspp.NONE, decoder=False)
-    model = build_network(config, 64, 64)
+    model = build_network(config, (64, 64))
     freeze.write_saved_model(freeze.freeze_model(model, Head.LOGITS_LOW), folder / "saved")
     spec = FileSpec(Variant.FLOAT32, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
     content = convert(Conversion(folder / "saved", spec, None, Preprocessing()))
@@ -135,7 +135,7 @@ def residual(tmp_path_factory):
 
 def test_residual_blocks_are_matched_through_the_graph(residual):
     config, model, path = residual
-    other = build_network(config, 64, 64)
+    other = build_network(config, (64, 64))
     report = initialization.load_convolutions(other, read_convolutions(read_graph(path)))
     assert (report.missing, report.unused) == ((), ())
     image = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 3)).astype(np.float32)
@@ -154,7 +154,7 @@ def test_a_file_without_the_whole_backbone_is_refused(residual):
     )
     load = initializer(wanted, lambda path: read_convolutions(read_graph(path)))
     with pytest.raises(ValueError, match="convolutions of the backbone resnet50"):
-        load(build_network(wanted.model, 64, 64), [])
+        load(build_network(wanted.model, (64, 64)), [])
 
 
 def test_run_folder_refuses_other_settings_and_names_the_change(tmp_path):

@@ -54,7 +54,7 @@ def ranges_of(model, layer):
 
 
 def test_stock_scheme_has_one_range_for_a_depthwise_kernel():
-    source = build_network(TINY, 32, 48)
+    source = build_network(TINY, (32, 48))
     stock = quantize_aware(source, (-1, 127 / 128), qat_scheme=QatScheme.TFMOT_DEFAULT)
     ours = quantize_aware(source, (-1, 127 / 128))
     assert ranges_of(stock, "block_1_depthwise")["depthwise_kernel_max:0"].shape == (1,)

@@ -91,7 +91,7 @@ def write_golden(options: GoldenOptions) -> dict:
             f"{options.model} takes {contract.channels} channels and a photo has "
             f"{photo.shape[2]}; golden pairs are made from RGB photos"
         )
-    canvas, _ = place(photo, contract.height, contract.width)
+    canvas, _ = place(photo, (contract.height, contract.width))
     fed, output, other, kernels = _run(contract, canvas)
     agreement = float(np.mean(_classes(contract, output) == _classes(contract, other)))
     if agreement < _LOOSEST:

@@ -212,7 +212,7 @@ def orientation(case: Case, seen: Observations) -> list[Finding]:
 
 
 def _covered(size: tuple[int, int], height: int, width: int) -> float:
-    _, placement = place(np.zeros((*size, 1), np.uint8), height, width)
+    _, placement = place(np.zeros((*size, 1), np.uint8), (height, width))
     return placement.height * placement.width / (height * width)
 
 

@@ -105,7 +105,7 @@ def _try_reference(case: Case, photos: Subset) -> None:
     """
     if case.reference is None:
         return
-    canvas, _ = place(photos.image(0), case.reference.height, case.reference.width)
+    canvas, _ = place(photos.image(0), (case.reference.height, case.reference.width))
     with InterpreterPool([case.reference], 1) as pool:
         for outcome in pool.run([Task(0, real_output, (canvas,))]):
             if outcome.failure:
@@ -118,7 +118,7 @@ def _look_between(case: Case, photos: Subset, pool: InterpreterPool, seen: Obser
             photo = photos.image(index)
             seen.sizes.append((photo.shape[0], photo.shape[1]))
             seen.pixel_ranges.append((int(photo.min()), int(photo.max())))
-            canvas, _ = place(photo, case.contract.height, case.contract.width)
+            canvas, _ = place(photo, (case.contract.height, case.contract.width))
             yield Task(0, measure_layers, (canvas, case.reference, seen.pairs))
 
     for outcome in pool.run(tasks()):

@@ -175,7 +175,7 @@ def score_samples(
         if keep_images:
             total.images[index] = matrix.astype(np.uint32)
         if mean_loss:
-            loss, pixels = runner.cross_entropy(place_label(label, *canvas, fill=IGNORE_LABEL))
+            loss, pixels = runner.cross_entropy(place_label(label, canvas, fill=IGNORE_LABEL))
             total.loss, total.loss_pixels = total.loss + loss, total.loss_pixels + pixels
         total.constant += int(np.all(prediction == prediction[0, 0]))
         if is_reference:
@@ -275,7 +275,7 @@ def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None
         if result.failure:
             continue
         contract = result.contract
-        canvas, _ = place(image, contract.height, contract.width)
+        canvas, _ = place(image, (contract.height, contract.width))
         with InterpreterPool([contract], 1) as pool:
             tasks = [Task(0, probe, (canvas,))]
             for outcome in pool.run(tasks):

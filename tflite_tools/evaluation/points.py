@@ -179,7 +179,7 @@ class Scan:
 def score_scan(runner: ModelRunner, scan: Scan) -> tuple[list[np.ndarray], bool]:
     """Runs in a child: the matrices of one scan, and whether one class fills its class map."""
     contract = runner.contract
-    canvas, placement = place(scan.image, contract.height, contract.width)
+    canvas, placement = place(scan.image, (contract.height, contract.width))
     class_map = placement.restore_label(runner.class_map(canvas))
     return scan.score(class_map), bool((class_map == class_map[0, 0]).all())
 

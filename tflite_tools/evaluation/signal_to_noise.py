@@ -51,7 +51,7 @@ def signal_to_noise_db(
             photo = dataset.image(index)
             outputs: dict[int, np.ndarray] = {}
             tasks = [
-                Task(number, real_output, (place(photo, contract.height, contract.width)[0],))
+                Task(number, real_output, (place(photo, (contract.height, contract.width))[0],))
                 for number, contract in enumerate(contracts)
             ]
             for outcome in pool.run(tasks):

@@ -155,7 +155,7 @@ def draw(report: Report, budget_bytes: int = BUDGET_BYTES) -> Album:
 
 def small_mask(runner: ModelRunner, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Runs in a child: class map of a photo, shrunk to `size`, uint8."""
-    canvas, placement = place(image, runner.contract.height, runner.contract.width)
+    canvas, placement = place(image, (runner.contract.height, runner.contract.width))
     return _shrink(placement.restore_label(runner.class_map(canvas)), size)
 
 

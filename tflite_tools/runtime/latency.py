@@ -56,7 +56,7 @@ def measure_latency(
     times: list[list[float]] = [[] for _ in contracts]
     with InterpreterPool(contracts, 1, num_threads) as pool:
         feeding = [
-            Task(index, _feed, (place(image, contract.height, contract.width)[0], warmup))
+            Task(index, _feed, (place(image, (contract.height, contract.width))[0], warmup))
             for index, contract in enumerate(contracts)
         ]
         timing = [

@@ -171,7 +171,7 @@ class ModelRunner:
                 tiles = tiling.tiles()
                 maps = (self.class_map(tiling.cut(photo, tile)) for tile in tiles)
                 return tiling.stitch(maps), len(tiles)
-        canvas, placement = place(photo, *size)
+        canvas, placement = place(photo, size)
         return placement.restore_label(self.class_map(canvas)), 1
 
     def memory_mb(self) -> float:

@@ -84,7 +84,7 @@ def write_chunk(
     folder.mkdir(parents=True, exist_ok=True)
     samples = [dataset.read(index) for index in range(first, first + count)]
     sizes = [label.size for _, label in samples]
-    placed = {canvas: [place(image, *canvas) for image, _ in samples] for canvas in canvases}
+    placed = {canvas: [place(image, canvas) for image, _ in samples] for canvas in canvases}
     chunk = Chunk(
         folder=folder,
         first=first,

@@ -219,7 +219,7 @@ def _photos(config: ImportConfig, contract: FileContract, shape) -> list[np.ndar
             f"{dataset.channels} channels"
         )
     count = min(config.calibration_images, len(dataset))
-    canvases = (place(dataset.image(index), *shape[:2])[0] for index in range(count))
+    canvases = (place(dataset.image(index), shape[:2])[0] for index in range(count))
     return [contract.real_values(canvas[None]) for canvas in canvases]
 
 

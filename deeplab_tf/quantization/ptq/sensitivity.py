@@ -233,7 +233,7 @@ class Judge:
         @tf.function
         def predict(image):
             logits = network.executor.run(image)
-            full = resize_bilinear(logits, height, width, alignment)
+            full = resize_bilinear(logits, (height, width), alignment)
             return logits, tf.argmax(full, -1, output_type=tf.int32)
 
         self._predict = predict
