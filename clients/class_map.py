@@ -12,10 +12,10 @@ def with_arg_max(content: bytes) -> bytes:
     logits = int(editor.graph.outputs[0])
     axis = editor.add_constant("axis", np.array(3, "<i4"))
     shape = editor.tensor(logits).shape[:3]
-    classes = editor.add_tensor("classes", shape, schema.TensorType.INT32)
+    classes = editor.add_tensor("classes", shape, kind=schema.TensorType.INT32)
     options = schema.ArgMaxOptionsT()
     options.outputType = schema.TensorType.INT32
-    operator = editor.new_operator("ARG_MAX", [logits, axis], [classes], options=options)
+    operator = editor.new_operator("ARG_MAX", [logits, axis], outputs=[classes], options=options)
     editor.graph.operators.append(operator)
     editor.graph.outputs = [classes]
     editor.model.signatureDefs = None  # they name the logits

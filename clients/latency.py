@@ -123,7 +123,7 @@ class Row:
         self.process = None
 
 
-def measure(rows: list[Row], num_threads: int, repeats: int, warmup: int) -> None:
+def measure(rows: list[Row], num_threads: int, *, repeats: int, warmup: int) -> None:
     """Fills `times_ms` of every row that its program can load, A B C A B C ..."""
     with contextlib.ExitStack() as stack:
         for row in rows:  # one after the other: conversions take memory
@@ -169,7 +169,7 @@ def main() -> int:
     failed = False
     for threads in thread_counts:
         rows = [Row(model, program) for model in models for program in programs]
-        measure(rows, threads, FLAGS.repeats, FLAGS.warmup)
+        measure(rows, threads, repeats=FLAGS.repeats, warmup=FLAGS.warmup)
         sys.stdout.write(f"{threads} threads, {FLAGS.repeats} repeats in turn, ms\n{table(rows)}\n")
         failed |= not any(row.times_ms for row in rows)
     return 1 if failed else 0

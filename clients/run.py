@@ -82,12 +82,12 @@ def _scene(options: AddOptions, photo: np.ndarray) -> Scene:
     picture = options.output.with_suffix(".png")
     Image.fromarray(canvas).save(picture)
     mask = _our_mask(contract, canvas)
-    return Scene(options.output, metadata, picture, mask, options.output.parent)
+    return Scene(options.output, metadata, picture=picture, mask=mask, folder=options.output.parent)
 
 
 def _our_mask(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
     with InterpreterPool([contract], processes=1) as pool:
-        [outcome] = pool.run([Task(0, ModelRunner.class_map, (canvas,))])
+        [outcome] = pool.run([Task(0, ModelRunner.class_map, arguments=(canvas,))])
     if outcome.failure:
         raise RuntimeError(outcome.failure)
     return outcome.value  # type: ignore[return-value]
@@ -105,7 +105,7 @@ def _browser_mask(page: str, scene: Scene) -> np.ndarray:
     return np.fromfile(output, np.uint8)
 
 
-def _compared(mask: np.ndarray, scene: Scene, least: float) -> str:
+def _compared(mask: np.ndarray, scene: Scene, *, least: float) -> str:
     if mask.size != scene.mask.size:
         raise RuntimeError(f"a mask of {mask.shape} where {scene.mask.shape} was fed")
     share = float(np.mean(mask.reshape(scene.mask.shape) == scene.mask))
@@ -115,11 +115,11 @@ def _compared(mask: np.ndarray, scene: Scene, least: float) -> str:
 
 
 def _python_client(name: str, least: float):
-    return lambda scene: _compared(_python_mask(name, scene), scene, least)
+    return lambda scene: _compared(_python_mask(name, scene), scene, least=least)
 
 
 def _browser_client(page: str):
-    return lambda scene: _compared(_browser_mask(page, scene), scene, _SAME_KERNELS)
+    return lambda scene: _compared(_browser_mask(page, scene), scene, least=_SAME_KERNELS)
 
 
 def _metadata_read_by_mediapipe(scene: Scene) -> str:
@@ -150,7 +150,7 @@ def _class_map_misread(scene: Scene) -> str:
     model.write_bytes(with_arg_max(scene.model.read_bytes()))
     labels.write_text("\n".join(scene.metadata.labels))
     photo = np.asarray(Image.open(scene.picture))
-    other = _scene(AddOptions(model, scene.folder / "with_labels.tflite", labels), photo)
+    other = _scene(AddOptions(model, scene.folder / "with_labels.tflite", labels=labels), photo)
     if not np.array_equal(other.mask, scene.mask):
         raise RuntimeError("our interpreter's arg max differs from ours of the logits")
     if not any(finding.fatal for finding in check_file(other.model, Client.MEDIAPIPE)):

@@ -8,7 +8,7 @@ import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
 
-def main(model: str, picture: str, output: str) -> None:
+def main(model: str, picture: str, *, output: str) -> None:
     options = vision.ImageSegmenterOptions(
         base_options=BaseOptions(model_asset_buffer=pathlib.Path(model).read_bytes()),
         output_category_mask=True,

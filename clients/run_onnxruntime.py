@@ -12,7 +12,7 @@ from PIL import Image
 _OPSET = "17"
 
 
-def main(model: str, picture: str, output: str) -> None:
+def main(model: str, picture: str, *, output: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         converted = pathlib.Path(folder) / "model.onnx"
         command = [sys.executable, "-m", "tf2onnx.convert", "--tflite", model]

@@ -7,7 +7,7 @@ import openvino
 from PIL import Image
 
 
-def main(model: str, picture: str, output: str) -> None:
+def main(model: str, picture: str, *, output: str) -> None:
     # Processors with AMX compute float in bfloat16 unless told otherwise.
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     pixels = np.asarray(Image.open(picture).convert("RGB"))[None]

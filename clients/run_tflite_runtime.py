@@ -7,7 +7,7 @@ from PIL import Image
 from tflite_runtime.interpreter import Interpreter
 
 
-def main(model: str, picture: str, output: str) -> None:
+def main(model: str, picture: str, *, output: str) -> None:
     interpreter = Interpreter(model)
     interpreter.allocate_tensors()
     pixels = np.asarray(Image.open(picture).convert("RGB"))[None]

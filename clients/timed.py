@@ -72,7 +72,7 @@ def _noise(shape, dtype) -> np.ndarray:
 PROGRAMS = {"litert": litert, "openvino": openvino, "onnxruntime": onnxruntime}
 
 
-def main(program: str, model: str, num_threads: str) -> None:
+def main(program: str, model: str, *, num_threads: str) -> None:
     invoke = PROGRAMS[program](model, int(num_threads))
     sys.stdout.write("ready\n")
     sys.stdout.flush()

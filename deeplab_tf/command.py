@@ -66,7 +66,7 @@ def _guarded(main) -> int:
     return status if isinstance(status, int) else 0
 
 
-def enum_members(flag: str, values: list[str], kind) -> list:
+def enum_members(flag: str, values: list[str], *, kind) -> list:
     """Members of an enum from the values of a list flag; empty values are left out.
 
     Raises:

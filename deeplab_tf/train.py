@@ -191,7 +191,7 @@ def _integers(name: str) -> tuple[int, ...]:
 
 def config_from_flags() -> TrainingConfig:
     """Raises ValueError for values that do not fit together."""
-    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
+    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split)
     imported = _imported_run()
     model = imported.model if imported else _model_from_flags(dataset)
     crop = _integers("crop_size")
@@ -215,8 +215,8 @@ def config_from_flags() -> TrainingConfig:
         distillation=Distillation(
             FLAGS.teacher,
             FLAGS.distill_weight,
-            FLAGS.distill_temperature,
-            DistillLoss(FLAGS.distill_loss),
+            temperature=FLAGS.distill_temperature,
+            loss=DistillLoss(FLAGS.distill_loss),
         ),
         **{name: FLAGS[name].value for name in _SAME_NAME},
     )
@@ -247,7 +247,9 @@ def _imported_run() -> TrainingConfig | None:
 
 def _augmentation_from_flags(dataset) -> Augmentation:
     """Measurements keep their values and their size where nothing else is said."""
-    chosen = Augmentation(FLAGS.min_scale, FLAGS.max_scale, FLAGS.flip, FLAGS.color_jitter)
+    chosen = Augmentation(
+        FLAGS.min_scale, FLAGS.max_scale, flip=FLAGS.flip, color_jitter=FLAGS.color_jitter
+    )
     if dataset.photographs:
         return chosen
     if FLAGS["color_jitter"].present and FLAGS.color_jitter:
@@ -302,7 +304,12 @@ def _parity_check(config: TrainingConfig):
     from export.conversion.parity import measure_parity  # noqa: PLC0415
 
     def check(model, photos):
-        found = measure_parity(model, photos, config.preprocessing, config.model.logits_alignment)
+        found = measure_parity(
+            model,
+            photos,
+            preprocessing=config.preprocessing,
+            alignment=config.model.logits_alignment,
+        )
         return {"argmax_agreement": found.agreement, "snr_db": found.snr_db}
 
     return check
@@ -322,9 +329,16 @@ def main() -> int:
     start = initializer(config, _read_folded)
     teacher = None
     if config.distillation.teacher:
-        labels = open_dataset(config.dataset, config.data_dir, config.split).label_set
+        labels = open_dataset(config.dataset, config.data_dir, split=config.split).label_set
         teacher = teacher_maker(config, labels.names)
-    run = TrainingRun(config, folder, start, initial_ranges(config), teacher, _parity_check(config))
+    run = TrainingRun(
+        config,
+        folder,
+        initialize=start,
+        known_ranges=initial_ranges(config),
+        make_teacher=teacher,
+        check_parity=_parity_check(config),
+    )
     score = run.train()
     logging.info("done: validation mIoU %.4f; run folder %s", score, folder.path)
     return 0

@@ -46,7 +46,7 @@ def main() -> int:
     dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
-    photos = open_dataset(dataset, data_dir, FLAGS.split)
+    photos = open_dataset(dataset, data_dir, split=FLAGS.split)
     folder.check_classes(photos)
     height, width = config.model.padded_size(*photos.image(0).shape[:2])
     steps = PostTraining(ranges=RangeMethod(FLAGS.activation_ranges))

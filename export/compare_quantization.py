@@ -82,14 +82,16 @@ def main() -> int:
     source = RunSource(folder)
     rungs = ladder.post_training_rungs()
     if source.quantization_aware:
-        rungs.append(ladder.Rung("qat", Variant.QAT_INT8, None, source))
+        rungs.append(ladder.Rung("qat", Variant.QAT_INT8, steps=None, source=source))
     for name, path in runs.items():
-        rungs.append(ladder.Rung(name, Variant.QAT_INT8, None, RunSource(RunFolder(path))))
+        rungs.append(
+            ladder.Rung(name, Variant.QAT_INT8, steps=None, source=RunSource(RunFolder(path)))
+        )
     dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
-    calibration = open_dataset(dataset, data_dir, FLAGS.calibration_split)
-    evaluation = open_dataset(dataset, data_dir, FLAGS.split)
+    calibration = open_dataset(dataset, data_dir, split=FLAGS.calibration_split)
+    evaluation = open_dataset(dataset, data_dir, split=FLAGS.split)
     rungs = _chosen(rungs)
     folder.check_classes(evaluation)
     options = EvaluationOptions(
@@ -114,9 +116,11 @@ def main() -> int:
         calibration_seed=FLAGS.calibration_seed,
         overwrite=FLAGS.overwrite,
     )
-    rows = ladder.climb(ladder.Ladder(source, rungs, plan, evaluation, options))
-    ladder.write_ladder(rows, evaluation, options, output_dir)
-    sys.stdout.write(ladder.ladder_table(rows, evaluation, options) + "\n")
+    rows = ladder.climb(
+        ladder.Ladder(source, rungs, plan=plan, evaluation=evaluation, options=options)
+    )
+    ladder.write_ladder(rows, evaluation, options=options, output_dir=output_dir)
+    sys.stdout.write(ladder.ladder_table(rows, evaluation, options=options) + "\n")
     sys.stdout.write(
         f"\nnumbers: {output_dir / 'ladder.json'}, plot: {output_dir / 'ladder.png'}\n"
     )

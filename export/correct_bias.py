@@ -42,7 +42,7 @@ def _define_flags() -> None:
 
 
 def main() -> None:
-    calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.calibration_split)
+    calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.calibration_split)
     from export.bias_correction.correction import correct_biases  # noqa: PLC0415
     from export.bias_correction.plan import (  # noqa: PLC0415 - flags are checked first
         BiasCorrectionPlan,
@@ -51,15 +51,15 @@ def main() -> None:
     plan = BiasCorrectionPlan(
         pathlib.Path(FLAGS.model),
         pathlib.Path(FLAGS.output),
-        calibration,
-        pathlib.Path(FLAGS.reference) if FLAGS.reference else None,
-        min(_IMAGES, len(calibration))
+        calibration=calibration,
+        reference=pathlib.Path(FLAGS.reference) if FLAGS.reference else None,
+        calibration_images=min(_IMAGES, len(calibration))
         if FLAGS.calibration_images is None
         else FLAGS.calibration_images,
-        FLAGS.calibration_seed,
-        FLAGS.mean,
-        FLAGS.std,
-        FLAGS.overwrite,
+        calibration_seed=FLAGS.calibration_seed,
+        mean=FLAGS.mean,
+        std=FLAGS.std,
+        overwrite=FLAGS.overwrite,
     )
     done = correct_biases(plan)
     sys.stdout.write(done.table() + "\n")
@@ -67,7 +67,10 @@ def main() -> None:
         logging.warning("%s", line)
     logging.info(
         "%d layers corrected in %s; logits against the reference's: %.2f dB, before %.2f dB",
-        *(len(done.layers), plan.output, done.snr_after_db, done.snr_before_db),
+        len(done.layers),
+        plan.output,
+        done.snr_after_db,
+        done.snr_before_db,
     )
 
 

@@ -42,14 +42,16 @@ def _define_flags() -> None:
 
 
 def main() -> int:
-    variants = tuple(command.enum_members("variants", FLAGS.variants, Variant))
-    heads = tuple(command.enum_members("heads", FLAGS.heads, Head))
+    variants = tuple(command.enum_members("variants", FLAGS.variants, kind=Variant))
+    heads = tuple(command.enum_members("heads", FLAGS.heads, kind=Head))
     if not variants:
         raise ValueError("--variants names none; give int8, for example")
     path = pathlib.Path(FLAGS.model)
     output_dir = pathlib.Path(FLAGS.output_dir or f"{path.stem}_requantized")
-    calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.calibration_split)
-    evaluation = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split) if FLAGS.split else None
+    calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.calibration_split)
+    evaluation = (
+        open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split) if FLAGS.split else None
+    )
     from export.experiments.requantization import (  # noqa: PLC0415 - flags are checked first
         RequantizationPlan,
         requantize,
@@ -82,17 +84,19 @@ def main() -> int:
     plan = RequantizationPlan(
         imported,
         calibration,
-        evaluation,
-        options,
-        FLAGS.calibration_images,
-        FLAGS.calibration_seed,
-        variants,
-        heads,
+        evaluation=evaluation,
+        options=options,
+        calibration_images=FLAGS.calibration_images,
+        calibration_seed=FLAGS.calibration_seed,
+        variants=variants,
+        heads=heads,
     )
     done = requantize(plan)
     if done.results and evaluation is not None:
-        write_metrics(done.results, evaluation, options, output_dir / "evaluation")
-        sys.stdout.write(terminal_table(done.results, evaluation, options) + "\n")
+        write_metrics(
+            done.results, evaluation, options=options, output_dir=output_dir / "evaluation"
+        )
+        sys.stdout.write(terminal_table(done.results, evaluation, options=options) + "\n")
     failed = [file for file in done.files if file.failure]
     logging.info(
         "%d of %d files in %s",

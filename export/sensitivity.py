@@ -58,7 +58,7 @@ def main() -> int:
     dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
-    photos = open_dataset(dataset, data_dir, FLAGS.split)
+    photos = open_dataset(dataset, data_dir, split=FLAGS.split)
     folder.check_classes(photos)
     height, width = config.model.padded_size(*photos.image(0).shape[:2])
     plan = SensitivityPlan(
@@ -81,7 +81,7 @@ def main() -> int:
     )
     found, choice = rank_layers(plan)
     output_dir = pathlib.Path(FLAGS.output_dir or folder.path / "quantization")
-    write_sensitivity(plan, found, choice, output_dir)
+    write_sensitivity(plan, found, choice=choice, folder=output_dir)
     sys.stdout.write(sensitivity_table(found, choice) + "\n")
     sys.stdout.write(f"\nnumbers: {output_dir / 'sensitivity.json'}\n")
     return 0

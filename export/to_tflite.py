@@ -89,13 +89,13 @@ def _post_training():
     plan = PostTraining(
         FLAGS.per_channel,
         FLAGS.equalize,
-        Relu6(FLAGS.equalize_relu6),
-        FLAGS.absorb_biases,
-        BiasMethod(FLAGS.correct_biases),
-        RangeMethod(FLAGS.activation_ranges),
-        FLAGS.adaround,
-        tuple(name for name in FLAGS.keep_float if name),
-        tuple(name for name in FLAGS.int16 if name),
+        relu6=Relu6(FLAGS.equalize_relu6),
+        absorb=FLAGS.absorb_biases,
+        bias=BiasMethod(FLAGS.correct_biases),
+        ranges=RangeMethod(FLAGS.activation_ranges),
+        adaround=FLAGS.adaround,
+        keep_float=tuple(name for name in FLAGS.keep_float if name),
+        int16=tuple(name for name in FLAGS.int16 if name),
     )
     return None if plan == PostTraining() else plan
 
@@ -126,11 +126,11 @@ def _open_source():
     if not (FLAGS.input_arrays and FLAGS.output_arrays):
         raise ValueError("--frozen_graph needs --input_arrays and --output_arrays")
     return source.FrozenGraphSource(
-        path, FLAGS.input_arrays, FLAGS.output_arrays, FLAGS.trust_saved_model
+        path, FLAGS.input_arrays, output_array=FLAGS.output_arrays, trusted=FLAGS.trust_saved_model
     )
 
 
-def _calibration_dataset(config, variants, labels_known: bool):
+def _calibration_dataset(config, variants, *, labels_known: bool):
     """The split that images are chosen from; None where nothing needs one."""
     needed = any(RULES[variant].calibrated for variant in variants)
     size_known = any(FLAGS.size) or (config is not None and config.model.description is not None)
@@ -146,7 +146,7 @@ def _calibration_dataset(config, variants, labels_known: bool):
             f"--calibration_split={FLAGS.calibration_split} is a list that results are reported "
             "on; choose another, or give --calibrate_on_evaluation"
         )
-    return open_dataset(dataset, data_dir, FLAGS.calibration_split)
+    return open_dataset(dataset, data_dir, split=FLAGS.calibration_split)
 
 
 def _size(config, dataset) -> tuple[int, int]:
@@ -180,7 +180,7 @@ def _protect_source() -> None:
             raise ValueError(f"--output_dir would replace {FLAGS.saved_model}; choose another")
 
 
-def _check_layers(source, height: int, width: int) -> None:
+def _check_layers(source, height: int, *, width: int) -> None:
     """Raises ValueError for a layer that --keep_float or --int16 names and nobody has."""
     wanted = [name for name in (*FLAGS.keep_float, *FLAGS.int16) if name]
     if not wanted:
@@ -211,8 +211,8 @@ def _labels(dataset) -> LabelSet:
 
 
 def main() -> int:
-    variants = command.enum_members("variants", FLAGS.variants, Variant) or list(Variant)
-    heads = command.enum_members("heads", FLAGS.heads, Head) or list(Head)
+    variants = command.enum_members("variants", FLAGS.variants, kind=Variant) or list(Variant)
+    heads = command.enum_members("heads", FLAGS.heads, kind=Head) or list(Head)
     target = Target(FLAGS.target)
     if target is Target.EDGETPU:
         variants, heads = _for_edgetpu(variants, heads)
@@ -237,13 +237,16 @@ def main() -> int:
         heads = [Head.LOGITS]
         logging.info("the graph's own output is kept: heads apply to runs and Keras files")
     labels_known = bool(FLAGS.run_dir or FLAGS.labels)
-    dataset = _calibration_dataset(config, variants, labels_known)
+    dataset = _calibration_dataset(config, variants, labels_known=labels_known)
     height, width = _size(config, dataset)
     if config is not None:
         config.model.check_size(height, width)
-    _check_layers(source, height, width)
+    _check_layers(source, height, width=width)
     files, left_out = plan_files(
-        variants, heads, IoDtype(FLAGS.input_dtype), IoDtype(FLAGS.output_dtype)
+        variants,
+        heads,
+        input_dtype=IoDtype(FLAGS.input_dtype),
+        output_dtype=IoDtype(FLAGS.output_dtype),
     )
     for line in left_out:
         logging.warning("left out: %s", line)

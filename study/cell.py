@@ -180,7 +180,7 @@ class StudyFolder:
         teachers = {name: self.settings(cells[name], Stage.TRAIN) for name in cell.needs}
         return cell.train | {"learns_from": teachers}
 
-    def flags(self, cell: Cell, stage: Stage, processes: int) -> dict:
+    def flags(self, cell: Cell, stage: Stage, *, processes: int) -> dict:
         """Flags of the command of a stage."""
         folder = self.cell(cell.name)
         paths: dict = {"run_dir": folder.run}

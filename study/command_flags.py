@@ -74,7 +74,7 @@ def flags_of(module: str) -> dict[str, Flag]:
             continue
         name = node.findtext("name", "")
         choices = tuple(choice.text or "" for choice in node.iter("enum_value"))
-        flags[name] = Flag(name, node.findtext("type", ""), choices)
+        flags[name] = Flag(name, node.findtext("type", ""), choices=choices)
     return flags
 
 
@@ -99,10 +99,10 @@ def check_flags(study: Study) -> None:
         known = dict(zip(asked, pool.map(flags_of, [s.module for s in asked]), strict=True))
     for stage in asked:
         for where, flags in given[stage]:
-            _check_part(where, flags, stage, known[stage])
+            _check_part(where, flags, stage=stage, known=known[stage])
 
 
-def _check_part(where: str, flags: dict, stage: Stage, known: dict[str, Flag]) -> None:
+def _check_part(where: str, flags: dict, *, stage: Stage, known: dict[str, Flag]) -> None:
     for name, value in flags.items():
         if name in RESERVED[stage]:
             raise ValueError(f"{where} sets {name}, which the study sets itself; take it out")

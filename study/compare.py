@@ -53,7 +53,7 @@ def _scope(study: Study, output_dir: pathlib.Path) -> StudyScope:
         cells={cell.name: cell.choice for cell in study.cells},
         variants=study.variants,
         dataset=open_dataset(
-            train["dataset"], train.get("data_dir", ""), evaluate.get("split", "val")
+            train["dataset"], train.get("data_dir", ""), split=evaluate.get("split", "val")
         ),
         options=EvaluationOptions(
             processes=default_processes(),
@@ -66,9 +66,11 @@ def _scope(study: Study, output_dir: pathlib.Path) -> StudyScope:
 
 def main() -> int:
     study = read_study(FLAGS.study)
-    command.enum_members("study, variants", list(study.variants), Variant)
+    command.enum_members("study, variants", list(study.variants), kind=Variant)
     check_flags(study)
-    timing = TimingOptions(FLAGS.latency_repeats, FLAGS.latency_warmup, FLAGS.num_threads)
+    timing = TimingOptions(
+        FLAGS.latency_repeats, FLAGS.latency_warmup, num_threads=FLAGS.num_threads
+    )
     output_dir = pathlib.Path(FLAGS.output_dir or pathlib.Path("runs") / study.name)
     scope = _scope(study, output_dir)
     scope.options.mean_indices(scope.dataset)  # before the work, not after
@@ -82,7 +84,7 @@ def main() -> int:
         atomic_file.write_text(output_dir / "study.json", pathlib.Path(FLAGS.study).read_text())
         logging.info("%d cells, %d at a time", len(study.cells), FLAGS.processes)
         run_cells(folder, FLAGS.processes)
-    document = write_study(collect_study(scope, timing), output_dir, FLAGS.photos)
+    document = write_study(collect_study(scope, timing), output_dir, with_photos=FLAGS.photos)
     sys.stdout.write(study_table(document) + "\n\n")
     sys.stdout.write(f"page: {output_dir / PAGE}; beside it study_results.json and .csv\n")
     states = [cell["state"] for cell in document["cells"]]

@@ -116,9 +116,9 @@ class Study:
         return Cell(
             "_".join(f"{axis}-{value}" for axis, value in choice.items()),
             choice,
-            train,
-            tuple(v for v in self.variants if aware or v != QUANTIZATION_AWARE),
-            tuple(n.removeprefix(CELL_PREFIX) for n in named if n.startswith(CELL_PREFIX)),
+            train=train,
+            variants=tuple(v for v in self.variants if aware or v != QUANTIZATION_AWARE),
+            needs=tuple(n.removeprefix(CELL_PREFIX) for n in named if n.startswith(CELL_PREFIX)),
         )
 
     def _is_excluded(self, choice: dict[str, str]) -> bool:

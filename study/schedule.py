@@ -56,7 +56,7 @@ def run_cells(folder: StudyFolder, processes: int) -> list[CellRecord]:
         raise ValueError(f"--processes must be at least 1; got {processes}")
     threads = max(1, (os.cpu_count() or 1) // processes)
     with _locked(folder.path) as lock, _terminated_like_interrupted():
-        work = _Work(folder, Children(lock), threads)
+        work = _Work(folder, Children(lock), threads=threads)
         pool = concurrent.futures.ThreadPoolExecutor(processes)
         try:
             return _run_all(work, pool)
@@ -102,7 +102,7 @@ def _run_cell(work: _Work, cell: Cell, others: dict[str, CellRecord]) -> CellRec
         if folder.is_done(record, stage) and not again:
             continue
         again = True
-        if failure := _run_stage(work, cell, stage, record):
+        if failure := _run_stage(work, cell, stage=stage, record=record):
             failures.append(f"{stage.value}: {failure}")
             if not any((folder.run / "tflite").glob("[!.]*.tflite")):
                 break
@@ -116,10 +116,10 @@ def _is_trained(work: _Work, record: CellRecord) -> bool:
     return work.folder.cell(record.name).is_done(record, Stage.TRAIN)
 
 
-def _run_stage(work: _Work, cell: Cell, stage: Stage, record: CellRecord) -> str:
+def _run_stage(work: _Work, cell: Cell, *, stage: Stage, record: CellRecord) -> str:
     """Runs one stage; returns why it failed, or ""."""
     folder = work.folder.cell(cell.name)
-    command = command_line(stage, work.folder.flags(cell, stage, work.threads))
+    command = command_line(stage, work.folder.flags(cell, stage, processes=work.threads))
     settings = json.loads(json.dumps(work.folder.settings(cell, stage)))
     known = record.stages.get(stage) or StageRecord(settings, command)
     known.settings, known.command, known.threads = settings, command, work.threads

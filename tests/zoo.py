@@ -44,5 +44,7 @@ def trained_quantized_model():
     """Its quantization-aware twin, ranges from four scenes."""
     source = build_network(read_config(CAMVID).model, LIVE_SIZE)
     model = apply.quantize_aware(source, Preprocessing().input_range)
-    ranges.fill_ranges(model, source, named_arrays(trained_float_model()), [scenes(4)])
+    ranges.fill_ranges(
+        model, source, arrays=named_arrays(trained_float_model()), batches=[scenes(4)]
+    )
     return model

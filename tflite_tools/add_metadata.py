@@ -51,7 +51,7 @@ def main() -> None:
         f"{options.output}: {len(metadata.labels)} labels ({', '.join(metadata.labels)})\n"
     )
     findings = check_file(options.output, Client.MEDIAPIPE)
-    sys.stdout.write(findings_text(options.output, Client.MEDIAPIPE, findings) + "\n")
+    sys.stdout.write(findings_text(options.output, Client.MEDIAPIPE, findings=findings) + "\n")
 
 
 def console() -> None:

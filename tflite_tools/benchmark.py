@@ -61,18 +61,19 @@ def _options() -> BenchmarkOptions:
         raise ValueError(
             f"--num_threads takes whole numbers such as 1,2; got {','.join(FLAGS.num_threads)}"
         ) from error
-    return BenchmarkOptions(threads, FLAGS.repeats, FLAGS.warmup)
+    return BenchmarkOptions(threads, FLAGS.repeats, warmup=FLAGS.warmup)
 
 
 def _profile_parts(
-    profiles: list[Profile], peaks: list[float], num_threads: tuple[int, ...]
+    profiles: list[Profile], peaks: list[float], *, num_threads: tuple[int, ...]
 ) -> list[str]:
     parts = [
-        profile_text(each, num_threads, peak) for each, peak in zip(profiles, peaks, strict=True)
+        profile_text(each, num_threads, peak=peak)
+        for each, peak in zip(profiles, peaks, strict=True)
     ]
     if profiles and not profiles[0].failure:
         parts += [
-            comparison_text(profiles[0], other, num_threads[0])
+            comparison_text(profiles[0], other, threads=num_threads[0])
             for other in profiles[1:]
             if not other.failure
         ]
@@ -88,15 +89,17 @@ def main() -> int:
     working = [result for result in results if FLAGS.profile and not result.failure]
     if working:
         contracts = [result.contract for result in working]
-        profiles = profile(contracts, options.num_threads, options.repeats)
-    parts = [benchmark_text(results, peaks, options, machine)]
+        profiles = profile(contracts, options.num_threads, repeats=options.repeats)
+    parts = [benchmark_text(results, peaks, options=options, machine=machine)]
     speeds = [peaks[result.integer].speed(options.num_threads[0]) for result in working]
-    parts += _profile_parts(profiles, speeds, options.num_threads)
+    parts += _profile_parts(profiles, speeds, num_threads=options.num_threads)
     parts += [unread_text(unread)] if unread else []
     sys.stdout.write("\n\n".join(parts) + "\n")
     if FLAGS.output_dir:
         path = pathlib.Path(FLAGS.output_dir) / "benchmark.json"
-        document = benchmark_json(results, peaks, options, machine, profiles, versions())
+        document = benchmark_json(
+            results, peaks, options=options, machine=machine, profiles=profiles, versions=versions()
+        )
         document["unread"] = unread_json(unread)
         atomic_file.write_text(path, json.dumps(document, indent=1) + "\n")
         sys.stdout.write(f"\nnumbers: {path}\n")

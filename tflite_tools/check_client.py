@@ -26,7 +26,7 @@ def main() -> int:
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if not paths:
         raise ValueError("give --model=FILE[,FILE...]")
-    clients = command.enum_members("client", FLAGS.client, Client)
+    clients = command.enum_members("client", FLAGS.client, kind=Client)
     if not clients:
         names = ", ".join(client.value for client in Client)
         raise ValueError(f"give --client, one or more of {names}")
@@ -43,7 +43,7 @@ def main() -> int:
                 unread += 1
                 break
             refused |= any(finding.fatal for finding in findings)
-            sys.stdout.write(findings_text(path, client, findings) + "\n")
+            sys.stdout.write(findings_text(path, client, findings=findings) + "\n")
     if unread:
         sys.stdout.write(f"{unread} of {len(paths)} files could not be read\n")
     return 1 if refused or unread else 0

@@ -99,7 +99,9 @@ class ModelContract:
         Returns:
             input dtype [256, channels].
         """
-        table = pixel_table(self.preprocessing, self.input_dtype, self.input_quantization)
+        table = pixel_table(
+            self.preprocessing, self.input_dtype, quantization=self.input_quantization
+        )
         unchanged = table.dtype == np.uint8 and (table == np.arange(256)[:, None]).all()
         return None if unchanged else table
 
@@ -113,8 +115,8 @@ _KEEP_PROBABILITIES = (
 def read_contract(
     path: str | pathlib.Path,
     preprocessing: Preprocessing | None = None,
-    name: str = "",
     *,
+    name: str = "",
     alignment: Alignment | None = None,
     any_output: bool = False,
 ) -> ModelContract:
@@ -147,8 +149,8 @@ def read_contract(
     said = read_said(path, image.shape[3])
     manifest = said.manifest
     label_set, unnamed = _label_set(said, class_count(graph, num_classes))
-    used, source = choose_preprocessing(image, said, preprocessing, str(path))
-    warnings += [*said.warnings, *unnamed, *input_warnings(used, source, image)]
+    used, source = choose_preprocessing(image, said, given=preprocessing, name=str(path))
+    warnings += [*said.warnings, *unnamed, *input_warnings(used, source, image=image)]
     if preprocessing not in (None, used):
         warnings.append(
             f"its {image.type_name.lower()} input has no scale: pixels go in as they are and the "

@@ -51,19 +51,21 @@ def _preprocessing() -> Preprocessing | None:
 
 
 def main() -> int:
-    effort = Effort(FLAGS.limit, FLAGS.sample, FLAGS.processes or default_processes())
-    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split) if FLAGS.dataset else None
+    effort = Effort(FLAGS.limit, FLAGS.sample, processes=FLAGS.processes or default_processes())
+    dataset = (
+        open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split) if FLAGS.dataset else None
+    )
     case = open_case(
         pathlib.Path(FLAGS.model),
         _preprocessing(),
-        pathlib.Path(FLAGS.labels) if FLAGS.labels else None,
-        pathlib.Path(FLAGS.reference) if FLAGS.reference else None,
-        dataset,
+        labels=pathlib.Path(FLAGS.labels) if FLAGS.labels else None,
+        reference=pathlib.Path(FLAGS.reference) if FLAGS.reference else None,
+        dataset=dataset,
     )
     diagnosis = diagnose(case, effort)
     sys.stdout.write(as_text(diagnosis))
     if FLAGS.json:
-        write_json(diagnosis, case, pathlib.Path(FLAGS.json))
+        write_json(diagnosis, case, path=pathlib.Path(FLAGS.json))
     return 1 if diagnosis.problems else 0
 
 

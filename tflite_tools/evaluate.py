@@ -107,7 +107,7 @@ def chosen_dataset():
             dataset, data_dir = stored["dataset"], data_dir or stored["data_dir"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the configuration of a run ({error})") from error
-    return open_dataset(dataset, data_dir, FLAGS.split)
+    return open_dataset(dataset, data_dir, split=FLAGS.split)
 
 
 def reference_index(contracts: list[ModelContract]) -> int | None:
@@ -124,7 +124,9 @@ def main() -> int:
         paths.insert(0, pathlib.Path(FLAGS.reference))
     preprocessing = given_preprocessing()
     needed = pathlib.Path(FLAGS.reference) if FLAGS.reference else None
-    contracts, unread = read_contracts(paths, table_names(paths), preprocessing, needed)
+    contracts, unread = read_contracts(
+        paths, table_names(paths), preprocessing=preprocessing, needed=needed
+    )
     dataset = chosen_dataset()
     options = EvaluationOptions(
         processes=FLAGS.processes or default_processes(),
@@ -136,13 +138,13 @@ def main() -> int:
         tile_overlap=FLAGS.tile_overlap,
         mean_loss=FLAGS.mean_loss,
     )
-    results = evaluate(contracts, dataset, options, reference_index(contracts))
+    results = evaluate(contracts, dataset, options=options, reference=reference_index(contracts))
     default = pathlib.Path(FLAGS.run_dir) / "evaluation" if FLAGS.run_dir else "evaluation"
     output_dir = pathlib.Path(FLAGS.output_dir or default)
-    write_metrics(results, dataset, options, output_dir, unread)
+    write_metrics(results, dataset, options=options, output_dir=output_dir, unread=unread)
     if options.tile_overlap != OFF:
         sys.stdout.write(setting(options.tile_overlap) + "\n\n")
-    sys.stdout.write(terminal_table(results, dataset, options) + "\n")
+    sys.stdout.write(terminal_table(results, dataset, options=options) + "\n")
     if unread:
         sys.stdout.write(unread_text(unread) + "\n")
     working = [result.contract for result in results if not result.failure]
@@ -150,7 +152,7 @@ def main() -> int:
         picture = output_dir / "masks.png"
         scored = min(options.limit or len(dataset), len(dataset))
         rows = grid_samples(FLAGS.grid_images, scored)
-        write_grid(working, dataset, rows, picture, options.tile_overlap)
+        write_grid(working, dataset, samples=rows, path=picture, tile_overlap=options.tile_overlap)
         sys.stdout.write(f"\nmasks side by side: {picture}\n")
     sys.stdout.write(f"numbers: {output_dir / 'metrics.json'} and metrics.csv\n")
     return 1 if unread or any(result.failure for result in results) else 0

@@ -107,9 +107,9 @@ def main() -> int:
     scores = score_points(
         contracts,
         dataset,
-        FLAGS.processes or default_processes(),
-        FLAGS.limit,
-        Neighbours() if FLAGS.knn else None,
+        processes=FLAGS.processes or default_processes(),
+        limit=FLAGS.limit,
+        neighbours=Neighbours() if FLAGS.knn else None,
     )
     sys.stdout.write(report(scores, dataset) + "\n")
     if unread:

@@ -48,7 +48,7 @@ def _contracts() -> tuple[list[ModelContract], list[UnreadFile]]:
     paths = [pathlib.Path(path) for path in FLAGS.model if path]
     if not paths:
         raise ValueError("no --model given; name one .tflite or more")
-    return read_contracts(paths, table_names(paths), preprocessing)
+    return read_contracts(paths, table_names(paths), preprocessing=preprocessing)
 
 
 def main() -> int:
@@ -60,7 +60,7 @@ def main() -> int:
             "environment of its own"
         ) from error
     contracts, unread = _contracts()
-    source = sharded.ListSource(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
+    source = sharded.ListSource(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split)
     dataset = source.open()
     options = EvaluationOptions(
         latency_repeats=0,
@@ -72,16 +72,18 @@ def main() -> int:
     results = sharded.evaluate_sharded(
         contracts,
         source,
-        *(FLAGS.shards, FLAGS.limit, FLAGS.runner),
-        tuple(FLAGS.beam_options),
-        FLAGS.scratch_dir,
-        options.tile_overlap,
+        shards=FLAGS.shards,
+        limit=FLAGS.limit,
+        runner=FLAGS.runner,
+        beam_options=tuple(FLAGS.beam_options),
+        scratch=FLAGS.scratch_dir,
+        tile_overlap=options.tile_overlap,
     )
     output_dir = pathlib.Path(FLAGS.output_dir)
     if options.tile_overlap != OFF:
         sys.stdout.write(setting(options.tile_overlap) + "\n\n")
-    sys.stdout.write(terminal_table(results, dataset, options) + "\n")
-    write_metrics(results, dataset, options, output_dir, unread)
+    sys.stdout.write(terminal_table(results, dataset, options=options) + "\n")
+    write_metrics(results, dataset, options=options, output_dir=output_dir, unread=unread)
     if unread:
         sys.stdout.write(unread_text(unread) + "\n")
     sys.stdout.write(f"\nnumbers: {output_dir / 'metrics.json'} and metrics.csv\n")

@@ -121,7 +121,9 @@ class FileContract:
         if self.quantization is None:
             return self.preprocessing.normalize(pixels)
         scale, zero_point = self.quantization
-        table = pixel_table(self.preprocessing, np.dtype(self.dtype), self.quantization)
+        table = pixel_table(
+            self.preprocessing, np.dtype(self.dtype), quantization=self.quantization
+        )
         reals = np.float32(scale) * (table.astype(np.float32) - np.float32(zero_point))
         return reals[pixels, np.arange(reals.shape[1])]
 
@@ -165,29 +167,29 @@ def read_file_contract(
         if mean is None or std is None or std <= 0:
             raise ValueError(f"mean and a positive std belong together; got {mean} and {std}")
         given = Preprocessing((mean,) * _channels(image), (std,) * _channels(image))
-    return file_contract(image, read_said(path, _channels(image)), given, str(path))
+    return file_contract(image, read_said(path, _channels(image)), given=given, name=str(path))
 
 
 def file_contract(
-    image: Tensor, said: Said, given: Preprocessing | None = None, name: str = "the file"
+    image: Tensor, said: Said, *, given: Preprocessing | None = None, name: str = "the file"
 ) -> FileContract:
     """The contract of an input tensor.
 
     Raises:
         ValueError: the normalization is for another number of channels.
     """
-    used, source = choose_preprocessing(image, said, given, name)
+    used, source = choose_preprocessing(image, said, given=given, name=name)
     quantization = per_tensor(image)
     return FileContract(
         image.name,
         image.shape,
-        image.type_name.lower(),
-        quantization,
-        used,
-        source,
-        said.labels,
-        (*said.warnings, *input_warnings(used, source, image)),
-        said.alignment,
+        dtype=image.type_name.lower(),
+        quantization=quantization,
+        preprocessing=used,
+        source=source,
+        labels=said.labels,
+        warnings=(*said.warnings, *input_warnings(used, source, image=image)),
+        alignment=said.alignment,
     )
 
 
@@ -206,8 +208,8 @@ def read_said(path: pathlib.Path, channels: int) -> Said:
         return Said(
             manifest,
             manifest.preprocessing,
-            PreprocessingSource.MANIFEST,
-            manifest.label_set.names,
+            source=PreprocessingSource.MANIFEST,
+            labels=manifest.label_set.names,
         )
     try:
         metadata, labels = packing.read(path), packing.read_labels(path)
@@ -232,7 +234,7 @@ def _said_preprocessing(
 
 
 def choose_preprocessing(
-    image: Tensor, said: Said, given: Preprocessing | None, name: str
+    image: Tensor, said: Said, *, given: Preprocessing | None, name: str
 ) -> tuple[Preprocessing, PreprocessingSource]:
     """The normalization of the first that speaks.
 
@@ -282,19 +284,19 @@ def own_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
 
 
 def pixel_table(
-    preprocessing: Preprocessing, dtype: np.dtype, quantization: tuple[float, int] | None
+    preprocessing: Preprocessing, dtype: np.dtype, *, quantization: tuple[float, int] | None
 ) -> np.ndarray:
     """Input value of each pixel value, [256, channels] in the input's dtype.
 
     The bytes themselves (int8: less 128) where `takes_bytes`, else rounded to the nearest.
     """
-    if takes_bytes(preprocessing, dtype, quantization):
+    if takes_bytes(preprocessing, dtype, quantization=quantization):
         return _bytes(preprocessing.channels, dtype)
-    return _rounded(preprocessing, dtype, quantization)
+    return _rounded(preprocessing, dtype, quantization=quantization)
 
 
 def takes_bytes(
-    preprocessing: Preprocessing, dtype: np.dtype, quantization: tuple[float, int] | None
+    preprocessing: Preprocessing, dtype: np.dtype, *, quantization: tuple[float, int] | None
 ) -> bool:
     """Whether 8-bit pixels are the input's integers up to a rounding.
 
@@ -323,7 +325,7 @@ def _bytes(channels: int, dtype: np.dtype) -> np.ndarray:
 
 
 def _rounded(
-    preprocessing: Preprocessing, dtype: np.dtype, quantization: tuple[float, int] | None
+    preprocessing: Preprocessing, dtype: np.dtype, *, quantization: tuple[float, int] | None
 ) -> np.ndarray:
     pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], preprocessing.channels, axis=1)
     normalized = preprocessing.normalize(pixels)
@@ -335,16 +337,16 @@ def _rounded(
 
 
 def input_warnings(
-    preprocessing: Preprocessing, source: PreprocessingSource, image: Tensor
+    preprocessing: Preprocessing, source: PreprocessingSource, *, image: Tensor
 ) -> list[str]:
     """What a user should know of an input, one line each."""
     quantization = per_tensor(image)
     found = [_GUESS] if source is PreprocessingSource.ASSUMED else []
     if quantization is None or image.dtype is None:
         return found
-    found += _check_range(preprocessing, image, quantization)
-    if takes_bytes(preprocessing, image.dtype, quantization):
-        levels = _rounded(preprocessing, image.dtype, quantization)
+    found += _check_range(preprocessing, image, quantization=quantization)
+    if takes_bytes(preprocessing, image.dtype, quantization=quantization):
+        levels = _rounded(preprocessing, image.dtype, quantization=quantization)
         if not np.array_equal(levels, _bytes(preprocessing.channels, image.dtype)):
             mean = preprocessing.mean[0]
             found.append(
@@ -355,7 +357,7 @@ def input_warnings(
     return found
 
 
-def _check_range(preprocessing: Preprocessing, image: Tensor, quantization) -> list[str]:
+def _check_range(preprocessing: Preprocessing, image: Tensor, *, quantization) -> list[str]:
     """Whether the input's range holds the normalized pixels, and not much more."""
     scale, zero_point = quantization
     limits = np.iinfo(image.dtype)

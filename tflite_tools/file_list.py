@@ -27,9 +27,9 @@ class UnreadFile:
 def read_contracts(
     paths: list[pathlib.Path],
     names: list[str],
+    *,
     preprocessing: Preprocessing | None = None,
     needed: pathlib.Path | None = None,
-    *,
     any_output: bool = False,
 ) -> tuple[list[ModelContract], list[UnreadFile]]:
     """Reads what can be read of a list, and logs what cannot at once.
@@ -49,12 +49,12 @@ def read_contracts(
     first: Exception | None = None
     for path, name in zip(paths, names, strict=True):
         try:
-            contracts.append(read_contract(path, preprocessing, name, any_output=any_output))
+            contracts.append(read_contract(path, preprocessing, name=name, any_output=any_output))
         except (ValueError, OSError) as error:
             if path == needed or len(paths) == 1:
                 raise
             first = first or error
-            unread.append(UnreadFile(name, path.name, " ".join(str(error).split())))
+            unread.append(UnreadFile(name, path.name, failure=" ".join(str(error).split())))
     if first is not None and not contracts:
         raise first
     for file in unread:

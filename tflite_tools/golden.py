@@ -27,7 +27,7 @@ def main() -> int:
     output_dir = pathlib.Path(FLAGS.output_dir)
     if FLAGS.check:
         model = pathlib.Path(FLAGS.model) if FLAGS.model else None
-        result = compare(output_dir, pathlib.Path(FLAGS.check), model)
+        result = compare(output_dir, pathlib.Path(FLAGS.check), model=model)
         sys.stdout.write(
             f"{'passed' if result.passed else 'FAILED'}: {result.agreement:.4%} of the pixels have "
             f"the same class, {result.demanded:.2%} are demanded; largest difference of a raw "
@@ -37,7 +37,10 @@ def main() -> int:
     if not FLAGS.model or not FLAGS.photo:
         raise ValueError("give --model=FILE and --photo=PICTURE, or --check=OUTPUT")
     options = GoldenOptions(
-        pathlib.Path(FLAGS.model), pathlib.Path(FLAGS.photo), output_dir, FLAGS.overwrite
+        pathlib.Path(FLAGS.model),
+        pathlib.Path(FLAGS.photo),
+        output_dir=output_dir,
+        overwrite=FLAGS.overwrite,
     )
     description = write_golden(options)
     tolerance = description["tolerance"]

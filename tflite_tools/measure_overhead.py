@@ -43,7 +43,7 @@ def bare_invokes(runner: ModelRunner, count: int) -> float:
 
 
 def measure(
-    contracts: list[ModelContract], dataset: SegmentationDataset, processes: int, rounds: int
+    contracts: list[ModelContract], dataset: SegmentationDataset, *, processes: int, rounds: int
 ) -> tuple[float, float, float]:
     """Scores the whole list and runs as many bare invokes, in turn, in the same children.
 
@@ -54,19 +54,26 @@ def measure(
     started = time.perf_counter()
     share = -(-len(dataset) // processes)
     tasks = [
-        Task(index, bare_invokes, (share,))
+        Task(index, bare_invokes, arguments=(share,))
         for index in range(len(contracts))
         for _ in range(processes)
     ]
     scoring, bare = [], []
     with InterpreterPool(contracts, processes) as pool, tempfile.TemporaryDirectory() as scratch:
-        warm = [Task(index, bare_invokes, (1,)) for index in range(len(contracts))]
+        warm = [Task(index, bare_invokes, arguments=(1,)) for index in range(len(contracts))]
         list(pool.run(warm * processes))
         ready = time.perf_counter() - started
         for _ in range(rounds):
             started = time.perf_counter()
             results = [ModelResult(contract) for contract in contracts]
-            score_list(results, dataset, len(dataset), pool, pathlib.Path(scratch), None)
+            score_list(
+                results,
+                dataset,
+                count=len(dataset),
+                pool=pool,
+                scratch=pathlib.Path(scratch),
+                reference=None,
+            )
             scoring.append(time.perf_counter() - started)
             started = time.perf_counter()
             list(pool.run(tasks))
@@ -80,9 +87,9 @@ def main() -> None:
     contracts = [read_contract(path) for path in FLAGS.model if path]
     if not contracts:
         raise ValueError("no --model given; name one .tflite or more")
-    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
+    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split)
     processes = FLAGS.processes or default_processes()
-    scoring, bare, ready = measure(contracts, dataset, processes, FLAGS.rounds)
+    scoring, bare, ready = measure(contracts, dataset, processes=processes, rounds=FLAGS.rounds)
     sys.stdout.write(
         f"{len(contracts)} files, {len(dataset)} images, {processes} processes: scoring "
         f"{scoring:.2f} s, bare invokes {bare:.2f} s, ratio {scoring / bare:.3f} "

@@ -67,7 +67,9 @@ def main() -> int:
         paths.insert(0, pathlib.Path(FLAGS.reference))
     preprocessing = scoring.given_preprocessing()
     needed = pathlib.Path(FLAGS.reference) if FLAGS.reference else None
-    contracts, unread = read_contracts(paths, scoring.table_names(paths), preprocessing, needed)
+    contracts, unread = read_contracts(
+        paths, scoring.table_names(paths), preprocessing=preprocessing, needed=needed
+    )
     options = EvaluationOptions(
         processes=FLAGS.processes or default_processes(),
         num_threads=FLAGS.num_threads,
@@ -78,10 +80,17 @@ def main() -> int:
     )
     typed = shlex.join(["python", "-m", "tflite_tools.report", *sys.argv[1:]])
     reference = scoring.reference_index(contracts)
-    report = collect(contracts, scoring.chosen_dataset(), options, reference, typed, tuple(unread))
-    write_report(report, output_dir, run_config)
+    report = collect(
+        contracts,
+        scoring.chosen_dataset(),
+        options=options,
+        reference=reference,
+        command=typed,
+        unread=tuple(unread),
+    )
+    write_report(report, output_dir, run_config=run_config)
     results = [file.result for file in report.files]
-    sys.stdout.write(terminal_table(results, report.dataset, options) + "\n\n")
+    sys.stdout.write(terminal_table(results, report.dataset, options=options) + "\n\n")
     if unread:
         sys.stdout.write(unread_text(unread) + "\n\n")
     sys.stdout.write(f"report: {output_dir / PAGE}; beside it metrics.json, metrics.csv, ")

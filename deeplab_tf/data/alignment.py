@@ -25,7 +25,7 @@ class Alignment(enum.Enum):
         return (index + 0.5) * source / target - 0.5
 
 
-def nearest_indices(source: int, target: int, alignment: Alignment) -> np.ndarray:
+def nearest_indices(source: int, target: int, *, alignment: Alignment) -> np.ndarray:
     """Source index of each target index, int32 [target]."""
     index = np.arange(target)
     if alignment is Alignment.ALIGN_CORNERS:

@@ -66,7 +66,7 @@ def augment(
     if options.flip:
         image, label = random_flip(image, label, seeds[1], odd_channels)
     if options.color_jitter:
-        image = jitter_colors(image, seeds[2], options.color_jitter)
+        image = jitter_colors(image, seeds[2], strength=options.color_jitter)
     return image, label
 
 
@@ -110,7 +110,7 @@ def random_flip(image, label, seed, odd_channels: tuple[int, ...] = ()):
     )
 
 
-def jitter_colors(image, seed, strength: float):
+def jitter_colors(image, seed, *, strength: float):
     """Brightness, contrast and saturation, each by a factor of 1 +- strength.
 
     Saturation is changed for 3 channels only: other inputs have no gray to move to.

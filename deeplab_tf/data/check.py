@@ -61,8 +61,8 @@ def check(dataset: SegmentationDataset, progress: bool = False) -> Findings:
     for index in tqdm(
         indices, unit=" samples", file=sys.stderr, disable=None if progress else True
     ):
-        image = _attempt(dataset.image, index, faults)
-        label = _attempt(dataset.label, index, faults)
+        image = _attempt(dataset.image, index, faults=faults)
+        label = _attempt(dataset.label, index, faults=faults)
         if image is not None:
             sizes[image.shape[:2]] += 1
             faults += dataset.notes(index)
@@ -79,15 +79,15 @@ def check(dataset: SegmentationDataset, progress: bool = False) -> Findings:
     return Findings(
         dataset.label_set,
         len(dataset),
-        tuple(faults),
-        counts[:num_classes],
-        holders[:num_classes],
-        int(counts[IGNORE_LABEL]),
-        dict(sizes),
+        faults=tuple(faults),
+        pixels=counts[:num_classes],
+        holders=holders[:num_classes],
+        ignored=int(counts[IGNORE_LABEL]),
+        sizes=dict(sizes),
     )
 
 
-def _attempt(read, index: int, faults: list[str]):
+def _attempt(read, index: int, *, faults: list[str]):
     try:
         return read(index)
     except (ValueError, OSError) as error:
@@ -130,7 +130,7 @@ def main() -> int:
     if not splits:
         raise ValueError("no --split given; name lists such as train,val")
     for split in splits:
-        dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split)
+        dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=split)
         findings = check(dataset, progress=True)
         sys.stdout.write(f"{dataset.name}, split {split}\n{report(findings)}")
         faults += len(findings.faults)

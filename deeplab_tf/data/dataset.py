@@ -114,7 +114,9 @@ def read_stems(listing: pathlib.Path) -> list[str]:
     return list(stems)
 
 
-def pair_by_stem(photos: dict[str, str], masks: dict[str, str], where: str) -> tuple[Sample, ...]:
+def pair_by_stem(
+    photos: dict[str, str], masks: dict[str, str], *, where: str
+) -> tuple[Sample, ...]:
     """Joins photos and masks of one name, in the order of the sorted names.
 
     Args:
@@ -257,7 +259,7 @@ class Subset(SegmentationDataset):
 
 
 def hold_out(
-    source: SegmentationDataset, count: int, seed: int
+    source: SegmentationDataset, count: int, *, seed: int
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Splits off `count` samples, chosen by `seed`, for tuning and checkpoint selection.
 
@@ -273,8 +275,8 @@ def hold_out(
     chosen = set(np.random.default_rng(seed).permutation(len(source))[:count].tolist())
     rest = tuple(index for index in range(len(source)) if index not in chosen)
     return (
-        Subset(source, rest, f"{source.split}-minus-holdout"),
-        Subset(source, tuple(sorted(chosen)), "holdout"),
+        Subset(source, rest, split=f"{source.split}-minus-holdout"),
+        Subset(source, tuple(sorted(chosen)), split="holdout"),
     )
 
 

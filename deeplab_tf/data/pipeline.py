@@ -133,6 +133,7 @@ def _middle(array: np.ndarray) -> np.ndarray:
 def validation_batches(
     dataset: SegmentationDataset,
     preprocessing: Preprocessing,
+    *,
     height: int,
     width: int,
     batch_size: int,
@@ -147,7 +148,7 @@ def validation_batches(
     def read(index):
         image, label = (_middle(array) for array in dataset.read(int(index)))
         canvas, _ = place(image, (height, width))
-        return canvas, place_label(label, (height, width), IGNORE_LABEL)
+        return canvas, place_label(label, (height, width), fill=IGNORE_LABEL)
 
     def example(index):
         image, label = tf.numpy_function(read, [index], (tf.uint8, tf.uint8), stateful=False)

@@ -141,8 +141,10 @@ def place(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Placeme
     placed_height = min(height, max(1, round(source_height * scale)))
     placed_width = min(width, max(1, round(source_width * scale)))
     if (placed_height, placed_width) != (source_height, source_width):
-        image = _resize(image, placed_height, placed_width)
-    placement = Placement(placed_height, placed_width, source_height, source_width)
+        image = _resize(image, placed_height, width=placed_width)
+    placement = Placement(
+        placed_height, placed_width, source_height=source_height, source_width=source_width
+    )
     if (placed_height, placed_width) == (height, width):
         return image, placement
     canvas = np.full((height, width, image.shape[2]), PAD_PIXEL, np.uint8)
@@ -150,7 +152,7 @@ def place(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Placeme
     return canvas, placement
 
 
-def place_label(label: np.ndarray, size: tuple[int, int], fill: int) -> np.ndarray:
+def place_label(label: np.ndarray, size: tuple[int, int], *, fill: int) -> np.ndarray:
     """The label beside a placed photo: nearest neighbour, padded with `fill`.
 
     Args:
@@ -168,7 +170,7 @@ def place_label(label: np.ndarray, size: tuple[int, int], fill: int) -> np.ndarr
     return canvas
 
 
-def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resize(image: np.ndarray, height: int, *, width: int) -> np.ndarray:
     """Channel by channel, so that any number of channels works."""
     if image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize((width, height), Image.BILINEAR))

@@ -34,7 +34,9 @@ DRAWN = ("synthetic",)
 """Data sets that need no folder."""
 
 
-def open_dataset(name: str, data_dir: str | pathlib.Path | None, split: str) -> SegmentationDataset:
+def open_dataset(
+    name: str, data_dir: str | pathlib.Path | None, *, split: str
+) -> SegmentationDataset:
     """Opens a split.
 
     Raises:

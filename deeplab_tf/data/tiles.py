@@ -45,7 +45,7 @@ class Tile:
     columns: Span
 
 
-def check_overlap(overlap: int, tile_height: int, tile_width: int) -> None:
+def check_overlap(overlap: int, tile_height: int, *, tile_width: int) -> None:
     """ValueError unless tiles of this size can overlap so much and still advance."""
     if not 0 <= overlap < min(tile_height, tile_width):
         raise ValueError(
@@ -54,7 +54,7 @@ def check_overlap(overlap: int, tile_height: int, tile_width: int) -> None:
         )
 
 
-def spans(size: int, tile: int, overlap: int) -> tuple[Span, ...]:
+def spans(size: int, tile: int, *, overlap: int) -> tuple[Span, ...]:
     """Fewest tiles that cover an axis, spread evenly, so that no photo needs padding.
 
     Neighbours overlap by `overlap` pixels at least, by more where the tiles do not fit exactly. A
@@ -66,14 +66,14 @@ def spans(size: int, tile: int, overlap: int) -> tuple[Span, ...]:
         overlap: 0..tile-1.
     """
     if size <= tile:
-        return (Span(0, size, 0, size),)
+        return (Span(0, size, first=0, last=size),)
     count = -(-(size - overlap) // (tile - overlap))
     starts = [number * (size - tile) // (count - 1) for number in range(count)]
     # Row m of both lies start + tile - 1 - m from one border and m - next start from the other.
     middles = [(one + other + tile + 1) // 2 for one, other in itertools.pairwise(starts)]
     edges = [0, *middles, size]
     return tuple(
-        Span(start, start + tile, first, last)
+        Span(start, start + tile, first=first, last=last)
         for start, (first, last) in zip(starts, itertools.pairwise(edges), strict=True)
     )
 
@@ -103,7 +103,7 @@ class Tiling:
                 f"photo and tile need a pixel at least; got {self.height}x{self.width} and "
                 f"{self.tile_height}x{self.tile_width}"
             )
-        check_overlap(self.overlap, self.tile_height, self.tile_width)
+        check_overlap(self.overlap, self.tile_height, tile_width=self.tile_width)
 
     @property
     def needed(self) -> bool:
@@ -112,10 +112,10 @@ class Tiling:
 
     def tiles(self) -> tuple[Tile, ...]:
         """Row by row. The rectangles that they own cover each pixel of the photo once."""
-        columns = spans(self.width, self.tile_width, self.overlap)
+        columns = spans(self.width, self.tile_width, overlap=self.overlap)
         return tuple(
             Tile(row, column)
-            for row in spans(self.height, self.tile_height, self.overlap)
+            for row in spans(self.height, self.tile_height, overlap=self.overlap)
             for column in columns
         )
 

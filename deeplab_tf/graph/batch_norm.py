@@ -25,7 +25,7 @@ _WITH_KERNEL = (
 )
 
 
-def observe_inputs(model: keras.Model, batch_norms, batches):
+def observe_inputs(model: keras.Model, batch_norms, *, batches):
     """Mean and variance of what flows into each batch norm, over all pixels of all batches.
 
     Args:
@@ -68,7 +68,7 @@ def adopt_statistics(model: keras.Model, batches) -> None:
     batch_norms = [
         layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    observed = observe_inputs(model, batch_norms, batches)
+    observed = observe_inputs(model, batch_norms, batches=batches)
     for layer, (mean, variance) in zip(batch_norms, observed, strict=True):
         gamma, beta, old_mean, old_variance = (
             np.asarray(value, np.float64) for value in layer.get_weights()
@@ -112,12 +112,12 @@ def normalize_kernels(model: keras.Model) -> None:
         gamma = gamma * scale * np.sqrt((new_variance + epsilon) / (variance + epsilon))
         kernel, *bias = layer.get_weights()
         layer.set_weights(
-            [kernel / _along_outputs(layer, kernel, scale)] + [b / scale for b in bias]
+            [kernel / _along_outputs(layer, kernel, values=scale)] + [b / scale for b in bias]
         )
         followers[0].set_weights([gamma, beta, mean / scale, new_variance])
 
 
-def _along_outputs(layer, kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _along_outputs(layer, kernel: np.ndarray, *, values: np.ndarray) -> np.ndarray:
     """Values [out channels] in the shape that broadcasts over a kernel."""
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         return values.reshape(kernel.shape[2:])
@@ -129,6 +129,7 @@ def _along_outputs(layer, kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
 def insert_batch_norms(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
+    *,
     momentum: float = 0.95,
     epsilon: float = 1e-3,
 ) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
@@ -156,7 +157,9 @@ def insert_batch_norms(
     nodes, changed = [], dict(arrays)
     for node in description.nodes:
         if node.kind in CONVOLUTIONS and node.name not in excluded:
-            nodes += _with_batch_norm(node, changed, {"momentum": momentum, "epsilon": epsilon})
+            nodes += _with_batch_norm(
+                node, changed, settings={"momentum": momentum, "epsilon": epsilon}
+            )
         else:
             nodes.append(node)
     if len(nodes) == len(description.nodes):
@@ -170,7 +173,7 @@ def _behind_global_pool(description: NetworkDescription) -> set[str]:
     return {layer.name for layer in model.layers if tuple(layer.output.shape[1:-1]) == (1, 1)}
 
 
-def _with_batch_norm(node: Node, arrays: dict[str, np.ndarray], settings: dict) -> list[Node]:
+def _with_batch_norm(node: Node, arrays: dict[str, np.ndarray], *, settings: dict) -> list[Node]:
     """The convolution without bias and its batch norm; `arrays` changed in place."""
     name = f"{node.name.removesuffix('_linear')}_conv"
     kernel = "depthwise_kernel" if node.kind == "depthwise_conv2d" else "kernel"
@@ -190,4 +193,4 @@ def _with_batch_norm(node: Node, arrays: dict[str, np.ndarray], settings: dict) 
     convolution = dataclasses.replace(
         node, name=name, attributes=node.attributes | {"use_bias": False}
     )
-    return [convolution, Node(node.name, "batch_norm", (name,), settings)]
+    return [convolution, Node(node.name, "batch_norm", inputs=(name,), attributes=settings)]

@@ -41,7 +41,7 @@ def build_imported(
     tensors = {description.input_name: keras.Input(shape, name=description.input_name)}
     for node in description.nodes:
         try:
-            tensors[node.name] = _apply(node, tensors, shape != description.input_shape)
+            tensors[node.name] = _apply(node, tensors, other_size=shape != description.input_shape)
         except (TypeError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"node {node.name!r} ({node.kind}) cannot be built: {reason}") from (
@@ -58,17 +58,17 @@ def _layer_of(node: Node) -> keras.layers.Layer:
     return KINDS[node.kind](**node.attributes, name=node.name)
 
 
-def _apply(node: Node, tensors: dict, other_size: bool):
+def _apply(node: Node, tensors: dict, *, other_size: bool):
     inputs = [tensors[name] for name in node.inputs]
     value = inputs if len(inputs) > 1 else inputs[0]
     if node.kind == IDENTITY:
         return value
     if node.kind == RESIZE:
-        return _resize(node, value, tensors, other_size)
+        return _resize(node, value, tensors=tensors, other_size=other_size)
     return _layer_of(node)(value)
 
 
-def _resize(node: Node, value, tensors: dict, other_size: bool):
+def _resize(node: Node, value, *, tensors: dict, other_size: bool):
     _, in_height, in_width, _ = value.shape
     settings = node.attributes
     height, width = settings["height"], settings["width"]
@@ -87,9 +87,9 @@ def _resize(node: Node, value, tensors: dict, other_size: bool):
     )
     if same or alignment == "half_pixel":
         return layers.Resizing(height, width, interpolation, name=node.name)(value)
-    return graph_layers.AlignedResizing(height, width, interpolation, alignment, name=node.name)(
-        value
-    )
+    return graph_layers.AlignedResizing(
+        height, width, interpolation=interpolation, alignment=alignment, name=node.name
+    )(value)
 
 
 def _factor(node: Node) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from deeplab_tf.graph.network import CLASSIFIER, CONVOLUTIONS, RESIZE, NetworkDe
 
 
 def cut_after(
-    description: NetworkDescription, arrays: dict[str, np.ndarray], name: str
+    description: NetworkDescription, arrays: dict[str, np.ndarray], *, name: str
 ) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
     """The network up to a node, with the arrays that it still needs.
 
@@ -45,7 +45,7 @@ def last_convolution(description: NetworkDescription) -> Node:
     Raises:
         ValueError: there is none.
     """
-    reached, _ = cut_after(description, {}, description.output_name)
+    reached, _ = cut_after(description, {}, name=description.output_name)
     for node in reversed(reached.nodes):
         if node.kind in (*CONVOLUTIONS, "dense"):
             return node
@@ -53,7 +53,11 @@ def last_convolution(description: NetworkDescription) -> Node:
 
 
 def append_classifier(
-    description: NetworkDescription, arrays: dict[str, np.ndarray], num_classes: int, seed: int = 0
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    *,
+    num_classes: int,
+    seed: int = 0,
 ) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
     """Puts a new 1x1 convolution, or a dense layer behind a vector, at the network's end.
 
@@ -75,7 +79,7 @@ def append_classifier(
     else:
         kind, attributes = "dense", {"units": num_classes}
         kernel_shape = (shape[-1], num_classes)
-    node = Node(name, kind, (description.output_name,), attributes)
+    node = Node(name, kind, inputs=(description.output_name,), attributes=attributes)
     kernel = np.random.default_rng(seed).normal(0, 0.01, kernel_shape).astype(np.float32)
     longer = dataclasses.replace(description, nodes=(*description.nodes, node), output_name=name)
     return longer, arrays | {

@@ -74,7 +74,9 @@ class Executor:
         self.network = network
         self.model = build_imported(network, size)
         for layer in self.model.layers:
-            layer.set_weights([_array_of(layer, variable, arrays) for variable in layer.weights])
+            layer.set_weights(
+                [_array_of(layer, variable, arrays=arrays) for variable in layer.weights]
+            )
         self._rounding = rounding or {}
 
     def weight(self, key: str) -> tf.Variable:
@@ -259,7 +261,7 @@ def _short_name(variable) -> str:
     return variable.name.split("/")[-1].split(":")[0]
 
 
-def _array_of(layer: keras.layers.Layer, variable, arrays) -> np.ndarray:
+def _array_of(layer: keras.layers.Layer, variable, *, arrays) -> np.ndarray:
     key = f"{layer.name}/{_short_name(variable)}"
     value = arrays.get(key)
     if value is None or value.shape != tuple(variable.shape):

@@ -59,24 +59,26 @@ def fold_batch_norms(description: NetworkDescription, arrays: dict[str, np.ndarr
         ):
             left.append(norm.name)
             continue
-        gamma, beta = _fold(node, norm, arrays)
+        gamma, beta = _fold(node, norm, arrays=arrays)
         statistics[node.name] = (beta, np.abs(gamma))
         gone[norm.name] = node.name
     nodes = tuple(
-        _rewired(node, gone, statistics) for node in description.nodes if node.name not in gone
+        _rewired(node, gone, folded=statistics)
+        for node in description.nodes
+        if node.name not in gone
     )
     output = gone.get(description.output_name, description.output_name)
     folded = dataclasses.replace(description, nodes=nodes, output_name=output)
-    return Folding(folded, arrays, statistics, tuple(left))
+    return Folding(folded, arrays, statistics=statistics, left=tuple(left))
 
 
-def _rewired(node: Node, gone: dict[str, str], folded) -> Node:
+def _rewired(node: Node, gone: dict[str, str], *, folded) -> Node:
     inputs = tuple(gone.get(name, name) for name in node.inputs)
     attributes = node.attributes | {"use_bias": True} if node.name in folded else node.attributes
     return dataclasses.replace(node, inputs=inputs, attributes=attributes)
 
 
-def _fold(node: Node, norm: Node, arrays: dict[str, np.ndarray]):
+def _fold(node: Node, norm: Node, *, arrays: dict[str, np.ndarray]):
     """Changes `arrays`; returns gamma and beta, float64 [channels]."""
     kernel = arrays[kernel_key(node)].astype(np.float64)
     channels = output_channels(node, kernel)
@@ -88,6 +90,8 @@ def _fold(node: Node, norm: Node, arrays: dict[str, np.ndarray]):
     mean, variance = take("moving_mean", 0.0), take("moving_variance", 1.0)
     scale = gamma / np.sqrt(variance + norm.attributes.get("epsilon", _DEFAULT_EPSILON))
     bias = arrays.get(bias_key(node), np.zeros(channels)).astype(np.float64)
-    arrays[kernel_key(node)] = (kernel * along_outputs(node, kernel, scale)).astype(np.float32)
+    arrays[kernel_key(node)] = (kernel * along_outputs(node, kernel, values=scale)).astype(
+        np.float32
+    )
     arrays[bias_key(node)] = ((bias - mean) * scale + beta).astype(np.float32)
     return gamma, beta

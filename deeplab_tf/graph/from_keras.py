@@ -58,7 +58,9 @@ def describe(model: keras.Model) -> tuple[NetworkDescription, dict[str, np.ndarr
             arrays[f"{owner}/{variable.name.split('/')[-1].split(':')[0]}"] = value
     shape = tuple(model.inputs[0].shape[1:])
     output = model.outputs[0]._keras_history.layer.name
-    return NetworkDescription(model.input_names[0], shape, tuple(nodes), output), arrays
+    return NetworkDescription(
+        model.input_names[0], shape, nodes=tuple(nodes), output_name=output
+    ), arrays
 
 
 def _check_flat(layer) -> None:
@@ -73,16 +75,20 @@ def _check_flat(layer) -> None:
 def _nodes(layer, inputs: tuple[str, ...]) -> list[Node]:
     config = json.loads(json.dumps(layer.get_config(), default=float))  # plain lists and numbers
     if isinstance(layer, layers.Dropout):
-        return [Node(layer.name, IDENTITY, inputs)]
+        return [Node(layer.name, IDENTITY, inputs=inputs)]
     if isinstance(layer, layers.Resizing) and not config.get("crop_to_aspect_ratio"):
         settings = {name: config[name] for name in ("height", "width", "interpolation")}
-        return [Node(layer.name, RESIZE, inputs, settings | {"alignment": "half_pixel"})]
+        return [
+            Node(
+                layer.name, RESIZE, inputs=inputs, attributes=settings | {"alignment": "half_pixel"}
+            )
+        ]
     if type(layer) is layers.Activation:
-        return [_activation(layer.name, config["activation"], inputs)]
+        return [_activation(layer.name, config["activation"], inputs=inputs)]
     kind = _KIND_OF.get(type(layer))
     if kind is None:
         attributes = {"class_name": type(layer).__name__, "config": config}
-        return [Node(layer.name, LAYER, inputs, attributes)]
+        return [Node(layer.name, LAYER, inputs=inputs, attributes=attributes)]
     attributes = {
         name: value
         for name, value in config.items()
@@ -90,16 +96,21 @@ def _nodes(layer, inputs: tuple[str, ...]) -> list[Node]:
     }
     hidden = config.get("activation", "linear")
     if not isinstance(layer, _HIDDEN_ACTIVATION) or hidden == "linear":
-        return [Node(layer.name, kind, inputs, attributes)]
-    linear = Node(f"{layer.name}_linear", kind, inputs, attributes)
-    return [linear, _activation(layer.name, hidden, (linear.name,))]
+        return [Node(layer.name, kind, inputs=inputs, attributes=attributes)]
+    linear = Node(f"{layer.name}_linear", kind, inputs=inputs, attributes=attributes)
+    return [linear, _activation(layer.name, hidden, inputs=(linear.name,))]
 
 
-def _activation(name: str, function: str, inputs: tuple[str, ...]) -> Node:
+def _activation(name: str, function: str, *, inputs: tuple[str, ...]) -> Node:
     if function in ("relu", "relu6"):
-        return Node(name, "relu", inputs, {"max_value": 6.0} if function == "relu6" else {})
+        return Node(
+            name,
+            "relu",
+            inputs=inputs,
+            attributes={"max_value": 6.0} if function == "relu6" else {},
+        )
     if function == "linear":
-        return Node(name, IDENTITY, inputs)
+        return Node(name, IDENTITY, inputs=inputs)
     if function == "softmax":
-        return Node(name, "softmax", inputs)
-    return Node(name, "activation", inputs, {"activation": function})
+        return Node(name, "softmax", inputs=inputs)
+    return Node(name, "activation", inputs=inputs, attributes={"activation": function})

@@ -39,7 +39,7 @@ def input_channels(node: Node, kernel: np.ndarray) -> int:
     return kernel.shape[-2] * int(node.attributes.get("groups", 1))
 
 
-def along_outputs(node: Node, kernel: np.ndarray, values: np.ndarray) -> np.ndarray:
+def along_outputs(node: Node, kernel: np.ndarray, *, values: np.ndarray) -> np.ndarray:
     """Values [out channels] in a shape that broadcasts over the kernel."""
     if node.kind == "depthwise_conv2d":
         return values.reshape(kernel.shape[2:])
@@ -51,7 +51,7 @@ def along_inputs(node: Node, values: np.ndarray) -> np.ndarray:
     return values if node.kind == "conv2d_transpose" else values[:, None]
 
 
-def response_to_constant(node: Node, kernel: np.ndarray, value: np.ndarray) -> np.ndarray:
+def response_to_constant(node: Node, kernel: np.ndarray, *, value: np.ndarray) -> np.ndarray:
     """What a kernel makes of an input that is the same at every pixel; borders not considered.
 
     Args:
@@ -68,7 +68,7 @@ def response_to_constant(node: Node, kernel: np.ndarray, value: np.ndarray) -> n
     return taps @ value if node.kind == "conv2d_transpose" else value @ taps
 
 
-def int8_scales(node: Node, kernel: np.ndarray, per_channel: bool) -> np.ndarray:
+def int8_scales(node: Node, kernel: np.ndarray, *, per_channel: bool) -> np.ndarray:
     """max |kernel| / 127 of each output channel, or of the kernel; 1 where all weights are 0.
 
     Returns:

@@ -26,7 +26,7 @@ class AlignedResizing(keras.layers.Layer):
         alignment: "align_corners", "legacy" or "half_pixel".
     """
 
-    def __init__(self, height, width, interpolation, alignment, **kwargs):
+    def __init__(self, height, width, *, interpolation, alignment, **kwargs):
         super().__init__(**kwargs)
         self.height, self.width = height, width
         self.interpolation, self.alignment = interpolation, alignment
@@ -91,7 +91,7 @@ class IntegerReLU(keras.layers.Layer):
         negative_slope, threshold: one of them at most is not 0.
     """
 
-    def __init__(self, max_value=None, negative_slope=0.0, threshold=0.0, **kwargs):
+    def __init__(self, max_value=None, negative_slope=0.0, *, threshold=0.0, **kwargs):
         super().__init__(**kwargs)
         if negative_slope and threshold:
             raise ValueError(
@@ -247,6 +247,7 @@ class SimulatedQuantization(keras.layers.Layer):
         self,
         scale,
         zero_point,
+        *,
         quantized_min,
         quantized_max,
         accumulator_scale=None,
@@ -329,7 +330,7 @@ class SimulatedAdd(keras.layers.Layer):
         scale: of the sum.
     """
 
-    def __init__(self, input_scales, multipliers, scale, **kwargs):
+    def __init__(self, input_scales, multipliers, *, scale, **kwargs):
         super().__init__(**kwargs)
         self.input_scales, self.multipliers = list(input_scales), list(multipliers)
         self.scale = scale
@@ -370,7 +371,7 @@ class SimulatedTable(keras.layers.Layer):
         table: 256 output values, from the input's smallest value on.
     """
 
-    def __init__(self, input_scale, input_offset, scale, zero_point, table, **kwargs):
+    def __init__(self, input_scale, input_offset, *, scale, zero_point, table, **kwargs):
         super().__init__(**kwargs)
         self.input_scale, self.input_offset = input_scale, input_offset
         self.scale, self.zero_point, self.table = scale, zero_point, list(table)

@@ -5,7 +5,7 @@ import tensorflow as tf
 from deeplab_tf.data.alignment import Alignment
 
 
-def resize_bilinear(images, size: tuple[int, int], alignment: Alignment) -> tf.Tensor:
+def resize_bilinear(images, size: tuple[int, int], *, alignment: Alignment) -> tf.Tensor:
     """float32 [batch, h, w, channels] -> float32 [batch, height, width, channels].
 
     `height` and `width` may be int32 tensors.

@@ -38,8 +38,8 @@ def simulate_quantization(
             name: Node(
                 f"{name}_simulated",
                 "simulated_quantization",
-                (name,),
-                {key: values[key] for key in keys} | values.get("accumulator", {}),
+                inputs=(name,),
+                attributes={key: values[key] for key in keys} | values.get("accumulator", {}),
             )
             for name, values in ranges.items()
             if name in names

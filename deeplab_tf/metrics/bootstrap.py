@@ -35,7 +35,7 @@ class Interval:
 
 
 def common_classes(
-    first: np.ndarray, second: np.ndarray, classes: tuple[int, ...] = ()
+    first: np.ndarray, second: np.ndarray, *, classes: tuple[int, ...] = ()
 ) -> tuple[int, ...]:
     """Classes with a union in both files: those that a difference is taken over.
 
@@ -48,7 +48,7 @@ def common_classes(
 
 
 def miou_difference(
-    first: np.ndarray, second: np.ndarray, classes: tuple[int, ...] = (), seed: int = 0
+    first: np.ndarray, second: np.ndarray, *, classes: tuple[int, ...] = (), seed: int = 0
 ) -> Interval:
     """mIoU of the second file less that of the first, over the classes that both count.
 
@@ -73,14 +73,15 @@ def miou_difference(
     images = len(first)
     weights = np.random.default_rng(seed).multinomial(images, [1 / images] * images, RESAMPLES)
     (whole,), resampled = (
-        _mean_changes(first, second, counts, classes) for counts in (np.ones((1, images)), weights)
+        _mean_changes(first, second, counts=counts, classes=classes)
+        for counts in (np.ones((1, images)), weights)
     )
     known = resampled[np.isfinite(resampled)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
-    return Interval(float(whole), float(low), float(high))
+    return Interval(float(whole), float(low), high=float(high))
 
 
-def _mean_changes(first, second, counts: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
+def _mean_changes(first, second, *, counts: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
     """Mean change of IoU on each resampled list, float64 [resamples]; NaN without a class."""
     change = _ious(second, counts) - _ious(first, counts)
     if classes:

@@ -56,7 +56,7 @@ def inner_band(classes: np.ndarray, distance: int) -> np.ndarray:
 
 
 def boundary_counts(
-    label: np.ndarray, prediction: np.ndarray, num_classes: int, distance: int
+    label: np.ndarray, prediction: np.ndarray, *, num_classes: int, distance: int
 ) -> np.ndarray:
     """Pixels of both bands together, one photo.
 

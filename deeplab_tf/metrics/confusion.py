@@ -8,7 +8,7 @@ every score says how many classes counted.
 import numpy as np
 
 
-def confusion_matrix(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+def confusion_matrix(label: np.ndarray, prediction: np.ndarray, *, num_classes: int) -> np.ndarray:
     """Counts pixels by true and predicted class.
 
     Args:

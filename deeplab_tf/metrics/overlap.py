@@ -29,7 +29,7 @@ def shares(counts: np.ndarray) -> np.ndarray:
 
 
 def change_of(
-    first: np.ndarray, second: np.ndarray, classes: tuple[int, ...] = ()
+    first: np.ndarray, second: np.ndarray, *, classes: tuple[int, ...] = ()
 ) -> Interval | None:
     """Change of the mean share over the classes that both count, with its interval over photos.
 
@@ -40,7 +40,7 @@ def change_of(
     Returns:
         None without a class in common.
     """
-    interval = miou_difference(as_matrices(first), as_matrices(second), classes)
+    interval = miou_difference(as_matrices(first), as_matrices(second), classes=classes)
     return interval if math.isfinite(interval.difference) else None
 
 

@@ -28,7 +28,7 @@ def relu6(x, name: str):
     return layers.ReLU(6.0, name=name)(x)
 
 
-def conv_bn(x, filters: int, batch_norm: BatchNorm, name: str, kernel_size=1, strides=1):
+def conv_bn(x, filters: int, *, batch_norm: BatchNorm, name: str, kernel_size=1, strides=1):
     """Convolution without bias, batch norm, ReLU6; layers `<name>_conv`, `_bn`, `_relu`."""
     x = layers.Conv2D(
         filters, kernel_size, strides=strides, padding="same", use_bias=False, name=f"{name}_conv"
@@ -36,16 +36,16 @@ def conv_bn(x, filters: int, batch_norm: BatchNorm, name: str, kernel_size=1, st
     return relu6(batch_norm(x, f"{name}_bn"), f"{name}_relu")
 
 
-def separable_conv_bn(x, filters: int, batch_norm: BatchNorm, name: str, rate: int = 1):
+def separable_conv_bn(x, filters: int, *, batch_norm: BatchNorm, name: str, rate: int = 1):
     """Atrous 3x3 depthwise then 1x1, each with batch norm and ReLU6 (DeepLabv3+, section 3.1)."""
     x = layers.DepthwiseConv2D(
         3, padding="same", dilation_rate=rate, use_bias=False, name=f"{name}_depthwise"
     )(x)
     x = relu6(batch_norm(x, f"{name}_depthwise_bn"), f"{name}_depthwise_relu")
-    return conv_bn(x, filters, batch_norm, f"{name}_pointwise")
+    return conv_bn(x, filters, batch_norm=batch_norm, name=f"{name}_pointwise")
 
 
-def resize_like(x, reference, name: str):
+def resize_like(x, reference, *, name: str):
     """Bilinear resize, half-pixel centres, to the height and width of `reference`."""
     _, height, width, _ = reference.shape
     return layers.Resizing(height, width, interpolation="bilinear", name=name)(x)

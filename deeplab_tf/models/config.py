@@ -107,7 +107,10 @@ class ModelConfig:
     def backbone_form(self) -> BackboneForm:
         """What the network asks of its backbone."""
         return BackboneForm(
-            self.output_stride, self.batch_norm_momentum, self.width_multiplier, self.keep_rows
+            self.output_stride,
+            self.batch_norm_momentum,
+            width_multiplier=self.width_multiplier,
+            keep_rows=self.keep_rows,
         )
 
     def check_size(self, height: int, width: int) -> None:

@@ -17,7 +17,7 @@ LOW_LEVEL_CHANNELS = 48
 """Channels that the low-level features are reduced to (DeepLabv3+, table 1)."""
 
 
-def build_aspp(features, config: ModelConfig, batch_norm: BatchNorm):
+def build_aspp(features, config: ModelConfig, *, batch_norm: BatchNorm):
     """Atrous spatial pyramid pooling.
 
     Args:
@@ -30,21 +30,23 @@ def build_aspp(features, config: ModelConfig, batch_norm: BatchNorm):
         return features
     channels = config.aspp_channels
     pooled = layers.GlobalAveragePooling2D(keepdims=True, name="aspp_pooling")(features)
-    pooled = conv_bn(pooled, channels, batch_norm, "aspp_pooling")
+    pooled = conv_bn(pooled, channels, batch_norm=batch_norm, name="aspp_pooling")
     branches = [
-        resize_like(pooled, features, "aspp_pooling_resize"),
-        conv_bn(features, channels, batch_norm, "aspp_1x1"),
+        resize_like(pooled, features, name="aspp_pooling_resize"),
+        conv_bn(features, channels, batch_norm=batch_norm, name="aspp_1x1"),
     ]
     if config.aspp is Aspp.ATROUS:
         branches += [
-            separable_conv_bn(features, channels, batch_norm, f"aspp_rate{rate}", rate)
+            separable_conv_bn(
+                features, channels, batch_norm=batch_norm, name=f"aspp_rate{rate}", rate=rate
+            )
             for rate in config.atrous_rates
         ]
     joined = layers.Concatenate(name="aspp_concat")(branches)
-    return conv_bn(joined, channels, batch_norm, "aspp_project")
+    return conv_bn(joined, channels, batch_norm=batch_norm, name="aspp_project")
 
 
-def build_decoder(features, low_level_features, config: ModelConfig, batch_norm: BatchNorm):
+def build_decoder(features, low_level_features, *, config: ModelConfig, batch_norm: BatchNorm):
     """DeepLabv3+ decoder.
 
     Args:
@@ -54,11 +56,15 @@ def build_decoder(features, low_level_features, config: ModelConfig, batch_norm:
     Returns:
         [batch, height / 4, width / 4, config.decoder_channels].
     """
-    low_level = conv_bn(low_level_features, LOW_LEVEL_CHANNELS, batch_norm, "decoder_low_level")
-    upsampled = resize_like(features, low_level, "decoder_upsample")
+    low_level = conv_bn(
+        low_level_features, LOW_LEVEL_CHANNELS, batch_norm=batch_norm, name="decoder_low_level"
+    )
+    upsampled = resize_like(features, low_level, name="decoder_upsample")
     x = layers.Concatenate(name="decoder_concat")([upsampled, low_level])
     for index in range(2):
-        x = separable_conv_bn(x, config.decoder_channels, batch_norm, f"decoder_conv{index}")
+        x = separable_conv_bn(
+            x, config.decoder_channels, batch_norm=batch_norm, name=f"decoder_conv{index}"
+        )
     return x
 
 
@@ -79,9 +85,9 @@ def build_deeplab(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
     config.check_size(height, width)
     batch_norm = BatchNorm(config.batch_norm_momentum)
     image = keras.Input((height, width, config.channels), name="image")
-    features = build_backbone(config.backbone, image, config.backbone_form())
-    x = build_aspp(features[config.output_stride], config, batch_norm)
+    features = build_backbone(config.backbone, image, form=config.backbone_form())
+    x = build_aspp(features[config.output_stride], config, batch_norm=batch_norm)
     if config.decoder:
-        x = build_decoder(x, features[_LOW_LEVEL_STRIDE], config, batch_norm)
+        x = build_decoder(x, features[_LOW_LEVEL_STRIDE], config=config, batch_norm=batch_norm)
     logits = layers.Conv2D(config.num_classes, 1, name="logits")(x)
     return keras.Model(image, logits, name="deeplab")

@@ -67,19 +67,19 @@ def build_enet(
     batch_norm = BatchNorm(config.batch_norm_momentum, _EPSILON)
     block = _Block(batch_norm, functools.partial(layers.LeakyReLU, _SLOPE))
     image = keras.Input((height, width, config.channels), name="image")
-    half = _initial(image, block, (1, 2) if config.keep_rows else (2, 2))
-    quarter, half_pool = block.down(half, 64, "bottleneck1_0")
+    half = _initial(image, block, strides=(1, 2) if config.keep_rows else (2, 2))
+    quarter, half_pool = block.down(half, 64, name="bottleneck1_0")
     for index in range(1, 5):
         quarter = block.regular(quarter, f"bottleneck1_{index}")
-    x, quarter_pool = block.down(quarter, 128, "bottleneck2_0")
+    x, quarter_pool = block.down(quarter, 128, name="bottleneck2_0")
     for section in (2, 3):
         for index, (kind, size) in enumerate(_SECTION, 1):
             x = getattr(block, kind)(x, f"bottleneck{section}_{index}", size)
     block = _Block(batch_norm, layers.ReLU)
-    x = block.up(x, quarter_pool, 64, "bottleneck4_0", max_unpooling)
+    x = block.up(x, quarter_pool, filters=64, name="bottleneck4_0", max_unpooling=max_unpooling)
     for index in (1, 2):
         x = block.regular(x, f"bottleneck4_{index}")
-    x = block.up(x, half_pool, 16, "bottleneck5_0", max_unpooling)
+    x = block.up(x, half_pool, filters=16, name="bottleneck5_0", max_unpooling=max_unpooling)
     x = block.regular(x, "bottleneck5_1")
     logits = layers.Conv2D(config.num_classes, 3, padding="same", name="logits")(x)
     return keras.Model(image, logits, name="enet")
@@ -88,10 +88,10 @@ def build_enet(
 build_enet_max_unpooling = functools.partial(build_enet, max_unpooling=True)
 
 
-def _initial(image, block: "_Block", strides: tuple[int, int]):
+def _initial(image, block: "_Block", *, strides: tuple[int, int]):
     """A strided convolution beside a max pool of the image: 16 channels."""
     filters = _INITIAL_CHANNELS - image.shape[-1]
-    x = block.conv(image, filters, 3, "initial_conv", strides=strides)
+    x = block.conv(image, filters, size=3, name="initial_conv", strides=strides)
     pooled = layers.MaxPooling2D(strides, padding="same", name="initial_pool")(image)
     pooled = block.own_scale(pooled, "initial_pool_scale")
     return block.activation(name="initial")(layers.Concatenate(name="initial_concat")([x, pooled]))
@@ -108,7 +108,7 @@ class _Block:
     def __init__(self, batch_norm: BatchNorm, activation):
         self._batch_norm, self.activation = batch_norm, activation
 
-    def conv(self, x, filters: int, size, name: str, **settings):
+    def conv(self, x, filters: int, *, size, name: str, **settings):
         """Convolution without bias, and batch norm."""
         x = layers.Conv2D(filters, size, padding="same", use_bias=False, name=name, **settings)(x)
         return self._batch_norm(x, f"{name}_bn")
@@ -118,55 +118,57 @@ class _Block:
         x = layers.DepthwiseConv2D(1, use_bias=False, name=name)(x)
         return self._batch_norm(x, f"{name}_bn")
 
-    def conv_act(self, x, filters: int, size, name: str, **settings):
-        return self.activation(name=f"{name}_act")(self.conv(x, filters, size, name, **settings))
+    def conv_act(self, x, filters: int, *, size, name: str, **settings):
+        return self.activation(name=f"{name}_act")(
+            self.conv(x, filters, size=size, name=name, **settings)
+        )
 
-    def _end(self, shortcut, x, name: str):
-        x = self.conv(x, shortcut.shape[-1], 1, f"{name}_expand")
+    def _end(self, shortcut, x, *, name: str):
+        x = self.conv(x, shortcut.shape[-1], size=1, name=f"{name}_expand")
         return self.activation(name=name)(layers.Add(name=f"{name}_add")([shortcut, x]))
 
-    def regular(self, x, name: str, rate: int = 1):
+    def regular(self, x, name: str, *, rate: int = 1):
         """A 3x3 convolution in the middle, atrous where `rate` is above 1."""
         inner = x.shape[-1] // _REDUCTION
-        y = self.conv_act(x, inner, 1, f"{name}_reduce")
-        y = self.conv_act(y, inner, 3, f"{name}_conv", dilation_rate=rate)
-        return self._end(x, y, name)
+        y = self.conv_act(x, inner, size=1, name=f"{name}_reduce")
+        y = self.conv_act(y, inner, size=3, name=f"{name}_conv", dilation_rate=rate)
+        return self._end(x, y, name=name)
 
     dilated = regular
 
-    def asymmetric(self, x, name: str, length: int):
+    def asymmetric(self, x, name: str, *, length: int):
         """`length` x 1 and 1 x `length` in the middle."""
         inner = x.shape[-1] // _REDUCTION
-        y = self.conv_act(x, inner, 1, f"{name}_reduce")
+        y = self.conv_act(x, inner, size=1, name=f"{name}_reduce")
         y = layers.Conv2D(
             inner, (length, 1), padding="same", use_bias=False, name=f"{name}_column"
         )(y)
-        y = self.conv_act(y, inner, (1, length), f"{name}_row")
-        return self._end(x, y, name)
+        y = self.conv_act(y, inner, size=(1, length), name=f"{name}_row")
+        return self._end(x, y, name=name)
 
-    def down(self, x, filters: int, name: str):
+    def down(self, x, filters: int, *, name: str):
         """Half the size: a 2x2 convolution of stride 2, a max pool beside it.
 
         Returns:
             features, and (before, after) of the max pool.
         """
         inner = filters // _REDUCTION
-        y = self.conv_act(x, inner, 2, f"{name}_reduce", strides=2)
-        y = self.conv_act(y, inner, 3, f"{name}_conv")
+        y = self.conv_act(x, inner, size=2, name=f"{name}_reduce", strides=2)
+        y = self.conv_act(y, inner, size=3, name=f"{name}_conv")
         pooled = layers.MaxPooling2D(2, padding="same", name=f"{name}_pool")(x)
-        y = self._end(self.conv(pooled, filters, 1, f"{name}_shortcut"), y, name)
+        y = self._end(self.conv(pooled, filters, size=1, name=f"{name}_shortcut"), y, name=name)
         return y, (x, pooled)
 
-    def up(self, x, pool: tuple, filters: int, name: str, max_unpooling: bool):
+    def up(self, x, pool: tuple, *, filters: int, name: str, max_unpooling: bool):
         """Back before `pool`: a resize in the middle, a resize or an unpooling in the shortcut."""
         before, pooled = pool
         inner = filters // _REDUCTION
-        shortcut = self.conv(x, filters, 1, f"{name}_shortcut")
+        shortcut = self.conv(x, filters, size=1, name=f"{name}_shortcut")
         if max_unpooling:
             shortcut = MaxUnpooling(name=f"{name}_unpool")([shortcut, before, pooled])
         else:
-            shortcut = resize_like(shortcut, before, f"{name}_shortcut_resize")
-        y = self.conv_act(x, inner, 1, f"{name}_reduce")
-        y = resize_like(y, before, f"{name}_resize")
-        y = self.conv_act(y, inner, 3, f"{name}_conv")
-        return self._end(shortcut, y, name)
+            shortcut = resize_like(shortcut, before, name=f"{name}_shortcut_resize")
+        y = self.conv_act(x, inner, size=1, name=f"{name}_reduce")
+        y = resize_like(y, before, name=f"{name}_resize")
+        y = self.conv_act(y, inner, size=3, name=f"{name}_conv")
+        return self._end(shortcut, y, name=name)

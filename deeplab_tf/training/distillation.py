@@ -59,7 +59,7 @@ class Distillation:
         return cls(**{**values, "loss": DistillLoss(values["loss"])})
 
 
-def distillation_loss(label, student, teacher, options: Distillation, alignment: Alignment):
+def distillation_loss(label, student, *, teacher, options: Distillation, alignment: Alignment):
     """Kullback-Leibler divergence from the teacher's distribution to the student's.
 
     Ignored pixels, those of padding and of range images' gaps among them, do not count: a place
@@ -77,7 +77,7 @@ def distillation_loss(label, student, teacher, options: Distillation, alignment:
         (LOGITS) or over images and classes (CHANNEL_WISE); 0 if every pixel is ignored.
     """
     _, height, width, _ = student.shape
-    teacher = tf.stop_gradient(resize_bilinear(teacher, (height, width), alignment))
+    teacher = tf.stop_gradient(resize_bilinear(teacher, (height, width), alignment=alignment))
     labelled = tf.cast(tf.not_equal(label, IGNORE_LABEL), tf.float32)[..., tf.newaxis]
     counts = tf.image.resize(labelled, (height, width), method="area")[..., 0] >= _LABELLED_SHARE
     channel_wise = options.loss is DistillLoss.CHANNEL_WISE

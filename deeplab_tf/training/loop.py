@@ -47,10 +47,10 @@ def open_training_lists(
     config: TrainingConfig,
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """The training list and the one that is validated on."""
-    training = open_dataset(config.dataset, config.data_dir, config.split)
+    training = open_dataset(config.dataset, config.data_dir, split=config.split)
     if config.holdout_images:
-        return hold_out(training, config.holdout_images, config.seed)
-    return training, open_dataset(config.dataset, config.data_dir, config.validation_split)
+        return hold_out(training, config.holdout_images, seed=config.seed)
+    return training, open_dataset(config.dataset, config.data_dir, split=config.validation_split)
 
 
 def phase_steps(config: TrainingConfig) -> list[tuple[Phase, int, int]]:
@@ -81,6 +81,7 @@ class TrainingRun:
         self,
         config: TrainingConfig,
         folder: RunFolder,
+        *,
         initialize=None,
         known_ranges=None,
         make_teacher=None,
@@ -122,18 +123,18 @@ class TrainingRun:
         self.pipeline = TrainingPipeline(
             self.training,
             config.preprocessing,
-            config.augmentation,
-            config.crop_height,
-            config.crop_width,
-            config.batch_size,
-            config.seed,
-            config.cache_mb,
+            augmentation=config.augmentation,
+            crop_height=config.crop_height,
+            crop_width=config.crop_width,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            cache_mb=config.cache_mb,
         )
         weighting = config.class_weighting
         self._class_weights = (
             np.ones(config.model.num_classes, np.float32)
             if weighting is losses.ClassWeighting.NONE
-            else losses.class_weights(weighting, *class_frequencies(self.training))
+            else _class_weights(weighting, self.training)
         )
 
     @property
@@ -148,10 +149,10 @@ class TrainingRun:
         """
         score = float("nan")
         for phase, first_step, last_step in phase_steps(self.config):
-            score = self._train_phase(phase, first_step, last_step)
+            score = self._train_phase(phase, first_step, last_step=last_step)
         return score
 
-    def _train_phase(self, phase: Phase, first_step: int, last_step: int) -> float:
+    def _train_phase(self, phase: Phase, first_step: int, *, last_step: int) -> float:
         if phase is not self._last_phase and self.folder.weights(phase).is_file():
             return float("nan")  # done before
         latest = tf.train.latest_checkpoint(self.folder.checkpoints(phase))
@@ -160,14 +161,14 @@ class TrainingRun:
         if not latest:
             self._start(model, phase)
         with self.strategy.scope():  # averages begin at the weights that the stepper finds
-            stepper = self._new_stepper(model, phase, first_step, last_step)
+            stepper = self._new_stepper(model, phase, first_step=first_step, last_step=last_step)
         manager = tf.train.CheckpointManager(
             stepper.checkpoint, self._checkpoint_folder(phase), max_to_keep=2
         )
         if latest:
             stepper.checkpoint.restore(latest).assert_existing_objects_matched()
             logging.info("%s phase goes on from step %d", phase.value, int(stepper.step.numpy()))
-        score = self._take_steps(stepper, manager, phase, last_step)
+        score = self._take_steps(stepper, manager, phase=phase, last_step=last_step)
         # Statistics of several workers are gathered on reading: all must read, one writes.
         with stepper.averaged() as model:
             if phase is Phase.QUANTIZED:
@@ -198,7 +199,7 @@ class TrainingRun:
         return str(folder if self._is_chief else folder.parent / f"worker{self._worker}")
 
     def _new_stepper(
-        self, model: keras.Model, phase: Phase, first_step: int, last_step: int
+        self, model: keras.Model, phase: Phase, *, first_step: int, last_step: int
     ) -> Stepper:
         config = self.config
         quantized = phase is Phase.QUANTIZED
@@ -207,20 +208,20 @@ class TrainingRun:
         schedule = Decay(
             config.quantize_learning_rate if quantized else config.learning_rate,
             last_step - first_step,
-            config.decay_power,
-            config.warmup_steps if first_step == 0 else 0,
-            config.schedule,
+            power=config.decay_power,
+            warmup_steps=config.warmup_steps if first_step == 0 else 0,
+            schedule=config.schedule,
         )
         teacher = self._make_teacher(config) if self._make_teacher else None
         return Stepper(
             model,
             config,
-            self._class_weights,
-            self.strategy,
-            schedule,
-            first_step,
-            teacher,
-            config.quantize_weight_average if quantized else 0.0,
+            class_weights=self._class_weights,
+            strategy=self.strategy,
+            schedule=schedule,
+            first_step=first_step,
+            teacher=teacher,
+            average=config.quantize_weight_average if quantized else 0.0,
         )
 
     def build(self, phase: Phase, height: int, width: int) -> keras.Model:
@@ -259,11 +260,11 @@ class TrainingRun:
             logging.info("quantization-aware by tfmot's defaults from here on; no calibration")
             return
         batches = self.calibration_batches()
-        known = fill_ranges(model, source, arrays, batches, self._known_ranges)
+        known = fill_ranges(model, source, arrays=arrays, batches=batches, known=self._known_ranges)
         kept = f"; {known} ranges of the imported file" if known else ""
         logging.info("quantization-aware from here on%s", kept)
 
-    def _take_steps(self, stepper: Stepper, manager, phase: Phase, last_step: int) -> float:
+    def _take_steps(self, stepper: Stepper, manager, *, phase: Phase, last_step: int) -> float:
         config = self.config
         step = int(stepper.step.numpy())
         iterator = iter(self._distributed_batches(step))
@@ -300,19 +301,19 @@ class TrainingRun:
                         tf.summary.scalar("loss_distillation", copied, step)
                     tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
                     if phase is Phase.QUANTIZED:
-                        ranges = _write_ranges(stepper.model, ranges, step)
+                        ranges = _write_ranges(stepper.model, ranges, step=step)
                     logging.info("%s step %d loss %.4f", phase.value, step, value)
                 validates = step % config.validation_interval == 0 or step == last_step
-                compares = self._compares(phase, step, last_step)
+                compares = self._compares(phase, step, last_step=last_step)
                 if validates or compares:
                     with stepper.averaged() as model:
                         if phase is Phase.QUANTIZED:
                             fit_weight_ranges(model)
                         weights = model.get_weights()
                     if validator is not None and compares:
-                        self._compare(validator, weights, step)
+                        self._compare(validator, weights, step=step)
                     if validator is not None and validates:
-                        line = self._validate(validator, weights, phase, step)
+                        line = self._validate(validator, weights, phase=phase, step=step)
                         score = line["miou"]
                         if line[CHOICE_KEY] > best:  # before the history, which resuming reads
                             best = line[CHOICE_KEY]
@@ -342,19 +343,24 @@ class TrainingRun:
         return Validator(
             self.build(phase, height, width),
             self.validation,
-            self.config.preprocessing,
+            preprocessing=self.config.preprocessing,
             alignment=self.config.model.logits_alignment,
         )
 
-    def _validate(self, validator: Validator, weights, phase: Phase, step: int) -> dict:
+    def _validate(self, validator: Validator, weights, *, phase: Phase, step: int) -> dict:
         started = time.monotonic()
         matrix = validator.confusion_matrix(weights)
         score, counted = mean_iou(matrix)
         seconds = time.monotonic() - started
         logging.info(
             "%s step %d: mIoU %.4f over %d classes, %s list of %d images (%.0f s)",
-            *(phase.value, step, score, counted),
-            *(self.validation.split, len(self.validation), seconds),
+            phase.value,
+            step,
+            score,
+            counted,
+            self.validation.split,
+            len(self.validation),
+            seconds,
         )
         tf.summary.scalar("validation_miou", score, step)
         label_set = self.training.label_set
@@ -375,13 +381,13 @@ class TrainingRun:
         }
         return line
 
-    def _compares(self, phase: Phase, step: int, last_step: int) -> bool:
+    def _compares(self, phase: Phase, step: int, *, last_step: int) -> bool:
         interval = self.config.parity_interval
         if phase is not Phase.QUANTIZED or self._check_parity is None or not interval:
             return False
         return step % interval == 0 or step == last_step
 
-    def _compare(self, validator: Validator, weights, step: int) -> None:
+    def _compare(self, validator: Validator, weights, *, step: int) -> None:
         """Reports how far the file made of these weights is from the network in training."""
         validator.model.set_weights(weights)
         _, height, width, _ = validator.model.input_shape
@@ -417,7 +423,7 @@ class TrainingRun:
         return max(scores)
 
 
-def _write_ranges(model: keras.Model, before: dict, step: int) -> dict:
+def _write_ranges(model: keras.Model, before: dict, *, step: int) -> dict:
     """Activation ranges to TensorBoard, and the largest change of one since `before`.
 
     The change is relative to the width of the range: a scheme has converged where it is small.
@@ -434,3 +440,8 @@ def _write_ranges(model: keras.Model, before: dict, step: int) -> dict:
     if changes:
         tf.summary.scalar("largest_range_change", max(changes), step)
     return ranges
+
+
+def _class_weights(weighting: losses.ClassWeighting, training: SegmentationDataset) -> np.ndarray:
+    pixels, present = class_frequencies(training)
+    return losses.class_weights(weighting, pixels, present=present)

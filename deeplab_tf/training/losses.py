@@ -21,7 +21,7 @@ class ClassWeighting(enum.Enum):
     """1 / ln(1.02 + p_c) (Paszke et al. 2016, ENet, arXiv:1606.02147, section 5.2)."""
 
 
-def class_weights(weighting: ClassWeighting, pixels: np.ndarray, present: np.ndarray):
+def class_weights(weighting: ClassWeighting, pixels: np.ndarray, *, present: np.ndarray):
     """Weights of the classes.
 
     Args:
@@ -45,6 +45,7 @@ def class_weights(weighting: ClassWeighting, pixels: np.ndarray, present: np.nda
 def segmentation_loss(
     label,
     logits,
+    *,
     weights: np.ndarray,
     label_smoothing: float = 0.0,
     alignment: Alignment = Alignment.HALF_PIXEL,
@@ -63,7 +64,7 @@ def segmentation_loss(
         is ignored.
     """
     height, width = tf.unstack(tf.shape(label)[1:3])
-    logits = resize_bilinear(tf.cast(logits, tf.float32), (height, width), alignment)
+    logits = resize_bilinear(tf.cast(logits, tf.float32), (height, width), alignment=alignment)
     valid = tf.not_equal(label, IGNORE_LABEL)
     target = tf.where(valid, tf.cast(label, tf.int32), 0)
     cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(target, logits)

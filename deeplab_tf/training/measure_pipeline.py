@@ -38,24 +38,30 @@ def _define_flags() -> None:
     flags.DEFINE_integer("block_steps", 8, "Steps a block; longer than the prefetch queue.")
 
 
-def step_ratio(config: TrainingConfig, blocks: int, block_steps: int) -> tuple[float, float]:
+def step_ratio(config: TrainingConfig, blocks: int, *, block_steps: int) -> tuple[float, float]:
     """Times both kinds of step.
 
     Returns:
         medians over the blocks of seconds a step, on real data and on a cached batch.
     """
-    dataset = open_dataset(config.dataset, config.data_dir, config.split)
+    dataset = open_dataset(config.dataset, config.data_dir, split=config.split)
     crop = (config.crop_height, config.crop_width)
     pipeline = TrainingPipeline(
-        dataset, config.preprocessing, config.augmentation, *crop, config.batch_size, config.seed
+        dataset,
+        config.preprocessing,
+        augmentation=config.augmentation,
+        crop_height=crop[0],
+        crop_width=crop[1],
+        batch_size=config.batch_size,
+        seed=config.seed,
     )
     stepper = Stepper(
         build_network(config.model, crop),
         config,
-        np.ones(config.model.num_classes, np.float32),
-        tf.distribute.get_strategy(),
-        Decay(1e-4, 1_000_000),
-        0,
+        class_weights=np.ones(config.model.num_classes, np.float32),
+        strategy=tf.distribute.get_strategy(),
+        schedule=Decay(1e-4, 1_000_000),
+        first_step=0,
     )
     real = iter(pipeline.batches(0))
     cached = iter(tf.data.Dataset.from_tensors(next(real)).cache().repeat())
@@ -74,7 +80,7 @@ def step_ratio(config: TrainingConfig, blocks: int, block_steps: int) -> tuple[f
 
 
 def main() -> None:
-    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, FLAGS.split)
+    dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split)
     height, width = (int(value) for value in FLAGS.crop_size)
     config = TrainingConfig(
         model=ModelConfig(num_classes=dataset.label_set.num_classes, channels=dataset.channels),
@@ -87,7 +93,7 @@ def main() -> None:
         crop_width=width,
         batch_size=FLAGS.batch_size,
     )
-    real, cached = step_ratio(config, FLAGS.blocks, FLAGS.block_steps)
+    real, cached = step_ratio(config, FLAGS.blocks, block_steps=FLAGS.block_steps)
     sys.stdout.write(
         f"real {real:.3f} s, cached {cached:.3f} s a step, ratio {real / cached:.3f} "
         f"({FLAGS.blocks} blocks of {FLAGS.block_steps} steps each, medians)\n"

@@ -14,7 +14,7 @@ def read_training_minutes(run_dir: pathlib.Path, phase: str) -> float | None:
     Returns:
         minutes, or None with less than two events.
     """
-    events = [(step, time) for step, time, _ in read_events(run_dir, phase, "loss")]
+    events = [(step, time) for step, time, _ in read_events(run_dir, phase, tag="loss")]
     if len(events) < 2:
         return None
     steps, times = np.array(events).T
@@ -26,7 +26,7 @@ def read_training_minutes(run_dir: pathlib.Path, phase: str) -> float | None:
     return float(seconds * (steps.max() - steps.min() + interval)) / 60
 
 
-def read_events(run_dir: pathlib.Path, phase: str, tag: str):
+def read_events(run_dir: pathlib.Path, phase: str, *, tag: str):
     """(step, time in seconds, value) as they were written."""
     from tensorboard.backend.event_processing.event_file_loader import (  # noqa: PLC0415
         EventFileLoader,

@@ -109,13 +109,13 @@ class RunFolder:
             logging.warning("%s names other classes than %s", self.path, dataset.name)
 
 
-def _differences(stored: dict, wanted: dict, prefix: str = "") -> list[str]:
+def _differences(stored: dict, wanted: dict, *, prefix: str = "") -> list[str]:
     """ "key old -> new" for each setting that differs, down into groups of settings."""
     lines = []
     for key, value in wanted.items():
         old = stored.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
-            lines += _differences(old, value, f"{prefix}{key}.")
+            lines += _differences(old, value, prefix=f"{prefix}{key}.")
         elif old != value:
             lines.append(f"{prefix}{key} {old!r} -> {value!r}")
     return lines

@@ -47,6 +47,7 @@ class Decay(keras.optimizers.schedules.LearningRateSchedule):
         self,
         base: float,
         total_steps: int,
+        *,
         power: float = 0.9,
         warmup_steps: int = 0,
         schedule: Schedule = Schedule.POLY,
@@ -85,7 +86,7 @@ class Decay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_optimizer(
-    name: OptimizerName, schedule: Decay, weight_decay: float, average: float = 0.0
+    name: OptimizerName, schedule: Decay, *, weight_decay: float, average: float = 0.0
 ):
     """An optimizer whose decay is decoupled from the gradient and skips biases and batch norm.
 

@@ -49,7 +49,9 @@ def initializer(config: TrainingConfig, read_folded=None):
         raise FileNotFoundError(f"{path}: no such weights; give imagenet, none or a file")
     if path.suffix == ".tflite":
         convolutions = read_folded(path)
-        return lambda model, batches: _load_folded(model, config, convolutions, batches)
+        return lambda model, batches: _load_folded(
+            model, config, convolutions=convolutions, batches=batches
+        )
     if path.suffix == ".h5":
         return lambda model, batches: _report(initialization.load_h5(model, path))
     return lambda model, batches: _report(initialization.load_named(model, read_weights(path)))
@@ -157,12 +159,12 @@ def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
         if report.missing or report.mismatched:
             raise ValueError(f"{folder.path}: its weights do not fit ({report.lines()[1]})")
         model.trainable = False
-        return Teacher(model, student.distillation, taught.model.logits_alignment)
+        return Teacher(model, student.distillation, alignment=taught.model.logits_alignment)
 
     return make
 
 
-def _load_folded(model: keras.Model, config: TrainingConfig, convolutions, batches) -> None:
+def _load_folded(model: keras.Model, config: TrainingConfig, *, convolutions, batches) -> None:
     report = initialization.load_convolutions(model, convolutions)
     if config.model.network in WITH_BACKBONE:
         left = [name for name in _backbone_layers(config.model) if name in report.missing]
@@ -179,7 +181,7 @@ def _load_folded(model: keras.Model, config: TrainingConfig, convolutions, batch
 def _backbone_layers(config: ModelConfig) -> list[str]:
     """Names of the layers between the image and the features at the output stride."""
     image = keras.Input((2 * config.output_stride, 2 * config.output_stride, config.channels))
-    features = build_backbone(config.backbone, image, config.backbone_form())
+    features = build_backbone(config.backbone, image, form=config.backbone_form())
     last = features[config.output_stride]
     return [layer.name for layer in keras.Model(image, last).layers]
 

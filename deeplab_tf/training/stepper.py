@@ -64,6 +64,7 @@ class Stepper:
         self,
         model: keras.Model,
         config: TrainingConfig,
+        *,
         class_weights: np.ndarray,
         strategy: tf.distribute.Strategy,
         schedule: Decay,
@@ -76,7 +77,9 @@ class Stepper:
         self.schedule = schedule
         self.first_step = first_step
         self.step = tf.Variable(first_step, dtype=tf.int64, trainable=False, name="step")
-        self._optimizer = build_optimizer(config.optimizer, schedule, config.weight_decay, average)
+        self._optimizer = build_optimizer(
+            config.optimizer, schedule, weight_decay=config.weight_decay, average=average
+        )
         variables = learning_variables(model)
         self._learning = variables
         self._average = average
@@ -95,15 +98,19 @@ class Stepper:
                 loss = cross_entropy = segmentation_loss(
                     label,
                     logits,
-                    class_weights,
-                    config.label_smoothing,
-                    alignment,
+                    weights=class_weights,
+                    label_smoothing=config.label_smoothing,
+                    alignment=alignment,
                 )
                 copied = tf.zeros([])
                 if teacher:
                     weight = teacher.options.weight
                     copied = distillation_loss(
-                        label, logits, wanted, teacher.options, teacher.alignment
+                        label,
+                        logits,
+                        teacher=wanted,
+                        options=teacher.options,
+                        alignment=teacher.alignment,
                     )
                     loss = (1 - weight) * cross_entropy + weight * copied
                 scaled = loss / strategy.num_replicas_in_sync

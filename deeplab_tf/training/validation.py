@@ -26,6 +26,7 @@ class Validator:
         self,
         model: keras.Model,
         dataset: SegmentationDataset,
+        *,
         preprocessing: Preprocessing,
         batch_size: int = 4,
         alignment: Alignment = Alignment.HALF_PIXEL,
@@ -34,12 +35,14 @@ class Validator:
         self.model = model
         self._num_classes = dataset.label_set.num_classes
         _, height, width, _ = model.input_shape
-        self._batches = validation_batches(dataset, preprocessing, height, width, batch_size)
+        self._batches = validation_batches(
+            dataset, preprocessing, height=height, width=width, batch_size=batch_size
+        )
 
         @tf.function
         def predict(image):
             low = model(image, training=False)
-            logits = resize_bilinear(low, (height, width), alignment)
+            logits = resize_bilinear(low, (height, width), alignment=alignment)
             return tf.argmax(logits, axis=-1, output_type=tf.int32)
 
         self._predict = predict
@@ -51,7 +54,7 @@ class Validator:
         total = np.zeros((self._num_classes, self._num_classes + 1), np.int64)
         for image, label in self._batches:
             total += confusion.confusion_matrix(
-                label.numpy(), self._predict(image).numpy(), self._num_classes
+                label.numpy(), self._predict(image).numpy(), num_classes=self._num_classes
             )
         return total
 

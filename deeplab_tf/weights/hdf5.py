@@ -43,24 +43,24 @@ def open_hdf5(path: str | pathlib.Path, name: str | pathlib.Path = "") -> Iterat
     except OSError as error:
         raise ValueError(f"{name}: not an HDF5 file ({error})") from error
     with content:
-        _check_links(content, name, path.stat().st_size)
+        _check_links(content, name, size=path.stat().st_size)
         yield content
 
 
-def _check_links(content: h5py.File, name, size: int) -> None:
+def _check_links(content: h5py.File, name, *, size: int) -> None:
     links: list[bytes] = []
     unpacked = 0
     try:
         content.id.links.visit(links.append)
         for link in links:
-            unpacked += _checked_bytes(content, link, name)
+            unpacked += _checked_bytes(content, link, name=name)
     except (KeyError, OSError, RuntimeError, TypeError) as error:
         raise ValueError(f"{name}: a damaged HDF5 file ({error})") from error
     if unpacked > _SMALL + LARGEST_EXPANSION * size:
         raise ValueError(f"{name}: its arrays take {unpacked} bytes, the file only {size}")
 
 
-def _checked_bytes(content: h5py.File, link: bytes, name) -> int:
+def _checked_bytes(content: h5py.File, link: bytes, *, name) -> int:
     """Size in memory of what a link leads to."""
     shown = link.decode("utf-8", "replace")
     if content.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:

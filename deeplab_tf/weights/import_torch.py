@@ -104,7 +104,7 @@ def main() -> int:
     state = read_state(pathlib.Path(FLAGS.weights))
     arrays, unused = convert_state(state, FLAGS.backbone)
     if FLAGS.fold_normalization:
-        arrays = fold_normalization(arrays, FLAGS.backbone, normalization)
+        arrays = fold_normalization(arrays, FLAGS.backbone, normalization=normalization)
     save_weights(arrays, output)
     sys.stdout.write(f"{output}: {len(arrays)} arrays of {FLAGS.backbone}\n")
     if unused:

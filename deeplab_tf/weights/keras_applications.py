@@ -59,7 +59,11 @@ class Application:
     def convert(self, arrays: dict[str, np.ndarray], backbone: str) -> dict[str, np.ndarray]:
         """The backbone's "layer/weight" arrays, for this project's pixels."""
         renamed = self.rename(arrays)
-        return fold_normalization(renamed, backbone, self.pixels) if self.pixels else renamed
+        return (
+            fold_normalization(renamed, backbone, normalization=self.pixels)
+            if self.pixels
+            else renamed
+        )
 
 
 def _flat_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -102,14 +106,20 @@ def _norm_behind(convolution: str) -> str:
 
 
 APPLICATIONS = {
-    "mobilenet_v2": Application(keras.applications.MobileNetV2, {}, _flat_names, many_widths=True),
+    "mobilenet_v2": Application(
+        keras.applications.MobileNetV2, {}, rename=_flat_names, many_widths=True
+    ),
     "mobilenet_v3_large": Application(
         keras.applications.MobileNetV3Large,
         {"minimalistic": True, "include_preprocessing": False},
-        _flat_names,
+        rename=_flat_names,
         many_widths=True,
     ),
-    "resnet50_v1": Application(keras.applications.ResNet50, {}, _resnet_arrays, _CAFFE),
-    "resnet101_v1": Application(keras.applications.ResNet101, {}, _resnet_arrays, _CAFFE),
+    "resnet50_v1": Application(
+        keras.applications.ResNet50, {}, rename=_resnet_arrays, pixels=_CAFFE
+    ),
+    "resnet101_v1": Application(
+        keras.applications.ResNet101, {}, rename=_resnet_arrays, pixels=_CAFFE
+    ),
 }
 """By backbone."""

@@ -88,7 +88,9 @@ def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport
         raise ValueError(
             "no layer of the network matches the given weights; were they made for another network?"
         )
-    return MatchReport(tuple(matched), tuple(missing), tuple(mismatched), tuple(by_layer))
+    return MatchReport(
+        tuple(matched), tuple(missing), mismatched=tuple(mismatched), unused=tuple(by_layer)
+    )
 
 
 def load_convolutions(model: keras.Model, convolutions) -> MatchReport:
@@ -115,13 +117,13 @@ def load_convolutions(model: keras.Model, convolutions) -> MatchReport:
             (
                 index
                 for index, source in enumerate(convolutions)
-                if index not in partners.values() and _are_alike(layer, source, sources)
+                if index not in partners.values() and _are_alike(layer, source, sources=sources)
             ),
             None,
         )
         if partner is not None:
             partners[layer.name] = partner
-            _set_folded(layer, convolutions[partner].kernel, convolutions[partner].bias)
+            _set_folded(layer, convolutions[partner].kernel, bias=convolutions[partner].bias)
     if not partners:
         raise ValueError(
             f"no convolution of the given weights fits the network; its first is {own[0].name} "
@@ -132,10 +134,10 @@ def load_convolutions(model: keras.Model, convolutions) -> MatchReport:
     used = set(partners.values())
     missing = tuple(layer.name for layer in own if layer.name not in partners)
     unused = tuple(source.name for i, source in enumerate(convolutions) if i not in used)
-    return MatchReport(tuple(partners), missing, (), unused)
+    return MatchReport(tuple(partners), missing, mismatched=(), unused=unused)
 
 
-def _are_alike(layer, source, sources: frozenset[int]) -> bool:
+def _are_alike(layer, source, *, sources: frozenset[int]) -> bool:
     depthwise = isinstance(layer, layers.DepthwiseConv2D)
     shape = tuple(layer.weights[0].shape)
     return (
@@ -158,7 +160,7 @@ def _source_convolutions(layer) -> set[str]:
     return found
 
 
-def _set_folded(layer, kernel, bias) -> None:
+def _set_folded(layer, kernel, *, bias) -> None:
     if layer.use_bias:
         layer.set_weights([kernel, bias])
         return

@@ -34,7 +34,7 @@ class PixelNormalization:
 
 
 def fold_normalization(
-    arrays: dict[str, np.ndarray], backbone: str, normalization: PixelNormalization
+    arrays: dict[str, np.ndarray], backbone: str, *, normalization: PixelNormalization
 ) -> dict[str, np.ndarray]:
     """Makes the first convolution take this project's pixels, (pixel - 128) / 128.
 

@@ -122,7 +122,7 @@ def _check_complete(arrays: dict[str, np.ndarray], backbone: str) -> None:
     channels = kernel.shape[2] if kernel is not None and kernel.ndim == 4 else 3
     image = keras.Input((64, 64, channels))
     form = BackboneForm(output_stride=32)
-    features = build_backbone(backbone, image, form)[form.output_stride]
+    features = build_backbone(backbone, image, form=form)[form.output_stride]
     for layer in keras.Model(image, features).layers:
         for weight in layer.weights:
             key = f"{layer.name}/{weight.name.split('/')[-1].split(':')[0]}"

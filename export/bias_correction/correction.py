@@ -145,28 +145,38 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     for warning in contract.warnings:
         logging.warning("%s: %s", plan.model, warning)
     pixels, record = _photos(plan, contract.shape)
-    reference = read_reference(plan, file.network, contract.preprocessing)
-    pairs = pair_layers(plan, file, reference)
-    file = drop_unlike(file, reference, pairs)
+    reference = read_reference(plan, file.network, preprocessing=contract.preprocessing)
+    pairs = pair_layers(plan, file, reference=reference)
+    file = drop_unlike(file, reference, pairs=pairs)
     logits = file.convolutions[-1].name
     empty = plan.calibration.sensor is not None
-    means, wanted = reference_means(reference, pixels, pairs, logits, empty)
+    means, wanted = reference_means(
+        reference, pixels, pairs=pairs, logits=logits, ignore_empty=empty
+    )
     images = [contract.real_values(image[None]) for image in pixels]
-    run = FileRun(file, logits, images, empty)
+    run = FileRun(file, logits, images=images, ignore_empty=empty)
     before = _snr_db(wanted, run.uncorrected_logits())
-    corrected = _correct(run, file.layers, means, pairs)
+    corrected = _correct(run, file.layers, means=means, pairs=pairs)
     after = _snr_db(wanted, run.logits())
     biases = {
         (layer.operator.position, traits(layer.operator.kind).slots[-1]): layer.bias + done.steps
         for layer, done in zip(file.layers, corrected, strict=True)
     }
     content, in_place = rewrite_biases(plan.model.read_bytes(), biases)
-    equal = _write(plan.output, content, graph, biases, run, simulated=file.whole)
+    equal = _write(
+        plan.output, content, original=graph, biases=biases, run=run, simulated=file.whole
+    )
     if manifest is not None:
-        new = _corrected_manifest(manifest, reference.name, record, content)
+        new = _corrected_manifest(manifest, reference.name, record=record, content=content)
         new.write(manifest_path(plan.output))
     return CorrectedFile(
-        tuple(corrected), tuple(file.left_alone), logits, before, after, equal, in_place
+        tuple(corrected),
+        tuple(file.left_alone),
+        logits=logits,
+        snr_before_db=before,
+        snr_after_db=after,
+        equal_outputs=equal,
+        in_place=in_place,
     )
 
 
@@ -183,7 +193,7 @@ def rewrite_biases(content: bytes, biases: dict[tuple[int, int], np.ndarray]) ->
     editor = Editor(content)
     operators = editor.operators()
     for (position, slot), bias in biases.items():
-        editor.replace_constant(operators[position], slot, bias)
+        editor.replace_constant(operators[position], slot, values=bias)
     changed = editor.to_bytes()
     return changed, editor.in_place
 
@@ -226,12 +236,15 @@ def _photos(plan: BiasCorrectionPlan, shape) -> tuple[np.ndarray, Calibration]:
             f"{dataset.channels} channels; choose another data set"
         )
     _, height, width, _ = shape
-    return calibrate(dataset, (height, width), plan.calibration_images, plan.calibration_seed)
+    return calibrate(
+        dataset, (height, width), count=plan.calibration_images, seed=plan.calibration_seed
+    )
 
 
 def _correct(
     run: FileRun,
     layers: list[CorrectableLayer],
+    *,
     means: dict[str, np.ndarray],
     pairs: dict[str, str],
 ) -> list[CorrectedLayer]:
@@ -248,11 +261,11 @@ def _correct(
         done = CorrectedLayer(
             layer.operator.position,
             layer.operator.kind,
-            node.name,
-            pairs[node.name],
-            steps * layer.scale,
-            steps,
-            int((bias != wanted).sum()),
+            name=node.name,
+            reference=pairs[node.name],
+            correction=steps * layer.scale,
+            steps=steps,
+            limited=int((bias != wanted).sum()),
         )
         corrected.append(done)
         if len(corrected) % 10 == 0 or len(corrected) == len(layers):
@@ -270,10 +283,10 @@ def _snr_db(references: list[np.ndarray], values: list[np.ndarray]) -> float:
 def _write(
     path: pathlib.Path,
     content: bytes,
+    *,
     original: Graph,
     biases: dict,
     run: FileRun,
-    *,
     simulated: bool,
 ) -> float | None:
     """Writes the file once it is read back and has run on a photo.
@@ -307,7 +320,7 @@ def _constants(graph: Graph, biases: dict[tuple[int, int], np.ndarray]) -> list:
 
 
 def _corrected_manifest(
-    manifest: Manifest, reference: str, record: Calibration, content: bytes
+    manifest: Manifest, reference: str, *, record: Calibration, content: bytes
 ) -> Manifest:
     return dataclasses.replace(
         manifest,

@@ -77,7 +77,7 @@ def read_file(graph: Graph) -> IntegerFile:
     network = import_graph(graph, end)
     imported = {row.position for row in network.rows}
     names = collections.Counter(tensor.name for tensor in graph.tensors if tensor.data is None)
-    file = IntegerFile(network, not end, [], [], [])
+    file = IntegerFile(network, not end, convolutions=[], layers=[], left_alone=[])
     for operator in graph.operators:
         if operator.kind not in CONVOLUTIONS:
             continue
@@ -89,10 +89,12 @@ def read_file(graph: Graph) -> IntegerFile:
                 raise ValueError(f"{names[name]} tensors have its output's name")
             node = _node_with_kernel(network, name)
             file.convolutions.append(node)
-            file.layers.append(_layer(graph, operator, node))
+            file.layers.append(_layer(graph, operator, node=node))
         except ValueError as error:
             reason = str(error)
-            file.left_alone.append(LayerLeftAlone(operator.position, operator.kind, name, reason))
+            file.left_alone.append(
+                LayerLeftAlone(operator.position, operator.kind, name=name, reason=reason)
+            )
     if not file.layers:
         first = next((f" ({left.kind}: {left.reason})" for left in file.left_alone), "")
         raise ValueError(
@@ -137,7 +139,7 @@ def _node_with_kernel(network: ImportedNetwork, tensor: str) -> Node:
     return node
 
 
-def _layer(graph: Graph, operator: Operator, node: Node) -> CorrectableLayer:
+def _layer(graph: Graph, operator: Operator, *, node: Node) -> CorrectableLayer:
     """Raises ValueError with "it ..." or "its ..." where the bias cannot be corrected."""
     row = traits(operator.kind)
     if len(operator.inputs) <= row.slots[-1] or operator.inputs[row.slots[-1]] < 0:
@@ -162,9 +164,9 @@ def _layer(graph: Graph, operator: Operator, node: Node) -> CorrectableLayer:
     return CorrectableLayer(
         operator,
         node,
-        values,
-        np.broadcast_to(scale.astype(np.float64), values.shape),
-        np.maximum(_INT32_MAX - products, np.abs(values)),
+        bias=values,
+        scale=np.broadcast_to(scale.astype(np.float64), values.shape),
+        largest=np.maximum(_INT32_MAX - products, np.abs(values)),
     )
 
 
@@ -202,6 +204,7 @@ class FileRun:
         self,
         file: IntegerFile,
         logits: str,
+        *,
         images: list[np.ndarray],
         ignore_empty: bool = False,
     ):

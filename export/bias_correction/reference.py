@@ -56,12 +56,14 @@ class _Reference:
 
 
 def read_reference(
-    plan: BiasCorrectionPlan, network: ImportedNetwork, preprocessing: Preprocessing
+    plan: BiasCorrectionPlan, network: ImportedNetwork, *, preprocessing: Preprocessing
 ) -> _Reference:
     path, shape = plan.reference, network.description.input_shape
     if path is None:
         name = "its own weights as floats"
-        return _Reference(name, network.description, network.arrays, preprocessing)
+        return _Reference(
+            name, network.description, arrays=network.arrays, preprocessing=preprocessing
+        )
     name = path.resolve().name
     if path.is_dir():
         reference = nearest_of_run(path, network)
@@ -75,7 +77,7 @@ def read_reference(
             )
         contract = read_file_contract(path, graph)
         own = contract.preprocessing if contract.is_known else preprocessing
-        reference = _Reference(name, found.description, found.arrays, own)
+        reference = _Reference(name, found.description, arrays=found.arrays, preprocessing=own)
     if reference.description.input_shape != shape:
         raise ValueError(
             f"{plan.model} takes {list(shape)}, reference {path} "
@@ -96,7 +98,9 @@ def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
         folded = fold_batch_norms(*describe(model))
         inside = " (trained quantization-aware)" if phase is Phase.QUANTIZED else ""
         name = f"run {path.resolve().name}{inside}"
-        references.append(_Reference(name, folded.description, folded.arrays, preprocessing))
+        references.append(
+            _Reference(name, folded.description, arrays=folded.arrays, preprocessing=preprocessing)
+        )
     return min(references, key=lambda reference: _distance(network, reference))
 
 
@@ -118,7 +122,7 @@ def _distance(network: ImportedNetwork, reference: _Reference) -> float:
 
 
 def pair_layers(
-    plan: BiasCorrectionPlan, file: IntegerFile, reference: _Reference
+    plan: BiasCorrectionPlan, file: IntegerFile, *, reference: _Reference
 ) -> dict[str, str]:
     """{convolution of the file: convolution of the reference}.
 
@@ -165,7 +169,7 @@ def _difference(kernel: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(kernel - reference)) / (float(np.linalg.norm(reference)) or 1.0)
 
 
-def drop_unlike(file: IntegerFile, reference: _Reference, pairs: dict[str, str]) -> IntegerFile:
+def drop_unlike(file: IntegerFile, reference: _Reference, *, pairs: dict[str, str]) -> IntegerFile:
     """The file without the layers whose sums are other sums than their partners'.
 
     Behind SPACE_TO_BATCH_ND, for example, some converters leave the bias as an addition of its
@@ -186,7 +190,7 @@ def drop_unlike(file: IntegerFile, reference: _Reference, pairs: dict[str, str])
             f"{other or 'none'}: their means are not those of one thing"
         )
         position, kind = layer.operator.position, layer.operator.kind
-        left_alone.append(LayerLeftAlone(position, kind, layer.node.name, reason))
+        left_alone.append(LayerLeftAlone(position, kind, name=layer.node.name, reason=reason))
     if not layers:
         raise ValueError(f"no layer can be corrected: {left_alone[-1].reason}")
     return dataclasses.replace(file, layers=layers, left_alone=left_alone)
@@ -206,6 +210,7 @@ def _affine_behind(network: "ImportedNetwork | _Reference", name: str) -> str:
 def reference_means(
     reference: _Reference,
     pixels: np.ndarray,
+    *,
     pairs: dict[str, str],
     logits: str,
     ignore_empty: bool = False,

@@ -32,7 +32,7 @@ class Calibration:
         return {**dataclasses.asdict(self), "images": len(self.samples)}
 
 
-def choose_samples(dataset: SegmentationDataset, count: int, seed: int) -> list[int]:
+def choose_samples(dataset: SegmentationDataset, count: int, *, seed: int) -> list[int]:
     """Chooses samples so that every class is seen about equally often.
 
     Takes, again and again, the class that the chosen images show least often, and adds the
@@ -68,7 +68,7 @@ def choose_samples(dataset: SegmentationDataset, count: int, seed: int) -> list[
 
 
 def disjoint_samples(
-    dataset: SegmentationDataset, counts: tuple[int, ...], seed: int
+    dataset: SegmentationDataset, counts: tuple[int, ...], *, seed: int
 ) -> list[list[int]]:
     """Class-covering sets of samples without a sample in common.
 
@@ -85,7 +85,7 @@ def disjoint_samples(
             f"{' + '.join(map(str, counts))} different images are needed, split {dataset.split!r} "
             f"has {len(dataset)}; give smaller --calibration_images and --score_images"
         )
-    chosen = np.array(choose_samples(dataset, sum(counts), seed))
+    chosen = np.array(choose_samples(dataset, sum(counts), seed=seed))
     dealt = np.random.default_rng(seed).permutation(chosen)
     return [part.tolist() for part in np.split(dealt, np.cumsum(counts)[:-1])]
 
@@ -93,6 +93,7 @@ def disjoint_samples(
 def calibrate(
     dataset: SegmentationDataset,
     size: tuple[int, int],
+    *,
     count: int,
     seed: int,
 ) -> tuple[np.ndarray, Calibration]:
@@ -105,7 +106,7 @@ def calibrate(
         uint8 [count, height, width, channels] and the record of what was chosen.
     """
     height, width = size
-    chosen = choose_samples(dataset, count, seed)
+    chosen = choose_samples(dataset, count, seed=seed)
     images = np.stack([place(dataset.image(index), (height, width))[0] for index in chosen])
     warn_of_poor_sets(images)
     images[0, 0, 0], images[0, 0, 1] = 0, 255
@@ -114,4 +115,6 @@ def calibrate(
         seen[np.unique(dataset.label(index))] = True
     covered = int(seen[: dataset.label_set.num_classes].sum())
     names = tuple(dataset.sample_name(index) for index in chosen)
-    return images, Calibration(dataset.name, dataset.split, seed, names, covered)
+    return images, Calibration(
+        dataset.name, dataset.split, seed=seed, samples=names, classes_covered=covered
+    )

@@ -68,7 +68,7 @@ def checked_saved_model(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     for meta_graph in saved.meta_graphs:
         _remove_writers(meta_graph.graph_def)
         _forget_file_name(meta_graph)
-        _refuse(folder, meta_graph.graph_def, _restoring(meta_graph, as_objects))
+        _refuse(folder, meta_graph.graph_def, allowed=_restoring(meta_graph, as_objects))
     with tempfile.TemporaryDirectory() as temporary:
         checked = pathlib.Path(temporary)
         (checked / SAVED_MODEL).write_bytes(saved.SerializeToString())
@@ -80,7 +80,7 @@ def checked_saved_model(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def check_graph(path: pathlib.Path, graph: GraphDef) -> None:
     """Raises ValueError for a frozen graph with an operator that is refused."""
-    _refuse(path, graph, frozenset())
+    _refuse(path, graph, allowed=frozenset())
 
 
 def _remove_writers(graph: GraphDef) -> None:
@@ -156,7 +156,7 @@ def _bodies(graph: GraphDef):
         yield function.signature.name, function.node_def
 
 
-def _refuse(path: pathlib.Path, graph: GraphDef, allowed: frozenset[tuple[str, str]]) -> None:
+def _refuse(path: pathlib.Path, graph: GraphDef, *, allowed: frozenset[tuple[str, str]]) -> None:
     functions = {function.signature.name for function in graph.library.function}
     for place, nodes in _bodies(graph):
         for node in nodes:

@@ -24,7 +24,7 @@ SIGNATURE = "serving_default"
 FROZEN_GRAPH = "frozen_inference_graph.pb"
 
 
-def freeze_model(model: keras.Model, head: Head, alignment: Alignment = Alignment.HALF_PIXEL):
+def freeze_model(model: keras.Model, head: Head, *, alignment: Alignment = Alignment.HALF_PIXEL):
     """Freezes a network with a head.
 
     Args:
@@ -39,13 +39,15 @@ def freeze_model(model: keras.Model, head: Head, alignment: Alignment = Alignmen
 
     @tf.function
     def serve(image):
-        return apply_head(model(image, training=False), head, height, width, alignment)
+        return apply_head(
+            model(image, training=False), head, height=height, width=width, alignment=alignment
+        )
 
     spec = tf.TensorSpec([1, height, width, channels], tf.float32, name=INPUT_NAME)
     return convert_variables_to_constants_v2(serve.get_concrete_function(spec))
 
 
-def freeze_saved_model(folder: pathlib.Path, height: int, width: int, *, trusted: bool = False):
+def freeze_saved_model(folder: pathlib.Path, height: int, *, width: int, trusted: bool = False):
     """Freezes the default signature of a SavedModel at batch 1 and the given size.
 
     Args:
@@ -59,17 +61,17 @@ def freeze_saved_model(folder: pathlib.Path, height: int, width: int, *, trusted
             output.
     """
     if trusted:
-        return _freeze_loaded(folder, tf.saved_model.load(str(folder)), height, width)
+        return _freeze_loaded(folder, tf.saved_model.load(str(folder)), height=height, width=width)
     with checked_saved_model(folder) as checked:
         try:
             loaded = tf.saved_model.load(str(checked))
         except Exception as error:  # a damaged file raises whatever it leads to
             reason = str(error).replace(str(checked), str(folder))
             raise ValueError(f"{folder}: TensorFlow cannot load it ({reason})") from error
-        return _freeze_loaded(folder, loaded, height, width)
+        return _freeze_loaded(folder, loaded, height=height, width=width)
 
 
-def _freeze_loaded(folder: pathlib.Path, loaded, height: int, width: int):
+def _freeze_loaded(folder: pathlib.Path, loaded, *, height: int, width: int):
     if SIGNATURE not in loaded.signatures:
         raise ValueError(
             f"{folder}: no signature {SIGNATURE!r}; it has {sorted(loaded.signatures)}"
@@ -123,10 +125,10 @@ def read_graph(path: pathlib.Path, *, trusted: bool = False) -> tf.compat.v1.Gra
 def freeze_graph(
     path: pathlib.Path,
     input_array: str,
+    *,
     output_array: str,
     height: int,
     width: int,
-    *,
     trusted: bool = False,
 ):
     """A TF1 frozen graph as a concrete function of static shape.

@@ -20,7 +20,7 @@ _INPUT_SCALE_TOLERANCE = 1e-6
 
 
 def check_file(
-    path: pathlib.Path, spec: FileSpec, preprocessing: Preprocessing, per_channel: bool = True
+    path: pathlib.Path, spec: FileSpec, *, preprocessing: Preprocessing, per_channel: bool = True
 ) -> list[str]:
     """Finds what makes a file slow or wrong on a device.
 
@@ -45,7 +45,7 @@ def check_file(
 
 
 def check_raised(
-    path: pathlib.Path, integer: Graph, wanted: collections.abc.Mapping[int, str]
+    path: pathlib.Path, integer: Graph, *, wanted: collections.abc.Mapping[int, str]
 ) -> list[str]:
     """Finds what else than the named operators of an integer file computes in more than 8 bits.
 
@@ -74,7 +74,7 @@ def check_raised(
     for old, new in zip(before, after, strict=True):
         if kind := wanted.get(old.position):
             named[new.position] = kind
-            faults += _not_raised(graph, new, kind)
+            faults += _not_raised(graph, new, kind=kind)
         elif _types(integer, old) != _types(graph, new):
             faults.append(
                 f"operator {new.position} ({new.kind}) computes in "
@@ -83,7 +83,7 @@ def check_raised(
             )
     for operator in graph.operators:
         if operator.kind in _CONVERSIONS:
-            faults += _stray_conversion(graph, operator, named)
+            faults += _stray_conversion(graph, operator, named=named)
     return faults
 
 
@@ -120,7 +120,7 @@ def _types(graph: Graph, operator: Operator) -> list[str]:
     return [graph.tensors[index].type_name if index >= 0 else "" for index in indices]
 
 
-def _not_raised(graph: Graph, operator: Operator, kind: str) -> list[str]:
+def _not_raised(graph: Graph, operator: Operator, *, kind: str) -> list[str]:
     """A named operator must read and write its activations in the type that was asked for.
 
     A float one with int8 weights would round its activations again: the runtime takes it for a
@@ -140,7 +140,7 @@ def _not_raised(graph: Graph, operator: Operator, kind: str) -> list[str]:
     ]
 
 
-def _stray_conversion(graph: Graph, operator: Operator, named: dict[int, str]) -> list[str]:
+def _stray_conversion(graph: Graph, operator: Operator, *, named: dict[int, str]) -> list[str]:
     """What a conversion has of more than 8 bits inside the file belongs to a named operator."""
     outside = set(graph.inputs) | set(graph.outputs)
     for index in (operator.inputs[0], operator.outputs[0]):

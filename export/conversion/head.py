@@ -10,6 +10,7 @@ from export.conversion.variants import Head
 def apply_head(
     logits: tf.Tensor,
     head: Head,
+    *,
     height: int,
     width: int,
     alignment: Alignment = Alignment.HALF_PIXEL,
@@ -29,14 +30,14 @@ def apply_head(
     if head is Head.LOGITS_LOW:
         return logits
     if head is Head.ARGMAX_HALF:
-        logits = resize_bilinear(logits, ((height + 1) // 2, (width + 1) // 2), alignment)
+        logits = resize_bilinear(logits, ((height + 1) // 2, (width + 1) // 2), alignment=alignment)
     if head in (Head.ARGMAX_HALF, Head.ARGMAX_LOW):
         # The converter has no nearest resize of integers; columns first, so that the second
         # gather copies whole rows.
-        columns = nearest_indices(logits.shape[2], width, alignment)
-        rows = nearest_indices(logits.shape[1], height, alignment)
+        columns = nearest_indices(logits.shape[2], width, alignment=alignment)
+        rows = nearest_indices(logits.shape[1], height, alignment=alignment)
         return tf.gather(tf.gather(_argmax(logits), columns, axis=2), rows, axis=1)
-    full = resize_bilinear(logits, (height, width), alignment)
+    full = resize_bilinear(logits, (height, width), alignment=alignment)
     return full if head is Head.LOGITS else _argmax(full)
 
 

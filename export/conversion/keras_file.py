@@ -77,7 +77,7 @@ def _read_hdf5(path: pathlib.Path) -> keras.Model:
             )
         _refuse_keras3(path, str(content.attrs.get("keras_version", "")).removeprefix("b'"))
         config = _parsed(path, content.attrs["model_config"])
-        model = _built(path, config, lambda: keras.models.model_from_json(json.dumps(config)))
+        model = _built(path, config, build=lambda: keras.models.model_from_json(json.dumps(config)))
         with _weights_errors(path):
             hdf5_format.load_weights_from_hdf5_group(content["model_weights"], model)
         return model
@@ -85,15 +85,15 @@ def _read_hdf5(path: pathlib.Path) -> keras.Model:
 
 def _read_archive(path: pathlib.Path) -> keras.Model:
     with _opened_archive(path) as archive:
-        metadata = _parsed(path, _member(archive, path, "metadata.json"))
+        metadata = _parsed(path, _member(archive, path, name="metadata.json"))
         _refuse_keras3(path, str(metadata.get("keras_version", "")))
-        config = _parsed(path, _member(archive, path, "config.json"))
+        config = _parsed(path, _member(archive, path, name="config.json"))
         for key in ("compile_config", "build_config"):
             config.pop(key, None)  # how it was compiled is never used
-        model = _built(path, config, lambda: keras.saving.deserialize_keras_object(config))
+        model = _built(path, config, build=lambda: keras.saving.deserialize_keras_object(config))
         with tempfile.TemporaryDirectory() as folder:
             weights = pathlib.Path(folder) / _WEIGHTS
-            _extract(archive, path, weights)
+            _extract(archive, path, target=weights)
             with open_hdf5(weights, path), _weights_errors(path):
                 model.load_weights(str(weights))
         return model
@@ -117,12 +117,12 @@ def _opened_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
         raise ValueError(f"{path}: a damaged archive ({error})") from error
 
 
-def _member(archive: zipfile.ZipFile, path: pathlib.Path, name: str) -> bytes:
+def _member(archive: zipfile.ZipFile, path: pathlib.Path, *, name: str) -> bytes:
     with _archive_errors(path, name), archive.open(name) as stream:
         return stream.read(LARGEST_CONFIGURATION + 1)
 
 
-def _extract(archive: zipfile.ZipFile, path: pathlib.Path, target: pathlib.Path) -> None:
+def _extract(archive: zipfile.ZipFile, path: pathlib.Path, *, target: pathlib.Path) -> None:
     unpacked = archive.getinfo(target.name).file_size
     size = path.stat().st_size
     if unpacked > hdf5_file.LARGEST_EXPANSION * size:
@@ -173,7 +173,7 @@ def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
     return config
 
 
-def _built(path: pathlib.Path, config: dict, build: Callable[[], keras.Model]) -> keras.Model:
+def _built(path: pathlib.Path, config: dict, *, build: Callable[[], keras.Model]) -> keras.Model:
     """The network of a configuration, after a check of all of it."""
     try:
         found = foreign_part(config)

@@ -40,6 +40,7 @@ class Parity:
 def measure_parity(
     model: keras.Model,
     photos: np.ndarray,
+    *,
     preprocessing: Preprocessing,
     alignment: Alignment = Alignment.HALF_PIXEL,
 ) -> Parity:
@@ -54,41 +55,53 @@ def measure_parity(
     Raises:
         RuntimeError: the converter refuses, or the file does not run.
     """
-    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.UINT8, IoDtype.FLOAT32)
+    spec = FileSpec(
+        Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.FLOAT32
+    )
     with tempfile.TemporaryDirectory(prefix="parity-") as scratch, ConverterProcess() as converter:
         saved_model, file = (
             pathlib.Path(scratch) / "saved_model",
             pathlib.Path(scratch) / "a.tflite",
         )
-        write_saved_model(freeze_model(model, spec.head, alignment), saved_model)
-        file.write_bytes(converter.convert(Conversion(saved_model, spec, None, preprocessing)))
+        write_saved_model(freeze_model(model, spec.head, alignment=alignment), saved_model)
+        file.write_bytes(
+            converter.convert(
+                Conversion(saved_model, spec, calibration_file=None, preprocessing=preprocessing)
+            )
+        )
         contract = read_contract(file, preprocessing)
         outputs = {}
         with InterpreterPool([contract], 1) as pool:
-            tasks = [Task(0, _numbered_output, (n, photo)) for n, photo in enumerate(photos)]
+            tasks = [
+                Task(0, _numbered_output, arguments=(n, photo)) for n, photo in enumerate(photos)
+            ]
             for outcome in pool.run(tasks):
                 if outcome.failure:
                     raise RuntimeError(outcome.failure)
                 number, output = outcome.value  # type: ignore[misc]
                 outputs[number] = output
-    return _compare(model, photos, preprocessing, alignment, outputs)
+    return _compare(
+        model, photos, preprocessing=preprocessing, alignment=alignment, outputs=outputs
+    )
 
 
 def _numbered_output(runner, number: int, photo: np.ndarray):
     return number, real_output(runner, photo)
 
 
-def _compare(model, photos, preprocessing, alignment, outputs) -> Parity:
+def _compare(model, photos, *, preprocessing, alignment, outputs) -> Parity:
     _, height, width, _ = model.input_shape
     shares, signal, noise = [], 0.0, 0.0
     for number, photo in enumerate(photos):
         wanted = model(preprocessing.normalize(photo[None]), training=False).numpy()
         classes = [
-            resize_bilinear(tf.constant(logits), (height, width), alignment).numpy().argmax(-1)
+            resize_bilinear(tf.constant(logits), (height, width), alignment=alignment)
+            .numpy()
+            .argmax(-1)
             for logits in (wanted, outputs[number])
         ]
         shares.append(float(np.mean(classes[0] == classes[1])))
         signal += float(np.square(wanted, dtype=np.float64).sum())
         noise += float(np.square(wanted - outputs[number], dtype=np.float64).sum())
     decibels = snr_db(signal, noise)
-    return Parity(float(np.mean(shares)), min(shares), decibels, len(photos))
+    return Parity(float(np.mean(shares)), min(shares), snr_db=decibels, images=len(photos))

@@ -117,7 +117,7 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
     ):
         folder = pathlib.Path(scratch)
         calibration_file, calibration = _calibrate(plan, folder)
-        graphs = _Graphs(source, plan, folder, calibration_file)
+        graphs = _Graphs(source, plan, folder=folder, photos=calibration_file)
         results = []
         for spec in plan.files:
             rule = RULES[spec.variant]
@@ -125,19 +125,30 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                 conversion = Conversion(
                     graphs.saved_model(spec),
                     spec,
-                    calibration_file if rule.calibrated else None,
-                    plan.preprocessing,
+                    calibration_file=calibration_file if rule.calibrated else None,
+                    preprocessing=plan.preprocessing,
                     planned=graphs.planned(spec),
                 )
                 content = converter.convert(conversion)
                 record = calibration if rule.calibrated else None
                 steps = graphs.steps if graphs.planned(spec) else None
-                content = _in_forms_of_the_target(plan, spec, content)
+                content = _in_forms_of_the_target(plan, spec, content=content)
                 raised, wanted = graphs.raised(spec, content)
-                results.append(_place(plan, source, spec, content, raised, wanted, record, steps))
+                results.append(
+                    _place(
+                        plan,
+                        source,
+                        spec=spec,
+                        content=content,
+                        raised=raised,
+                        wanted=wanted,
+                        record=record,
+                        steps=steps,
+                    )
+                )
             except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
                 cause = " ".join(str(error).split())
-                results.append(ExportedFile(spec, None, cause))
+                results.append(ExportedFile(spec, None, failure=cause))
             _log(results[-1])
     return results
 
@@ -166,7 +177,7 @@ def _folder(path: pathlib.Path):
 class _Graphs:
     """The frozen graphs that files are made from, each made once."""
 
-    def __init__(self, source: Source, plan: ExportPlan, folder: pathlib.Path, photos):
+    def __init__(self, source: Source, plan: ExportPlan, *, folder: pathlib.Path, photos):
         self._source, self._plan, self._folder, self._photos = source, plan, folder, photos
         self._paths: dict[tuple, pathlib.Path] = {}
         self._steps_of_int8 = plan.post_training
@@ -197,7 +208,7 @@ class _Graphs:
             frozen = self._frozen(spec, phase)
             write_saved_model(frozen, path)
             if spec.head is plan.files[0].head and not self.planned(spec):
-                _write_beside(frozen, plan, plan.output_dir / SAVED_MODELS[phase])
+                _write_beside(frozen, plan, folder=plan.output_dir / SAVED_MODELS[phase])
             self._paths[kind, spec.head] = path
         return path
 
@@ -209,25 +220,25 @@ class _Graphs:
             return content, {}
         if not (steps.keep_float or steps.int16):
             return content, {}
-        layers = (steps.keep_float, steps.int16)
-        return raise_layers(content, done, *layers), raised_positions(content, done, *layers)
+        layers = {"keep_float": steps.keep_float, "int16": steps.int16}
+        return raise_layers(content, done, **layers), raised_positions(content, done, **layers)
 
     def _frozen(self, spec: FileSpec, phase: Phase):
         plan, source = self._plan, self._source
         if self._steps_of_int8 is None or not self.planned(spec):
-            return source.frozen(phase, spec.head, plan.height, plan.width)
+            return source.frozen(phase, spec.head, height=plan.height, width=plan.width)
         if self._post_trained is None:
             photos = plan.preprocessing.normalize(np.load(self._photos))
             self._post_trained = quantize_post_training(
                 source.float_model(plan.height, plan.width),
                 self._steps_of_int8,
-                [photos[start : start + 4] for start in range(0, len(photos), 4)],
-                plan.preprocessing.input_range,
+                batches=[photos[start : start + 4] for start in range(0, len(photos), 4)],
+                input_range=plan.preprocessing.input_range,
             )
-        return freeze_model(self._post_trained.model, spec.head, source.logits_alignment)
+        return freeze_model(self._post_trained.model, spec.head, alignment=source.logits_alignment)
 
 
-def _in_forms_of_the_target(plan: ExportPlan, spec: FileSpec, content: bytes) -> bytes:
+def _in_forms_of_the_target(plan: ExportPlan, spec: FileSpec, *, content: bytes) -> bytes:
     if plan.target is not Target.EDGETPU or spec.variant not in (Variant.INT8, Variant.QAT_INT8):
         return content
     content, lines = fit_edgetpu(content)
@@ -236,7 +247,7 @@ def _in_forms_of_the_target(plan: ExportPlan, spec: FileSpec, content: bytes) ->
     return content
 
 
-def _write_beside(frozen, plan: ExportPlan, folder: pathlib.Path) -> None:
+def _write_beside(frozen, plan: ExportPlan, *, folder: pathlib.Path) -> None:
     """Writes a SavedModel, but never over one that --overwrite does not allow to replace."""
     if folder.exists() and not plan.overwrite:
         logging.warning("%s exists and is left as it is; --overwrite replaces it", folder)
@@ -251,15 +262,18 @@ def _calibrate(plan: ExportPlan, folder: pathlib.Path):
     images, record = calibrate(
         dataset,
         (plan.height, plan.width),
-        plan.calibration_images,
-        plan.calibration_seed,
+        count=plan.calibration_images,
+        seed=plan.calibration_seed,
     )
     path = folder / "calibration.npy"
     np.save(path, images)
     logging.info(
         "calibration: %d images of %s %s cover %d of %d classes",
-        *(len(images), record.dataset, record.split),
-        *(record.classes_covered, dataset.label_set.num_classes),
+        len(images),
+        record.dataset,
+        record.split,
+        record.classes_covered,
+        dataset.label_set.num_classes,
     )
     return path, record
 
@@ -267,6 +281,7 @@ def _calibrate(plan: ExportPlan, folder: pathlib.Path):
 def _place(
     plan: ExportPlan,
     source: Source,
+    *,
     spec: FileSpec,
     content: bytes,
     raised: bytes,
@@ -283,23 +298,27 @@ def _place(
     with atomic_file.atomic_path(final) as temporary:
         temporary.write_bytes(content)
         per_channel = plan.post_training.per_channel if plan.post_training and steps else True
-        faults = gate.check_file(temporary, spec, plan.preprocessing, per_channel)
+        faults = gate.check_file(
+            temporary, spec, preprocessing=plan.preprocessing, per_channel=per_channel
+        )
         if raised != content:
             integer = read_graph(temporary)
             temporary.write_bytes(raised)
-            faults += gate.check_raised(temporary, integer, wanted)
+            faults += gate.check_raised(temporary, integer, wanted=wanted)
         if faults and not source.tolerated:
             raise RuntimeError("refused by the gate: " + "; ".join(faults))
         if broken := gate.run_once(temporary):
             raise RuntimeError("refused by the gate: " + "; ".join(broken))
         for fault in faults:
             logging.warning("%s: %s", spec.file_name, fault)
-        manifest = _manifest(plan, source, spec, temporary, raised, record, steps)
+        manifest = _manifest(
+            plan, source, spec=spec, path=temporary, content=raised, record=record, steps=steps
+        )
     manifest.write(manifest_path(final))
-    return ExportedFile(spec, final, "", len(raised))
+    return ExportedFile(spec, final, failure="", size_bytes=len(raised))
 
 
-def _manifest(plan, source, spec, path, content, record, steps) -> Manifest:
+def _manifest(plan, source, *, spec, path, content, record, steps) -> Manifest:
     graph = read_graph(path)
     shape = graph.tensors[graph.outputs[0]].shape
     if len(shape) == 4 and shape[-1] > 1 and shape[-1] != plan.label_set.num_classes:

@@ -45,7 +45,7 @@ class Source(abc.ABC):
         return ""
 
     @abc.abstractmethod
-    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
         """Concrete function float32 [1, height, width, channels] -> one output."""
 
     def training_minutes(self, phase: Phase) -> float | None:
@@ -159,9 +159,9 @@ class RunSource(Source):
     def float_model(self, height: int, width: int) -> keras.Model:
         return self.model(Phase.FLOAT, height, width)
 
-    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
         model = self.model(phase, height, width)
-        return freeze.freeze_model(model, head, self.logits_alignment)
+        return freeze.freeze_model(model, head, alignment=self.logits_alignment)
 
 
 @dataclasses.dataclass
@@ -186,7 +186,7 @@ class KerasFileSource(Source):
                     f"{self.path}: {weight.name} holds NaN or infinity; the training diverged"
                 )
 
-    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
         return freeze.freeze_model(self._resized(height, width), head)
 
     def float_model(self, height: int, width: int) -> keras.Model:
@@ -217,8 +217,8 @@ class SavedModelSource(Source):
             with checked_saved_model(self.path):
                 pass  # refused before any work is done
 
-    def frozen(self, phase: Phase, head: Head, height: int, width: int):
-        return freeze.freeze_saved_model(self.path, height, width, trusted=self.trusted)
+    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
+        return freeze.freeze_saved_model(self.path, height, width=width, trusted=self.trusted)
 
 
 @dataclasses.dataclass
@@ -236,7 +236,12 @@ class FrozenGraphSource(Source):
             raise FileNotFoundError(f"{self.path}: no such frozen graph")
         freeze.read_graph(self.path, trusted=self.trusted)  # refused before any work is done
 
-    def frozen(self, phase: Phase, head: Head, height: int, width: int):
+    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
         return freeze.freeze_graph(
-            self.path, self.input_array, self.output_array, height, width, trusted=self.trusted
+            self.path,
+            self.input_array,
+            output_array=self.output_array,
+            height=height,
+            width=width,
+            trusted=self.trusted,
         )

@@ -113,6 +113,7 @@ class FileSpec:
 def plan_files(
     variants: list[Variant],
     heads: list[Head],
+    *,
     input_dtype: IoDtype = IoDtype.UINT8,
     output_dtype: IoDtype = IoDtype.UINT8,
 ) -> tuple[list[FileSpec], list[str]]:
@@ -132,7 +133,13 @@ def plan_files(
                 )
                 continue
             if rule.float_io_only:
-                files.append(FileSpec(variant, head, IoDtype.FLOAT32, IoDtype.FLOAT32))
+                files.append(
+                    FileSpec(
+                        variant, head, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
+                    )
+                )
             else:
-                files.append(FileSpec(variant, head, input_dtype, output_dtype))
+                files.append(
+                    FileSpec(variant, head, input_dtype=input_dtype, output_dtype=output_dtype)
+                )
     return files, left_out

@@ -103,27 +103,34 @@ def check_stability(plan: StabilityPlan) -> Stability:
         RuntimeError: a file could not be made.
     """
     sizes = (plan.calibration_images, plan.calibration_images, plan.score_images)
-    *sets, scored = disjoint_samples(plan.dataset, sizes, plan.seed)
+    *sets, scored = disjoint_samples(plan.dataset, sizes, seed=plan.seed)
     with tempfile.TemporaryDirectory(prefix="stability-") as scratch:
         contracts = [
             read_contract(
-                _file(plan, chosen, pathlib.Path(scratch) / str(number)), None, f"{number}"
+                _file(plan, chosen, folder=pathlib.Path(scratch) / str(number)),
+                None,
+                name=f"{number}",
             )
             for number, chosen in enumerate(sets)
         ]
         options = EvaluationOptions(
             processes=default_processes(), latency_repeats=0, keep_images=True
         )
-        results = evaluate(contracts, Subset(plan.dataset, tuple(scored), "scored"), options, 0)
+        results = evaluate(
+            contracts,
+            Subset(plan.dataset, tuple(scored), split="scored"),
+            options=options,
+            reference=0,
+        )
     for result in results:
         if result.failure or result.matrix is None:
             raise RuntimeError(result.failure)
     first, second = (np.asarray(result.image_matrices) for result in results)
-    return compare(first, second, plan.bound, plan.calibration_images)
+    return compare(first, second, bound=plan.bound, calibration_images=plan.calibration_images)
 
 
 def compare(
-    first: np.ndarray, second: np.ndarray, bound: float, calibration_images: int
+    first: np.ndarray, second: np.ndarray, *, bound: float, calibration_images: int
 ) -> Stability:
     """The verdict on two scored files.
 
@@ -143,18 +150,28 @@ def compare(
         for matrices in (first, second)
     )
     difference = miou_difference(first, second)
-    return Stability((low, high), difference, bound, calibration_images, len(first))
+    return Stability(
+        (low, high),
+        difference,
+        bound=bound,
+        calibration_images=calibration_images,
+        score_images=len(first),
+    )
 
 
-def _file(plan: StabilityPlan, chosen: list[int], folder: pathlib.Path) -> pathlib.Path:
+def _file(plan: StabilityPlan, chosen: list[int], *, folder: pathlib.Path) -> pathlib.Path:
     export = ExportPlan(
         output_dir=folder,
         height=plan.height,
         width=plan.width,
-        files=[FileSpec(Variant.INT8, Head.LOGITS, IoDtype.UINT8, IoDtype.UINT8)],
+        files=[
+            FileSpec(
+                Variant.INT8, Head.LOGITS, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8
+            )
+        ],
         preprocessing=plan.preprocessing,
         label_set=plan.label_set,
-        calibration_dataset=Subset(plan.dataset, tuple(chosen), plan.dataset.split),
+        calibration_dataset=Subset(plan.dataset, tuple(chosen), split=plan.dataset.split),
         calibration_images=len(chosen),
         calibration_seed=plan.seed,
         post_training=plan.steps,

@@ -103,7 +103,7 @@ def post_training_rungs() -> list[Rung]:
     }
     return [
         Rung(REFERENCE, Variant.FLOAT32),
-        *(Rung(name, Variant.INT8, plan) for name, plan in steps.items()),
+        *(Rung(name, Variant.INT8, steps=plan) for name, plan in steps.items()),
         Rung("int16x8", Variant.INT16X8),
     ]
 
@@ -172,12 +172,16 @@ def climb(ladder: Ladder) -> list[Row]:
     if REFERENCE not in made:
         raise RuntimeError(f"no float file to compare with: {failures[REFERENCE]}")
     names = sorted(made, key=lambda name: name != REFERENCE)
-    contracts = [read_contract(made[name], None, name) for name in names]
+    contracts = [read_contract(made[name], None, name=name) for name in names]
     options = dataclasses.replace(ladder.options, keep_images=True)
-    results = dict(zip(names, evaluate(contracts, ladder.evaluation, options, 0), strict=True))
+    results = dict(
+        zip(
+            names, evaluate(contracts, ladder.evaluation, options=options, reference=0), strict=True
+        )
+    )
     if results[REFERENCE].matrix is None:
         raise RuntimeError(f"the float file has no score: {results[REFERENCE].failure}")
-    ratios = _ratios(contracts, ladder.evaluation, options)
+    ratios = _ratios(contracts, ladder.evaluation, options=options)
     failures |= {name: result.failure for name, result in results.items() if result.failure}
     classes = options.mean_indices(ladder.evaluation)
     rows = []
@@ -185,23 +189,23 @@ def climb(ladder: Ladder) -> list[Row]:
         result, difference = results.get(rung.name), None
         both: tuple[int, ...] = ()
         if rung.name != REFERENCE:
-            difference, both = compare_with_float(results[REFERENCE], result, classes)
+            difference, both = compare_with_float(results[REFERENCE], result, classes=classes)
         rows.append(
             Row(
                 rung.name,
                 result,
-                difference,
-                ratios.get(rung.name),
-                minutes[rung.name],
-                failures.get(rung.name, ""),
-                both,
+                difference=difference,
+                snr_db=ratios.get(rung.name),
+                minutes=minutes[rung.name],
+                failure=failures.get(rung.name, ""),
+                changed_over=both,
             )
         )
     return rows
 
 
 def compare_with_float(
-    base: ModelResult, result: ModelResult | None, classes: tuple[int, ...]
+    base: ModelResult, result: ModelResult | None, *, classes: tuple[int, ...]
 ) -> tuple[Interval | None, tuple[int, ...]]:
     """mIoU of a file less that of float, and the classes that both count; None without a score.
 
@@ -211,10 +215,10 @@ def compare_with_float(
     """
     if result is None or result.image_matrices is None or base.image_matrices is None:
         return None, ()
-    both = common_classes(base.image_matrices, result.image_matrices, classes)
+    both = common_classes(base.image_matrices, result.image_matrices, classes=classes)
     if not both:
         return None, ()
-    return miou_difference(base.image_matrices, result.image_matrices, classes), both
+    return miou_difference(base.image_matrices, result.image_matrices, classes=classes), both
 
 
 def _training_minutes(ladder: Ladder, rung: Rung) -> float:
@@ -233,7 +237,7 @@ def _make(ladder: Ladder, rung: Rung) -> tuple[pathlib.Path | None, float, str]:
     folder = ladder.plan.output_dir / rung.name
     spec = FileSpec(rung.variant, Head.LOGITS, *_io(rung.variant))
     path, record = folder / spec.file_name, folder / RECORD
-    recipe = _recipe(ladder, rung, source)
+    recipe = _recipe(ladder, rung, source=source)
     if source.fingerprint() and path.is_file() and record.is_file() and not ladder.plan.overwrite:
         earlier = json.loads(record.read_text())
         if earlier["recipe"] == recipe and earlier["sha256"] == sha256_of(path.read_bytes()):
@@ -252,7 +256,7 @@ def _make(ladder: Ladder, rung: Rung) -> tuple[pathlib.Path | None, float, str]:
     return file.path, minutes, file.failure
 
 
-def _recipe(ladder: Ladder, rung: Rung, source: Source) -> dict:
+def _recipe(ladder: Ladder, rung: Rung, *, source: Source) -> dict:
     """Everything that decides what a rung's file holds, as JSON gives it back."""
     plan = ladder.plan
     dataset = plan.calibration_dataset
@@ -268,7 +272,9 @@ def _recipe(ladder: Ladder, rung: Rung, source: Source) -> dict:
         else None,
         "photos": [
             [dataset.sample_name(index), sha256_of(dataset.image(index).tobytes())]
-            for index in choose_samples(dataset, plan.calibration_images, plan.calibration_seed)
+            for index in choose_samples(
+                dataset, plan.calibration_images, seed=plan.calibration_seed
+            )
         ]
         if dataset
         else None,
@@ -293,10 +299,12 @@ def _io(variant: Variant):
     return (IoDtype.UINT8, IoDtype.UINT8) if integer else (IoDtype.FLOAT32, IoDtype.FLOAT32)
 
 
-def _ratios(contracts, dataset, options: EvaluationOptions) -> dict[str, float]:
+def _ratios(contracts, dataset, *, options: EvaluationOptions) -> dict[str, float]:
     count = min(options.limit or len(dataset), len(dataset))
     step = max(1, count // SIGNAL_IMAGES)
-    values = signal_to_noise_db(contracts, dataset, list(range(0, count, step))[:SIGNAL_IMAGES])
+    values = signal_to_noise_db(
+        contracts, dataset, indices=list(range(0, count, step))[:SIGNAL_IMAGES]
+    )
     return {contract.name: value for contract, value in zip(contracts[1:], values, strict=True)}
 
 
@@ -306,7 +314,9 @@ _HEADER = [
 ]
 
 
-def ladder_table(rows: list[Row], dataset: SegmentationDataset, options: EvaluationOptions) -> str:
+def ladder_table(
+    rows: list[Row], dataset: SegmentationDataset, *, options: EvaluationOptions
+) -> str:
     """The rows as text; a difference whose interval holds zero is marked ~."""
     classes = options.mean_indices(dataset)
     base = next(row.result for row in rows if row.name == REFERENCE)
@@ -334,7 +344,7 @@ def ladder_table(rows: list[Row], dataset: SegmentationDataset, options: Evaluat
                 f"{100 * score:.2f}",
                 f"{100 * change.difference:+.2f}{'~' if change.is_noise else ''}" if change else "",
                 f"{100 * change.low:+.2f} {100 * change.high:+.2f}" if change else "",
-                _worst_class(row.result, base, dataset) if change else "",
+                _worst_class(row.result, base, dataset=dataset) if change else "",
                 f"{row.snr_db:.1f}" if row.snr_db is not None else "",
                 f"{row.result.contract.size_bytes / 1e6:.2f}",
                 f"{latency.median:.1f}" if latency else "-",
@@ -352,7 +362,7 @@ def ladder_table(rows: list[Row], dataset: SegmentationDataset, options: Evaluat
     return "\n\n".join([align(_HEADER, lines), "\n".join(notes)])
 
 
-def _class_changes(result: ModelResult, base: ModelResult | None, dataset) -> dict[str, float]:
+def _class_changes(result: ModelResult, base: ModelResult | None, *, dataset) -> dict[str, float]:
     """IoU less that of float, by class; classes without a union left out."""
     if result.matrix is None or base is None or base.matrix is None:
         return {}
@@ -361,8 +371,8 @@ def _class_changes(result: ModelResult, base: ModelResult | None, dataset) -> di
     return {name: float(c) for name, c in zip(names, change, strict=True) if math.isfinite(c)}
 
 
-def _worst_class(result: ModelResult, base, dataset: SegmentationDataset) -> str:
-    changes = _class_changes(result, base, dataset)
+def _worst_class(result: ModelResult, base, *, dataset: SegmentationDataset) -> str:
+    changes = _class_changes(result, base, dataset=dataset)
     if not changes:
         return "-"
     worst = min(changes, key=lambda name: changes[name])
@@ -372,6 +382,7 @@ def _worst_class(result: ModelResult, base, dataset: SegmentationDataset) -> str
 def write_ladder(
     rows: list[Row],
     dataset: SegmentationDataset,
+    *,
     options: EvaluationOptions,
     output_dir: pathlib.Path,
 ) -> None:
@@ -387,7 +398,7 @@ def write_ladder(
                 "miou": confusion.mean_iou(row.result.matrix, classes)[0],
                 "difference": dataclasses.asdict(row.difference) if row.difference else None,
                 "changed_over": [dataset.label_set.names[index] for index in row.changed_over],
-                "iou_change": _class_changes(row.result, base, dataset),
+                "iou_change": _class_changes(row.result, base, dataset=dataset),
                 "snr_db": row.snr_db,
                 "size_bytes": row.result.contract.size_bytes,
                 "latency_ms": latency.median if latency else None,

@@ -91,10 +91,10 @@ def requantize(plan: RequantizationPlan) -> Requantization:
             f"{plan.imported.model} gives {run.config.model.num_classes} classes, "
             f"{plan.calibration.name} has {wanted.num_classes}; give the data set it was made for"
         )
-    original = read_contract(plan.imported.model, run.config.preprocessing, "original")
+    original = read_contract(plan.imported.model, run.config.preprocessing, name="original")
     own = Head.ARGMAX if original.classes_output else Head.LOGITS
     specs, _ = plan_files(
-        list(plan.variants), list(plan.heads or (own,)), _integer(original.input_dtype)
+        list(plan.variants), list(plan.heads or (own,)), input_dtype=_integer(original.input_dtype)
     )
     folder = plan.imported.output_dir
     model = run.config.model
@@ -115,9 +115,9 @@ def requantize(plan: RequantizationPlan) -> Requantization:
     results = []
     made = [file.path for file in files if file.path is not None]
     if plan.evaluation is not None and made:
-        contracts = [original, *(read_contract(path, None, path.stem) for path in made)]
-        results = evaluate(contracts, plan.evaluation, plan.options, reference=0)
-    return Requantization(files, results, run.head)
+        contracts = [original, *(read_contract(path, None, name=path.stem) for path in made)]
+        results = evaluate(contracts, plan.evaluation, options=plan.options, reference=0)
+    return Requantization(files, results, head=run.head)
 
 
 def _integer(dtype) -> IoDtype:

@@ -86,29 +86,31 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
         ValueError: too few photos in the list, a layer without an integer form.
     """
     calibration, scored = disjoint_samples(
-        plan.dataset, (plan.calibration_images, plan.score_images), plan.seed
+        plan.dataset, (plan.calibration_images, plan.score_images), seed=plan.seed
     )
     photos = _photos(plan, calibration)
     empty = plan.steps.ignore_empty or plan.dataset.sensor is not None
     done = quantize_post_training(
         plan.source.float_model(plan.height, plan.width),
         dataclasses.replace(plan.steps, ignore_empty=empty),
-        [photos[start : start + 4] for start in range(0, len(photos), 4)],
-        plan.preprocessing.input_range,
+        batches=[photos[start : start + 4] for start in range(0, len(photos), 4)],
+        input_range=plan.preprocessing.input_range,
     )
-    network = SwitchedNetwork(done.description, done.arrays, done.ranges, plan.steps.per_channel)
+    network = SwitchedNetwork(
+        done.description, done.arrays, ranges=done.ranges, per_channel=plan.steps.per_channel
+    )
     labels = np.stack(
         [
-            place_label(plan.dataset.label(index), (plan.height, plan.width), IGNORE_LABEL)
+            place_label(plan.dataset.label(index), (plan.height, plan.width), fill=IGNORE_LABEL)
             for index in scored
         ]
     )
     judge = Judge(
         network,
         _photos(plan, scored),
-        labels,
-        plan.dataset.label_set.num_classes,
-        plan.source.logits_alignment,
+        labels=labels,
+        num_classes=plan.dataset.label_set.num_classes,
+        alignment=plan.source.logits_alignment,
     )
     count = 0
 
@@ -118,11 +120,11 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
         if count % 10 == 0 or count == len(network.units):
             logging.info("%d of %d layers measured", count, len(network.units))
 
-    found = measure_sensitivity(network.units, judge, len(scored), progress)
+    found = measure_sensitivity(network.units, judge, images=len(scored), progress=progress)
     if plan.budget is None:
         return found, None
-    names, score = choose_float(found, judge, plan.budget)
-    return found, Choice(plan.budget, names, score)
+    names, score = choose_float(found, judge, budget=plan.budget)
+    return found, Choice(plan.budget, names, score=score)
 
 
 def _photos(plan: SensitivityPlan, indices: list[int]) -> np.ndarray:
@@ -175,7 +177,7 @@ def sensitivity_table(found: Sensitivity, choice: Choice | None) -> str:
 
 
 def write_sensitivity(
-    plan: SensitivityPlan, found: Sensitivity, choice: Choice | None, folder: pathlib.Path
+    plan: SensitivityPlan, found: Sensitivity, *, choice: Choice | None, folder: pathlib.Path
 ) -> None:
     """Writes `sensitivity.json`, `sensitivity.csv` and `sensitivity.png`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +202,7 @@ def write_sensitivity(
     writer.writeheader()
     writer.writerows(rows)
     atomic_file.write_text(folder / "sensitivity.csv", stream.getvalue())
-    _plot(found, rows, folder / "sensitivity.png")
+    _plot(found, rows, path=folder / "sensitivity.png")
 
 
 def _finite(value):
@@ -212,7 +214,7 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _plot(found: Sensitivity, rows: list[dict], path: pathlib.Path) -> None:
+def _plot(found: Sensitivity, rows: list[dict], *, path: pathlib.Path) -> None:
     """Signal-to-noise ratio of each layer, the most costly on top."""
     figure, axes = plt.subplots(figsize=(8, 0.19 * len(rows) + 1.2), layout="constrained")
     positions = range(len(rows) - 1, -1, -1)

@@ -43,9 +43,11 @@ def _fitted(editor: Editor, operator: schema.OperatorT) -> tuple[list[schema.Ope
     name = f"resize {before[0]}x{before[1]} to {after[0]}x{after[1]}"
     doublings = _doublings(before, after)
     if before == (1, 1):
-        return [_tile(editor, operator, after)], f"{name}: a TILE"
+        return [_tile(editor, operator, size=after)], f"{name}: a TILE"
     if doublings > 1:
-        return _doubled(editor, operator, before, doublings), f"{name}: {doublings} resizes by 2"
+        return _doubled(
+            editor, operator, before=before, count=doublings
+        ), f"{name}: {doublings} resizes by 2"
     if doublings == 1:
         return [operator], ""
     return [operator], f"{name}: left as it is; only factors 2, 4, 8, ... can be split"
@@ -64,27 +66,33 @@ def _doublings(before: tuple[int, int], after: tuple[int, int]) -> int:
     return power
 
 
-def _tile(editor: Editor, operator: schema.OperatorT, size: tuple[int, int]) -> schema.OperatorT:
+def _tile(editor: Editor, operator: schema.OperatorT, *, size: tuple[int, int]) -> schema.OperatorT:
     multiples = editor.add_constant("tile_multiples", np.array([1, *size, 1], "<i4"))
     inputs = [int(operator.inputs[0]), multiples]
-    return editor.new_operator("TILE", inputs, operator.outputs, options=schema.TileOptionsT())
+    return editor.new_operator(
+        "TILE", inputs, outputs=operator.outputs, options=schema.TileOptionsT()
+    )
 
 
 def _doubled(
-    editor: Editor, operator: schema.OperatorT, before: tuple[int, int], count: int
+    editor: Editor, operator: schema.OperatorT, *, before: tuple[int, int], count: int
 ) -> list[schema.OperatorT]:
     """The same operator `count` times, each doubling height and width."""
     final, current, made = int(operator.outputs[0]), int(operator.inputs[0]), []
     version = editor.model.operatorCodes[operator.opcodeIndex].version
     for step in range(1, count + 1):
         height, width = (size << step for size in before)
-        output = final if step == count else _between(editor, final, height, width, step)
+        output = (
+            final
+            if step == count
+            else _between(editor, final, height=height, width=width, step=step)
+        )
         size = editor.add_constant("resize_size", np.array([height, width], "<i4"))
         made.append(
             editor.new_operator(
                 "RESIZE_BILINEAR",
                 [current, size],
-                [output],
+                outputs=[output],
                 version=version,
                 options=operator.builtinOptions,
             )
@@ -93,13 +101,13 @@ def _doubled(
     return made
 
 
-def _between(editor: Editor, like: int, height: int, width: int, step: int) -> int:
+def _between(editor: Editor, like: int, *, height: int, width: int, step: int) -> int:
     old = editor.tensor(like)
     shape = [1, height, width, int(old.shape[3])]
     return editor.add_tensor(
         f"{editor.name(like)}_x{2**step}",
         shape,
-        old.type,
+        kind=old.type,
         quantization=old.quantization,
         shape_signature=shape,
     )

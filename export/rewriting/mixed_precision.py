@@ -66,7 +66,7 @@ def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
 
 
 def raise_layers(
-    content: bytes, done: PostTrained, keep_float: tuple[str, ...], int16: tuple[str, ...]
+    content: bytes, done: PostTrained, *, keep_float: tuple[str, ...], int16: tuple[str, ...]
 ) -> bytes:
     """`raise_precision` by layer names, float weights from the network the file is made of.
 
@@ -93,11 +93,11 @@ def raise_layers(
         for node in done.description.nodes
         if node.name in floats and node.kind in CONVOLUTIONS
     }
-    return raise_precision(content, wanted, weights)
+    return raise_precision(content, wanted, weights=weights)
 
 
 def raised_positions(
-    content: bytes, done: PostTrained, keep_float: tuple[str, ...], int16: tuple[str, ...]
+    content: bytes, done: PostTrained, *, keep_float: tuple[str, ...], int16: tuple[str, ...]
 ) -> dict[int, str]:
     """{operator position in the int8 file: "FLOAT32" or "INT16"} that `raise_layers` is to raise.
 
@@ -123,6 +123,7 @@ def _file_layout(node: Node, kernel: np.ndarray) -> np.ndarray:
 def raise_precision(
     content: bytes,
     wanted: dict[int, Precision],
+    *,
     weights: dict[int, tuple[np.ndarray, np.ndarray | None]],
 ) -> bytes:
     """Rewrites a file so that some operators compute in more than 8 bits.
@@ -136,13 +137,13 @@ def raise_precision(
     Raises:
         ValueError: an operator that has no such kernel, is not int8, or lacks its weights.
     """
-    return _Rewriter(content, wanted, weights).run()
+    return _Rewriter(content, wanted, weights=weights).run()
 
 
 class _Rewriter:
     """One rewriting; `_versions` holds what each int8 tensor is also there as."""
 
-    def __init__(self, content: bytes, wanted, weights):
+    def __init__(self, content: bytes, wanted, *, weights):
         self._editor = Editor(content)
         self._wanted, self._weights = wanted, weights
         self._versions: dict[tuple[int, str, float], int] = {}
@@ -154,31 +155,31 @@ class _Rewriter:
             if precision is None:
                 self._operators.append(operator)
             else:
-                self._raise(position, operator, precision)
+                self._raise(position, operator, precision=precision)
         self._editor.graph.operators = self._operators
         self._editor.drop_unread_operators()
         return self._editor.to_bytes()
 
-    def _raise(self, position: int, operator, precision: Precision) -> None:
+    def _raise(self, position: int, operator, *, precision: Precision) -> None:
         kind = self._editor.kind(operator)
-        self._check(position, operator, kind, precision)
+        self._check(position, operator, kind=kind, precision=precision)
         row = traits(kind)
         old_output = int(operator.outputs[0])
         is_float = precision is Precision.FLOAT32
         scale = 0.0 if is_float else self._int16_scale(old_output)
-        output = self._new_version(old_output, precision, scale)
+        output = self._new_version(old_output, precision, scale=scale)
         inputs = []
         for index in (int(i) for i in operator.inputs):
             if index == LEFT_OUT or self._editor.is_constant(index):
                 inputs.append(self._float_constant(index) if is_float else index)
             elif is_float:
-                inputs.append(self._version(index, precision, 0.0))
+                inputs.append(self._version(index, precision, scale=0.0))
             else:
                 shared = scale if row.same_scale else self._int16_scale(index)
-                inputs.append(self._version(index, precision, shared))
+                inputs.append(self._version(index, precision, scale=shared))
         operator.inputs, operator.outputs = inputs, [output]
         if row.is_convolution:
-            self._replace_weights(position, operator, precision, row)
+            self._replace_weights(position, operator, precision=precision, row=row)
         if kind == "ADD" and operator.builtinOptions is not None:
             operator.builtinOptions.potScaleInt16 = False
         if not is_float:
@@ -186,7 +187,7 @@ class _Rewriter:
         self._operators.append(operator)
         self._convert(output, old_output)  # for those that read 8 bits; dropped where none does
 
-    def _check(self, position: int, operator, kind: str, precision: Precision) -> None:
+    def _check(self, position: int, operator, *, kind: str, precision: Precision) -> None:
         """Raises ValueError for an operator that cannot be computed in that precision."""
         where = f"operator {position} ({kind} {self._editor.name(operator.outputs[0])!r})"
         known = _with_kernel(precision)
@@ -215,7 +216,7 @@ class _Rewriter:
         scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
         return scale * max(127 - zero_point, zero_point + 128) / _LARGEST_INT16
 
-    def _version(self, index: int, precision: Precision, scale: float) -> int:
+    def _version(self, index: int, precision: Precision, *, scale: float) -> int:
         """A computed tensor in another precision; a conversion is added where there is none."""
         key = (index, precision.value, scale)
         if key not in self._versions:
@@ -223,17 +224,17 @@ class _Rewriter:
             for (old, kind, _), new in self._versions.items():
                 if old == index and kind == precision.value:
                     source = new  # 16 bits with another scale: not by way of 8 bits
-            made = self._new_version(index, precision, scale)
+            made = self._new_version(index, precision, scale=scale)
             self._convert(source, made)
         return self._versions[key]
 
-    def _new_version(self, index: int, precision: Precision, scale: float) -> int:
+    def _new_version(self, index: int, precision: Precision, *, scale: float) -> int:
         old = self._editor.tensor(index)
         is_float = precision is Precision.FLOAT32
         made = self._editor.add_tensor(
             f"{self._editor.name(index)}_{precision.value}",
             old.shape,
-            schema.TensorType.FLOAT32 if is_float else schema.TensorType.INT16,
+            kind=schema.TensorType.FLOAT32 if is_float else schema.TensorType.INT16,
             quantization=None if is_float else symmetric(scale),
             shape_signature=old.shapeSignature,
         )
@@ -245,11 +246,11 @@ class _Rewriter:
         kind = "DEQUANTIZE" if types[1] == schema.TensorType.FLOAT32 else "QUANTIZE"
         row = traits(kind)
         version = row.int16_version if schema.TensorType.INT16 in types else row.version
-        operator = self._editor.new_operator(kind, [source], [target], version=version)
+        operator = self._editor.new_operator(kind, [source], outputs=[target], version=version)
         self._operators.append(operator)
 
     def _replace_weights(
-        self, position: int, operator, precision: Precision, row: OperatorTraits
+        self, position: int, operator, *, precision: Precision, row: OperatorTraits
     ) -> None:
         data_slot, kernel_slot, bias_slot = row.slots
         kernel = operator.inputs[kernel_slot]
@@ -280,9 +281,9 @@ class _Rewriter:
 
     def _int64_bias(self, bias: int, scales: np.ndarray) -> int:
         steps = np.rint(self._editor.real_constant(bias) / scales).astype("<i8")
-        return self._constant(bias, steps, symmetric(scales))
+        return self._constant(bias, steps, quantization=symmetric(scales))
 
-    def _constant(self, like: int, values: np.ndarray, quantization=None) -> int:
+    def _constant(self, like: int, values: np.ndarray, *, quantization=None) -> int:
         return self._editor.add_constant(
             f"{self._editor.name(like)}_raised",
             values,

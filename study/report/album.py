@@ -66,25 +66,25 @@ def draw_cell(report: StudyReport, cell: CellReport) -> CellAlbum:
     variants = list(dict.fromkeys([reference, chosen]))
     scope = report.scope
     files = [cell.files[variant] for variant in variants]
-    whole = Report(scope.dataset, scope.options, files, 0, scope.command)
+    whole = Report(scope.dataset, scope.options, files=files, reference=0, command=scope.command)
     album = pictures.draw(whole, BUDGET_BYTES)
     names = pictures.names_of(scope.dataset, album)
     first: dict[tuple[int, str], pictures.Entry] = {}
     for entry in album.entries:  # ranked: the first of each list stands first
         first.setdefault((entry.label, entry.kind), entry)
     order = sorted(first, key=lambda key: (key[0], list(pictures.LISTS).index(key[1])))
-    rows = tuple(_row(whole, first[key], album, names) for key in order)
-    return CellAlbum(cell.name, chosen, reference, rows, album.left_out)
+    rows = tuple(_row(whole, first[key], album=album, names=names) for key in order)
+    return CellAlbum(cell.name, chosen, reference=reference, rows=rows, left_out=album.left_out)
 
 
-def _row(whole: Report, entry: pictures.Entry, album: pictures.Album, names: dict) -> Row:
+def _row(whole: Report, entry: pictures.Entry, *, album: pictures.Album, names: dict) -> Row:
     keys = ("photo", "truth", ("mask", 0), ("mask", entry.file))
     shown = tuple(album.pictures.get((entry.photo, key), "") for key in dict.fromkeys(keys))
     return Row(
         whole.dataset.label_set.names[entry.label],
         pictures.LISTS[entry.kind],
-        names[entry.photo],
-        entry.iou,
-        entry.reference_iou,
-        shown,
+        photo=names[entry.photo],
+        iou=entry.iou,
+        reference_iou=entry.reference_iou,
+        pictures=shown,
     )

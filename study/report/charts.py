@@ -27,7 +27,7 @@ def axis_of_panels(document: dict) -> str:
 
 
 @TEXT_AS_IT_IS
-def curves(document: dict, key: str, label: str, factor: float, logarithmic: bool) -> str:
+def curves(document: dict, key: str, *, label: str, factor: float, logarithmic: bool) -> str:
     """One panel a value of an axis, one line a cell; the quantized phase is drawn thicker.
 
     Args:
@@ -51,7 +51,7 @@ def curves(document: dict, key: str, label: str, factor: float, logarithmic: boo
         axes.set_title(f"{axis} {value}", size=10)
         for cell in (cell for cell in cells if cell["choice"][axis] == value):
             kind = rest_of(cell, axis)
-            seen[kind] = _draw_curve(axes, cell[key], factor, kinds.index(kind))
+            seen[kind] = _draw_curve(axes, cell[key], factor=factor, number=kinds.index(kind))
         axes.grid(alpha=0.25)
         axes.set_xlabel("step")
         if logarithmic:
@@ -65,7 +65,7 @@ def curves(document: dict, key: str, label: str, factor: float, logarithmic: boo
     return svg_text(figure, f"study-{key}")
 
 
-def _draw_curve(axes, phases: dict, factor: float, number: int) -> Line2D:
+def _draw_curve(axes, phases: dict, *, factor: float, number: int) -> Line2D:
     palette = matplotlib.colormaps["tab10"]
     style = _LINES[number // palette.N % len(_LINES)]
     line = Line2D([], [])
@@ -111,9 +111,14 @@ def pareto(document: dict) -> str:
     panels = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
     if timed:
         costs = [file["latency_ms"]["median"] for _, _, file in timed]
-        _scatter(panels[0], document["variants"], timed, costs)
+        _scatter(panels[0], document["variants"], files=timed, costs=costs)
         panels[0].set_xlabel("ms of one photo, median")
-    _scatter(panels[-1], document["variants"], files, [f["size_bytes"] / 1e6 for _, _, f in files])
+    _scatter(
+        panels[-1],
+        document["variants"],
+        files=files,
+        costs=[f["size_bytes"] / 1e6 for _, _, f in files],
+    )
     panels[-1].set_xlabel("file size, MB (10⁶ bytes)")
     panels[0].set_ylabel("mIoU %")
     handles, labels = panels[-1].get_legend_handles_labels()
@@ -121,7 +126,7 @@ def pareto(document: dict) -> str:
     return svg_text(figure, "study-pareto")
 
 
-def _scatter(axes, variants: list[str], files: list, costs: list[float]) -> None:
+def _scatter(axes, variants: list[str], *, files: list, costs: list[float]) -> None:
     palette = matplotlib.colormaps["tab10"]
     points = [(c, 100 * file["miou"]) for c, (_, _, file) in zip(costs, files, strict=True)]
     for number, variant in enumerate(variants):

@@ -121,7 +121,7 @@ class StudyReport:
 
     def _change(self, first: np.ndarray, second: np.ndarray) -> Interval | None:
         chosen = self.scope.options.mean_indices(self.scope.dataset)
-        return change_of(first, second, chosen)
+        return change_of(first, second, classes=chosen)
 
     def change(self, first: FileReport, second: FileReport) -> Interval | None:
         """Change of mIoU between two files, photo by photo, over the classes that both count; None
@@ -179,7 +179,7 @@ class StudyReport:
         }
 
     def _file(self, cell: CellReport, file: FileReport) -> dict:
-        values = result_to_json(file.result, self.scope.dataset, self.scope.options)
+        values = result_to_json(file.result, self.scope.dataset, options=self.scope.options)
         values = {key: value for key, value in values.items() if key not in _LEFT_OUT}
         reference = self.scope.variants[0]
         base, best = cell.files.get(reference), self.ranked[0] if self.ranked else None
@@ -202,24 +202,26 @@ def collect_study(scope: StudyScope, timing: TimingOptions) -> StudyReport:
     Raises:
         ValueError: `cell.json` of a cell is damaged; the data set cannot be read.
     """
-    cells = [_read_cell(scope, name, choice) for name, choice in scope.cells.items()]
+    cells = [_read_cell(scope, name, choice=choice) for name, choice in scope.cells.items()]
     files = [file for cell in cells for file in cell.files.values()]
     if files and timing.repeats:
         contracts = [file.contract for file in files]
-        times = time_files(contracts, scope.dataset.image(0), timing, scope.folder / "latency.json")
+        times = time_files(
+            contracts, scope.dataset.image(0), options=timing, kept=scope.folder / "latency.json"
+        )
         for file, latency in zip(files, times, strict=True):
             file.result.latency = latency
     return StudyReport(scope, cells)
 
 
-def _read_cell(scope: StudyScope, name: str, choice: dict[str, str]) -> CellReport:
+def _read_cell(scope: StudyScope, name: str, *, choice: dict[str, str]) -> CellReport:
     folder = scope.folder / "cells" / name
-    cell = CellReport(name, choice, _read_record(folder / "cell.json"))
+    cell = CellReport(name, choice, record=_read_record(folder / "cell.json"))
     run_dir = folder / "run"
     cell.losses, cell.validations = read_losses(run_dir), read_validations(run_dir)
     try:
         cell.parameters = count_parameters(run_dir)
-        cell.files = _read_files(scope, cell, folder)
+        cell.files = _read_files(scope, cell, folder=folder)
     except (ValueError, OSError) as error:
         cell.faults.append(" ".join(str(error).split()))
     return cell
@@ -234,7 +236,7 @@ def _read_record(path: pathlib.Path) -> dict:
         raise ValueError(f"{path}: not the record of a cell ({error}); delete it") from error
 
 
-def _read_files(scope: StudyScope, cell: CellReport, folder: pathlib.Path) -> dict:
+def _read_files(scope: StudyScope, cell: CellReport, *, folder: pathlib.Path) -> dict:
     """Scored files by variant; those that failed are faults."""
     metrics = folder / "evaluation" / "metrics.json"
     if not metrics.is_file():
@@ -246,13 +248,13 @@ def _read_files(scope: StudyScope, cell: CellReport, folder: pathlib.Path) -> di
             cell.faults.append(f"{values['file']}: {values['failure']}")
         elif values["variant"] in scope.variants:
             path = folder / "run" / "tflite" / values["file"]
-            files[values["variant"]] = _file_report(path, values, matrices[values["file"]])
+            files[values["variant"]] = _file_report(path, values, matrices=matrices[values["file"]])
     return files
 
 
-def _file_report(path: pathlib.Path, values: dict, matrices: np.ndarray) -> FileReport:
+def _file_report(path: pathlib.Path, values: dict, *, matrices: np.ndarray) -> FileReport:
     result = ModelResult(
-        read_contract(path, None, values["variant"]),
+        read_contract(path, None, name=values["variant"]),
         images=len(matrices),
         matrix=matrices.sum(0, dtype=np.int64),
         image_matrices=matrices,
@@ -262,7 +264,7 @@ def _file_report(path: pathlib.Path, values: dict, matrices: np.ndarray) -> File
         memory_mb=values["memory_mb"],
         warnings=list(values["warnings"]),
     )
-    return FileReport(result, None, overlap(matrices))
+    return FileReport(result, None, overlap=overlap(matrices))
 
 
 def _totals(file: FileReport) -> np.ndarray:

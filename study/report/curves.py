@@ -24,8 +24,10 @@ def read_losses(run_dir: pathlib.Path) -> dict[str, Curve]:
     """
     losses: dict[str, Curve] = {}
     for phase in PHASES:
-        found = {step: loss for step, _, loss in read_events(run_dir, phase, "loss_cross_entropy")}
-        found = found or {step: loss for step, _, loss in read_events(run_dir, phase, "loss")}
+        found = {
+            step: loss for step, _, loss in read_events(run_dir, phase, tag="loss_cross_entropy")
+        }
+        found = found or {step: loss for step, _, loss in read_events(run_dir, phase, tag="loss")}
         if found:
             losses[phase] = sorted(found.items())
     return losses

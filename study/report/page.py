@@ -26,7 +26,7 @@ _STAGES = ("train", "export", "evaluate")
 _ENDS = ("difference", "low", "high")
 
 
-def write_study(report: StudyReport, folder: pathlib.Path, with_photos: bool = True) -> dict:
+def write_study(report: StudyReport, folder: pathlib.Path, *, with_photos: bool = True) -> dict:
     """Draws everything first, then writes the three files.
 
     Returns:
@@ -63,10 +63,12 @@ def render(document: dict, albums: list[CellAlbum]) -> str:
     cells = document["cells"]
     plots = {"loss": "", "validation": "", "pareto": ""}
     if any(cell["losses"] for cell in cells):
-        plots["loss"] = charts.curves(document, "losses", "training loss", 1.0, True)
+        plots["loss"] = charts.curves(
+            document, "losses", label="training loss", factor=1.0, logarithmic=True
+        )
     if any(cell["validations"] for cell in cells):
         plots["validation"] = charts.curves(
-            document, "validations", "validation mIoU %", 100.0, False
+            document, "validations", label="validation mIoU %", factor=100.0, logarithmic=False
         )
     if any(cell["files"] for cell in cells):
         plots["pareto"] = charts.pareto(document)

@@ -37,7 +37,7 @@ def _define_flags() -> None:
 def main() -> int:
     paths = scoring.chosen_paths()
     contracts = [
-        read_contract(path, None, name)
+        read_contract(path, None, name=name)
         for path, name in zip(paths, scoring.table_names(paths), strict=True)
     ]
     dataset = scoring.chosen_dataset()
@@ -49,10 +49,14 @@ def main() -> int:
         keep_images=True,
         mean_loss=True,
     )
-    results = evaluate(contracts, dataset, options, scoring.reference_index(contracts))
+    results = evaluate(
+        contracts, dataset, options=options, reference=scoring.reference_index(contracts)
+    )
     output_dir = pathlib.Path(FLAGS.output_dir)
     write_matrices(results, output_dir)
-    write_metrics(results, dataset, options, output_dir)  # last: it says that all is there
+    write_metrics(
+        results, dataset, options=options, output_dir=output_dir
+    )  # last: it says that all is there
     for result in results:
         if result.failure:
             logging.error("%s FAILED: %s", result.contract.name, result.failure)

@@ -41,7 +41,7 @@ class TimingOptions:
 
 
 def time_files(
-    contracts: list[ModelContract], image: np.ndarray, options: TimingOptions, kept: pathlib.Path
+    contracts: list[ModelContract], image: np.ndarray, *, options: TimingOptions, kept: pathlib.Path
 ) -> list[LatencyMs | None]:
     """Times files in turn, or reads what was measured for exactly these files.
 
@@ -63,7 +63,13 @@ def time_files(
     if (known := _read(kept, asked)) is not None:
         return known
     logging.info("timing %d files in one interleaved run", len(contracts))
-    times = measure_latency(contracts, image, options.num_threads, options.warmup, options.repeats)
+    times = measure_latency(
+        contracts,
+        image,
+        num_threads=options.num_threads,
+        warmup=options.warmup,
+        repeats=options.repeats,
+    )
     plain = [None if latency is None else dataclasses.asdict(latency) for latency in times]
     atomic_file.write_text(kept, json.dumps(asked | {"times": plain}, indent=1) + "\n")
     return times

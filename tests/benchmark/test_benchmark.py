@@ -72,7 +72,10 @@ def test_files_and_threads_are_timed_beside_the_peak(refused):
 def test_command_prints_tables_and_writes_json(tmp_path, refused):
     code, out, err = command(
         f"--model={INT8},{CAMVID / 'qat_int8.tflite'},{refused}",
-        *("--num_threads=1,2", "--repeats=3", "--warmup=1", "--profile"),
+        "--num_threads=1,2",
+        "--repeats=3",
+        "--warmup=1",
+        "--profile",
         f"--output_dir={tmp_path}",
     )
     assert code == 1, err  # one file failed, and says so

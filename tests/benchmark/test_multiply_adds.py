@@ -22,18 +22,25 @@ def graph(kind, shapes, options=None, float_weights=False):
         Tensor(
             index,
             f"t{index}",
-            shape,
-            shape,
-            np.dtype(np.float32),
-            "FLOAT32" if float_weights else "INT8",
-            None,
-            None,
+            shape=shape,
+            shape_signature=shape,
+            dtype=np.dtype(np.float32),
+            type_name="FLOAT32" if float_weights else "INT8",
+            quantization=None,
+            data=None,
         )
         for index, shape in enumerate(shapes)
     )
     last = len(shapes) - 1
-    operator = Operator(0, kind, tuple(range(last)), (last,), options)
-    return Graph(pathlib.Path("x"), tensors, (operator,), (0,), (last,), 0)
+    operator = Operator(0, kind, inputs=tuple(range(last)), outputs=(last,), options=options)
+    return Graph(
+        pathlib.Path("x"),
+        tensors,
+        operators=(operator,),
+        inputs=(0,),
+        outputs=(last,),
+        size_bytes=0,
+    )
 
 
 class Adjoint:
@@ -109,7 +116,7 @@ def test_peak_file_computes_a_matrix_product(tmp_path, integer):
     contract = read_contract(path)
     image = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, CHANNELS), np.uint8)
     with InterpreterPool([contract], 1) as pool:
-        (outcome,) = pool.run([Task(0, raw_output, (image,))])
+        (outcome,) = pool.run([Task(0, raw_output, arguments=(image,))])
     assert outcome.failure == ""
     _, weights, bias, _ = model.tensors
     table = contract.quantize_table()

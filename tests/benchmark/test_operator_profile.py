@@ -96,9 +96,9 @@ def events_of(graph):
     events, node = [], 0
     for operator in graph.operators:
         if operator.kind not in names:
-            events.append(Event(operator.kind, False, operator.position, 5))
+            events.append(Event(operator.kind, False, node=operator.position, elapsed_us=5))
             continue
-        events.append(Event(names[operator.kind], True, node, 5))
+        events.append(Event(names[operator.kind], True, node=node, elapsed_us=5))
         node += 1
     return events
 
@@ -110,7 +110,11 @@ def test_missing_and_foreign_kernels_do_not_shift_the_rest():
     add = next(i for i, event in enumerate(events) if event.tag.startswith("Add"))
     fused = events[:add] + events[add + 1 :]
     assert match_kernels(graph, fused) == [i for i in range(len(graph.operators)) if i != add]
-    foreign = [*events[:add], Event("Transpose (ND, X8)", True, events[add].node, 1), *events[add:]]
+    foreign = [
+        *events[:add],
+        Event("Transpose (ND, X8)", True, node=events[add].node, elapsed_us=1),
+        *events[add:],
+    ]
     assert match_kernels(graph, foreign)[add] is None
     assert match_kernels(graph, foreign)[add + 1 :] == list(range(add, len(graph.operators)))
     depthwise = next(o for o in graph.operators if o.kind == "DEPTHWISE_CONV_2D")
@@ -135,14 +139,14 @@ def test_invokes_that_differ_give_no_profile():
     graph = read_graph(INT8)
     events = events_of(graph)
     runs = {1: [(events, 1000), (events[:-1], 1000)]}
-    assert summarize("x", graph, runs).failure == "the operators of two invokes differ"
+    assert summarize("x", graph, runs=runs).failure == "the operators of two invokes differ"
 
 
 def test_the_fastest_of_each_kernel_counts():
     graph = read_graph(INT8)
     slow = events_of(graph)  # 5 us each
     fast = [dataclasses.replace(event, elapsed_us=event.node + 1) for event in slow]
-    found = summarize("x", graph, {1: [(slow, 900), (fast, 700)], 2: [(slow, 800)]})
+    found = summarize("x", graph, runs={1: [(slow, 900), (fast, 700)], 2: [(slow, 800)]})
     assert [o.ms[1] for o in found.operators] == [min(5, e.elapsed_us) / 1e3 for e in fast]
     assert {o.ms[2] for o in found.operators} == {0.005}
     assert found.whole_ms == {1: 0.7, 2: 0.8}
@@ -165,7 +169,7 @@ def narrow_records(runner):
 
 def test_another_runtime_is_refused_in_one_line(monkeypatch):
     with InterpreterPool([read_contract(INT8)], 1) as pool:
-        (outcome,) = pool.run([Task(0, narrow_records, ())])
+        (outcome,) = pool.run([Task(0, narrow_records, arguments=())])
     assert "writes records of 104.0 bytes, not 88" in outcome.failure
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1.0")
     with pytest.raises(RuntimeError, match=r"need ai-edge-litert 2\.3\.x.*2\.1\.0 is installed"):

@@ -41,7 +41,7 @@ IMAGES = 5
 def folder(tmp_path_factory):
     """Five drawn scenes as somebody's own folder, with CamVid's eleven classes."""
     root = tmp_path_factory.mktemp("own")
-    source = open_dataset("synthetic", None, "val")
+    source = open_dataset("synthetic", None, split="val")
     for kind in ("images", "labels"):
         (root / kind).mkdir()
     for index in range(IMAGES):
@@ -62,16 +62,16 @@ def contracts():
 @pytest.fixture(scope="module")
 def local(folder, contracts):
     options = EvaluationOptions(processes=1, latency_repeats=0)
-    return evaluate(contracts, open_dataset("folder", folder, "val"), options)
+    return evaluate(contracts, open_dataset("folder", folder, split="val"), options=options)
 
 
 def source(folder):
-    return ListSource("folder", str(folder), "val")
+    return ListSource("folder", str(folder), split="val")
 
 
 @pytest.mark.parametrize("shards", [1, 3, 8])
 def test_matrices_equal_the_local_ones_bit_for_bit(folder, contracts, local, shards):
-    results = evaluate_sharded(contracts, source(folder), shards, limit=0)
+    results = evaluate_sharded(contracts, source(folder), shards=shards, limit=0)
     for mine, theirs in zip(results, local, strict=True):
         assert mine.failure == ""
         assert mine.images == theirs.images == IMAGES
@@ -96,10 +96,10 @@ def test_ranges_cover_every_sample_once():
 
 def test_scores_survive_text_and_add_up():
     big = np.full((1, 2, 3), 2**53 + 1, np.int64)  # not a float's integer any more
-    score = ShardScore(2, big, (1,), ("",))
+    score = ShardScore(2, big, constant_images=(1,), failures=("",))
     back = ShardScore.from_json(score.to_json())
     np.testing.assert_array_equal(back.matrices, big)
-    total = back + ShardScore(3, big, (0,), ("gone",))
+    total = back + ShardScore(3, big, constant_images=(0,), failures=("gone",))
     assert (total.images, total.constant_images, total.failures) == (5, (1,), ("gone",))
     np.testing.assert_array_equal(total.matrices, 2 * big)
 
@@ -108,7 +108,7 @@ def test_lost_samples_are_called_out(folder, contracts, monkeypatch):
     ranges = shard_ranges(IMAGES, 3)
     monkeypatch.setattr(sharded, "shard_ranges", lambda count, shards: ranges[:-1])
     with pytest.raises(RuntimeError, match=f"scored 3 of {IMAGES} samples"):
-        evaluate_sharded(contracts[:1], source(folder), 3, limit=0)
+        evaluate_sharded(contracts[:1], source(folder), shards=3, limit=0)
 
 
 def test_another_file_on_a_worker_is_refused(folder, contracts, monkeypatch):
@@ -116,7 +116,7 @@ def test_another_file_on_a_worker_is_refused(folder, contracts, monkeypatch):
     other = dataclasses.replace(true, sha256="0" * 64)
     monkeypatch.setattr(FileSource, "of", lambda contract: other)
     with pytest.raises(RuntimeError, match="give every worker the same file") as caught:
-        evaluate_sharded(contracts[:1], source(folder), 2, limit=0)
+        evaluate_sharded(contracts[:1], source(folder), shards=2, limit=0)
     assert "\n" not in str(caught.value)
 
 
@@ -125,10 +125,10 @@ def test_a_damaged_photo_is_named_in_one_line(folder, contracts, tmp_path):
     shutil.copytree(folder, broken)
     (broken / "images" / "3.png").write_bytes(b"no picture")
     with pytest.raises(RuntimeError, match=r"3\.png") as caught:
-        evaluate_sharded(contracts[:1], source(broken), 2, limit=0)
+        evaluate_sharded(contracts[:1], source(broken), shards=2, limit=0)
     assert "\n" not in str(caught.value)
     # the damage lies behind the limit
-    assert evaluate_sharded(contracts[:1], source(broken), 2, limit=3)[0].images == 3
+    assert evaluate_sharded(contracts[:1], source(broken), shards=2, limit=3)[0].images == 3
 
 
 def test_a_file_that_fails_costs_no_other_file(folder, contracts, local, tmp_path):
@@ -138,21 +138,21 @@ def test_a_file_that_fails_costs_no_other_file(folder, contracts, local, tmp_pat
     builder.Finish(model.Pack(builder), b"TFL3")
     (tmp_path / "refused.tflite").write_bytes(bytes(builder.Output()))
     files = [read_contract(tmp_path / "refused.tflite"), contracts[1]]
-    bad, good = evaluate_sharded(files, source(folder), 2, limit=0)
+    bad, good = evaluate_sharded(files, source(folder), shards=2, limit=0)
     assert bad.failure
     assert bad.matrix is None
     np.testing.assert_array_equal(good.matrix, local[1].matrix)
 
 
 def test_a_file_of_other_classes_is_not_run(contracts):
-    drawn = ListSource("synthetic", "", "val")
+    drawn = ListSource("synthetic", "", split="val")
     classes = drawn.open().label_set.num_classes
     assert classes != 11
-    (bad,) = evaluate_sharded(contracts[:1], drawn, 2, limit=2)
+    (bad,) = evaluate_sharded(contracts[:1], drawn, shards=2, limit=2)
     assert f"gives 11 classes, synthetic has {classes}" in bad.failure
     # a file with a class map has no number of classes to compare
     voc = read_contract(ROOT / "zoo" / "voc_animals_deeplab_mobilenet_v2" / "int8.tflite")
-    bad, good = evaluate_sharded([contracts[0], voc], drawn, 2, limit=2)
+    bad, good = evaluate_sharded([contracts[0], voc], drawn, shards=2, limit=2)
     assert bad.failure
     assert (bad.matrix, good.failure, good.images) == (None, "", 2)
     assert good.matrix.sum() > 0

@@ -53,7 +53,7 @@ def found(path, client):
 
 def with_metadata(path, output, **changes):
     contract = read_contract(INT8)
-    metadata = describe(contract, contract.label_set.names, read_graph(INT8))
+    metadata = describe(contract, contract.label_set.names, graph=read_graph(INT8))
     output.write_bytes(packing.add(path.read_bytes(), dataclasses.replace(metadata, **changes)))
     return output
 

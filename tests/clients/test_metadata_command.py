@@ -144,7 +144,7 @@ def test_classes_of_a_class_map_are_counted_too():
     assert contract.num_classes is None
     assert class_count(graph, contract.num_classes) == 21
     with pytest.raises(ValueError, match="20 labels for 21 classes"):
-        describe(contract, contract.label_set.names[1:], graph)
+        describe(contract, contract.label_set.names[1:], graph=graph)
 
 
 def test_existing_files_are_kept(bare, tmp_path):
@@ -182,7 +182,7 @@ def test_labels_are_read_as_people_write_them(tmp_path):
 )
 def test_bad_labels(labels, message):
     with pytest.raises(ValueError, match=message):
-        check_labels(labels, None, "labels.txt")
+        check_labels(labels, None, name="labels.txt")
 
 
 def test_label_file_that_is_no_text(tmp_path):

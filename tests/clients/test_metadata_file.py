@@ -27,7 +27,9 @@ CLASS_MAP = ZOO / "voc_animals_deeplab_mobilenet_v2" / "int8.tflite"
 
 def described(path=INT8):
     contract = read_contract(path)
-    return describe(contract, contract.label_set.names, read_graph(path), license_text="Apache-2.0")
+    return describe(
+        contract, contract.label_set.names, graph=read_graph(path), license_text="Apache-2.0"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,7 @@ def test_masks_are_the_same(written):
     contracts = [read_contract(INT8), read_contract(written)]
     image = np.tile(pixels(1)[0], (4, 4, 1))[: contracts[0].height, : contracts[0].width]
     with InterpreterPool(contracts, 1) as pool:
-        tasks = [Task(index, ModelRunner.class_map, (image,)) for index in (0, 1)]
+        tasks = [Task(index, ModelRunner.class_map, arguments=(image,)) for index in (0, 1)]
         before, after = pool.run(tasks)
     assert not before.failure
     assert not after.failure
@@ -140,7 +142,7 @@ def test_other_entries_of_the_model_stay(content):
 
 def test_segmenter_options_byte_for_byte():
     """Walked by hand: root offset, identifier, vtable, one byte in slot 0."""
-    data = codec.encode("ImageSegmenterOptions", {"activation": 2}, SEGMENTER_IDENTIFIER)
+    data = codec.encode("ImageSegmenterOptions", {"activation": 2}, identifier=SEGMENTER_IDENTIFIER)
     root = struct.unpack_from("<I", data)[0]
     assert data[4:8] == b"V001"
     vtable = root - struct.unpack_from("<i", data, root)[0]
@@ -155,7 +157,7 @@ def test_union_takes_two_slots():
         "content_properties": ("ImageProperties", {"color_space": 1}),
         "range": {"min": 1, "max": 2},
     }
-    data = codec.encode("Content", values, b"TEST")
+    data = codec.encode("Content", values, identifier=b"TEST")
     root = struct.unpack_from("<I", data)[0]
     vtable = root - struct.unpack_from("<i", data, root)[0]
     slots = struct.unpack_from("<5H", data, vtable)[2:]
@@ -170,7 +172,7 @@ def test_union_takes_two_slots():
 
 def test_unknown_field_is_refused():
     with pytest.raises(ValueError, match="ValueRange has no field middle"):
-        codec.encode("ValueRange", {"middle": 1}, b"TEST")
+        codec.encode("ValueRange", {"middle": 1}, identifier=b"TEST")
 
 
 def test_metadata_of_another_writer(shared_dir):

@@ -27,7 +27,7 @@ def golden(tmp_path_factory):
     folder = tmp_path_factory.mktemp("golden")
     photo = folder / "scene.png"
     Image.fromarray(draw_scene(1)[0]).save(photo)
-    write_golden(GoldenOptions(INT8, photo, folder))
+    write_golden(GoldenOptions(INT8, photo, output_dir=folder))
     return folder
 
 
@@ -41,7 +41,9 @@ def raw_output(runner, pixels):
 def devices(inputs, folder):
     """Files with the raw outputs for some inputs."""
     with InterpreterPool([read_contract(INT8)], 1) as pool:
-        tasks = [Task(0, raw_output, (np.ascontiguousarray(pixels),)) for pixels in inputs]
+        tasks = [
+            Task(0, raw_output, arguments=(np.ascontiguousarray(pixels),)) for pixels in inputs
+        ]
         outcomes = list(pool.run(tasks))
     paths = [folder / f"device{number}.bin" for number in range(len(outcomes))]
     for path, outcome in zip(paths, outcomes, strict=True):
@@ -79,7 +81,7 @@ def test_faults_of_a_device_are_found(shared_dir, tmp_path):
     """On a real photo: of a drawn one, little depends on the colours."""
     folder = shared_dir / "data" / "camvid"
     photo = folder / (folder / "val.txt").read_text().split()[0]
-    write_golden(GoldenOptions(INT8, photo, tmp_path))
+    write_golden(GoldenOptions(INT8, photo, output_dir=tmp_path))
     pixels = fed(tmp_path)
     faults = {
         "blue first": pixels[..., ::-1],
@@ -124,16 +126,16 @@ def test_description_without_a_part(golden, tmp_path, key):
 def test_pair_of_another_file(golden, tmp_path):
     other = tmp_path / "other.tflite"
     other.write_bytes(INT8.read_bytes() + b" ")
-    assert compare(golden, golden / "output.bin", INT8).passed
+    assert compare(golden, golden / "output.bin", model=INT8).passed
     with pytest.raises(ValueError, match=r"was made from int8\.tflite with another sha256"):
-        compare(golden, golden / "output.bin", other)
+        compare(golden, golden / "output.bin", model=other)
     with pytest.raises(FileNotFoundError, match=r"device\.bin: no such file; check --check"):
         compare(golden, tmp_path / "device.bin")
 
 
 def test_existing_pair_is_kept(golden):
     with pytest.raises(FileExistsError, match=r"input\.bin exists; give --overwrite"):
-        GoldenOptions(INT8, golden / "scene.png", golden)
+        GoldenOptions(INT8, golden / "scene.png", output_dir=golden)
 
 
 def test_command(golden, tmp_path):

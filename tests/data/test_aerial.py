@@ -144,24 +144,24 @@ class TestIsprs:
     )
     def test_real_crop(self, shared_dir, city, stem):
         root = shared_dir / "data/samples/aerial" / city
-        dataset = open_dataset(city, root, "train")
+        dataset = open_dataset(city, root, split="train")
         image, label = dataset.read(0)
         assert names(dataset) == [f"images/{stem}.jpg"]
         assert image.shape == (512, 512, 3)
         raw = stored(root / f"labels/{stem}.png")
         np.testing.assert_array_equal(label, below_zero_is_ignored(raw))
         with pytest.raises(ValueError, match=f"{city}, split 'val': no samples"):
-            open_dataset(city, root, "val")
+            open_dataset(city, root, split="val")
 
     @pytest.mark.parametrize("city", ["potsdam", "vaihingen"])
     def test_colours_of_a_real_crop(self, shared_dir, tmp_path, write_image, city):
         """The same crop painted as the archives paint it gives the same classes."""
         root = shared_dir / "data/samples/aerial" / city
-        crop = open_dataset(city, root, "train")
+        crop = open_dataset(city, root, split="train")
         name = crop.samples[0].label
         write_image(tmp_path / crop.samples[0].image, crop.image(0))
         write_image(tmp_path / name, color_mask(stored(root / name)))
-        painted = open_dataset(city, tmp_path, "train")
+        painted = open_dataset(city, tmp_path, split="train")
         np.testing.assert_array_equal(painted.label(0), crop.label(0))
         assert len(np.unique(painted.label(0))) == 6  # five classes, border
 
@@ -174,7 +174,7 @@ class TestIsprs:
             for image, area in zip(photos, areas, strict=True)
         ]
         for number, split in enumerate(("train", "val")):
-            dataset = open_dataset(city, tmp_path, split)
+            dataset = open_dataset(city, tmp_path, split=split)
             assert names(dataset) == [photos[number]]
             np.testing.assert_array_equal(dataset.label(0), below_zero_is_ignored(ids[number]))
 
@@ -307,4 +307,4 @@ class TestFloodnet:
 def test_registry_leads_to_each_reader(name, own_folder, tmp_path):
     assert name in DATASETS
     with pytest.raises(FileNotFoundError, match=own_folder):
-        open_dataset(name, tmp_path, "train")
+        open_dataset(name, tmp_path, split="train")

@@ -67,7 +67,7 @@ def room(tmp_path):
 def refused(archive, room, match, limits=LIMITS):
     """Nothing may be written: neither in the folder nor beside it."""
     before = sorted(archive.parent.rglob("*"))
-    with pytest.raises(ValueError, match=match) as caught, unpacked(archive, room, limits):
+    with pytest.raises(ValueError, match=match) as caught, unpacked(archive, room, limits=limits):
         pass
     assert sorted(archive.parent.rglob("*")) == before
     assert str(archive) in str(caught.value)
@@ -83,7 +83,7 @@ def test_sound_archives_come_out_as_they_went_in(tmp_path, room, kind):
         make_zip(path, FILES, zipfile.ZIP_STORED if "stored" in kind else zipfile.ZIP_DEFLATED)
     else:
         make_tar(path, FILES, "w:gz" if "gz" in kind else "w")
-    with unpacked(path, room, LIMITS) as staging:
+    with unpacked(path, room, limits=LIMITS) as staging:
         assert staging.parent == room
         assert tree(staging) == FILES
     assert list(room.iterdir()) == []
@@ -98,18 +98,18 @@ def test_archives_of_the_tar_program(tmp_path, room, flags):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(name.encode())
     subprocess.run(["tar", *flags, tmp_path / "t.tar", "-C", source, "."], check=True)
-    with unpacked(tmp_path / "t.tar", room, LIMITS) as staging:
+    with unpacked(tmp_path / "t.tar", room, limits=LIMITS) as staging:
         assert tree(staging) == {name: name.encode() for name in names}
 
 
 def test_subtree_is_taken_without_its_folder(tmp_path, room):
     files = {"Repo-1a2b/CamVid/val.txt": b"v", "Repo-1a2b/CamVid/val/a": b"a", "Repo-1a2b/x": b"x"}
     for path in (make_zip(tmp_path / "z", files), make_tar(tmp_path / "t", files)):
-        with unpacked(path, room, LIMITS, "*/CamVid") as staging:
+        with unpacked(path, room, limits=LIMITS, subtree="*/CamVid") as staging:
             assert tree(staging) == {"val.txt": b"v", "val/a": b"a"}
         with (
             pytest.raises(ValueError, match=r"holds no file below \*/Other; is it the right"),
-            unpacked(path, room, LIMITS, "*/Other"),
+            unpacked(path, room, limits=LIMITS, subtree="*/Other"),
         ):
             pass
 
@@ -119,7 +119,7 @@ def test_two_subtrees_that_would_fall_on_each_other_are_refused(tmp_path, room):
     for path in (make_zip(tmp_path / "z", files), make_tar(tmp_path / "t", files)):
         with (
             pytest.raises(ValueError, match=r"holds \*/CamVid more than once"),
-            unpacked(path, room, LIMITS, "*/CamVid"),
+            unpacked(path, room, limits=LIMITS, subtree="*/CamVid"),
         ):
             pass
 
@@ -128,7 +128,7 @@ def test_permissions_of_the_archive_are_not_taken_over(tmp_path, room):
     with writing_tar(tmp_path / "t") as add:
         add("closed", b"x", mode=0)
         add("setuid", b"x", mode=0o6777)
-    with unpacked(tmp_path / "t", room, LIMITS) as staging:
+    with unpacked(tmp_path / "t", room, limits=LIMITS) as staging:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in staging.iterdir()}
     assert modes["closed"] & stat.S_IRUSR
     assert not modes["setuid"] & (stat.S_ISUID | stat.S_ISGID)
@@ -243,7 +243,7 @@ def test_folders_may_come_twice(tmp_path, room):
         add("a/", type=tarfile.DIRTYPE)
         add("a/x", b"1")
         add("./a", type=tarfile.DIRTYPE)
-    with unpacked(tmp_path / "t", room, LIMITS) as staging:
+    with unpacked(tmp_path / "t", room, limits=LIMITS) as staging:
         assert tree(staging) == {"a/x": b"1"}
 
 
@@ -258,14 +258,14 @@ def test_the_ratio_that_label_files_reach_is_allowed(tmp_path, room):
     files = {f"{number}.label": noise + bytes(80_000) for number in range(20)}
     path = make_zip(tmp_path / "z", files)
     assert 60 < 20 * 81_000 / path.stat().st_size < 100
-    with unpacked(path, room, LIMITS) as staging:
+    with unpacked(path, room, limits=LIMITS) as staging:
         assert tree(staging) == files
 
 
 def test_limits_on_bytes_and_entries(tmp_path, room):
     files = {str(number): _NOISE.randbytes(100) for number in range(10)}
     for path in (make_zip(tmp_path / "z", files), make_tar(tmp_path / "t", files)):
-        with unpacked(path, room, Limits(1000, max_entries=10)) as staging:
+        with unpacked(path, room, limits=Limits(1000, max_entries=10)) as staging:
             assert tree(staging) == files
         refused(path, room, r"more than 0\.000999 MB", Limits(999))
         refused(path, room, "more than 9 entries", Limits(1000, max_entries=9))
@@ -326,7 +326,7 @@ def test_full_disk_is_seen_before_writing(tmp_path, room, monkeypatch):
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage._replace(free=70_000))
     with (
         pytest.raises(OSError, match=r"unpacks to .* GB free; make room"),
-        unpacked(path, room, LIMITS),
+        unpacked(path, room, limits=LIMITS),
     ):
         pass
     assert list(room.iterdir()) == []

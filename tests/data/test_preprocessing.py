@@ -94,19 +94,19 @@ class TestPlace:
         image = photo(6, 8)
         placed, placement = place(image, (6, 8))
         np.testing.assert_array_equal(placed, image)
-        assert placement == Placement(6, 8, 6, 8)
+        assert placement == Placement(6, 8, source_height=6, source_width=8)
 
     def test_photo_that_fits_one_way_is_padded_gray_not_resampled(self, photo):
         image = photo(6, 5)
         placed, placement = place(image, (6, 8))
         np.testing.assert_array_equal(placed[:, :5], image)
         assert (placed[:, 5:] == 128).all()
-        assert placement == Placement(6, 5, 6, 5)
+        assert placement == Placement(6, 5, source_height=6, source_width=5)
 
     def test_aspect_is_kept(self, photo):
         """30x40 on 12x20: the scale is min(12/30, 20/40) = 0.4, so 12x16."""
         placed, placement = place(photo(30, 40), (12, 20))
-        assert placement == Placement(12, 16, 30, 40)
+        assert placement == Placement(12, 16, source_height=30, source_width=40)
         assert placed.shape == (12, 20, 3)
         assert (placed[:, 16:] == 128).all()
 
@@ -130,12 +130,12 @@ class TestPlace:
 
     def test_one_pixel_fills_the_shorter_side(self):
         placed, placement = place(np.array([[[7, 8, 9]]], np.uint8), (4, 6))
-        assert placement == Placement(4, 4, 1, 1)
+        assert placement == Placement(4, 4, source_height=1, source_width=1)
         assert np.unique(placed[:, :4].reshape(-1, 3), axis=0).tolist() == [[7, 8, 9]]
 
     def test_a_line_keeps_at_least_one_pixel(self, photo):
         _, placement = place(photo(1, 500), (10, 20))
-        assert placement == Placement(1, 20, 1, 500)
+        assert placement == Placement(1, 20, source_height=1, source_width=500)
 
     def test_label_by_hand(self):
         """2x4 on 3x2, scale 1/2: 1x2; half-pixel centres take row 1 and columns 1 and 3."""
@@ -173,6 +173,6 @@ class TestPlace:
     def test_restored_label_keeps_its_type_and_drops_the_padding(self):
         canvas = np.full((4, 6), 99, np.int64)
         canvas[:4, :2] = [[1, 2]] * 4
-        restored = Placement(4, 2, 8, 4).restore_label(canvas)
+        restored = Placement(4, 2, source_height=8, source_width=4).restore_label(canvas)
         assert restored.dtype == np.int64
         assert restored.tolist() == [[1, 1, 2, 2]] * 8

@@ -12,7 +12,9 @@ from deeplab_tf.data.lidar.sensor import Sensor, read_sensor, write_sensor
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.readers import semantic_kitti
 
-SMALL = Sensor(4, 8, 20.0, -20.0, mean=(10, 0, 0, -1, 0.5), std=(4, 2, 2, 0.5, 0.25))
+SMALL = Sensor(
+    4, 8, fov_up=20.0, fov_down=-20.0, mean=(10, 0, 0, -1, 0.5), std=(4, 2, 2, 0.5, 0.25)
+)
 """Rows of 10 degrees, columns of 45 degrees."""
 
 
@@ -91,7 +93,7 @@ def test_bytes_of_values():
 def test_image_is_zero_for_the_network_where_it_is_empty():
     points = _points(_point(10, -5, 9, 0.75))
     found = range_image.project(points, SMALL)
-    image = range_image.range_image(points, found, SMALL)
+    image = range_image.range_image(points, found, sensor=SMALL)
     assert image.shape == (4, 8, 5)
     assert image.dtype == np.uint8
     normalized = Preprocessing((128.0,) * 5, (128.0,) * 5).normalize(image)
@@ -168,7 +170,16 @@ def test_squeezesegs_images_have_the_same_orientation(shared_dir):
 )
 def test_a_mirrored_image_is_the_image_of_a_mirrored_scene(fov_left, fov_right, across):
     mean, std = (5, 0, 0, 0, 0.5), (4, 5, 5, 2, 0.25)
-    sensor = Sensor(8, 16, 20.0, -20.0, float(fov_left), float(fov_right), mean, std)
+    sensor = Sensor(
+        8,
+        16,
+        fov_up=20.0,
+        fov_down=-20.0,
+        fov_left=float(fov_left),
+        fov_right=float(fov_right),
+        mean=mean,
+        std=std,
+    )
     assert sensor.across == across
     rng = np.random.default_rng(3)
     azimuth = np.radians(rng.uniform(fov_right + 1, fov_left - 1, 400))
@@ -179,7 +190,7 @@ def test_a_mirrored_image_is_the_image_of_a_mirrored_scene(fov_left, fov_right, 
     points = np.hstack([points, rng.uniform(0, 1, (400, 1))]).astype(np.float32)
     mirrored = points * np.where(np.arange(4) == "xy".index(across), -1, 1).astype(np.float32)
     images = [
-        range_image.range_image(p, range_image.project(p, sensor), sensor)
+        range_image.range_image(p, range_image.project(p, sensor), sensor=sensor)
         for p in (points, mirrored)
     ]
     channel = range_image.CHANNELS.index(across)
@@ -214,7 +225,7 @@ class TestSensor:
             Sensor(**changes)
 
     def test_file_gives_back_what_was_written(self, tmp_path):
-        write_sensor(tmp_path / "a/sensor.json", SMALL, tmp_path / "scans")
+        write_sensor(tmp_path / "a/sensor.json", SMALL, data_dir=tmp_path / "scans")
         assert read_sensor(tmp_path / "a/sensor.json") == (SMALL, tmp_path / "scans")
 
     def test_fields_left_out_are_kittis(self, tmp_path):

@@ -412,7 +412,14 @@ class TestFileDataset:
             write_image(tmp_path / "m.png", np.array(ids, dtype))
             labels = LabelSet.from_names(("sky", "sea"))
             sample = Sample("a.png", "m.png")
-            return FileDataset("own", "all", labels, tmp_path, (sample,), identity_ids(2))
+            return FileDataset(
+                "own",
+                "all",
+                label_set=labels,
+                data_dir=tmp_path,
+                samples=(sample,),
+                id_table=identity_ids(2),
+            )
 
         return make
 
@@ -485,16 +492,16 @@ class TestRegistry:
         """Each entry leads to its reader, which misses its own files in an empty folder."""
         assert name in DATASETS
         with pytest.raises(FileNotFoundError, match=own_file):
-            open_dataset(name, tmp_path, "train")
+            open_dataset(name, tmp_path, split="train")
 
     def test_unknown(self, tmp_path):
         with pytest.raises(ValueError, match=r"unknown data set 'coco'; known: .*'voc'"):
-            open_dataset("coco", tmp_path, "train")
+            open_dataset("coco", tmp_path, split="train")
 
     def test_folder_is_needed(self):
         with pytest.raises(ValueError, match="'voc' needs --data_dir"):
-            open_dataset("voc", "", "train")
+            open_dataset("voc", "", split="train")
 
     def test_missing_folder(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="gone: no such folder; --data_dir must name"):
-            open_dataset("voc", tmp_path / "gone", "train")
+            open_dataset("voc", tmp_path / "gone", split="train")

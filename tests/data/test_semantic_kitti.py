@@ -68,8 +68,8 @@ def test_table_of_ids():
 class TestRealScans:
     def test_splits(self, shared_dir):
         root = shared_dir / "data/lidar/semantic_kitti_format"
-        training = open_dataset("semantic_kitti", root, "train")
-        validation = open_dataset("semantic_kitti", root / "dataset", "val")
+        training = open_dataset("semantic_kitti", root, split="train")
+        validation = open_dataset("semantic_kitti", root / "dataset", split="val")
         assert [len(training), len(validation)] == [60, 6]
         assert {s.image.split("/")[1] for s in validation.samples} == {"08"}
         assert "08" not in {s.image.split("/")[1] for s in training.samples}
@@ -92,7 +92,7 @@ class TestRealScans:
         """The solid-state sensor of these scans sees 70.4 degrees both ways, along +x."""
         root = shared_dir / "data/lidar/semantic_kitti_format"
         dataset = semantic_kitti.open_split(root, "train")
-        sensor, found = measure_sensor.measure(dataset, 64, 512, {}, max_scans=12)
+        sensor, found = measure_sensor.measure(dataset, 64, width=512, given={}, max_scans=12)
         assert sensor.fov_left == pytest.approx(35.2, abs=0.3)
         assert sensor.fov_right == pytest.approx(-35.2, abs=0.3)
         assert sensor.fov_down == pytest.approx(-35.2, abs=0.3)
@@ -138,7 +138,7 @@ class TestCommand:
         stored = json.loads((tmp_path / "s/sensor.json").read_text())
         assert (stored["height"], stored["fov_up"], stored["fov_down"]) == (16, 20, -40)
         assert stored["data_dir"] == str(root)
-        dataset = open_dataset("semantic_kitti", tmp_path / "s", "val")
+        dataset = open_dataset("semantic_kitti", tmp_path / "s", split="val")
         assert dataset.sensor.width == 32
         assert dataset.image(0).shape == (16, 32, 5)
         assert sorted(np.unique(dataset.label(0))) == [14, 255]  # the instance is left out

@@ -61,7 +61,7 @@ def test_each_pixel_belongs_to_the_tile_in_which_it_lies_deepest(cut):
 def test_neighbours_overlap_enough_and_one_tile_less_would_not_do(cut):
     height, width, tile_height, tile_width, overlap = cut
     for size, tile in ((height, tile_height), (width, tile_width)):
-        found = spans(size, tile, overlap)
+        found = spans(size, tile, overlap=overlap)
         assert (found[0].start, found[-1].stop) == (0, size)
         shared = [one.stop - other.start for one, other in itertools.pairwise(found)]
         assert all(overlap <= pixels < tile for pixels in shared)
@@ -72,19 +72,19 @@ def test_neighbours_overlap_enough_and_one_tile_less_would_not_do(cut):
 
 def test_places_worked_out_by_hand():
     """960 in tiles of 480: two meet at 480; with 64 shared three are needed, at 0, 240 and 480."""
-    two = spans(960, 480, 0)
+    two = spans(960, 480, overlap=0)
     assert [(s.start, s.stop, s.first, s.last) for s in two] == [
         (0, 480, 0, 480),
         (480, 960, 480, 960),
     ]
-    three = spans(960, 480, 64)
+    three = spans(960, 480, overlap=64)
     assert [(s.start, s.stop, s.first, s.last) for s in three] == [
         (0, 480, 0, 360),
         (240, 720, 360, 600),
         (480, 960, 600, 960),
     ]
     # 3 pixels shared, 5 6 7: the middle one is as far from both borders and goes to the first.
-    assert [(s.start, s.first, s.last) for s in spans(13, 8, 3)] == [(0, 0, 7), (5, 7, 13)]
+    assert [(s.start, s.first, s.last) for s in spans(13, 8, overlap=3)] == [(0, 0, 7), (5, 7, 13)]
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -98,14 +98,14 @@ def test_cut_and_stitched_photo_is_the_photo(cut):
 
 def test_stitched_map_names_the_deepest_tile():
     """Tiles of 6 on 10 pixels, 2 shared: the border of ownership is midway, at 5."""
-    tiling = Tiling(10, 10, 6, 6, 2)
+    tiling = Tiling(10, 10, tile_height=6, tile_width=6, overlap=2)
     numbers = tiling.stitch(np.full((6, 6), number, np.uint8) for number in range(4))
     expected = np.repeat(np.repeat([[0, 1], [2, 3]], 5, axis=0), 5, axis=1)
     np.testing.assert_array_equal(numbers, expected)
 
 
 def test_photo_that_ends_before_the_tile_is_padded_gray():
-    tiling = Tiling(9, 40, 16, 16, 5)
+    tiling = Tiling(9, 40, tile_height=16, tile_width=16, overlap=5)
     photo = np.zeros((9, 40, 3), np.uint8)
     part = tiling.cut(photo, tiling.tiles()[1])
     assert (part[:9] == 0).all()
@@ -124,15 +124,15 @@ def test_only_larger_photos_need_tiles(size, needed):
 def test_overlap_must_be_smaller_than_a_tile(overlap):
     message = rf"tiles of 16x12 pixels \(height x width\) overlap by 0 to 11 pixels; got {overlap}"
     with pytest.raises(ValueError, match=message):
-        Tiling(50, 50, 16, 12, overlap)
+        Tiling(50, 50, tile_height=16, tile_width=12, overlap=overlap)
 
 
 def test_empty_photo():
     with pytest.raises(ValueError, match="need a pixel at least; got 0x5 and 16x16"):
-        Tiling(0, 5, 16, 16, 0)
+        Tiling(0, 5, tile_height=16, tile_width=16, overlap=0)
 
 
 def test_lost_class_map_is_noticed():
-    tiling = Tiling(10, 10, 6, 6, 2)
+    tiling = Tiling(10, 10, tile_height=6, tile_width=6, overlap=2)
     with pytest.raises(ValueError, match="shorter"):
         tiling.stitch(np.zeros((6, 6), np.uint8) for _ in range(3))

@@ -46,13 +46,13 @@ TWICE = Preprocessing((128.0 * 129,) * 3, (128.0 * 128,) * 3)
 
 def spread(dataset, count=PHOTOS):
     chosen = np.linspace(0, len(dataset) - 1, count).astype(int)
-    return Subset(dataset, tuple(chosen.tolist()), dataset.split)
+    return Subset(dataset, tuple(chosen.tolist()), split=dataset.split)
 
 
 @pytest.fixture(scope="module")
 def camvid(shared_dir):
     """Three photos from all over the validation list."""
-    return spread(open_dataset("camvid", shared_dir / "data" / "camvid", "val"))
+    return spread(open_dataset("camvid", shared_dir / "data" / "camvid", split="val"))
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,13 @@ def twin(tmp_path_factory):
 @pytest.fixture(scope="module")
 def six(shared_dir):
     """Enough photos for a finding on how they are fed to be a problem."""
-    return spread(open_dataset("camvid", shared_dir / "data" / "camvid", "val"), 6)
+    return spread(open_dataset("camvid", shared_dir / "data" / "camvid", split="val"), 6)
 
 
 def found(path, dataset, **given):
-    diagnosis = diagnose(open_case(path, dataset=dataset, **given), Effort(0, len(dataset), 1))
+    diagnosis = diagnose(
+        open_case(path, dataset=dataset, **given), Effort(0, len(dataset), processes=1)
+    )
     return {finding.name: finding for finding in diagnosis.findings}
 
 
@@ -92,7 +94,7 @@ def test_the_zoo_is_healthy_on_real_photos(name, camvid, twin):
 
 @pytest.mark.parametrize("name", ["qat_int8", pytest.param("int8", marks=pytest.mark.slow)])
 def test_the_other_zoo_is_healthy_on_real_photos(name, shared_dir):
-    photos = spread(open_dataset("voc", shared_dir / "data" / "voc_animals", "val"), 8)
+    photos = spread(open_dataset("voc", shared_dir / "data" / "voc_animals", split="val"), 8)
     path = CAMVID.parent / "voc_animals_deeplab_mobilenet_v2" / f"{name}.tflite"
     assert problems(found(path, photos)) == set()
 
@@ -116,13 +118,13 @@ def test_integer_file_that_is_fed_raw_gives_the_published_empty_masks(six):
 
 
 def test_photos_that_were_normalized_before_they_were_given(camvid):
-    stored = Turned(camvid, lambda image: (image // 128).astype(np.uint8), same)
+    stored = Turned(camvid, lambda image: (image // 128).astype(np.uint8), turn_label=same)
     finding = found(INT8, stored)["normalized_twice"]
     assert "3 of 3 photos hold only pixel values 0..1" in finding.evidence
 
 
 def blue_first(dataset):
-    return Turned(dataset, lambda image: image[..., ::-1], same)
+    return Turned(dataset, lambda image: image[..., ::-1], turn_label=same)
 
 
 def test_photos_with_blue_first(six):
@@ -137,15 +139,15 @@ def test_few_photos_with_blue_first_are_no_proof(camvid):
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_official_model_on_few_photos_has_no_problem(shared_dir, count):
-    photos = open_dataset("voc", shared_dir / "data" / "voc_animals", "val")
-    first = Subset(photos, tuple(range(count)), "val")
+    photos = open_dataset("voc", shared_dir / "data" / "voc_animals", split="val")
+    first = Subset(photos, tuple(range(count)), split="val")
     path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
     assert problems(found(path, first)) == set()
 
 
 def test_class_of_one_photo_that_is_missed_is_no_problem(shared_dir):
-    photos = open_dataset("voc", shared_dir / "data" / "voc_animals", "train")
-    first = Subset(photos, tuple(range(8)), "train")
+    photos = open_dataset("voc", shared_dir / "data" / "voc_animals", split="train")
+    first = Subset(photos, tuple(range(8)), split="train")
     findings = found(shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite", first)
     assert "'chair' (1.21% of the labelled pixels" in findings["never_predicted"].evidence
     assert problems(findings) == set()
@@ -171,13 +173,13 @@ def test_network_with_blue_first(six, tmp_path):
 
 
 def test_photos_on_their_side(six):
-    turned = Turned(six, lambda image: image.swapaxes(0, 1), lambda label: label.T)
+    turned = Turned(six, lambda image: image.swapaxes(0, 1), turn_label=lambda label: label.T)
     finding = found(INT8, turned)["width_height_swapped"]
     assert finding.severity is Severity.PROBLEM
 
 
 def test_photos_on_their_head_are_no_wrong_labels(six):
-    findings = found(INT8, Turned(six, lambda image: image[::-1, ::-1], same))
+    findings = found(INT8, Turned(six, lambda image: image[::-1, ::-1], turn_label=same))
     assert findings["upside_down"].severity is Severity.PROBLEM
     assert not problems(findings) & {"label_order", "channel_order", "never_predicted"}
 
@@ -283,7 +285,7 @@ def test_class_that_is_never_predicted(camvid, tmp_path):
     assert "'road'" in findings["never_predicted"].evidence
     assert "never_predicted" in problems(findings)
     assert "in 3 of 3 photos" in findings["never_predicted"].evidence
-    two = Subset(camvid, (0, 1), camvid.split)
+    two = Subset(camvid, (0, 1), split=camvid.split)
     assert found(tmp_path / "no_road.tflite", two)["never_predicted"].severity is Severity.WARNING
 
 
@@ -345,8 +347,8 @@ def test_file_that_does_not_run(camvid, tmp_path):
 
 
 def test_other_classes_than_the_data_set(twin):
-    drawn = Subset(open_dataset("synthetic", None, "val"), tuple(range(2)), "val")
-    diagnosis = diagnose(open_case(INT8, dataset=drawn), Effort(0, 2, 1))
+    drawn = Subset(open_dataset("synthetic", None, split="val"), tuple(range(2)), split="val")
+    diagnosis = diagnose(open_case(INT8, dataset=drawn), Effort(0, 2, processes=1))
     assert "label_count" in {finding.name for finding in diagnosis.findings}
     reasons = {item.check: item.reason for item in diagnosis.skipped}
     assert reasons["constant mask"] == "the file gives 11 classes, synthetic has 7"
@@ -354,8 +356,10 @@ def test_other_classes_than_the_data_set(twin):
 
 
 def test_scans_of_another_sensor_say_nothing_of_masks():
-    case = open_case(CAMVID / "int8.tflite", dataset=open_dataset("synthetic", None, "val"))
-    contract = dataclasses.replace(case.contract, sensor=Sensor(64, 512, 3.0, -25.0))
+    case = open_case(CAMVID / "int8.tflite", dataset=open_dataset("synthetic", None, split="val"))
+    contract = dataclasses.replace(
+        case.contract, sensor=Sensor(64, 512, fov_up=3.0, fov_down=-25.0)
+    )
     obstacle = dataclasses.replace(case, contract=contract).truth_obstacle()
     assert obstacle == "the file was trained on range images of another sensor (no sensor)"
 

@@ -112,7 +112,16 @@ def test_input_scale_that_the_manifest_contradicts(tmp_path, scale, zero_point):
 
 def declaring(path, preprocessing, labels=()):
     """The same file with metadata of its own, and no manifest."""
-    metadata = SegmenterMetadata("", "", "", preprocessing, None, labels, False, None)
+    metadata = SegmenterMetadata(
+        "",
+        "",
+        license="",
+        preprocessing=preprocessing,
+        input_range=None,
+        labels=labels,
+        classes_output=False,
+        activation=None,
+    )
     path.write_bytes(packing.add(INT8.read_bytes(), metadata))
     return path
 

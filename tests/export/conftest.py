@@ -34,7 +34,7 @@ def make_plan(output_dir, files, **changes) -> ExportPlan:
         "files": files,
         "preprocessing": Preprocessing(),
         "label_set": LabelSet.from_names([f"class{index}" for index in range(11)]),
-        "calibration_dataset": open_dataset("synthetic", None, "train"),
+        "calibration_dataset": open_dataset("synthetic", None, split="train"),
         "calibration_images": 4,
     }
     return ExportPlan(**(values | changes))

@@ -42,8 +42,8 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 def _photos() -> np.ndarray:
     """float32 [IMAGES, *SIZE, 3], the very photos of the plans below."""
-    dataset = open_dataset("synthetic", None, "val")
-    chosen = choose_samples(dataset, IMAGES, 0)
+    dataset = open_dataset("synthetic", None, split="val")
+    chosen = choose_samples(dataset, IMAGES, seed=0)
     photos = np.stack([place(dataset.image(index), SIZE)[0] for index in chosen])
     photos[0, 0, 0], photos[0, 0, 1] = 0, 255
     return Preprocessing().normalize(photos)
@@ -97,7 +97,7 @@ def _plan(files, output, **changes) -> BiasCorrectionPlan:
     values = {
         "model": files / "int8.tflite",
         "output": output,
-        "calibration": open_dataset("synthetic", None, "val"),
+        "calibration": open_dataset("synthetic", None, split="val"),
         "reference": files / "float32.tflite",
         "calibration_images": IMAGES,
     }
@@ -413,8 +413,8 @@ class _Scans(SyntheticDataset):
 
     def __init__(self, empty: int):
         super().__init__("val")
-        self._whole = open_dataset("synthetic", None, "val")
-        self._chosen = choose_samples(self._whole, IMAGES, 0)
+        self._whole = open_dataset("synthetic", None, split="val")
+        self._chosen = choose_samples(self._whole, IMAGES, seed=0)
         self._empty = empty
 
     def __len__(self) -> int:
@@ -459,7 +459,7 @@ def test_scans_of_another_sensor_are_refused(files, tmp_path):
     model.write_bytes((files / "int8.tflite").read_bytes())
     manifest = dataclasses.replace(
         read_manifest(CAMVID / "int8.tflite"),
-        sensor=Sensor(64, 512, 3.0, -25.0),
+        sensor=Sensor(64, 512, fov_up=3.0, fov_down=-25.0),
         sha256=sha256_of(model.read_bytes()),
         size_bytes=model.stat().st_size,
     )
@@ -589,7 +589,11 @@ def test_planted_shift_in_the_zoo(tmp_path):
     output = tmp_path / "new.tflite"
     result = correct_biases(
         BiasCorrectionPlan(
-            model, output, open_dataset("synthetic", None, "val"), CAMVID, calibration_images=2
+            model,
+            output,
+            calibration=open_dataset("synthetic", None, split="val"),
+            reference=CAMVID,
+            calibration_images=2,
         )
     )
     assert [layer.position for layer in result.layers] == names

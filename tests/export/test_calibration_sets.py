@@ -20,17 +20,17 @@ INPUT_RANGE = (-1.0, 127 / 128)
 
 @pytest.fixture(scope="module")
 def drawn():
-    return open_dataset("synthetic", "", "train")
+    return open_dataset("synthetic", "", split="train")
 
 
 def test_disjoint_sets(drawn):
-    sets = disjoint_samples(drawn, (5, 5, 7), 3)
+    sets = disjoint_samples(drawn, (5, 5, 7), seed=3)
     assert [len(chosen) for chosen in sets] == [5, 5, 7]
     assert len(set().union(*sets)) == 17
-    assert sets == disjoint_samples(drawn, (5, 5, 7), 3)
-    assert sets != disjoint_samples(drawn, (5, 5, 7), 4)
+    assert sets == disjoint_samples(drawn, (5, 5, 7), seed=3)
+    assert sets != disjoint_samples(drawn, (5, 5, 7), seed=4)
     with pytest.raises(ValueError, match=r"\d+ \+ 1 different images are needed, split .* has"):
-        disjoint_samples(drawn, (len(drawn), 1), 0)
+        disjoint_samples(drawn, (len(drawn), 1), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,16 @@ def test_disjoint_sets(drawn):
 )
 def test_poor_sets_are_said(drawn, caplog, indices, message):
     with caplog.at_level(logging.WARNING, "absl"):
-        images, _ = calibrate(Subset(drawn, indices, "few"), (96, 128), len(indices), 0)
+        images, _ = calibrate(
+            Subset(drawn, indices, split="few"), (96, 128), count=len(indices), seed=0
+        )
     assert images.shape == (len(indices), 96, 128, 3)
     assert message in caplog.text
 
 
 def test_a_good_set_is_not_warned_of(drawn, caplog):
     with caplog.at_level(logging.WARNING, "absl"):
-        calibrate(drawn, (96, 128), 4, 0)
+        calibrate(drawn, (96, 128), count=4, seed=0)
     assert not caplog.text
 
 
@@ -61,17 +63,27 @@ def test_a_good_set_is_not_warned_of(drawn, caplog):
 )
 def test_images_that_are_not_normalized_are_refused(wrong):
     with pytest.raises(ValueError, match=r"calibration images reach from .* normalize them"):
-        quantize_post_training(trained_float_model(), PostTraining(), [wrong], INPUT_RANGE)
+        quantize_post_training(
+            trained_float_model(), PostTraining(), batches=[wrong], input_range=INPUT_RANGE
+        )
 
 
 def test_no_images_are_refused():
     with pytest.raises(ValueError, match="no calibration images; give at least one"):
-        quantize_post_training(trained_float_model(), PostTraining(), [scenes(1)[:0]], INPUT_RANGE)
+        quantize_post_training(
+            trained_float_model(), PostTraining(), batches=[scenes(1)[:0]], input_range=INPUT_RANGE
+        )
 
 
 def test_verdict_by_hand():
     def found(change):
-        return Stability((0.5, 0.5 + change), Interval(change, -0.1, 0.1), 0.01, 8, 4)
+        return Stability(
+            (0.5, 0.5 + change),
+            Interval(change, -0.1, high=0.1),
+            bound=0.01,
+            calibration_images=8,
+            score_images=4,
+        )
 
     assert found(0.01).stable
     assert found(-0.01).stable
@@ -89,12 +101,17 @@ def test_a_stray_pixel_does_not_make_a_calibration_unstable():
     second = first.copy()
     second[0, 0, 0] -= 1
     second[0, 0, 9] += 1
-    found = compare(first, second, 0.001, 8)
+    found = compare(first, second, bound=0.001, calibration_images=8)
     assert found.stable
     assert found.mious[1] - found.mious[0] == pytest.approx(found.difference.difference, abs=1e-12)
     assert (found.calibration_images, found.score_images) == (8, 30)
     with pytest.raises(RuntimeError, match="no class in common"):
-        compare(np.zeros((2, 3, 4), np.int64), np.zeros((2, 3, 4), np.int64), 0.001, 8)
+        compare(
+            np.zeros((2, 3, 4), np.int64),
+            np.zeros((2, 3, 4), np.int64),
+            bound=0.001,
+            calibration_images=8,
+        )
 
 
 @pytest.mark.slow

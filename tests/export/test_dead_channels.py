@@ -21,7 +21,9 @@ from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 
 layers = keras.layers
 INPUT_RANGE = (-1.0, 127 / 128)
-SPEC = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
+SPEC = FileSpec(
+    Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
+)
 
 
 def network(gamma: float, kernel: float) -> keras.Model:
@@ -61,7 +63,9 @@ def photos():
 def written(model, folder):
     """The file of a quantization-aware network, and its path."""
     freeze.write_saved_model(freeze.freeze_model(model, SPEC.head), folder / "saved")
-    content = convert(Conversion(folder / "saved", SPEC, None, Preprocessing()))
+    content = convert(
+        Conversion(folder / "saved", SPEC, calibration_file=None, preprocessing=Preprocessing())
+    )
     path = folder / "file.tflite"
     path.write_bytes(content)
     return path
@@ -90,7 +94,7 @@ DEAD = [(0.0, 0.0), (1e-6, 1e-9), (1.0, 1.0)]
 def test_post_training(tmp_path, photos, gamma, kernel):
     model = network(gamma, kernel)
     plan = PostTraining(bias=BiasMethod.EMPIRICAL)
-    done = quantize_post_training(model, plan, [photos], INPUT_RANGE)
+    done = quantize_post_training(model, plan, batches=[photos], input_range=INPUT_RANGE)
     found = computed(written(done.model, tmp_path), photos)
     assert snr_db(model(photos), found) > 30
 
@@ -99,7 +103,7 @@ def test_post_training(tmp_path, photos, gamma, kernel):
 def test_quantization_aware(tmp_path, photos, gamma, kernel):
     model = network(gamma, kernel)
     aware = quantize_aware(model, INPUT_RANGE)
-    fill_ranges(aware, model, named_arrays(model), [photos])
+    fill_ranges(aware, model, arrays=named_arrays(model), batches=[photos])
     path = written(aware, tmp_path)
     assert snr_db(model(photos), computed(path, photos)) > 30
-    assert not check_file(path, SPEC, Preprocessing())
+    assert not check_file(path, SPEC, preprocessing=Preprocessing())

@@ -14,7 +14,9 @@ from tests.zoo import scenes
 from tflite_tools.deployment.targets.registry import check_target
 from tflite_tools.flatbuffer.graph import read_graph
 
-SPEC = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.UINT8, IoDtype.UINT8)
+SPEC = FileSpec(
+    Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8
+)
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_quantization_aware_file_agrees_with_keras_on_99_percent(shared_dir, tmp
     camvid = shared_dir / "data" / "camvid"
 
     def crops(split, step):
-        dataset = open_dataset("camvid", camvid, split)
+        dataset = open_dataset("camvid", camvid, split=split)
         indices = range(0, len(dataset), step)
         return np.stack(
             [dataset.image(i)[100 : 100 + size[0], 100 : 100 + size[1]] for i in indices]
@@ -78,11 +78,19 @@ def test_quantization_aware_file_agrees_with_keras_on_99_percent(shared_dir, tmp
     source_model = build_network(read_config(CAMVID).model, size)
     quantized = apply.quantize_aware(source_model, Preprocessing().input_range)
     batch = Preprocessing().normalize(crops("train", 30))
-    ranges.fill_ranges(quantized, source_model, named_arrays(trained_float_model()), [batch])
+    ranges.fill_ranges(
+        quantized, source_model, arrays=named_arrays(trained_float_model()), batches=[batch]
+    )
     freeze.write_saved_model(freeze.freeze_model(quantized, Head.LOGITS), tmp_path / "saved")
-    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS, IoDtype.UINT8, IoDtype.UINT8)
+    spec = FileSpec(
+        Variant.QAT_INT8, Head.LOGITS, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8
+    )
     (tmp_path / "qat.tflite").write_bytes(
-        convert(Conversion(tmp_path / "saved", spec, None, Preprocessing()))
+        convert(
+            Conversion(
+                tmp_path / "saved", spec, calibration_file=None, preprocessing=Preprocessing()
+            )
+        )
     )
     images = crops("val", 12)
     logits = quantized(Preprocessing().normalize(images), training=False)
@@ -231,13 +239,15 @@ def convert_to(path, function, spec, variant, calibration=None):
         converter.inference_input_type = converter.inference_output_type = tf.uint8
     path.write_bytes(converter.convert())
     return gate.check_file(
-        path, FileSpec(variant, Head.LOGITS, IoDtype.UINT8, IoDtype.UINT8), Preprocessing()
+        path,
+        FileSpec(variant, Head.LOGITS, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8),
+        preprocessing=Preprocessing(),
     )
 
 
 def test_gate_passes_what_the_stage_makes(exported):
     for spec in plan_files([Variant.INT8, Variant.QAT_INT8], [Head.LOGITS])[0]:
-        assert gate.check_file(exported / spec.file_name, spec, Preprocessing()) == []
+        assert gate.check_file(exported / spec.file_name, spec, preprocessing=Preprocessing()) == []
 
 
 def test_gate_names_a_dynamic_batch(tmp_path):
@@ -267,8 +277,10 @@ def test_gate_names_float_islands_and_a_wrong_input_scale(tmp_path):
 
 def test_gate_names_per_tensor_depthwise_weights(shared_dir):
     path = shared_dir / "models" / "mobilenet_v2_1.0_224_quant.tflite"
-    spec = FileSpec(Variant.INT8, Head.LOGITS, IoDtype.UINT8, IoDtype.UINT8)
-    faults = gate.check_file(path, spec, Preprocessing())
+    spec = FileSpec(
+        Variant.INT8, Head.LOGITS, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8
+    )
+    faults = gate.check_file(path, spec, preprocessing=Preprocessing())
     assert sum("one weight scale for" in fault for fault in faults) == 17
 
 
@@ -279,7 +291,7 @@ def test_a_failing_variant_costs_only_itself(tmp_path):
         def frozen(self, phase, head, height, width):
             if phase.value == "quantized":
                 raise RuntimeError("no such weights")
-            return super().frozen(phase, head, height, width)
+            return super().frozen(phase, head, height=height, width=width)
 
     results = export_files(HalfBroken(), make_plan(tmp_path, files))
     assert [bool(result.failure) for result in results] == [False, True]
@@ -288,8 +300,12 @@ def test_a_failing_variant_costs_only_itself(tmp_path):
 
 
 def test_a_dead_converter_is_a_message_and_another_takes_its_place(exported):
-    spec = FileSpec(Variant.FLOAT32, Head.LOGITS, IoDtype.FLOAT32, IoDtype.FLOAT32)
-    conversion = Conversion(exported / "saved_model", spec, None, Preprocessing())
+    spec = FileSpec(
+        Variant.FLOAT32, Head.LOGITS, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
+    )
+    conversion = Conversion(
+        exported / "saved_model", spec, calibration_file=None, preprocessing=Preprocessing()
+    )
     with ConverterProcess() as converter:
         with pytest.raises(OSError, match="missing"):
             converter.convert(dataclasses.replace(conversion, saved_model=exported / "missing"))
@@ -355,29 +371,31 @@ def test_int16_has_no_argmax_and_says_so():
 
 
 def test_calibration_covers_the_classes_and_holds_both_ends():
-    dataset = open_dataset("synthetic", None, "train")
+    dataset = open_dataset("synthetic", None, split="train")
     images, record = calibrate(dataset, LIVE_SIZE, count=5, seed=3)
     assert images.shape == (5, *LIVE_SIZE, 3)
     assert (images.min(), images.max()) == (0, 255)
     assert record.classes_covered == 7
     assert len(set(record.samples)) == 5
-    assert choose_samples(dataset, 5, 3) == choose_samples(dataset, 5, 3)
-    assert choose_samples(dataset, 5, 3) != choose_samples(dataset, 5, 4)
+    assert choose_samples(dataset, 5, seed=3) == choose_samples(dataset, 5, seed=3)
+    assert choose_samples(dataset, 5, seed=3) != choose_samples(dataset, 5, seed=4)
     with pytest.raises(ValueError, match="calibration needs 1 to 400 images"):
-        choose_samples(dataset, 0, 0)
+        choose_samples(dataset, 0, seed=0)
 
 
 def test_head_sizes():
     logits = tf.constant(np.random.default_rng(0).normal(size=(1, 4, 6, 3)), tf.float32)
-    assert apply_head(logits, Head.LOGITS, 16, 24).shape == (1, 16, 24, 3)
-    assert apply_head(logits, Head.LOGITS_LOW, 16, 24).shape == (1, 4, 6, 3)
-    half = apply_head(logits, Head.ARGMAX_HALF, 16, 24)
+    assert apply_head(logits, Head.LOGITS, height=16, width=24).shape == (1, 16, 24, 3)
+    assert apply_head(logits, Head.LOGITS_LOW, height=16, width=24).shape == (1, 4, 6, 3)
+    half = apply_head(logits, Head.ARGMAX_HALF, height=16, width=24)
     at_half = np.argmax(tf.image.resize(logits, (8, 12)), -1)
     np.testing.assert_array_equal(half, at_half.repeat(2, 1).repeat(2, 2))
     # With align-corners the outermost pixels are the outermost logits.
-    corners = apply_head(logits, Head.ARGMAX_HALF, 17, 25, Alignment.ALIGN_CORNERS)
+    corners = apply_head(
+        logits, Head.ARGMAX_HALF, height=17, width=25, alignment=Alignment.ALIGN_CORNERS
+    )
     np.testing.assert_array_equal(corners[0, ::16, ::24], np.argmax(logits[0, ::3, ::5], -1))
-    low = apply_head(logits, Head.ARGMAX_LOW, 16, 24)
+    low = apply_head(logits, Head.ARGMAX_LOW, height=16, width=24)
     assert (low.shape, low.dtype) == ((1, 16, 24), tf.uint8)
     np.testing.assert_array_equal(low[0, 2::4, 2::4], np.argmax(logits[0], -1))
 
@@ -388,7 +406,9 @@ def test_keras_file_of_stock_layers_is_accepted(tmp_path, suffix):
     image = keras.Input((32, 48, 3))
     model = keras.Model(image, keras.layers.Conv2D(4, 3, strides=4, padding="same")(image))
     model.save(tmp_path / f"m{suffix}")
-    frozen = source.KerasFileSource(tmp_path / f"m{suffix}").frozen(None, Head.LOGITS, 32, 48)
+    frozen = source.KerasFileSource(tmp_path / f"m{suffix}").frozen(
+        None, Head.LOGITS, height=32, width=48
+    )
     x = np.random.default_rng(0).uniform(-1, 1, (1, 32, 48, 3)).astype(np.float32)
     (found,) = frozen(tf.constant(x))
     np.testing.assert_allclose(found, tf.image.resize(model(x), (32, 48)), atol=1e-5)
@@ -558,7 +578,7 @@ def test_range_images_are_calibrated_without_their_empty_pixels(tmp_path, monkey
             return trained_float_model()
 
     FromRangeImages.sensor = sensor
-    scans = open_dataset("synthetic", None, "train")
+    scans = open_dataset("synthetic", None, split="train")
     whole = type(scans).image
 
     def without_returns(self, index):

@@ -97,10 +97,18 @@ def planted_rows():
         result = ModelResult(read_contract(CAMVID / "int8.tflite"), images=len(stack))
         result.matrix, result.image_matrices = stack.sum(0, dtype=np.int64), stack
         results.append(result)
-    difference, both = compare_with_float(results[0], results[1], ())
+    difference, both = compare_with_float(results[0], results[1], classes=())
     return [
-        Row(REFERENCE, results[0], None, None, 0.0, ""),
-        Row("int8", results[1], difference, 20.0, 0.0, "", both),
+        Row(REFERENCE, results[0], difference=None, snr_db=None, minutes=0.0, failure=""),
+        Row(
+            "int8",
+            results[1],
+            difference=difference,
+            snr_db=20.0,
+            minutes=0.0,
+            failure="",
+            changed_over=both,
+        ),
     ]
 
 
@@ -108,21 +116,32 @@ def test_difference_is_over_the_classes_that_both_count_and_the_table_says_so(tm
     rows = planted_rows()
     # A pixel of 10,000 of class 0, over six classes; -14 points between the means themselves.
     assert rows[1].difference.difference == pytest.approx(-1 / 10_000 / 6, rel=1e-9)
-    dataset, options = open_dataset("synthetic", None, "val"), EvaluationOptions()
-    table = ladder_table(rows, dataset, options)
+    dataset, options = open_dataset("synthetic", None, split="val"), EvaluationOptions()
+    table = ladder_table(rows, dataset, options=options)
     line = next(line for line in table.splitlines() if line.startswith("int8 "))
     assert line.split()[:3] == ["int8", "85.71", "-0.00~"]
     assert (
         "int8: mIoU over 7 classes, float32's over 6; the difference over the 6 that both count"
         in table
     )
-    write_ladder(rows, dataset, options, tmp_path)
+    write_ladder(rows, dataset, options=options, output_dir=tmp_path)
     document = json.loads((tmp_path / "ladder.json").read_text())["rungs"][1]
     assert document["changed_over"] == list(dataset.label_set.names)[:6]
-    same = [rows[0], Row("same", rows[0].result, rows[1].difference, 20.0, 0.0, "", (*range(6),))]
-    assert "that both count" not in ladder_table(same, dataset, options)
+    same = [
+        rows[0],
+        Row(
+            "same",
+            rows[0].result,
+            difference=rows[1].difference,
+            snr_db=20.0,
+            minutes=0.0,
+            failure="",
+            changed_over=(*range(6),),
+        ),
+    ]
+    assert "that both count" not in ladder_table(same, dataset, options=options)
 
 
 def test_a_failed_file_has_no_difference():
     (base, _) = planted_rows()
-    assert compare_with_float(base.result, None, ()) == (None, ())
+    assert compare_with_float(base.result, None, classes=()) == (None, ())

@@ -37,7 +37,10 @@ WIDE_LAYERS = ("block_2_add", "block_3_expand", "aspp_concat", "aspp_project_con
 @functools.lru_cache(maxsize=2)
 def post_trained(per_channel=False):
     return quantize_post_training(
-        trained_float_model(), PostTraining(per_channel), [scenes(4)], INPUT_RANGE
+        trained_float_model(),
+        PostTraining(per_channel),
+        batches=[scenes(4)],
+        input_range=INPUT_RANGE,
     )
 
 
@@ -45,8 +48,10 @@ def post_trained(per_channel=False):
 def content(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed") / "saved_model"
     freeze.write_saved_model(freeze.freeze_model(post_trained().model, Head.LOGITS_LOW), folder)
-    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
-    return convert(Conversion(folder, spec, None, Preprocessing()))
+    spec = FileSpec(
+        Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
+    )
+    return convert(Conversion(folder, spec, calibration_file=None, preprocessing=Preprocessing()))
 
 
 def run(content, image):
@@ -74,7 +79,7 @@ def test_float_layers_give_back_what_they_lost(content, tmp_path):
     depthwise = tuple(
         node.name for node in post_trained().description.nodes if node.kind == "depthwise_conv2d"
     )
-    raised = raise_layers(content, post_trained(), depthwise, ())
+    raised = raise_layers(content, post_trained(), keep_float=depthwise, int16=())
     assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) + 3
     graph = graph_of(raised, tmp_path)
     for operator in graph.operators:
@@ -90,7 +95,7 @@ def test_all_layers_float_is_the_float_network(content):
         for node in post_trained().description.nodes
         if node.kind in ("conv2d", "depthwise_conv2d", "add", "concatenate")
     )
-    raised = raise_layers(content, post_trained(), every, ())
+    raised = raise_layers(content, post_trained(), keep_float=every, int16=())
     wanted = trained_float_model()(image).numpy()
     # What is left of 8 bits: the pooled branch and what the resizes read.
     assert snr_db(wanted, run(raised, image)) > 30
@@ -98,7 +103,7 @@ def test_all_layers_float_is_the_float_network(content):
 
 def test_16_bits_between_neighbours(content, tmp_path):
     image = scenes(1)
-    raised = raise_layers(content, post_trained(), (), WIDE_LAYERS)
+    raised = raise_layers(content, post_trained(), keep_float=(), int16=WIDE_LAYERS)
     graph = graph_of(raised, tmp_path)
     positions = find_layers(raised, list(WIDE_LAYERS))
     for name, position in positions.items():
@@ -114,7 +119,7 @@ def test_16_bits_between_neighbours(content, tmp_path):
 
 
 def test_mixed_file_runs_and_the_rest_is_untouched(content, tmp_path):
-    raised = raise_layers(content, post_trained(), FLOAT_LAYERS, WIDE_LAYERS)
+    raised = raise_layers(content, post_trained(), keep_float=FLOAT_LAYERS, int16=WIDE_LAYERS)
     before, after = graph_of(content, tmp_path), graph_of(raised, tmp_path)
     names = {after.tensors[o.outputs[0]].name: o for o in after.operators}
     changed = set(find_layers(content, [*FLOAT_LAYERS, *WIDE_LAYERS]).values())
@@ -133,19 +138,23 @@ def gate_of(content, raised, wanted, tmp_path):
     """What the gate finds in a raised file."""
     path = tmp_path / "raised.tflite"
     path.write_bytes(raised)
-    return check_raised(path, graph_of(content, tmp_path), wanted)
+    return check_raised(path, graph_of(content, tmp_path), wanted=wanted)
 
 
 def test_gate_lets_the_named_operators_pass_and_no_other(content, tmp_path):
-    names = (FLOAT_LAYERS, WIDE_LAYERS)
-    raised = raise_layers(content, post_trained(), *names)
-    wanted = raised_positions(content, post_trained(), *names)
+    names = {"keep_float": FLOAT_LAYERS, "int16": WIDE_LAYERS}
+    raised = raise_layers(content, post_trained(), **names)
+    wanted = raised_positions(content, post_trained(), **names)
     assert len(wanted) == len(FLOAT_LAYERS) + len(WIDE_LAYERS)
     assert gate_of(content, raised, wanted, tmp_path) == []
     assert run_once(tmp_path / "raised.tflite") == []
     # The plain gate has no exceptions: the same file is one of floats to it.
-    spec = FileSpec(Variant.INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
-    faults = check_file(tmp_path / "raised.tflite", spec, Preprocessing(), per_channel=False)
+    spec = FileSpec(
+        Variant.INT8, Head.LOGITS_LOW, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
+    )
+    faults = check_file(
+        tmp_path / "raised.tflite", spec, preprocessing=Preprocessing(), per_channel=False
+    )
     assert any("computes with float tensor" in fault for fault in faults)
     # Each exception is needed, the type of each, and the conversions around each.
     for position, kind in wanted.items():
@@ -164,7 +173,7 @@ def test_gate_lets_the_named_operators_pass_and_no_other(content, tmp_path):
 def test_gate_refuses_what_was_asked_for_and_not_done(content, tmp_path):
     positions = find_layers(content, ["logits", "block_3_expand"])
     wanted = dict.fromkeys(positions.values(), "FLOAT32")
-    raised = raise_layers(content, post_trained(), ("logits",), ())
+    raised = raise_layers(content, post_trained(), keep_float=("logits",), int16=())
     (fault,) = gate_of(content, raised, wanted, tmp_path)
     assert fault.endswith("computes in INT8; it was meant to be FLOAT32")
     (fault,) = gate_of(content, content, {0: "FLOAT32"}, tmp_path)
@@ -177,7 +186,7 @@ def test_a_file_that_gives_nan_or_does_not_load_is_found_by_running_it(content, 
     path = tmp_path / "a.tflite"
     for offset, fault in ((0.0, ""), (np.nan, "it gives NaN or infinity")):
         weights = {position: (kernel, np.full(len(kernel), offset))}
-        raised = raise_precision(content, {position: Precision.FLOAT32}, weights)
+        raised = raise_precision(content, {position: Precision.FLOAT32}, weights=weights)
         model = schema.ModelT.InitFromPackedBuf(raised, 0)
         graph = model.subgraphs[0]
         (last,) = (  # the file ends with the float logits
@@ -214,8 +223,10 @@ class PostTrainedSource(TrainedSource):
 def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
     def raise_and_break(content, done, keep_float, int16):
         if broken == "one more layer":
-            return raise_layers(content, done, (*keep_float, "block_3_expand"), int16)
-        raised = raise_layers(content, done, keep_float, int16)
+            return raise_layers(
+                content, done, keep_float=(*keep_float, "block_3_expand"), int16=int16
+            )
+        raised = raise_layers(content, done, keep_float=keep_float, int16=int16)
         if not broken:
             return raised
         model = schema.ModelT.InitFromPackedBuf(raised, 0)
@@ -224,7 +235,9 @@ def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
         return pack(model, len(raised))
 
     monkeypatch.setattr("export.conversion.pipeline.raise_layers", raise_and_break)
-    spec = FileSpec(Variant.INT8, Head.LOGITS_LOW, IoDtype.UINT8, IoDtype.UINT8)
+    spec = FileSpec(
+        Variant.INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8
+    )
     steps = PostTraining(keep_float=("logits",), int16=("block_2_add",))
     plan = make_plan(tmp_path / "files", [spec], post_training=steps)
     (file,) = export_files(PostTrainedSource(), plan)
@@ -247,8 +260,8 @@ def test_unknown_layers_are_named(content):
         quantize_post_training(
             trained_float_model(),
             PostTraining(keep_float=("aspp_resize",)),
-            [scenes(1)],
-            INPUT_RANGE,
+            batches=[scenes(1)],
+            input_range=INPUT_RANGE,
         )
     with pytest.raises(ValueError, match="keep_float and int16 both name logits; choose one"):
         PostTraining(keep_float=("logits",), int16=("logits",))
@@ -256,9 +269,9 @@ def test_unknown_layers_are_named(content):
 
 def test_operators_without_such_a_kernel_are_refused(content):
     with pytest.raises(ValueError, match=r"operator 0 \(QUANTIZE .* has no int16x8 form here"):
-        raise_precision(content, {0: Precision.INT16X8}, {})
+        raise_precision(content, {0: Precision.INT16X8}, weights={})
     with pytest.raises(ValueError, match="operator 1: its float weights are not known"):
-        raise_precision(content, {1: Precision.FLOAT32}, {})
+        raise_precision(content, {1: Precision.FLOAT32}, weights={})
 
 
 def test_every_unit_of_an_equalized_network_can_be_float(tmp_path):
@@ -266,15 +279,19 @@ def test_every_unit_of_an_equalized_network_can_be_float(tmp_path):
     done = quantize_post_training(
         trained_float_model(),
         PostTraining(per_channel=False, equalize=True),
-        [scenes(4)],
-        INPUT_RANGE,
+        batches=[scenes(4)],
+        input_range=INPUT_RANGE,
     )
     folder = tmp_path / "saved_model"
     freeze.write_saved_model(freeze.freeze_model(done.model, Head.LOGITS_LOW), folder)
-    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
-    content = convert(Conversion(folder, spec, None, Preprocessing()))
+    spec = FileSpec(
+        Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
+    )
+    content = convert(
+        Conversion(folder, spec, calibration_file=None, preprocessing=Preprocessing())
+    )
     every = tuple(unit.name for unit in find_units(done.description, done.arrays))
-    raised = raise_layers(content, done, every, ())
+    raised = raise_layers(content, done, keep_float=every, int16=())
     image = scenes(1)
     wanted = trained_float_model()(image).numpy()
     assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) + 15
@@ -294,12 +311,22 @@ def with_activations_inside(tmp_path_factory):
     model = keras.Model(image, layers.Conv2D(5, 1, name="logits")(x))
     photos = np.random.default_rng(0).uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
     done = quantize_post_training(
-        model, PostTraining(keep_float=("stem",), int16=("body",)), [photos], INPUT_RANGE
+        model,
+        PostTraining(keep_float=("stem",), int16=("body",)),
+        batches=[photos],
+        input_range=INPUT_RANGE,
     )
     folder = tmp_path_factory.mktemp("inside") / "saved_model"
     freeze.write_saved_model(freeze.freeze_model(done.model, Head.LOGITS_LOW), folder)
-    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
-    return done, model, photos, convert(Conversion(folder, spec, None, Preprocessing()))
+    spec = FileSpec(
+        Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
+    )
+    return (
+        done,
+        model,
+        photos,
+        convert(Conversion(folder, spec, calibration_file=None, preprocessing=Preprocessing())),
+    )
 
 
 @pytest.mark.parametrize("name", ["stem", "stem_linear"])
@@ -308,7 +335,7 @@ def test_layer_with_its_activation_inside_goes_by_both_names(
 ):
     done, model, photos, content = with_activations_inside
     for precision, kept in (("FLOAT32", ((name,), ())), ("INT16", ((), (name,)))):
-        raised = raise_layers(content, done, *kept)
+        raised = raise_layers(content, done, keep_float=kept[0], int16=kept[1])
         graph = graph_of(raised, tmp_path)
         (first, *_) = (op for op in graph.operators if op.kind == "CONV_2D")
         assert graph.tensors[first.outputs[0]].type_name == precision
@@ -316,13 +343,13 @@ def test_layer_with_its_activation_inside_goes_by_both_names(
         assert snr_db(model(photos[:1]).numpy(), found) > 25
         assert snr_db(run(content, photos[:1]), found) < 60  # not the same file
     with pytest.raises(ValueError, match=r"no layer 'steam' computes on its own.*near: stem"):
-        raise_layers(content, done, ("steam",), ())
+        raise_layers(content, done, keep_float=("steam",), int16=())
 
 
 def test_float_transposed_convolution(with_activations_inside, tmp_path):
     done, model, photos, content = with_activations_inside
     every = ("stem", "body", "up", "logits")
-    raised = raise_layers(content, done, every, ())
+    raised = raise_layers(content, done, keep_float=every, int16=())
     kinds = {operator.kind for operator in graph_of(raised, tmp_path).operators}
     assert "TRANSPOSE_CONV" in kinds
     # All in float32 between an exact photo and the output, which is rounded to 8 bits once.
@@ -332,4 +359,4 @@ def test_float_transposed_convolution(with_activations_inside, tmp_path):
     assert np.abs(run(raised, exact) - wanted).max() < 0.52 * (high - low) / 255
     assert np.abs(run(content, exact) - wanted).max() > (high - low) / 255
     with pytest.raises(ValueError, match=r"TRANSPOSE_CONV .* has no int16x8 form here"):
-        raise_layers(content, done, (), ("up",))
+        raise_layers(content, done, keep_float=(), int16=("up",))

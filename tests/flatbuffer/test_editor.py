@@ -25,7 +25,7 @@ def with_biases(content: bytes, shift: int = 1, layers: int = 3) -> bytes:
     editor = Editor(content)
     for operator in editor.operators("CONV_2D")[:layers]:
         bias = editor.constant(operator.inputs[2])
-        editor.replace_constant(operator, 2, bias + shift)
+        editor.replace_constant(operator, 2, values=bias + shift)
     return editor.to_bytes()
 
 
@@ -35,14 +35,14 @@ def with_scaled_input(content: bytes) -> bytes:
     add = editor.operators("ADD")[0]
     shape, output = editor.tensor(add.outputs[0]).shape, int(add.outputs[0])
     inner = editor.add_tensor(
-        "inner", shape, schema.TensorType.INT8, quantization=editor.tensor(output).quantization
+        "inner", shape, kind=schema.TensorType.INT8, quantization=editor.tensor(output).quantization
     )
-    real = editor.add_tensor("real", shape, schema.TensorType.FLOAT32)
+    real = editor.add_tensor("real", shape, kind=schema.TensorType.FLOAT32)
     add.outputs = [inner]
     place = editor.operators().index(add) + 1
     editor.graph.operators[place:place] = [
-        editor.new_operator("DEQUANTIZE", [inner], [real]),
-        editor.new_operator("QUANTIZE", [real], [output]),
+        editor.new_operator("DEQUANTIZE", [inner], outputs=[real]),
+        editor.new_operator("QUANTIZE", [real], outputs=[output]),
     ]
     return editor.to_bytes()
 
@@ -69,10 +69,10 @@ def test_edits_in_one_editor_commute_too(content):
         for name in order:
             values = np.arange(len(name), dtype=np.int32)
             tensor = editor.add_constant(name, values)
-            made = editor.add_tensor(f"{name}_out", [1], schema.TensorType.INT32)
+            made = editor.add_tensor(f"{name}_out", [1], kind=schema.TensorType.INT32)
             target = {"first": 0, "second": 5}[name]
             operator = editor.graph.operators[target]
-            extra = editor.new_operator("TILE", [tensor, tensor], [made])
+            extra = editor.new_operator("TILE", [tensor, tensor], outputs=[made])
             operator.inputs = [*operator.inputs, made]
             editor.graph.operators.append(extra)
         editor.graph.operators[-2:] = sorted(
@@ -97,7 +97,7 @@ def test_a_constant_with_two_readers_is_replaced_for_one(content):
     first, second = editor.operators("CONV_2D")[:2]
     second.inputs = [second.inputs[0], second.inputs[1], first.inputs[2]]
     old = editor.constant(first.inputs[2])
-    editor.replace_constant(first, 2, old + 7)
+    editor.replace_constant(first, 2, values=old + 7)
     assert (editor.constant(first.inputs[2]) == old + 7).all()
     assert (editor.constant(second.inputs[2]) == old).all()
 
@@ -112,10 +112,10 @@ def test_what_is_packed_behind_the_file_comes_along(content):
 
 def test_a_file_from_nothing(tmp_path):
     editor = Editor()
-    image = editor.add_tensor("image", [1, 2, 2, 1], schema.TensorType.INT8)
+    image = editor.add_tensor("image", [1, 2, 2, 1], kind=schema.TensorType.INT8)
     editor.tensor(image).quantization = symmetric(0.5)
-    output = editor.add_tensor("real", [1, 2, 2, 1], schema.TensorType.FLOAT32)
-    editor.graph.operators = [editor.new_operator("DEQUANTIZE", [image], [output])]
+    output = editor.add_tensor("real", [1, 2, 2, 1], kind=schema.TensorType.FLOAT32)
+    editor.graph.operators = [editor.new_operator("DEQUANTIZE", [image], outputs=[output])]
     editor.graph.inputs, editor.graph.outputs = [image], [output]
     path = tmp_path / "made.tflite"
     path.write_bytes(editor.to_bytes())
@@ -126,9 +126,9 @@ def test_a_file_from_nothing(tmp_path):
 
 def test_unread_operators_and_their_constants_go(content):
     editor = Editor(content)
-    unread = editor.add_tensor("unread", [1], schema.TensorType.FLOAT32)
+    unread = editor.add_tensor("unread", [1], kind=schema.TensorType.FLOAT32)
     weights = editor.add_constant("weights", np.zeros(1000, np.float32))
-    editor.graph.operators.append(editor.new_operator("RELU", [weights], [unread]))
+    editor.graph.operators.append(editor.new_operator("RELU", [weights], outputs=[unread]))
     editor.drop_unread_operators()
     untouched = Editor(content)
     untouched.in_place = False  # numbered anew, like every edited file

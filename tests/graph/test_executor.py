@@ -20,22 +20,22 @@ def deep_chain(depth: int) -> NetworkDescription:
     for index in range(depth):
         for kind, settings in (("rescaling", {"scale": 1.0, "offset": 1.0}), ("relu", {})):
             name = f"{kind}{index}"
-            nodes.append(Node(name, kind, (before,), settings))
+            nodes.append(Node(name, kind, inputs=(before,), attributes=settings))
             before = name
-    return NetworkDescription("image", (8, 8, 4), tuple(nodes), before)
+    return NetworkDescription("image", (8, 8, 4), nodes=tuple(nodes), output_name=before)
 
 
 def branches() -> tuple[NetworkDescription, dict[str, np.ndarray]]:
     """A convolution, two readers, and their sum; every kernel entry is written out."""
     nodes = (
-        Node("conv", "conv2d", ("image",), {"filters": 2, "kernel_size": 1}),
-        Node("left", "relu", ("conv",)),
-        Node("right", "rescaling", ("conv",), {"scale": 2.0}),
-        Node("sum", "add", ("left", "right")),
+        Node("conv", "conv2d", inputs=("image",), attributes={"filters": 2, "kernel_size": 1}),
+        Node("left", "relu", inputs=("conv",)),
+        Node("right", "rescaling", inputs=("conv",), attributes={"scale": 2.0}),
+        Node("sum", "add", inputs=("left", "right")),
     )
     kernel = np.array([[[[1.0, -1.0]]]], np.float32)
     arrays = {"conv/kernel": kernel, "conv/bias": np.array([0.5, 0.0], np.float32)}
-    return NetworkDescription("image", (1, 1, 1), nodes, "sum"), arrays
+    return NetworkDescription("image", (1, 1, 1), nodes=nodes, output_name="sum"), arrays
 
 
 def image(value: float) -> np.ndarray:

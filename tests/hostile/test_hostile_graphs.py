@@ -57,7 +57,7 @@ def write_file(marker):
 def refused(folder, operator):
     before = sorted(folder.parent.rglob("*"))
     with pytest.raises(ValueError, match=f"the operator {operator} .*{TRUST_FLAG}") as caught:
-        freeze.freeze_saved_model(folder, 8, 8)
+        freeze.freeze_saved_model(folder, 8, width=8)
     assert str(caught.value).startswith(str(folder))
     assert "\n" not in str(caught.value)
     assert sorted(folder.parent.rglob("*")) == before
@@ -67,7 +67,7 @@ def test_an_initializer_that_writes_a_file(tmp_path):
     marker = tmp_path / "written"
     folder = write_saved_model(tmp_path / "m", at_load=write_file(marker))
     refused(folder, "WriteFile")
-    freeze.freeze_saved_model(folder, 8, 8, trusted=True)
+    freeze.freeze_saved_model(folder, 8, width=8, trusted=True)
     assert marker.exists()  # it was hostile
 
 
@@ -129,7 +129,7 @@ def test_saving_operators_are_taken_out_and_the_rest_computes_the_same(tmp_path)
     with checked_saved_model(folder) as checked:
         assert b"SaveV2\x1a" not in (checked / "saved_model.pb").read_bytes()
         tf.saved_model.load(str(checked))
-    frozen = freeze.freeze_saved_model(folder, 8, 8)
+    frozen = freeze.freeze_saved_model(folder, 8, width=8)
     (found,) = frozen(tf.ones([1, 8, 8, 3]))
     assert float(tf.reduce_max(abs(found - 2.0))) == 0.0  # the variable was restored
     assert not list(tmp_path.glob("elsewhere*"))
@@ -153,7 +153,7 @@ def first_version(folder, export):
 
 def test_saved_models_of_the_first_version(tmp_path):
     folder = first_version(tmp_path / "good", tf.no_op)
-    (found,) = freeze.freeze_saved_model(folder, 8, 8)(tf.ones([1, 8, 8, 3]))
+    (found,) = freeze.freeze_saved_model(folder, 8, width=8)(tf.ones([1, 8, 8, 3]))
     assert float(tf.reduce_max(abs(found - 2.0))) == 0.0
     marker = tmp_path / "written"
     refused(first_version(tmp_path / "bad", write_file(marker)), "WriteFile")
@@ -191,7 +191,7 @@ def test_the_saver_reads_no_file_of_the_authors_choice(tmp_path):
         (reader,) = [node for node in nodes if node.op == "RestoreV2"]
         (name,) = [node for node in nodes if node.name == reader.input[0]]
     assert (name.op, list(name.input)) == ("Placeholder", [])
-    freeze.freeze_saved_model(folder, 8, 8)
+    freeze.freeze_saved_model(folder, 8, width=8)
 
     def read_the_choice(meta_graph):
         for node in meta_graph.graph_def.node:
@@ -214,8 +214,14 @@ def test_frozen_graphs(tmp_path):
     marker = tmp_path / "written"
     path = write_frozen(tmp_path / "hostile.pb", write_file(marker))
     with pytest.raises(ValueError, match=r"the operator WriteFile .* in the graph"):
-        freeze.freeze_graph(path, "image", "logits", 8, 8)
-    freeze.freeze_graph(write_frozen(tmp_path / "good.pb", tf.no_op), "image", "logits", 8, 8)
+        freeze.freeze_graph(path, "image", output_array="logits", height=8, width=8)
+    freeze.freeze_graph(
+        write_frozen(tmp_path / "good.pb", tf.no_op),
+        "image",
+        output_array="logits",
+        height=8,
+        width=8,
+    )
     assert not marker.exists()
 
 
@@ -223,12 +229,12 @@ def test_files_of_another_kind(tmp_path):
     folder = write_saved_model(tmp_path / "m")
     graph = folder / "saved_model.pb"
     with pytest.raises(ValueError, match="not a frozen graph"):
-        freeze.freeze_graph(graph, "a", "b", 8, 8)
+        freeze.freeze_graph(graph, "a", output_array="b", height=8, width=8)
     with pytest.raises(ValueError, match=r"expected a folder with saved_model\.pb"):
-        freeze.freeze_saved_model(graph, 8, 8)
+        freeze.freeze_saved_model(graph, 8, width=8)
     graph.write_bytes(b"\x0a\xff")
     with pytest.raises(ValueError, match=r"saved_model\.pb is damaged"):
-        freeze.freeze_saved_model(folder, 8, 8)
+        freeze.freeze_saved_model(folder, 8, width=8)
 
 
 def test_the_command_ends_with_one_line(tmp_path):

@@ -301,4 +301,4 @@ def test_a_damaged_npz_in_the_report(tmp_path):
 )
 def test_the_network_of_a_run_folder(class_name, config, words):
     with pytest.raises(ValueError, match=words):
-        Node("n", LAYER, ("image",), {"class_name": class_name, "config": config})
+        Node("n", LAYER, inputs=("image",), attributes={"class_name": class_name, "config": config})

@@ -15,7 +15,7 @@ STRIDES = {name: (16 if name == "unet_encoder" else 32) for name in BACKBONES}
 
 def features_of(name, form, size=(64, 96), channels=3):
     image = keras.Input((*size, channels))
-    features = build_backbone(name, image, form)
+    features = build_backbone(name, image, form=form)
     return keras.Model(image, features)
 
 

@@ -12,8 +12,8 @@ from tflite_tools.to_keras.split_head import split_head
 CONVOLUTION = Node(
     "logits",
     "conv2d",
-    ("image",),
-    {"filters": 4, "kernel_size": 3, "strides": 4, "padding": "same"},
+    inputs=("image",),
+    attributes={"filters": 4, "kernel_size": 3, "strides": 4, "padding": "same"},
 )
 ARRAYS = {"logits/kernel": np.zeros((3, 3, 3, 4)), "logits/bias": np.zeros(4)}
 
@@ -21,11 +21,13 @@ ARRAYS = {"logits/kernel": np.zeros((3, 3, 3, 4)), "logits/bias": np.zeros(4)}
 def resize(name, source, size, alignment="align_corners"):
     values = {"height": size[0], "width": size[1], "interpolation": "bilinear"}
     values |= {"alignment": alignment, "like": "image"}
-    return Node(name, "resize", (source,), values)
+    return Node(name, "resize", inputs=(source,), attributes=values)
 
 
 def description(*nodes, shape=(17, 33, 3)):
-    return NetworkDescription("image", shape, (CONVOLUTION, *nodes), (CONVOLUTION, *nodes)[-1].name)
+    return NetworkDescription(
+        "image", shape, nodes=(CONVOLUTION, *nodes), output_name=(CONVOLUTION, *nodes)[-1].name
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,10 +37,15 @@ def description(*nodes, shape=(17, 33, 3)):
         ((resize("up", "logits", (17, 33)),), Alignment.ALIGN_CORNERS, ("up",)),
         (
             (
-                Node("range", "identity", ("logits",)),
+                Node("range", "identity", inputs=("logits",)),
                 resize("up", "range", (17, 33), "legacy"),
-                Node("scores", "softmax", ("up",)),
-                Node("map", "argmax", ("scores",), {"axis": 3, "output_type": "int64"}),
+                Node("scores", "softmax", inputs=("up",)),
+                Node(
+                    "map",
+                    "argmax",
+                    inputs=("scores",),
+                    attributes={"axis": 3, "output_type": "int64"},
+                ),
             ),
             Alignment.LEGACY,
             ("up", "scores", "map"),
@@ -59,8 +66,8 @@ def test_resize_to_another_size_stays():
 
 
 def test_classifier_is_refused():
-    pool = Node("pool", "global_average_pool2d", ("logits",), {"keepdims": True})
-    flat = Node("flat", "reshape", ("pool",), {"target_shape": [4]})
+    pool = Node("pool", "global_average_pool2d", inputs=("logits",), attributes={"keepdims": True})
+    flat = Node("flat", "reshape", inputs=("pool",), attributes={"target_shape": [4]})
     with pytest.raises(ValueError, match=r"ends in \[1, 1, 4\], not in logits"):
         split_head(description(pool, flat), ARRAYS)
 

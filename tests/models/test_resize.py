@@ -22,14 +22,14 @@ ROW = tf.reshape(tf.constant([0.0, 10.0, 20.0]), (1, 1, 3, 1))
     ],
 )
 def test_bilinear_by_hand(alignment, expected):
-    found = resize_bilinear(ROW, (1, 5), alignment)
+    found = resize_bilinear(ROW, (1, 5), alignment=alignment)
     np.testing.assert_allclose(tf.reshape(found, [-1]), expected, atol=1e-5)
     sizes = tf.constant(1), tf.constant(5)
-    np.testing.assert_array_equal(resize_bilinear(ROW, sizes, alignment), found)
+    np.testing.assert_array_equal(resize_bilinear(ROW, sizes, alignment=alignment), found)
 
 
 def test_same_size_adds_no_operator():
-    assert resize_bilinear(ROW, (1, 3), Alignment.LEGACY) is ROW
+    assert resize_bilinear(ROW, (1, 3), alignment=Alignment.LEGACY) is ROW
 
 
 @pytest.mark.parametrize(
@@ -41,5 +41,5 @@ def test_same_size_adds_no_operator():
     ],
 )
 def test_nearest_by_hand(alignment, expected):
-    assert nearest_indices(3, 5, alignment).tolist() == expected
-    assert nearest_indices(4, 1, alignment).tolist() in ([0], [2])
+    assert nearest_indices(3, 5, alignment=alignment).tolist() == expected
+    assert nearest_indices(4, 1, alignment=alignment).tolist() in ([0], [2])

@@ -20,7 +20,7 @@ SIZE = (64, 96)
 
 def backbone(name):
     image = keras.Input((*SIZE, 3))
-    return keras.Model(image, build_backbone(name, image, BackboneForm(32))[32])
+    return keras.Model(image, build_backbone(name, image, form=BackboneForm(32))[32])
 
 
 def torch_twin(name):
@@ -192,7 +192,7 @@ def test_normalization_goes_into_the_first_layer():
     state["conv1.weight"][0] = 0
     state["conv1.weight"][0, :, 3, 3] = (2.0, 3.0, 5.0)
     arrays, _ = convert_state(state, "resnet18")
-    folded = fold_normalization(arrays, "resnet18", PixelNormalization())
+    folded = fold_normalization(arrays, "resnet18", normalization=PixelNormalization())
     pixel = np.array([10.0, 128.0, 250.0])
     theirs = (pixel / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     wanted = theirs @ [2.0, 3.0, 5.0] - arrays["bn1/moving_mean"][0]
@@ -236,4 +236,6 @@ def test_backbones_that_torch_pads_otherwise():
         convert_state({"features.0.0.weight": np.zeros((32, 3, 3, 3))}, "mobilenet_v2")
     with pytest.raises(ValueError, match="the first kernel takes 3 channels"):
         arrays, _ = convert_state(random_state(), "resnet18")
-        fold_normalization(arrays, "resnet18", PixelNormalization((0.5,) * 5, (0.2,) * 5))
+        fold_normalization(
+            arrays, "resnet18", normalization=PixelNormalization((0.5,) * 5, (0.2,) * 5)
+        )

@@ -50,7 +50,7 @@ def config_of(name) -> TrainingConfig:
     values = dict((NETWORKS | DEEP)[name])
     values.setdefault("aspp", default_aspp(values.get("network", "deeplab")))
     model = ModelConfig(
-        num_classes=open_dataset("synthetic", None, "train").label_set.num_classes,
+        num_classes=open_dataset("synthetic", None, split="train").label_set.num_classes,
         aspp_channels=32,
         decoder_channels=32,
         batch_norm_momentum=0.8,
@@ -82,7 +82,7 @@ def walked(request, tmp_path_factory):
     """(name, run folder, exported files) of one network."""
     folder = RunFolder(tmp_path_factory.mktemp(request.param) / "run")
     TrainingRun(config_of(request.param), folder).train()
-    dataset = open_dataset("synthetic", None, "train")
+    dataset = open_dataset("synthetic", None, split="train")
     files, _ = plan_files(list(VARIANTS), [Head.LOGITS])
     config = config_of(request.param)
     plan = ExportPlan(
@@ -122,9 +122,9 @@ def test_it_learns_and_the_gate_lets_every_file_pass(walked):
 
 @pytest.mark.slow
 def test_the_evaluator_scores_every_file(contracts):
-    dataset = open_dataset("synthetic", None, "val")
+    dataset = open_dataset("synthetic", None, split="val")
     options = EvaluationOptions(processes=1, latency_repeats=0, limit=4)
-    results = evaluate(contracts, dataset, options, reference=0)
+    results = evaluate(contracts, dataset, options=options, reference=0)
     assert [result.failure for result in results] == ["", "", ""]
     assert [result.matrix.sum() for result in results] == [results[0].matrix.sum()] * 3
     # Networks of a few steps waver between classes; 0.9 still finds a lost layer.

@@ -44,9 +44,16 @@ def learned_deeplab(folded_deeplab):
     model = built(description, arrays)
     photos = scenes(8)
     names = [name for name, plan in plan_layers(model).items() if plan.output]
-    ranges = observe_ranges(model, names, [photos]) | {description.input_name: (-1.0, 127 / 128)}
+    ranges = observe_ranges(model, names, batches=[photos]) | {
+        description.input_name: (-1.0, 127 / 128)
+    }
     return learn_rounding(
-        description, arrays, [photos[:5], photos[5:]], ranges, QUICK, per_channel=False
+        description,
+        arrays,
+        batches=[photos[:5], photos[5:]],
+        ranges=ranges,
+        options=QUICK,
+        per_channel=False,
     )
 
 
@@ -58,7 +65,7 @@ def steps(description, arrays, original, per_channel=True):
             kernel = original[kernel_key(node)].astype(np.float64)
             largest = largest_of_outputs(node, kernel)
             largest = largest if per_channel else np.full_like(largest, largest.max())
-            scale = along_outputs(node, kernel, np.where(largest > 0, largest, 1) / 127)
+            scale = along_outputs(node, kernel, values=np.where(largest > 0, largest, 1) / 127)
             found[node.name] = (arrays[kernel_key(node)] / scale, kernel / scale)
     return found
 
@@ -79,7 +86,7 @@ def nearest(description, arrays, per_channel=True):
             _, exact = steps(description, arrays, arrays, per_channel)[node.name]
             largest = largest_of_outputs(node, arrays[kernel_key(node)])
             largest = largest if per_channel else np.full_like(largest, largest.max())
-            scale = along_outputs(node, exact, largest / 127)
+            scale = along_outputs(node, exact, values=largest / 127)
             rounded[kernel_key(node)] = (np.rint(exact) * scale).astype(np.float32)
     return rounded
 
@@ -116,7 +123,9 @@ def test_no_layer_gets_worse(learned_deeplab):
 def test_every_kind_of_layer_lies_on_the_grid(name):
     folded = fold_batch_norms(*{"chain": chain, "classifier": classifier}[name]())
     photos = images(folded.description, 4)
-    done = learn_rounding(folded.description, folded.arrays, [photos], {}, QUICK)
+    done = learn_rounding(
+        folded.description, folded.arrays, batches=[photos], ranges={}, options=QUICK
+    )
     check_grid(folded.description, done.arrays, folded.arrays)
     learned = [layer.name for layer in done.layers]
     if name == "chain":
@@ -133,7 +142,11 @@ def test_every_kind_of_layer_lies_on_the_grid(name):
 def test_the_scheme_changes_nothing_more():
     folded = fold_batch_norms(*chain())
     done = learn_rounding(
-        folded.description, folded.arrays, [images(folded.description)], {}, QUICK
+        folded.description,
+        folded.arrays,
+        batches=[images(folded.description)],
+        ranges={},
+        options=QUICK,
     )
     for name, quantizer in (
         ("branch", ConvolutionWeightQuantizer()),
@@ -147,14 +160,14 @@ def test_the_scheme_changes_nothing_more():
         scale = largest_of_outputs(node, folded.arrays[kernel_key(node)]) / 127
         np.testing.assert_array_equal(found["max_var"] / np.float32(127), scale)
         # Of a step; a quantizer with another scale moves weights by up to half of one.
-        assert np.abs((again - kernel) / along_outputs(node, kernel, scale)).max() < 1e-4
+        assert np.abs((again - kernel) / along_outputs(node, kernel, values=scale)).max() < 1e-4
 
 
 def test_rounding_what_is_rounded_changes_nothing():
     description, arrays = classifier()
     photos = [images(description)]
-    first = learn_rounding(description, arrays, photos, {}, QUICK)
-    second = learn_rounding(description, first.arrays, photos, {}, QUICK)
+    first = learn_rounding(description, arrays, batches=photos, ranges={}, options=QUICK)
+    second = learn_rounding(description, first.arrays, batches=photos, ranges={}, options=QUICK)
     assert [layer.changed for layer in second.layers] == [0, 0, 0]
     for key, value in first.arrays.items():
         np.testing.assert_allclose(second.arrays[key], value, rtol=1e-6, err_msg=key)
@@ -164,9 +177,11 @@ def pointwise(kernel, bias=0.0, follower=None):
     """One 1x1 convolution without a Keras model: (description, arrays)."""
     kernel = np.asarray(kernel, np.float32)
     attributes = {"filters": kernel.shape[1], "kernel_size": 1}
-    nodes = [Node("c", "conv2d", ("image",), attributes)]
+    nodes = [Node("c", "conv2d", inputs=("image",), attributes=attributes)]
     nodes += [follower] if follower else []
-    description = NetworkDescription("image", (8, 8, len(kernel)), tuple(nodes), nodes[-1].name)
+    description = NetworkDescription(
+        "image", (8, 8, len(kernel)), nodes=tuple(nodes), output_name=nodes[-1].name
+    )
     biases = np.full(kernel.shape[1], bias, np.float32)
     return description, {"c/kernel": kernel[None, None], "c/bias": biases}
 
@@ -183,7 +198,7 @@ def equal_inputs(count=2):
 def test_by_hand_nearest_loses_two_steps_and_learning_none():
     photos = equal_inputs()
     options = dataclasses.replace(QUICK, iterations=300)
-    done = learn_rounding(*pointwise(BY_HAND), [photos], {}, options)
+    done = learn_rounding(*pointwise(BY_HAND), batches=[photos], ranges={}, options=options)
     assert done.arrays["c/kernel"].sum() == 129
     (layer,) = done.layers
     judges = photos.reshape(-1, 6)[-25:, 0]  # the last fifth of 128 positions
@@ -194,11 +209,16 @@ def test_by_hand_nearest_loses_two_steps_and_learning_none():
 
 def test_later_layers_see_what_earlier_ones_learned():
     description, arrays = pointwise(BY_HAND)
-    nodes = (*description.nodes, Node("d", "conv2d", ("c",), {"filters": 1, "kernel_size": 1}))
+    nodes = (
+        *description.nodes,
+        Node("d", "conv2d", inputs=("c",), attributes={"filters": 1, "kernel_size": 1}),
+    )
     longer = dataclasses.replace(description, nodes=nodes, output_name="d")
     arrays |= {"d/kernel": np.ones((1, 1, 1, 1), np.float32), "d/bias": np.zeros(1, np.float32)}
     options = dataclasses.replace(QUICK, iterations=300)
-    first, second = learn_rounding(longer, arrays, [equal_inputs()], {}, options).layers
+    first, second = learn_rounding(
+        longer, arrays, batches=[equal_inputs()], ranges={}, options=options
+    ).layers
     assert first.error_nearest > 1
     assert second.error_nearest == pytest.approx(0, abs=1e-8)
 
@@ -207,7 +227,9 @@ def test_a_channel_that_learning_makes_worse_elsewhere_stays_nearest():
     photos = equal_inputs(5)
     photos[4] *= np.array([0, 1, 0, 0, 1, 0])  # judges; 0.45 and 0.48 are better rounded down
     options = dataclasses.replace(QUICK, iterations=300)
-    (layer,) = learn_rounding(*pointwise(BY_HAND), [photos], {}, options).layers
+    (layer,) = learn_rounding(
+        *pointwise(BY_HAND), batches=[photos], ranges={}, options=options
+    ).layers
     assert layer.changed == 0
     assert layer.error_learned == layer.error_nearest > 0
 
@@ -215,7 +237,9 @@ def test_a_channel_that_learning_makes_worse_elsewhere_stays_nearest():
 def test_the_input_is_the_one_of_the_integer_network():
     # One step is 1, so every pixel of 0.5 to 0.9 is 1 there; the kernel itself is exact.
     photos = equal_inputs()[..., :1] * 0.8 + 0.1
-    done = learn_rounding(*pointwise([[127.0]]), [photos], {"image": (0.0, 255.0)}, QUICK)
+    done = learn_rounding(
+        *pointwise([[127.0]]), batches=[photos], ranges={"image": (0.0, 255.0)}, options=QUICK
+    )
     judges = photos.reshape(-1)[-25:]
     expected = np.mean(np.square(127 * (judges - 1)))
     assert done.layers[0].error_nearest == pytest.approx(expected, rel=1e-4)
@@ -224,22 +248,30 @@ def test_the_input_is_the_one_of_the_integer_network():
 @pytest.mark.parametrize(
     ("bias", "follower", "limits"),
     [
-        (-500.0, Node("f", "relu", ("c",)), {}),
-        (500.0, Node("f", "relu", ("c",), {"max_value": 6.0}), {}),
-        (500.0, Node("f", "channel_limit", ("c",), {"channels": 1}), {"f/limit": np.array([9.0])}),
+        (-500.0, Node("f", "relu", inputs=("c",)), {}),
+        (500.0, Node("f", "relu", inputs=("c",), attributes={"max_value": 6.0}), {}),
+        (
+            500.0,
+            Node("f", "channel_limit", inputs=("c",), attributes={"channels": 1}),
+            {"f/limit": np.array([9.0])},
+        ),
     ],
 )
 def test_errors_that_the_activation_hides_teach_nothing(bias, follower, limits):
     description, arrays = pointwise(BY_HAND, bias, follower)
-    done = learn_rounding(description, arrays | limits, [equal_inputs()], {}, QUICK)
+    done = learn_rounding(
+        description, arrays | limits, batches=[equal_inputs()], ranges={}, options=QUICK
+    )
     (layer,) = done.layers
     assert (layer.error_nearest, layer.error_learned, layer.changed) == (0, 0, 0)
 
 
 def test_a_leaky_activation_hides_nothing():
-    follower = Node("f", "relu", ("c",), {"negative_slope": 0.1})
+    follower = Node("f", "relu", inputs=("c",), attributes={"negative_slope": 0.1})
     description, arrays = pointwise(BY_HAND, -500.0, follower)
-    (layer,) = learn_rounding(description, arrays, [equal_inputs()], {}, QUICK).layers
+    (layer,) = learn_rounding(
+        description, arrays, batches=[equal_inputs()], ranges={}, options=QUICK
+    ).layers
     judges = equal_inputs().reshape(-1, 6)[-25:, 0]
     assert layer.error_nearest == pytest.approx(np.mean(np.square(0.2 * judges)), rel=1e-3)
 
@@ -248,7 +280,9 @@ def test_equalized_network_with_channel_limits():
     folded = fold_batch_norms(*chain())
     even = equalize(folded.description, folded.arrays)
     assert even.limits
-    done = learn_rounding(even.description, even.arrays, [images(even.description)], {}, QUICK)
+    done = learn_rounding(
+        even.description, even.arrays, batches=[images(even.description)], ranges={}, options=QUICK
+    )
     check_grid(even.description, done.arrays, even.arrays)
 
 
@@ -258,7 +292,9 @@ def test_the_same_seed_gives_the_same_kernels():
 
     def rounded(seed):
         options = dataclasses.replace(QUICK, seed=seed, sample_pixels=300)
-        return learn_rounding(description, arrays, [photos], {}, options).arrays
+        return learn_rounding(
+            description, arrays, batches=[photos], ranges={}, options=options
+        ).arrays
 
     first, again, other = rounded(0), rounded(0), rounded(1)
     for key, value in first.items():
@@ -274,7 +310,12 @@ def test_dead_channels_and_kernels_stay_zero():
     arrays["branch/kernel"][:] = 0
     for per_channel in (True, False):
         done = learn_rounding(
-            folded.description, arrays, [images(folded.description)], {}, QUICK, per_channel
+            folded.description,
+            arrays,
+            batches=[images(folded.description)],
+            ranges={},
+            options=QUICK,
+            per_channel=per_channel,
         )
         assert all(np.isfinite(value).all() for value in done.arrays.values())
         assert not done.arrays["narrow/kernel"][..., 3].any()
@@ -286,7 +327,12 @@ def test_one_photo_is_enough_and_progress_is_told():
     description, arrays = classifier()
     told = []
     done = learn_rounding(
-        description, arrays, [images(description, 1)], {}, QUICK, progress=told.append
+        description,
+        arrays,
+        batches=[images(description, 1)],
+        ranges={},
+        options=QUICK,
+        progress=told.append,
     )
     assert told == list(done.layers)
     # The dense layer has one position: it judges what it taught.
@@ -315,7 +361,9 @@ def test_windows_hold_what_the_layer_reads(layer):
     expected = layer(photos).numpy()
     kernel = arrays[kernel_key(node)]
     positions = np.arange(expected[..., 0].size)[::-3]
-    windows = windows_at(node, kernel.shape, photos, expected.shape, positions)
+    windows = windows_at(
+        node, kernel.shape, value=photos, output_shape=expected.shape, positions=positions
+    )
     if node.kind == "depthwise_conv2d":
         flat = kernel.reshape(-1, *kernel.shape[2:])
         given = np.einsum("ptc,tcm->pcm", windows, flat).reshape(len(positions), -1)
@@ -340,7 +388,7 @@ def test_windows_and_groups_teach_their_own_weights(groups):
     # Neighbours and channels are alike, as in photos: errors of weights can cancel.
     photos = np.cumsum(np.cumsum(images(description, 8), 1), 2) / 8 + 1
     options = dataclasses.replace(QUICK, iterations=200)
-    done = learn_rounding(description, arrays, [photos[:6]], {}, options)
+    done = learn_rounding(description, arrays, batches=[photos[:6]], ranges={}, options=options)
     check_grid(description, done.arrays, arrays)
     expected = built(description, arrays)(photos[6:]).numpy()
 
@@ -373,7 +421,13 @@ def test_bad_photos_arrays_and_ranges_are_refused():
     photos = equal_inputs()
 
     def learn(batches=(photos,), changed=None, ranges=None):
-        learn_rounding(description, arrays | (changed or {}), batches, ranges or {}, QUICK)
+        learn_rounding(
+            description,
+            arrays | (changed or {}),
+            batches=batches,
+            ranges=ranges or {},
+            options=QUICK,
+        )
 
     with pytest.raises(ValueError, match="no calibration images"):
         learn(batches=[])
@@ -392,4 +446,4 @@ def test_bad_photos_arrays_and_ranges_are_refused():
     with pytest.raises(ValueError, match="'c' must be finite with 0 inside"):
         learn(ranges={"c": (1.0, 2.0)})
     with pytest.raises(ValueError, match="c/kernel is missing"):
-        learn_rounding(description, {}, [photos], {}, QUICK)
+        learn_rounding(description, {}, batches=[photos], ranges={}, options=QUICK)

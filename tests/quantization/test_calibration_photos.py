@@ -41,22 +41,26 @@ def test_photos_that_are_not_finite_are_refused(batch, value):
     plan = PostTraining(bias=BiasMethod.EMPIRICAL)
     message = f"calibration batch {batch} holds NaN or infinity"
     with pytest.raises(ValueError, match=message):
-        quantize_post_training(with_true_batch_norms(photos()), plan, batches, INPUT_RANGE)
+        quantize_post_training(
+            with_true_batch_norms(photos()), plan, batches=batches, input_range=INPUT_RANGE
+        )
 
 
 def test_bias_correction_alone_refuses_them_too():
     folded = fold_batch_norms(*chain())
     good = images(folded.description)
     with pytest.raises(ValueError, match="calibration batch 1 holds NaN or infinity"):
-        correct_empirically(folded.description, folded.arrays, [good, good * np.nan], {})
+        correct_empirically(
+            folded.description, folded.arrays, batches=[good, good * np.nan], ranges={}
+        )
 
 
 def test_empty_batches_change_nothing():
     model = with_true_batch_norms(photos())
     plan = PostTraining(absorb=True, bias=BiasMethod.EMPIRICAL)
     batches = [photos()[:0], photos(), photos()[:0]]
-    found = quantize_post_training(model, plan, batches, INPUT_RANGE)
-    wanted = quantize_post_training(model, plan, [photos()], INPUT_RANGE)
+    found = quantize_post_training(model, plan, batches=batches, input_range=INPUT_RANGE)
+    wanted = quantize_post_training(model, plan, batches=[photos()], input_range=INPUT_RANGE)
     assert found.ranges == wanted.ranges
     np.testing.assert_array_equal(found.arrays["logits/bias"], wanted.arrays["logits/bias"])
 
@@ -83,8 +87,8 @@ def test_poor_sets_are_said(caplog, chosen, message, mark):
         quantize_post_training(
             with_true_batch_norms(photos()),
             PostTraining(),
-            [batch[:2], batch[2:]],
-            INPUT_RANGE,
+            batches=[batch[:2], batch[2:]],
+            input_range=INPUT_RANGE,
         )
     assert message in caplog.text
 

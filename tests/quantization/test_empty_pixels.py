@@ -53,9 +53,9 @@ def test_an_empty_image_changes_no_histogram():
     network, seen, mixed = full_and_empty()
     names = [node.name for node in network.description.nodes]
     before = network.description, network.arrays
-    wanted = observe(*before, names, [seen])
-    found = observe(*before, names, [mixed], ignore_empty=True)
-    counted = observe(*before, names, [mixed])
+    wanted = observe(*before, names=names, batches=[seen])
+    found = observe(*before, names=names, batches=[mixed], ignore_empty=True)
+    counted = observe(*before, names=names, batches=[mixed])
     for name in names:
         assert (found[name].low, found[name].high) == (wanted[name].low, wanted[name].high)
         np.testing.assert_array_equal(found[name].counts, wanted[name].counts)
@@ -65,9 +65,11 @@ def test_an_empty_image_changes_no_histogram():
 def test_an_empty_image_moves_no_bias():
     network, seen, mixed = full_and_empty()
     before = network.description, network.arrays
-    wanted = correct_empirically(*before, [seen], {}, per_channel=False)
-    found = correct_empirically(*before, [mixed], {}, per_channel=False, ignore_empty=True)
-    counted = correct_empirically(*before, [mixed], {}, per_channel=False)
+    wanted = correct_empirically(*before, batches=[seen], ranges={}, per_channel=False)
+    found = correct_empirically(
+        *before, batches=[mixed], ranges={}, per_channel=False, ignore_empty=True
+    )
+    counted = correct_empirically(*before, batches=[mixed], ranges={}, per_channel=False)
     assert len(wanted.corrections) >= 5
     differs = []
     for name, shift in wanted.corrections.items():
@@ -80,9 +82,9 @@ def test_an_empty_image_moves_no_bias():
 def test_an_empty_image_changes_nothing_that_is_absorbed():
     network, seen, mixed = full_and_empty()
     before = network.description, network.arrays
-    wanted = absorb_high_biases(*before, [seen])
-    found = absorb_high_biases(*before, [mixed], ignore_empty=True)
-    counted = absorb_high_biases(*before, [mixed])
+    wanted = absorb_high_biases(*before, batches=[seen])
+    found = absorb_high_biases(*before, batches=[mixed], ignore_empty=True)
+    counted = absorb_high_biases(*before, batches=[mixed])
     assert wanted.absorbed
     assert list(found.absorbed) == list(wanted.absorbed)
     for name, value in wanted.absorbed.items():
@@ -93,17 +95,28 @@ def test_an_empty_image_changes_nothing_that_is_absorbed():
 
 def test_rounding_learns_from_positions_that_see_something():
     attributes = {"filters": 1, "kernel_size": 1, "strides": 2, "padding": "same"}
-    node = Node("c", "conv2d", ("image",), attributes)
-    description = NetworkDescription("image", (8, 8, 1), (node,), "c")
+    node = Node("c", "conv2d", inputs=("image",), attributes=attributes)
+    description = NetworkDescription("image", (8, 8, 1), nodes=(node,), output_name="c")
     arrays = {"c/kernel": np.ones((1, 1, 1, 1), np.float32), "c/bias": np.zeros(1, np.float32)}
     batch = np.zeros((2, 8, 8, 1), np.float32)
     batch[0, :4, :4] = 0.5  # 4 of 16 positions of the first photo, none of the second
     given, wanted = tf.constant(batch), Executor(description, arrays).run(batch)
     options = dataclasses.replace(AdaRoundOptions(), sample_pixels=64)
-    arguments = Grid.of(node, arrays["c/kernel"], True), [given], [wanted], options
-    sample = draw_sample(*arguments, np.random.default_rng(0), weights_of([batch], True))
+    grid = Grid.of(node, arrays["c/kernel"], per_channel=True)
+
+    def drawn(every_weights):
+        return draw_sample(
+            grid,
+            [given],
+            outputs=[wanted],
+            options=options,
+            random=np.random.default_rng(0),
+            every_weights=every_weights,
+        )
+
+    sample = drawn(weights_of([batch], True))
     assert sample.targets.tolist() == [[0.5]] * 4
-    every = draw_sample(*arguments, np.random.default_rng(0), [None])
+    every = drawn([None])
     assert len(every.targets) == 32
 
 
@@ -111,9 +124,14 @@ def test_the_steps_together_say_how_much_was_left_out():
     photos = scenes(4).copy()
     photos[:, ::2] = 0
     model = trained_float_model()
-    done = quantize_post_training(model, PostTraining(ignore_empty=True), [photos], INPUT_RANGE)
+    done = quantize_post_training(
+        model, PostTraining(ignore_empty=True), batches=[photos], input_range=INPUT_RANGE
+    )
     assert "50% of the pixels are empty, left out of statistics" in done.report
     with pytest.raises(ValueError, match="every pixel of every calibration image is empty"):
         quantize_post_training(
-            model, PostTraining(ignore_empty=True), [np.zeros_like(photos)], INPUT_RANGE
+            model,
+            PostTraining(ignore_empty=True),
+            batches=[np.zeros_like(photos)],
+            input_range=INPUT_RANGE,
         )

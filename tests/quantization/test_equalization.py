@@ -93,7 +93,7 @@ def slope_below_a_limit():
 @pytest.mark.parametrize("relu6", [Relu6.EXACT, Relu6.RELU])
 def test_limit_with_a_slope_ends_a_chain(relu6):
     description, arrays = slope_below_a_limit()
-    done = equalize(description, arrays, relu6)
+    done = equalize(description, arrays, relu6=relu6)
     assert [pair.first for pair in done.pairs] == ["b_linear"]
     assert "a: leaky6 has a limit and a slope" in done.left
     assert (
@@ -105,7 +105,7 @@ def test_limit_with_a_slope_ends_a_chain(relu6):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_equalization_keeps_the_function(name, relu6):
     folded = fold_batch_norms(*NETWORKS[name]())
-    done = equalize(folded.description, folded.arrays, relu6)
+    done = equalize(folded.description, folded.arrays, relu6=relu6)
     assert done.pairs
     first, second = (folded.description, folded.arrays), (done.description, done.arrays)
     assert difference(name, folded.description, first, second) < 1e-4
@@ -113,7 +113,7 @@ def test_equalization_keeps_the_function(name, relu6):
 
 def test_equalized_channels_share_their_ranges():
     folded = fold_batch_norms(*deeplab())
-    done = equalize(folded.description, folded.arrays, Relu6.EXACT)
+    done = equalize(folded.description, folded.arrays, relu6=Relu6.EXACT)
     nodes = {node.name: node for node in done.description.nodes}
     assert len(done.pairs) == 42
     for pair in done.pairs:
@@ -144,7 +144,7 @@ def test_pairs_end_at_residual_adds_and_unknown_layers():
 
 def test_replacing_relu6_is_reported_and_changes_the_function():
     folded = fold_batch_norms(*deeplab())
-    done = equalize(folded.description, folded.arrays, Relu6.RELU)
+    done = equalize(folded.description, folded.arrays, relu6=Relu6.RELU)
     assert len(done.replaced) == 41
     first, second = (folded.description, folded.arrays), (done.description, done.arrays)
     assert difference("deeplab", folded.description, first, second) > 1e-2
@@ -158,7 +158,7 @@ def test_only_a_relu6_is_replaced_by_a_relu(limit, replaced):
     x = layers.Conv2D(4, 3, name="first")(image)
     x = layers.ReLU(limit, name="active")(x)
     network = describe(keras.Model(image, layers.Conv2D(2, 1, name="second")(x)))
-    done = equalize(*network, Relu6.RELU)
+    done = equalize(*network, relu6=Relu6.RELU)
     assert (len(done.replaced), len(done.limits)) == (replaced, 1 - replaced)
     if not replaced:
         photos = np.random.default_rng(0).normal(0, 5, (2, 8, 8, 3)).astype(np.float32)
@@ -181,10 +181,10 @@ def without_limits(description, names):
 
 def test_cost_of_replacing_relu6_is_that_of_the_network_without_limits():
     folded = fold_batch_norms(*deeplab())
-    done = equalize(folded.description, folded.arrays, Relu6.RELU)
+    done = equalize(folded.description, folded.arrays, relu6=Relu6.RELU)
     photos = scenes(3)
     first, second = (folded.description, folded.arrays), (done.description, done.arrays)
-    cost = measure_replacement(first, second, [photos[:2], photos[2:]])
+    cost = measure_replacement(first, second, batches=[photos[:2], photos[2:]])
     expected = np.asarray(built(*first)(photos), np.float64)
     found = np.asarray(
         built(without_limits(folded.description, done.replaced), folded.arrays)(photos)
@@ -200,19 +200,24 @@ def test_cost_of_replacing_relu6_is_that_of_the_network_without_limits():
 
 def test_cost_of_one_score_has_no_arg_max():
     nodes = (
-        Node("a", "conv2d", ("image",), {"filters": 1, "kernel_size": 1, "use_bias": False}),
-        Node("r", "relu", ("a",), {"max_value": 6.0}),
+        Node(
+            "a",
+            "conv2d",
+            inputs=("image",),
+            attributes={"filters": 1, "kernel_size": 1, "use_bias": False},
+        ),
+        Node("r", "relu", inputs=("a",), attributes={"max_value": 6.0}),
     )
-    description = NetworkDescription("image", (1, 2, 1), nodes, "r")
+    description = NetworkDescription("image", (1, 2, 1), nodes=nodes, output_name="r")
     arrays = {"a/kernel": np.full((1, 1, 1, 1), 8, np.float32)}
     image = np.array([0.5, 1], np.float32).reshape(1, 1, 2, 1)
     # 4 and 6 against 4 and 8: signal 52, noise 4.
     cost = measure_replacement(
-        (description, arrays), (without_limits(description, ["r"]), arrays), [image]
+        (description, arrays), (without_limits(description, ["r"]), arrays), batches=[image]
     )
     assert cost.snr_db == pytest.approx(10 * np.log10(13))
     assert cost.agreement is None
-    same = measure_replacement((description, arrays), (description, arrays), [image])
+    same = measure_replacement((description, arrays), (description, arrays), batches=[image])
     assert same.snr_db == np.inf
 
 

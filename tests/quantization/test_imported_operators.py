@@ -29,58 +29,99 @@ from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 
 CONVOLUTION = {"filters": 24, "kernel_size": 3, "padding": "same"}
 LIMIT = {"max_value": 4.0}
-SECOND = Node("c2", "conv2d", ("c",), CONVOLUTION)
+SECOND = Node("c2", "conv2d", inputs=("c",), attributes=CONVOLUTION)
 RESIZE = {"height": 32, "width": 32, "interpolation": "nearest", "alignment": "align_corners"}
 MEASURED_DB = 33.7
 """The least of these, average pool; 30 dB leaves room for other kernels, and a range at the wrong
 place costs 20 dB and more (a maximum of two ranges: 12 dB)."""
 
 CASES = {
-    "hard_swish": (Node("x", "hard_swish", ("c",)),),
-    "maximum": (SECOND, Node("x", "maximum", ("c", "c2"))),
-    "minimum": (Node("r", "relu", ("c",)), SECOND, Node("x", "minimum", ("r", "c2"))),
-    "subtract": (SECOND, Node("x", "subtract", ("c", "c2"))),
-    "multiply": (SECOND, Node("x", "multiply", ("c", "c2"))),
-    "prelu": (Node("x", "prelu", ("c",), {"shared_axes": [1, 2]}),),
-    "leaky_relu": (Node("x", "leaky_relu", ("c",), {"alpha": 0.1}),),
-    "softmax": (Node("x", "softmax", ("c",)),),
-    "sigmoid": (Node("x", "activation", ("c",), {"activation": "sigmoid"}),),
-    "clip": (Node("x", "clip", ("c",), {"minimum": 0.0, "maximum": 1.0}),),
-    "reduce_mean": (Node("x", "reduce_mean", ("c",), {"axes": [3], "keepdims": True}),),
+    "hard_swish": (Node("x", "hard_swish", inputs=("c",)),),
+    "maximum": (SECOND, Node("x", "maximum", inputs=("c", "c2"))),
+    "minimum": (Node("r", "relu", inputs=("c",)), SECOND, Node("x", "minimum", inputs=("r", "c2"))),
+    "subtract": (SECOND, Node("x", "subtract", inputs=("c", "c2"))),
+    "multiply": (SECOND, Node("x", "multiply", inputs=("c", "c2"))),
+    "prelu": (Node("x", "prelu", inputs=("c",), attributes={"shared_axes": [1, 2]}),),
+    "leaky_relu": (Node("x", "leaky_relu", inputs=("c",), attributes={"alpha": 0.1}),),
+    "softmax": (Node("x", "softmax", inputs=("c",)),),
+    "sigmoid": (Node("x", "activation", inputs=("c",), attributes={"activation": "sigmoid"}),),
+    "clip": (Node("x", "clip", inputs=("c",), attributes={"minimum": 0.0, "maximum": 1.0}),),
+    "reduce_mean": (
+        Node("x", "reduce_mean", inputs=("c",), attributes={"axes": [3], "keepdims": True}),
+    ),
     "constant_add": (
-        Node("x", "elementwise_constant", ("c",), {"operation": "add", "shape": [24]}),
+        Node(
+            "x",
+            "elementwise_constant",
+            inputs=("c",),
+            attributes={"operation": "add", "shape": [24]},
+        ),
     ),
     "constant_multiply": (
-        Node("x", "elementwise_constant", ("c",), {"operation": "multiply", "shape": [24]}),
+        Node(
+            "x",
+            "elementwise_constant",
+            inputs=("c",),
+            attributes={"operation": "multiply", "shape": [24]},
+        ),
     ),
     "slice": (
-        Node("x", "strided_slice", ("c",), {"slices": [[0, 8, 1], [4, 9, 1], [None, None, 1]]}),
+        Node(
+            "x",
+            "strided_slice",
+            inputs=("c",),
+            attributes={"slices": [[0, 8, 1], [4, 9, 1], [None, None, 1]]},
+        ),
     ),
-    "nearest": (Node("x", "aligned_resizing", ("c",), RESIZE),),
-    "bilinear": (Node("x", "aligned_resizing", ("c",), RESIZE | {"interpolation": "bilinear"}),),
-    "average_pool": (Node("x", "average_pool2d", ("c",), {"pool_size": 2}),),
-    "pad": (Node("x", "zero_padding2d", ("c",), {"padding": 1}),),
-    "swish": (Node("x", "activation", ("c",), {"activation": "swish"}),),
-    "gelu": (Node("x", "activation", ("c",), {"activation": "gelu"}),),
-    "relu_limit_1": (Node("x", "relu", ("c",), {"max_value": 1.0}),),
-    "relu_limit_4": (Node("x", "relu", ("c",), {"max_value": 4.0}),),
-    "relu_slope": (Node("x", "relu", ("c",), {"negative_slope": 0.1}),),
-    "relu_slope_limit": (Node("x", "relu", ("c",), {"negative_slope": 0.1, "max_value": 1.5}),),
-    "relu_slope_limit_6": (Node("x", "relu", ("c",), {"negative_slope": 0.1, "max_value": 6.0}),),
-    "relu_threshold": (Node("x", "relu", ("c",), {"threshold": 0.5}),),
-    "relu_threshold_limit": (Node("x", "relu", ("c",), {"threshold": 0.5, "max_value": 2.0}),),
-    "relu_behind_add": (SECOND, Node("s", "add", ("c", "c2")), Node("x", "relu", ("s",), LIMIT)),
+    "nearest": (Node("x", "aligned_resizing", inputs=("c",), attributes=RESIZE),),
+    "bilinear": (
+        Node(
+            "x",
+            "aligned_resizing",
+            inputs=("c",),
+            attributes=RESIZE | {"interpolation": "bilinear"},
+        ),
+    ),
+    "average_pool": (Node("x", "average_pool2d", inputs=("c",), attributes={"pool_size": 2}),),
+    "pad": (Node("x", "zero_padding2d", inputs=("c",), attributes={"padding": 1}),),
+    "swish": (Node("x", "activation", inputs=("c",), attributes={"activation": "swish"}),),
+    "gelu": (Node("x", "activation", inputs=("c",), attributes={"activation": "gelu"}),),
+    "relu_limit_1": (Node("x", "relu", inputs=("c",), attributes={"max_value": 1.0}),),
+    "relu_limit_4": (Node("x", "relu", inputs=("c",), attributes={"max_value": 4.0}),),
+    "relu_slope": (Node("x", "relu", inputs=("c",), attributes={"negative_slope": 0.1}),),
+    "relu_slope_limit": (
+        Node("x", "relu", inputs=("c",), attributes={"negative_slope": 0.1, "max_value": 1.5}),
+    ),
+    "relu_slope_limit_6": (
+        Node("x", "relu", inputs=("c",), attributes={"negative_slope": 0.1, "max_value": 6.0}),
+    ),
+    "relu_threshold": (Node("x", "relu", inputs=("c",), attributes={"threshold": 0.5}),),
+    "relu_threshold_limit": (
+        Node("x", "relu", inputs=("c",), attributes={"threshold": 0.5, "max_value": 2.0}),
+    ),
+    "relu_behind_add": (
+        SECOND,
+        Node("s", "add", inputs=("c", "c2")),
+        Node("x", "relu", inputs=("s",), attributes=LIMIT),
+    ),
     "transpose": (
-        Node("t", "conv2d_transpose", ("c",), {"filters": 12, "kernel_size": 3, "strides": 2}),
-        Node("x", "relu", ("t",)),
+        Node(
+            "t",
+            "conv2d_transpose",
+            inputs=("c",),
+            attributes={"filters": 12, "kernel_size": 3, "strides": 2},
+        ),
+        Node("x", "relu", inputs=("t",)),
     ),
 }
 
 
 def network(nodes) -> keras.Model:
-    first = Node("c", "conv2d", ("image",), CONVOLUTION)
-    last = Node("logits", "conv2d", ("x",), {"filters": 7, "kernel_size": 1})
-    return build_imported(NetworkDescription("image", (16, 16, 3), (first, *nodes, last), "logits"))
+    first = Node("c", "conv2d", inputs=("image",), attributes=CONVOLUTION)
+    last = Node("logits", "conv2d", inputs=("x",), attributes={"filters": 7, "kernel_size": 1})
+    return build_imported(
+        NetworkDescription("image", (16, 16, 3), nodes=(first, *nodes, last), output_name="logits")
+    )
 
 
 def content_of(model: keras.Model) -> bytes:
@@ -123,7 +164,7 @@ def test_file_is_whole_integer_and_agrees_with_keras(kind):
     source.set_weights([random.normal(0, 0.3, value.shape) for value in source.get_weights()])
     model = quantize_aware(source, (-1.0, 127 / 128))
     images = random.uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
-    fill_ranges(model, source, named_arrays(source), [images])
+    fill_ranges(model, source, arrays=named_arrays(source), batches=[images])
     interpreter = file_of(model)
     types = {tensor["dtype"] for tensor in interpreter.get_tensor_details()}
     assert np.float32 not in types
@@ -160,11 +201,13 @@ def test_gate_accepts_a_network_with_a_relu_that_does_not_fuse(kind, tmp_path):
     scheme.check_trainable(source)
     images = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
     model = quantize_aware(source, (-1.0, 127 / 128))
-    fill_ranges(model, source, named_arrays(source), [images])
+    fill_ranges(model, source, arrays=named_arrays(source), batches=[images])
     path = tmp_path / "qat_int8.tflite"
     path.write_bytes(content_of(model))
-    spec = FileSpec(Variant.QAT_INT8, Head.LOGITS, IoDtype.INT8, IoDtype.INT8)
-    assert check_file(path, spec, Preprocessing((128.0,), (128.0,))) == []
+    spec = FileSpec(
+        Variant.QAT_INT8, Head.LOGITS, input_dtype=IoDtype.INT8, output_dtype=IoDtype.INT8
+    )
+    assert check_file(path, spec, preprocessing=Preprocessing((128.0,), (128.0,))) == []
     simulated = model(images[:1], training=False).numpy()
     noise = np.square(run(interpreter_of(path.read_bytes()), images[0]) - simulated).mean()
     assert np.square(simulated).mean() > 1000 * noise  # 30 dB, as above
@@ -176,16 +219,18 @@ def test_what_a_limit_cuts_off_needs_no_steps_before_it(kind):
     the same range. A slope needs the values below 0."""
     random = np.random.default_rng(0)
     photos = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
-    plain = network((Node("x", "relu", ("c",), RELUS[kind]),))
+    plain = network((Node("x", "relu", inputs=("c",), attributes=RELUS[kind]),))
     done = post_trained(plain, random, photos, PostTraining())
     assert done.ranges["c"] == done.ranges["x"]
     assert done.ranges["x"][0] == 0
-    sloped = network((Node("x", "relu", ("c",), RELUS["slope and 6"]),))
+    sloped = network((Node("x", "relu", inputs=("c",), attributes=RELUS["slope and 6"]),))
     assert post_trained(sloped, random, photos, PostTraining()).ranges["c"][0] < -1
 
 
 def layer(name, class_name, source, **config) -> Node:
-    return Node(name, "layer", (source,), {"class_name": class_name, "config": config})
+    return Node(
+        name, "layer", inputs=(source,), attributes={"class_name": class_name, "config": config}
+    )
 
 
 def snr_db(wanted, found):
@@ -196,7 +241,7 @@ def post_trained(source, random, photos, plan):
     """The network with weights, quantized post training."""
     keras.backend.clear_session()
     source.set_weights([random.normal(0, 0.3, value.shape) for value in source.get_weights()])
-    return quantize_post_training(source, plan, [photos], (-1.0, 127 / 128))
+    return quantize_post_training(source, plan, batches=[photos], input_range=(-1.0, 127 / 128))
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -239,7 +284,7 @@ def test_layers_that_the_scheme_does_not_know_stay_float_and_are_named(caplog):
     photos = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
     nodes = (
         layer("odd_norm", "LayerNormalization", "c"),
-        Node("odd_dense", "dense", ("odd_norm",), {"units": 12}),
+        Node("odd_dense", "dense", inputs=("odd_norm",), attributes={"units": 12}),
         layer("x", "SeparableConv2D", "odd_dense", filters=8, kernel_size=3),
     )
     source = network(nodes)
@@ -261,7 +306,7 @@ def test_layers_that_the_scheme_does_not_know_stay_float_and_are_named(caplog):
 
 def test_layer_that_cannot_be_trained_is_named():
     scheme.check_trainable(network(CASES["transpose"]))
-    source = network((Node("x", "dense", ("c",), {"units": 4}),))
+    source = network((Node("x", "dense", inputs=("c",), attributes={"units": 4}),))
     with pytest.raises(ValueError, match=r"layer 'x' \(Dense\) cannot be trained .* supported: A"):
         scheme.check_trainable(source)
 
@@ -277,16 +322,20 @@ def test_activation_inside_a_layer_that_has_no_kind_of_its_own():
     np.testing.assert_allclose(Executor(description, arrays).run(photo), model(photo), atol=1e-6)
     # A file's own text still picks no function of Keras at will.
     with pytest.raises(ValueError, match="unknown activation 'deserialize'; known: sigmoid"):
-        Node("x", "activation", ("c",), {"activation": "deserialize"})
+        Node("x", "activation", inputs=("c",), attributes={"activation": "deserialize"})
 
 
 @pytest.mark.parametrize("output", ["logits", "r"])
 def test_tensor_that_calibration_sees_only_zero_of(output):
     """Dark photos leave a ReLU at 0: what is behind it stays right, and bright ones get through."""
-    first = Node("c", "conv2d", ("image",), CONVOLUTION)
-    nodes = (first, Node("r", "relu", ("c",)), Node("logits", "conv2d", ("r",), CONVOLUTION))
-    description = NetworkDescription("image", (16, 16, 3), nodes, "logits")
-    description, _ = cut_after(description, {}, output)
+    first = Node("c", "conv2d", inputs=("image",), attributes=CONVOLUTION)
+    nodes = (
+        first,
+        Node("r", "relu", inputs=("c",)),
+        Node("logits", "conv2d", inputs=("r",), attributes=CONVOLUTION),
+    )
+    description = NetworkDescription("image", (16, 16, 3), nodes=nodes, output_name="logits")
+    description, _ = cut_after(description, {}, name=output)
     random = np.random.default_rng(0)
     dark = random.uniform(-1, -0.2, (4, 16, 16, 3)).astype(np.float32)
     kernels = np.abs(random.normal(0, 0.2, (3, 3, 3, 24))), random.normal(0, 0.3, (3, 3, 24, 24))
@@ -294,7 +343,9 @@ def test_tensor_that_calibration_sees_only_zero_of(output):
     keras.backend.clear_session()
     source = build_imported(description)
     source.set_weights(weights[: len(source.weights)])
-    done = quantize_post_training(source, PostTraining(), [dark], (-1.0, 127 / 128))
+    done = quantize_post_training(
+        source, PostTraining(), batches=[dark], input_range=(-1.0, 127 / 128)
+    )
     assert done.ranges["r"] == SILENT_RANGE
     photo = dark[0] if output == "logits" else -dark[0]
     # Steps of 12 / 255 of values of about 2, or of a bias.

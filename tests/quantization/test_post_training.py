@@ -60,7 +60,7 @@ def absorbed_and_before(name):
         seen, fresh = scenes(8)[:4], scenes(8)[4:]
     else:
         seen, fresh = (images(folded.description, 4, seed) for seed in (11, 12))
-    done = absorb_high_biases(first.description, first.arrays, [seen])
+    done = absorb_high_biases(first.description, first.arrays, batches=[seen])
     assert sum((c > 0).sum() for c in done.absorbed.values()) >= 4
     networks = [built(one.description, one.arrays) for one in (first, done)]
     return networks, seen, fresh
@@ -92,18 +92,18 @@ def test_absorption_by_hand():
     # One channel: x in {1, 2}, W1 = 1, b1 = 10: inputs of the ReLU 11 and 12, mean 11.5,
     # deviation 0.5; c = min(11.5 - 1.5, 11) = 10. W2 = 3, b2 = 1 becomes 31.
     nodes = (
-        Node("a", "conv2d", ("image",), {"filters": 1, "kernel_size": 1}),
-        Node("r", "relu", ("a",)),
-        Node("b", "conv2d", ("r",), {"filters": 1, "kernel_size": 1}),
+        Node("a", "conv2d", inputs=("image",), attributes={"filters": 1, "kernel_size": 1}),
+        Node("r", "relu", inputs=("a",)),
+        Node("b", "conv2d", inputs=("r",), attributes={"filters": 1, "kernel_size": 1}),
     )
     arrays = {"a/kernel": 1.0, "a/bias": 10.0, "b/kernel": 3.0, "b/bias": 1.0}
     shapes = {"kernel": (1, 1, 1, 1), "bias": (1,)}
     arrays = {
         key: np.full(shapes[key.split("/")[1]], value, np.float32) for key, value in arrays.items()
     }
-    description = NetworkDescription("image", (1, 2, 1), nodes, "b")
+    description = NetworkDescription("image", (1, 2, 1), nodes=nodes, output_name="b")
     batch = np.array([1, 2], np.float32).reshape(1, 1, 2, 1)
-    done = absorb_high_biases(description, arrays, [batch])
+    done = absorb_high_biases(description, arrays, batches=[batch])
     assert done.arrays["a/bias"].item() == pytest.approx(0.0)
     assert done.arrays["b/bias"].item() == pytest.approx(31.0)
     assert done.absorbed == {"a": pytest.approx([10.0])}
@@ -113,9 +113,9 @@ def limited_channels(pixels, limit=6.0):
     """Four channels with a limit each, read by one sum; channel k gives pixels + (58, 8, 3, 58)[k],
     the last one without pixels: a constant."""
     nodes = (
-        Node("a", "conv2d", ("image",), {"filters": 4, "kernel_size": 1}),
-        Node("r", "channel_limit", ("a",), {"channels": 4}),
-        Node("b", "conv2d", ("r",), {"filters": 1, "kernel_size": 1}),
+        Node("a", "conv2d", inputs=("image",), attributes={"filters": 4, "kernel_size": 1}),
+        Node("r", "channel_limit", inputs=("a",), attributes={"channels": 4}),
+        Node("b", "conv2d", inputs=("r",), attributes={"filters": 1, "kernel_size": 1}),
     )
     arrays = {
         "a/kernel": np.array([1, 1, 1, 0], np.float32).reshape(1, 1, 1, 4),
@@ -124,7 +124,7 @@ def limited_channels(pixels, limit=6.0):
         "b/kernel": np.array([1, 2, 3, 4], np.float32).reshape(1, 1, 4, 1),
         "b/bias": np.array([0.5], np.float32),
     }
-    description = NetworkDescription("image", (1, len(pixels), 1), nodes, "b")
+    description = NetworkDescription("image", (1, len(pixels), 1), nodes=nodes, output_name="b")
     return description, arrays, np.array(pixels, np.float32).reshape(1, 1, -1, 1)
 
 
@@ -145,7 +145,7 @@ def test_absorption_is_bounded_by_a_channel_s_limit():
     58 without deviation: 6 less the 256th part that stays
     """
     description, arrays, batch = limited_channels([-0.5, 0.5])
-    done = absorb_high_biases(description, arrays, [batch])
+    done = absorb_high_biases(description, arrays, batches=[batch])
     expected = np.array([4.5, 4.5, 1.5, 6 - 6 / 256])
     np.testing.assert_allclose(done.absorbed["a"], expected, rtol=1e-6)
     np.testing.assert_allclose(done.arrays["r/limit"], 6 - expected, rtol=1e-6)
@@ -162,7 +162,7 @@ def test_absorption_is_bounded_by_a_channel_s_limit():
 def test_a_saturated_channel_keeps_the_function_three_deviations_below_its_limit():
     """Of other photos: down to the limit less 1.5, as far as the paper's c for other channels."""
     description, arrays, batch = limited_channels([-0.5, 0.5])
-    done = absorb_high_biases(description, arrays, [batch])
+    done = absorb_high_biases(description, arrays, batches=[batch])
     first = {key: value.copy() for key, value in arrays.items()}
     lower = {key: value.copy() for key, value in done.arrays.items()}
     for part in (first, lower):
@@ -186,7 +186,7 @@ def test_absorption_leaves_every_limit_positive_and_no_range_wider(name):
                 "f4"
             )
     photos = scenes(2) if name == "deeplab" else images(first.description, 2)
-    done = absorb_high_biases(first.description, arrays, [photos])
+    done = absorb_high_biases(first.description, arrays, batches=[photos])
     limits = [key for key in arrays if key.endswith("/limit")]
     for key in limits:
         assert done.arrays[key].min() > 0, key
@@ -202,28 +202,28 @@ def test_absorption_leaves_every_limit_positive_and_no_range_wider(name):
 def test_layer_that_pads_takes_no_part_in_absorption():
     folded = fold_batch_norms(*deeplab())
     first = equalize(folded.description, folded.arrays)
-    done = absorb_high_biases(first.description, first.arrays, [scenes(1)])
+    done = absorb_high_biases(first.description, first.arrays, batches=[scenes(1)])
     assert "block_1_expand: block_1_depthwise pads with zeros" in done.left
     assert "block_1_project: 2 layers read it" in done.left
     with pytest.raises(ValueError, match="no calibration images"):
-        absorb_high_biases(first.description, first.arrays, [])
+        absorb_high_biases(first.description, first.arrays, batches=[])
 
 
 def test_mean_of_a_clipped_normal_against_samples():
     random = np.random.default_rng(0)
     for mean, deviation, limit in ((0.5, 1.0, math.inf), (2.0, 3.0, 6.0), (-1.0, 0.5, 6.0)):
         samples = np.clip(random.normal(mean, deviation, 2_000_000), 0, limit)
-        found = clipped_normal_mean([mean], [deviation], limit)
+        found = clipped_normal_mean([mean], [deviation], limit=limit)
         assert found.item() == pytest.approx(samples.mean(), abs=3e-3)
-    assert clipped_normal_mean([2.0], [0.0], 6.0).item() == pytest.approx(2.0)
+    assert clipped_normal_mean([2.0], [0.0], limit=6.0).item() == pytest.approx(2.0)
 
 
 def test_rounded_kernel_lies_on_its_grid():
-    node = Node("c", "conv2d", ("image",), {})
+    node = Node("c", "conv2d", inputs=("image",), attributes={})
     kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype(np.float32)
     kernel[..., 2] = 0
     for per_channel, count in ((True, 5), (False, 1)):
-        found = quantize_kernel(node, kernel, per_channel)
+        found = quantize_kernel(node, kernel, per_channel=per_channel)
         scale = np.abs(kernel).max((0, 1, 2)) / 127 if count == 5 else np.abs(kernel).max() / 127
         steps = found / np.where(scale > 0, scale, 1)
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
@@ -234,7 +234,9 @@ def test_rounded_kernel_lies_on_its_grid():
 def test_empirical_correction_gives_every_layer_its_float_mean():
     folded = fold_batch_norms(*deeplab())
     batch = scenes(3)
-    done = correct_empirically(folded.description, folded.arrays, [batch], {}, per_channel=False)
+    done = correct_empirically(
+        folded.description, folded.arrays, batches=[batch], ranges={}, per_channel=False
+    )
     assert len(done.corrections) == 66
     assert done.left == ()
     rounded = dict(done.arrays)
@@ -261,9 +263,13 @@ def test_correction_brings_a_per_tensor_network_closer(method):
     expected = np.asarray(built(folded.description, folded.arrays)(fresh))
     quality = []
     if method is BiasMethod.EMPIRICAL:
-        done = correct_empirically(folded.description, folded.arrays, [scenes(4)], {}, False)
+        done = correct_empirically(
+            folded.description, folded.arrays, batches=[scenes(4)], ranges={}, per_channel=False
+        )
     else:
-        done = correct_analytically(folded.description, folded.arrays, folded.statistics, False)
+        done = correct_analytically(
+            folded.description, folded.arrays, statistics=folded.statistics, per_channel=False
+        )
     for arrays in (folded.arrays, done.arrays):
         rounded = dict(arrays)
         for node in folded.description.nodes:
@@ -278,15 +284,15 @@ def test_correction_brings_a_per_tensor_network_closer(method):
 def test_mean_behind_an_odd_relu_is_not_taken_for_that_of_a_plain_one(odd):
     """Normal (0, 1) behind a ReLU has a mean of 0.3989, with a threshold of 1 one of 0.2420."""
     nodes = (
-        Node("a", "conv2d", ("image",), {"filters": 1, "kernel_size": 1}),
-        Node("r", "relu", ("a",), {odd: 1.0}),
-        Node("b", "conv2d", ("r",), {"filters": 1, "kernel_size": 1}),
+        Node("a", "conv2d", inputs=("image",), attributes={"filters": 1, "kernel_size": 1}),
+        Node("r", "relu", inputs=("a",), attributes={odd: 1.0}),
+        Node("b", "conv2d", inputs=("r",), attributes={"filters": 1, "kernel_size": 1}),
     )
     arrays = {"kernel": np.ones((1, 1, 1, 1), np.float32), "bias": np.zeros(1, np.float32)}
     arrays = {f"{node}/{key}": value for node in "ab" for key, value in arrays.items()}
     statistics = {"a": (np.zeros(1), np.ones(1))}
-    description = NetworkDescription("image", (2, 2, 1), nodes, "b")
-    done = correct_analytically(description, arrays, statistics)
+    description = NetworkDescription("image", (2, 2, 1), nodes=nodes, output_name="b")
+    done = correct_analytically(description, arrays, statistics=statistics)
     assert done.corrections == {}
     assert "b: what flows into it is not known" in done.left
 
@@ -310,7 +316,7 @@ def test_analytic_correction_works_with_every_other_step(monkeypatch, absorb, ad
     off, biases = {}, {}
     for method in BiasMethod:
         chosen = dataclasses.replace(plan, bias=method)
-        done = quantize_post_training(model, chosen, [photos], INPUT_RANGE)
+        done = quantize_post_training(model, chosen, batches=[photos], input_range=INPUT_RANGE)
         found = np.asarray(done.model(photos, training=False)).mean((0, 1, 2))
         off[method] = np.abs(found - expected).max()
         biases[method] = done.arrays["logits/bias"]
@@ -332,7 +338,7 @@ def test_layer_kept_float_may_be_named_as_in_keras(monkeypatch):
     x = keras.layers.Conv2D(8, 3, activation="relu", name="stem")(image)
     model = keras.Model(image, keras.layers.Conv2D(4, 1, name="logits")(x))
     plan = PostTraining(adaround=True, bias=BiasMethod.EMPIRICAL, keep_float=("stem",))
-    done = quantize_post_training(model, plan, [noise()], INPUT_RANGE)
+    done = quantize_post_training(model, plan, batches=[noise()], input_range=INPUT_RANGE)
     kernel = model.get_layer("stem").kernel.numpy()
     np.testing.assert_array_equal(done.arrays["stem_linear/kernel"], kernel)
     assert np.abs(done.arrays["logits/kernel"] - model.get_layer("logits").kernel).max() > 0
@@ -341,16 +347,20 @@ def test_layer_kept_float_may_be_named_as_in_keras(monkeypatch):
         quantize_post_training(
             model,
             PostTraining(keep_float=("stem",), int16=("stem_linear",)),
-            [noise()],
-            INPUT_RANGE,
+            batches=[noise()],
+            input_range=INPUT_RANGE,
         )
     with pytest.raises(ValueError, match="no layer 'stm' computes on its own"):
-        quantize_post_training(model, PostTraining(keep_float=("stm",)), [noise()], INPUT_RANGE)
+        quantize_post_training(
+            model, PostTraining(keep_float=("stm",)), batches=[noise()], input_range=INPUT_RANGE
+        )
 
 
 def test_what_absorption_leaves_is_reported():
     model = with_true_batch_norms(noise(), beta=20.0)
-    done = quantize_post_training(model, PostTraining(absorb=True), [noise()], INPUT_RANGE)
+    done = quantize_post_training(
+        model, PostTraining(absorb=True), batches=[noise()], input_range=INPUT_RANGE
+    )
     assert "high biases of 8 channels in 1 layers absorbed" in done.report
     assert "not absorbed: a: a_relu is not a plain ReLU; equalize first" in done.report
     assert "not absorbed: logits: it is the output" in done.report
@@ -362,7 +372,9 @@ def test_cost_of_relu_in_place_of_relu6_is_reported():
     gamma, *others = model.get_layer("a_norm").get_weights()
     model.get_layer("a_norm").set_weights([4 * gamma, *others])  # 7 % go beyond 6
     plan = PostTraining(equalize=True, relu6=Relu6.RELU)
-    done = quantize_post_training(model, plan, [photos[:3], photos[3:]], INPUT_RANGE)
+    done = quantize_post_training(
+        model, plan, batches=[photos[:3], photos[3:]], input_range=INPUT_RANGE
+    )
     plain = keras.models.clone_model(
         model,
         clone_function=lambda layer: (
@@ -378,7 +390,9 @@ def test_cost_of_relu_in_place_of_relu6_is_reported():
         f"ReLU in place of ReLU6 costs: {snr_db(expected, found):.1f} dB signal-to-noise of the "
         f"float output, arg max equal on {agreement:.2%}, on 4 calibration photos" in done.report
     )
-    exact = quantize_post_training(model, PostTraining(equalize=True), [photos], INPUT_RANGE)
+    exact = quantize_post_training(
+        model, PostTraining(equalize=True), batches=[photos], input_range=INPUT_RANGE
+    )
     assert not any("costs" in line for line in exact.report)
 
 
@@ -397,7 +411,7 @@ def test_steps_together_help_and_are_reported():
             bias=BiasMethod.EMPIRICAL,
         ),
     }.items():
-        done = quantize_post_training(model, plan, [photos[:4]], INPUT_RANGE)
+        done = quantize_post_training(model, plan, batches=[photos[:4]], input_range=INPUT_RANGE)
         found[name] = snr_db(expected, np.asarray(done.model(photos[4:], training=False)))
     assert found["steps"] > found["naive"] + 3
     assert any("66 biases corrected (empirical)" in line for line in done.report)
@@ -418,7 +432,7 @@ def test_learned_rounding_survives_to_the_quantized_network(monkeypatch):
         "learned": PostTraining(adaround=True),
         "corrected": PostTraining(adaround=True, bias=BiasMethod.EMPIRICAL),
     }.items():
-        done = quantize_post_training(model, plan, [photos[:4]], INPUT_RANGE)
+        done = quantize_post_training(model, plan, batches=[photos[:4]], input_range=INPUT_RANGE)
         found[name] = snr_db(expected, np.asarray(done.model(photos[4:], training=False)))
         if name == "nearest":
             continue
@@ -433,19 +447,26 @@ def test_learned_rounding_survives_to_the_quantized_network(monkeypatch):
 
 def test_no_photos_are_refused():
     with pytest.raises(ValueError, match="no calibration images"):
-        quantize_post_training(trained_float_model(), PostTraining(), [], INPUT_RANGE)
+        quantize_post_training(
+            trained_float_model(), PostTraining(), batches=[], input_range=INPUT_RANGE
+        )
 
 
 def test_what_a_limit_cuts_off_needs_no_steps():
     done = quantize_post_training(
-        trained_float_model(), PostTraining(equalize=True), [scenes(4)], INPUT_RANGE
+        trained_float_model(),
+        PostTraining(equalize=True),
+        batches=[scenes(4)],
+        input_range=INPUT_RANGE,
     )
     limits = [node for node in done.description.nodes if node.kind == "channel_limit"]
     assert len(limits) > 10
     for node in limits:
         assert done.ranges[node.inputs[0]] == done.ranges[node.name]
     # Ranges up to what the ReLU gives, beyond every limit, cost 3 dB on CamVid's photos.
-    wide = quantize_post_training(trained_float_model(), PostTraining(), [scenes(4)], INPUT_RANGE)
+    wide = quantize_post_training(
+        trained_float_model(), PostTraining(), batches=[scenes(4)], input_range=INPUT_RANGE
+    )
     image = scenes(5)[4:]
     wanted = np.asarray(trained_float_model()(image))
     equalized, plain = (snr_db(wanted, np.asarray(d.model(image))) for d in (done, wide))

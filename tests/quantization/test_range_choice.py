@@ -17,7 +17,7 @@ from deeplab_tf.quantization.calibration.activation_ranges import (
 
 def histogram(values) -> Histogram:
     low, high = float(values.min()), float(values.max())
-    return Histogram(low, high, np.histogram(values, NUM_BINS, (low, high))[0])
+    return Histogram(low, high, counts=np.histogram(values, NUM_BINS, (low, high))[0])
 
 
 def outlier_tensor():
@@ -95,27 +95,30 @@ def test_range_holds_zero_and_is_never_empty():
 
 def test_observed_values_are_counted_over_all_photos():
     node = Node(
-        "double", "elementwise_constant", ("image",), {"operation": "multiply", "shape": []}
+        "double",
+        "elementwise_constant",
+        inputs=("image",),
+        attributes={"operation": "multiply", "shape": []},
     )
-    description = NetworkDescription("image", (1, 4, 1), (node,), "double")
+    description = NetworkDescription("image", (1, 4, 1), nodes=(node,), output_name="double")
     batches = [np.array(v, np.float32).reshape(1, 1, 4, 1) for v in ([0, 1, 2, 3], [-1, 0, 0, 4])]
     arrays = {"double/constant": np.float32(2)}
-    found = observe(description, arrays, ["double"], batches)["double"]
+    found = observe(description, arrays, names=["double"], batches=batches)["double"]
     assert (found.low, found.high, found.counts.sum()) == (-2.0, 8.0, 8)
     # bins of 10 / 2048; 0 lies at 2 / 10 of the way and occurs three times
     assert found.counts[int(2 / 10 * NUM_BINS)] == 3
     with pytest.raises(ValueError, match="no calibration images"):
-        observe(description, arrays, ["double"], [])
+        observe(description, arrays, names=["double"], batches=[])
     broken = [np.full((1, 1, 4, 1), np.nan, np.float32)]
     with pytest.raises(ValueError, match="double gives NaN or infinity"):
-        observe(description, arrays, ["double"], broken)
+        observe(description, arrays, names=["double"], batches=broken)
 
 
 def test_tensor_that_is_always_zero_is_named(caplog):
-    nodes = (Node("dead", "relu", ("image",)), Node("sum", "add", ("dead", "image")))
-    description = NetworkDescription("image", (1, 4, 1), nodes, "sum")
+    nodes = (Node("dead", "relu", inputs=("image",)), Node("sum", "add", inputs=("dead", "image")))
+    description = NetworkDescription("image", (1, 4, 1), nodes=nodes, output_name="sum")
     batch = np.full((1, 1, 4, 1), -2, np.float32)
-    found = observe(description, {}, ["dead", "sum"], [batch])
+    found = observe(description, {}, names=["dead", "sum"], batches=[batch])
     assert choose_range(found["dead"], RangeMethod.MSE) == SILENT_RANGE
     assert choose_range(found["sum"], RangeMethod.MSE) == (-2.0, 0.0)
     (line,) = [record.getMessage() for record in caplog.records]

@@ -148,7 +148,10 @@ def test_missing_float_weight_is_named():
 def test_training_moves_weights_and_keeps_frozen_statistics():
     model = apply.quantize_aware(trained_float_model(), INPUT_RANGE)
     ranges.fill_ranges(
-        model, trained_float_model(), named_arrays(trained_float_model()), [scenes(2)]
+        model,
+        trained_float_model(),
+        arrays=named_arrays(trained_float_model()),
+        batches=[scenes(2)],
     )
     freeze_batch_norms(model)
     before = apply.float_weights(model)
@@ -168,4 +171,4 @@ def test_training_moves_weights_and_keeps_frozen_statistics():
 
 def test_calibration_without_images_is_refused():
     with pytest.raises(ValueError, match="no calibration images"):
-        ranges.observe_ranges(trained_float_model(), ["logits"], [])
+        ranges.observe_ranges(trained_float_model(), ["logits"], batches=[])

@@ -29,13 +29,17 @@ INPUT_RANGE = (-1.0, 127 / 128)
 
 @functools.lru_cache(maxsize=1)
 def post_trained():
-    return quantize_post_training(trained_float_model(), PostTraining(), [scenes(4)], INPUT_RANGE)
+    return quantize_post_training(
+        trained_float_model(), PostTraining(), batches=[scenes(4)], input_range=INPUT_RANGE
+    )
 
 
 @functools.lru_cache(maxsize=2)
 def network(per_channel=True):
     done = post_trained()
-    return SwitchedNetwork(done.description, done.arrays, done.ranges, per_channel)
+    return SwitchedNetwork(
+        done.description, done.arrays, ranges=done.ranges, per_channel=per_channel
+    )
 
 
 def snr_db(wanted, found):
@@ -74,9 +78,9 @@ def test_one_scale_a_kernel_costs_more_and_depthwise_most():
     chosen = ("expanded_conv_depthwise", "block_1_depthwise", "aspp_1x1_conv", "block_16_expand")
     found = {}
     for per_channel in (True, False):
-        judge = Judge(network(per_channel), images, labels, 11)
+        judge = Judge(network(per_channel), images, labels=labels, num_classes=11)
         units = [unit for unit in network(per_channel).units if unit.name in chosen]
-        found[per_channel] = measure_sensitivity(units, judge, 2)
+        found[per_channel] = measure_sensitivity(units, judge, images=2)
         ranked = [score.snr_db for score in found[per_channel].only_integer]
         assert ranked == sorted(ranked)
         assert found[per_channel].all_float.snr_db == np.inf
@@ -90,7 +94,7 @@ def test_a_float_unit_gives_8_bits_to_an_integer_reader():
     # Alone float, an addition between integer layers gains nothing: its file rounds it, too.
     switched = network()
     names = {unit.name for unit in switched.units}
-    judge = Judge(switched, scenes(1), np.zeros((1, *LIVE_SIZE), np.uint8), 11)
+    judge = Judge(switched, scenes(1), labels=np.zeros((1, *LIVE_SIZE), np.uint8), num_classes=11)
     assert judge.score(names - {"block_2_add"}) == judge.score(names)
     assert judge.score(set()).snr_db == np.inf
 
@@ -103,10 +107,10 @@ def test_a_dropout_between_a_kernel_and_its_range():
     x = layers.ReLU(name="active")(x)
     model = keras.Model(image, layers.Conv2D(2, 1, use_bias=False, name="logits")(x))
     batch = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
-    done = quantize_post_training(model, PostTraining(), [batch], INPUT_RANGE)
+    done = quantize_post_training(model, PostTraining(), batches=[batch], input_range=INPUT_RANGE)
     units = {
         unit.name: unit.layers
-        for unit in SwitchedNetwork(done.description, done.arrays, done.ranges).units
+        for unit in SwitchedNetwork(done.description, done.arrays, ranges=done.ranges).units
     }
     assert units == {"first": ("first", "active"), "logits": ("logits",)}
 
@@ -119,8 +123,8 @@ def test_a_layer_with_its_activation_inside_goes_by_its_keras_name():
     x = layers.ReLU(name="body_relu")(x)
     model = keras.Model(image, layers.Conv2D(2, 1, name="logits")(x))
     batch = np.random.default_rng(0).uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
-    done = quantize_post_training(model, PostTraining(), [batch], INPUT_RANGE)
-    switched = SwitchedNetwork(done.description, done.arrays, done.ranges)
+    done = quantize_post_training(model, PostTraining(), batches=[batch], input_range=INPUT_RANGE)
+    switched = SwitchedNetwork(done.description, done.arrays, ranges=done.ranges)
     units = switched.units
     assert [unit.name for unit in units] == ["stem", "body", "logits"]
     assert units[0].layers == ("stem_linear", "stem")
@@ -148,22 +152,29 @@ class FakeJudge:
 
 def ranked(names="abcdefgh"):
     scores = tuple(Score(0.7, 20.0) for _ in names)
-    units = tuple(Unit(name, (name,), 1) for name in names)
-    return Sensitivity(units, scores, scores, Score(0.7, np.inf), Score(0.67, 20.0), 1)
+    units = tuple(Unit(name, (name,), weights=1) for name in names)
+    return Sensitivity(
+        units,
+        scores,
+        only_float=scores,
+        all_float=Score(0.7, np.inf),
+        all_integer=Score(0.67, 20.0),
+        images=1,
+    )
 
 
 @pytest.mark.parametrize(
     ("budget", "wanted"), [(0.03, ""), (0.025, "a"), (0.011, "ab"), (0, "abc")]
 )
 def test_budget_by_hand(budget, wanted):
-    names, score = choose_float(ranked(), FakeJudge(), budget)
+    names, score = choose_float(ranked(), FakeJudge(), budget=budget)
     assert "".join(names) == wanted
     assert score.miou == pytest.approx(0.7 - 0.01 * (3 - len(wanted)))
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match=r"must not be negative; got -0\.1"):
-        choose_float(ranked(), FakeJudge(), -0.1)
+        choose_float(ranked(), FakeJudge(), budget=-0.1)
 
 
 def test_kernel_of_zeros_stays_finite():
@@ -172,7 +183,7 @@ def test_kernel_of_zeros_stays_finite():
         key: np.zeros_like(value) if key.startswith("block_1_depthwise/") else value
         for key, value in done.arrays.items()
     }
-    switched = sensitivity.SwitchedNetwork(done.description, arrays, done.ranges)
+    switched = sensitivity.SwitchedNetwork(done.description, arrays, ranges=done.ranges)
     switched.set_integer({unit.name for unit in switched.units})
     assert np.isfinite(switched.executor.run(scenes(1)).numpy()).all()
 
@@ -202,6 +213,8 @@ def test_a_class_that_no_label_holds_does_not_enter_a_budget():
     classes with a union it would be 1/3: 17 points for a class that is not there."""
     label = np.zeros((1, 10, 10), np.uint8)
     label[0, 0, 0] = 1
-    judge = Judge(PlantedNetwork(), np.zeros((1, 10, 10, 3), np.float32), label, 3)
+    judge = Judge(
+        PlantedNetwork(), np.zeros((1, 10, 10, 3), np.float32), labels=label, num_classes=3
+    )
     assert judge.score(set()).miou == 1.0
     assert judge.score({"unit"}).miou == 0.5

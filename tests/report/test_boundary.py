@@ -35,7 +35,7 @@ def test_square_moved_by_one_worked_out_by_hand():
     label = np.zeros((6, 6), np.uint8)
     label[1:5, 1:5] = 1
     prediction = np.roll(label, 1, axis=1)
-    counts = boundary_counts(label, prediction, 2, distance=1)
+    counts = boundary_counts(label, prediction, num_classes=2, distance=1)
     # Class 1: both bands are rings of 12. They share columns 2, 3, 4 of rows 1 and 4: 6 of 18.
     # Class 0: all 20 + 20 pixels lie at the border or beside the square; 16 are common, of 24.
     np.testing.assert_array_equal(counts, [[16, 24], [6, 18]])
@@ -46,7 +46,7 @@ def test_square_moved_by_one_worked_out_by_hand():
 def test_equals_erosion_class_by_class(distance):
     label, prediction = blobs(0, 5), blobs(1, 5)
     prediction[:30] = np.roll(label, 2, axis=1)[:30]
-    counts = boundary_counts(label, prediction, 5, distance)
+    counts = boundary_counts(label, prediction, num_classes=5, distance=distance)
     expected = [by_erosion(label, prediction, index, distance) for index in range(5)]
     np.testing.assert_array_equal(counts, expected)
     assert counts[:, 0].min() > 0
@@ -58,7 +58,9 @@ def test_ignored_pixels_make_no_contour_and_are_not_counted():
     prediction = np.zeros((9, 9), np.uint8)
     prediction[4, 4] = 1
     # The border's 32 pixels; a contour around the ignored pixel would add its 8 neighbours.
-    np.testing.assert_array_equal(boundary_counts(label, prediction, 2, 1), [[32, 32], [0, 0]])
+    np.testing.assert_array_equal(
+        boundary_counts(label, prediction, num_classes=2, distance=1), [[32, 32], [0, 0]]
+    )
 
 
 def test_an_ignored_seam_hides_no_contour_behind_it():
@@ -75,7 +77,9 @@ def test_a_class_that_does_not_exist_bounds_its_neighbours_and_hits_nothing():
     prediction = np.zeros((9, 9), np.uint8)
     prediction[4, 4] = 200
     # 32 of the border are common; the prediction has 8 more around the hole.
-    np.testing.assert_array_equal(boundary_counts(label, prediction, 1, 1), [[32, 40]])
+    np.testing.assert_array_equal(
+        boundary_counts(label, prediction, num_classes=1, distance=1), [[32, 40]]
+    )
 
 
 def test_band_is_two_percent_of_the_diagonal():
@@ -91,16 +95,16 @@ def test_thick_objects_show_in_the_band_what_iou_hides():
     prediction[24:180, 20:180] = 1
     (_, plain), (_, band) = (
         (0, np.sum((label == 1) & (prediction == 1)) / np.sum((label == 1) | (prediction == 1))),
-        shares(boundary_counts(label, prediction, 2, band_width(200, 200))),
+        shares(boundary_counts(label, prediction, num_classes=2, distance=band_width(200, 200))),
     )
     assert plain == pytest.approx(0.975)
     assert band < 0.75
 
 
 def test_children_count_what_one_process_counts():
-    dataset = open_dataset("synthetic", None, "val")
+    dataset = open_dataset("synthetic", None, split="val")
     contracts = [read_contract(CAMVID / name) for name in ("int8.tflite", "qat_int8.tflite")]
-    counts, failures = count_boundaries(contracts, dataset, 3, processes=2)
+    counts, failures = count_boundaries(contracts, dataset, count=3, processes=2)
     assert failures == {}
     for index, contract in enumerate(contracts):
         runner = ModelRunner(contract)

@@ -36,9 +36,9 @@ def report_of(*stacks, reference=0):
         result = ModelResult(read_contract(CAMVID / "int8.tflite", name=f"file{number}"))
         result.matrix, result.image_matrices = stack.sum(0, dtype=np.int64), stack
         result.images = len(stack)
-        files.append(FileReport(result, None, overlap(stack)))
-    dataset = open_dataset("synthetic", None, "val")
-    return Report(dataset, EvaluationOptions(), files, reference, "typed")
+        files.append(FileReport(result, None, overlap=overlap(stack)))
+    dataset = open_dataset("synthetic", None, split="val")
+    return Report(dataset, EvaluationOptions(), files=files, reference=reference, command="typed")
 
 
 def test_overlaps_hold_all_that_iou_needs():
@@ -51,8 +51,8 @@ def test_overlaps_hold_all_that_iou_needs():
 def test_change_equals_the_bootstrap_of_the_matrices():
     first, second = random_matrices(1), random_matrices(2)
     for classes in (tuple(range(CLASSES)), (0, 3)):
-        expected = miou_difference(first, second, classes)
-        found = change_of(overlap(first), overlap(second), classes)
+        expected = miou_difference(first, second, classes=classes)
+        found = change_of(overlap(first), overlap(second), classes=classes)
         assert found.difference == pytest.approx(expected.difference)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
@@ -127,7 +127,7 @@ def test_change_without_a_class_in_common_is_not_told():
 def test_page_and_card_count_the_classes_of_each_file():
     report = report_of(*of_other_classes())
     document = report.document()
-    text = page.render(document, pictures.Album(), report)
+    text = page.render(document, pictures.Album(), report=report)
     assert re.findall(r'data-key="classes_counted">(\d+)<', text) == ["4", "6"]
     names = ", ".join(document["models"][1]["changed_over"])
     sentence = f"file1: change over the 4 classes that file0 counts too: {names}."
@@ -191,10 +191,10 @@ def test_differences_say_who_is_right():
     reference = np.array([[0, 0, 1, 2, 0, 0]], np.uint8)
     mask = np.array([[0, 1, 0, 0, 0, 1]], np.uint8)
     same, lost, won, other, ignored = range(5)
-    assert pictures.differences(truth, mask, reference, 3).tolist() == [
+    assert pictures.differences(truth, mask, reference=reference, num_classes=3).tolist() == [
         [same, lost, won, other, same, ignored]
     ]
-    assert pictures.differences(truth, mask, None, 3).tolist() == [
+    assert pictures.differences(truth, mask, reference=None, num_classes=3).tolist() == [
         [same, lost, same, lost, lost, ignored]
     ]
 
@@ -202,7 +202,9 @@ def test_differences_say_who_is_right():
 def test_wide_axes_are_logarithmic_and_labelled_in_plain_numbers():
     report = report_of(random_matrices(12), random_matrices(13))
     for file, milliseconds in zip(report.files, (8.0, 1200.0), strict=True):
-        file.result.latency = LatencyMs(*[milliseconds] * 3, num_threads=1, warmup=1, repeats=5)
+        file.result.latency = LatencyMs(
+            milliseconds, milliseconds, p90=milliseconds, num_threads=1, warmup=1, repeats=5
+        )
     text = charts.trade_off(report.document())
     ticks = [float(n) for n in re.findall(r">([\d.]+)</text>", text)]
     assert {10, 100, 1000} <= set(ticks)

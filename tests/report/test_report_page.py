@@ -55,7 +55,7 @@ def run_report(*flags):
 def scenes(tmp_path_factory):
     """Four drawn scenes as somebody's own folder with eleven classes, one of an odd name."""
     folder = tmp_path_factory.mktemp("scenes")
-    source = open_dataset("synthetic", None, "val")
+    source = open_dataset("synthetic", None, split="val")
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
     for index in range(4):

@@ -46,7 +46,7 @@ def matrices(seed, hits):
 
 def plant_cell(folder, stacks):
     """A cell that is done: two copies of one file under two variants, with their matrices."""
-    dataset, options = open_dataset("synthetic", None, "val"), EvaluationOptions()
+    dataset, options = open_dataset("synthetic", None, split="val"), EvaluationOptions()
     tflite = folder / "run" / "tflite"
     tflite.mkdir(parents=True)
     results = []
@@ -58,7 +58,7 @@ def plant_cell(folder, stacks):
         result.mean_loss = float(stack[0, 0, 0]) / 7
         results.append(result)
     write_matrices(results, folder / "evaluation")
-    write_metrics(results, dataset, options, folder / "evaluation")
+    write_metrics(results, dataset, options=options, output_dir=folder / "evaluation")
     stages = {"train": {"seconds": 61.5, "threads": 2}}
     record = {"name": folder.name, "state": "done", "failure": "", "stages": stages}
     (folder / "cell.json").write_text(json.dumps(record))
@@ -84,7 +84,7 @@ def scope(tmp_path):
         train={"dataset": "synthetic"},
         cells={f"net-{value}": {"net": value} for value in values},
         variants=("float32", "int8"),
-        dataset=open_dataset("synthetic", None, "val"),
+        dataset=open_dataset("synthetic", None, split="val"),
         options=EvaluationOptions(),
         command="typed",
     )
@@ -226,22 +226,26 @@ def test_times_are_measured_again_as_soon_as_one_file_is_new(tmp_path, monkeypat
 
     def measure(contracts, image, *how):
         measured.append(len(contracts))
-        return [LatencyMs(1.0, 2.0, 3.0, 1, 3, 5), None][: len(contracts)]
+        return [LatencyMs(1.0, 2.0, p90=3.0, num_threads=1, warmup=3, repeats=5), None][
+            : len(contracts)
+        ]
 
     monkeypatch.setattr(timing, "measure_latency", measure)
     contracts = [read_contract(CAMVID / f"{name}.tflite") for name in ("int8", "qat_int8")]
     image = np.zeros((8, 8, 3), np.uint8)
     kept = tmp_path / "latency.json"
     options = TimingOptions(5)
-    first = time_files(contracts, image, options, kept)
+    first = time_files(contracts, image, options=options, kept=kept)
     assert (
-        time_files(contracts, image, options, kept) == first == [LatencyMs(1, 2, 3, 1, 3, 5), None]
+        time_files(contracts, image, options=options, kept=kept)
+        == first
+        == [LatencyMs(1, 2, p90=3, num_threads=1, warmup=3, repeats=5), None]
     )
     assert measured == [2]
-    time_files(contracts[:1], image, options, kept)
-    time_files(contracts[:1], image, TimingOptions(6), kept)
+    time_files(contracts[:1], image, options=options, kept=kept)
+    time_files(contracts[:1], image, options=TimingOptions(6), kept=kept)
     kept.write_text("{")
-    time_files(contracts[:1], image, TimingOptions(6), kept)
+    time_files(contracts[:1], image, options=TimingOptions(6), kept=kept)
     assert measured == [2, 1, 1, 1]
     with pytest.raises(ValueError, match="latency_repeats must not be negative"):
         TimingOptions(-1)

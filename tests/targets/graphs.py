@@ -39,12 +39,12 @@ class Builder:
             Tensor(
                 index,
                 f"t{index}",
-                tuple(shape),
-                tuple(signature or shape),
-                np.dtype(DTYPES[type_name]),
-                type_name,
-                quantization,
-                data,
+                shape=tuple(shape),
+                shape_signature=tuple(signature or shape),
+                dtype=np.dtype(DTYPES[type_name]),
+                type_name=type_name,
+                quantization=quantization,
+                data=data,
             )
         )
         return index
@@ -59,9 +59,9 @@ class Builder:
             Operator(
                 len(self.operators),
                 kind,
-                tuple(inputs),
-                (output,),
-                types.SimpleNamespace(**options),
+                inputs=tuple(inputs),
+                outputs=(output,),
+                options=types.SimpleNamespace(**options),
             )
         )
         return output
@@ -70,10 +70,10 @@ class Builder:
         return Graph(
             pathlib.Path("written_by_hand.tflite"),
             tuple(self.tensors),
-            tuple(self.operators),
-            tuple(inputs),
-            tuple(outputs),
-            0,
+            operators=tuple(self.operators),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            size_bytes=0,
         )
 
 

@@ -157,7 +157,7 @@ NNAPI_LEVELS = {
 @pytest.mark.parametrize(("graph", "since"), NNAPI_LEVELS.values(), ids=NNAPI_LEVELS)
 def test_nnapi_takes_an_operator_from_its_level_on(graph, since):
     """28 is the oldest that can be asked for."""
-    taken = [nnapi.reason(graph, graph.operators[0], level) == "" for level in (28, 29, 30)]
+    taken = [nnapi.reason(graph, graph.operators[0], level=level) == "" for level in (28, 29, 30)]
     assert taken == [level >= since for level in (28, 29, 30)]
 
 

@@ -88,7 +88,7 @@ def test_an_operator_is_found_again_by_kind_and_name_and_count(zoo_graph):
     text = (
         "Warning (supported operators) operator: ADD, ofm: 'twin'\nReason: too wide (some/name)\n"
     )
-    placements, strangers = ethosu._placements(source, compiled, text)
+    placements, strangers = ethosu._placements(source, compiled, text=text)
     assert [p.reason for p in placements if not p.mapped] == ["too wide"]
     assert strangers == []
 
@@ -98,7 +98,7 @@ def test_what_vela_renamed_is_reported(zoo_graph):
     compiled = dataclasses.replace(
         zoo_graph, tensors=tuple(renamed), operators=(zoo_graph.operators[0],)
     )
-    placements, strangers = ethosu._placements(zoo_graph, compiled, "")
+    placements, strangers = ethosu._placements(zoo_graph, compiled, text="")
     assert all(p.mapped for p in placements)
     assert strangers == [
         "Vela left QUANTIZE (new) on the CPU, which is not in the file under this name"

@@ -52,7 +52,7 @@ def test_interval_narrows_with_more_images():
 def test_classes_and_bad_input():
     first, second = matrices(30, 0.8, 0), matrices(30, 0.9, 1)
     second[:, 1] = first[:, 1]
-    assert miou_difference(first, second, (0,)).difference > 0
+    assert miou_difference(first, second, classes=(0,)).difference > 0
     with pytest.raises(ValueError, match="same images"):
         miou_difference(first, second[1:])
 
@@ -77,9 +77,9 @@ def test_one_pixel_of_a_class_that_no_image_holds_is_one_pixel():
     # Both means over their own classes: 1 against (9 - 1/33360) / 10, ten points for a pixel.
     assert mean_iou(second.sum(0))[0] - mean_iou(first.sum(0))[0] < -0.0999
     assert common_classes(first, second) == tuple(range(9))
-    assert common_classes(first, second, (8, 9)) == (8,)
+    assert common_classes(first, second, classes=(8, 9)) == (8,)
     for classes in ((), tuple(range(10))):
-        found = miou_difference(first, second, classes)
+        found = miou_difference(first, second, classes=classes)
         # Class 0 has 30 * 1112 pixels and loses one of them; the mean is over nine classes.
         assert found.difference == pytest.approx(-1 / (30 * 1112) / 9, rel=1e-9)
         # A resampled list holds the one image seven times at most, more rarely than 1 in 10,000.
@@ -105,4 +105,4 @@ def test_no_class_in_common_is_no_difference():
     found = miou_difference(first, second)
     assert np.isnan([found.difference, found.low, found.high]).all()
     assert found.is_noise
-    assert not Interval(0.1, 0.05, 0.2).is_noise
+    assert not Interval(0.1, 0.05, high=0.2).is_noise

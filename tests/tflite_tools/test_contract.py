@@ -147,7 +147,7 @@ def test_small_logits_are_scored_with_the_manifests_resize(tmp_path, convention)
     for path in (whole, low):
         write_manifest(path, lambda values: values["output"].update(resize=convention))
     scene, label = draw_scene(0)
-    image, label = place(scene, (368, 480))[0], place_label(label, (368, 480), IGNORE_LABEL)
+    image, label = place(scene, (368, 480))[0], place_label(label, (368, 480), fill=IGNORE_LABEL)
     runners = [ModelRunner(read_contract(path)) for path in (whole, low)]
     masks = [runner.class_map(image) for runner in runners]
     losses = [total / count for total, count in (r.cross_entropy(label) for r in runners)]
@@ -174,7 +174,9 @@ def test_unknown_resize_of_small_logits_is_said(tmp_path):
 
 def feed(scale, zero_point, dtype="uint8", mean=127.5, std=127.5):
     preprocessing = Preprocessing((mean,) * 3, (std,) * 3)
-    return pixel_table(preprocessing, np.dtype(dtype), (scale, zero_point))[:, 0].astype(int)
+    return pixel_table(preprocessing, np.dtype(dtype), quantization=(scale, zero_point))[
+        :, 0
+    ].astype(int)
 
 
 @pytest.mark.parametrize("scale", [2 / 255, 1 / 128])
@@ -265,12 +267,12 @@ def test_a_network_of_small_logits_keeps_the_manifests_resize(tmp_path):
     low = write(tmp_path / "low.tflite", low_logits(unpacked()))
     write_manifest(low, lambda values: values["output"].update(resize="align_corners"))
     network = import_file(low)
-    run = as_run(network.description, network.arrays, network.contract, None)
+    run = as_run(network.description, network.arrays, contract=network.contract, label_set=None)
     assert run.config.model.logits_alignment is Alignment.ALIGN_CORNERS
     assert run.label_set.names == NAMES
     assert not run.assumed
     whole = write(tmp_path / "whole.tflite", unpacked())  # its graph resizes half-pixel
     write_manifest(whole, lambda values: values["output"].update(resize="align_corners"))
     network = import_file(whole)
-    run = as_run(network.description, network.arrays, network.contract, None)
+    run = as_run(network.description, network.arrays, contract=network.contract, label_set=None)
     assert run.config.model.logits_alignment is Alignment.HALF_PIXEL

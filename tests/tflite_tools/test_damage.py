@@ -74,11 +74,11 @@ def test_a_manifest_of_another_shape(changed):
 
 def test_a_child_that_died_idle_is_replaced():
     with InterpreterPool([read_contract(CAMVID / "int8.tflite")], 1) as pool:
-        assert [o.value for o in pool.run([Task(0, _name, ())])] == ["int8"]
+        assert [o.value for o in pool.run([Task(0, _name, arguments=())])] == ["int8"]
         process = pool._children[0][0]
         os.kill(process.pid, signal.SIGKILL)
         process.join(10)
-        assert [o.value for o in pool.run([Task(0, _name, ())])] == ["int8"]
+        assert [o.value for o in pool.run([Task(0, _name, arguments=())])] == ["int8"]
 
 
 def _name(runner):

@@ -41,7 +41,7 @@ def victim(request, tmp_path_factory):
     plain, labels, path = (folder / n for n in ("plain.tflite", "labels.txt", "model.tflite"))
     plain.write_bytes(convert(network(request.param)))
     labels.write_text("\n".join(f"class {index}" for index in range(CLASSES)))
-    add_metadata(AddOptions(plain, path, labels))
+    add_metadata(AddOptions(plain, path, labels=labels))
     return path.read_bytes(), labels
 
 
@@ -89,10 +89,10 @@ def readers(labels, output):
         return check
 
     def client(path):
-        return [findings_text(path, each, check_file(path, each)) for each in Client]
+        return [findings_text(path, each, findings=check_file(path, each)) for each in Client]
 
     def add(path):
-        add_metadata(AddOptions(path, output, labels, overwrite=True))
+        add_metadata(AddOptions(path, output, labels=labels, overwrite=True))
         return packing.read(output), read_contract(output)
 
     return {

@@ -34,7 +34,7 @@ INT8 = CAMVID / "int8.tflite"
 def tiny_dataset(tmp_path_factory):
     """Six drawn scenes as somebody's own folder, with CamVid's eleven classes."""
     folder = tmp_path_factory.mktemp("own")
-    source = open_dataset("synthetic", None, "val")
+    source = open_dataset("synthetic", None, split="val")
     for kind in ("images", "labels"):
         (folder / kind).mkdir()
     for index in range(6):
@@ -88,7 +88,7 @@ def test_output_reader_resizes_logits_as_tensorflow_does():
     import tensorflow as tf  # noqa: PLC0415
 
     logits = np.random.default_rng(1).normal(size=(1, 5, 7, 4)).astype(np.float32)
-    reader = OutputReader(20, 33, (1, 5, 7, 4), classes=False)
+    reader = OutputReader(20, 33, output_shape=(1, 5, 7, 4), classes=False)
     expected = tf.argmax(tf.image.resize(logits, (20, 33)), -1)[0].numpy()
     # Two ways to sum the same four products: only exact ties may differ.
     assert np.mean(reader.on_canvas(logits) == expected) > 0.995
@@ -109,7 +109,9 @@ def test_output_reader_resizes_logits_as_tensorflow_does():
 def test_output_reader_resizes_logits_as_the_training_did(alignment, expected):
     logits = np.zeros((1, 1, 3, 2), np.float32)
     logits[0, 0, 1, 1] = 1.0
-    resized = OutputReader(1, 5, (1, 1, 3, 2), False, alignment).logits_on_canvas(logits)
+    resized = OutputReader(
+        1, 5, output_shape=(1, 1, 3, 2), classes=False, alignment=alignment
+    ).logits_on_canvas(logits)
     np.testing.assert_allclose(resized[0, :, 1], expected, atol=1e-6)
 
 
@@ -124,7 +126,9 @@ def test_output_reader_resizes_as_the_runtimes_operator_does(alignment):
         align_corners=alignment is Alignment.ALIGN_CORNERS,
         half_pixel_centers=alignment is Alignment.HALF_PIXEL,
     )
-    found = OutputReader(33, 65, logits.shape, False, alignment).logits_on_canvas(logits)
+    found = OutputReader(
+        33, 65, output_shape=logits.shape, classes=False, alignment=alignment
+    ).logits_on_canvas(logits)
     # float32 sums of four products of size 1.
     np.testing.assert_allclose(found, expected[0], atol=1e-5)
 
@@ -132,7 +136,9 @@ def test_output_reader_resizes_as_the_runtimes_operator_does(alignment):
 def test_output_reader_resizes_class_maps_as_the_training_did():
     tall = np.array([[0, 1, 2]] * 2, np.uint8)
     found = {
-        alignment: OutputReader(2, 5, (1, 2, 3), True, alignment).on_canvas(tall)[0].tolist()
+        alignment: OutputReader(2, 5, output_shape=(1, 2, 3), classes=True, alignment=alignment)
+        .on_canvas(tall)[0]
+        .tolist()
         for alignment in Alignment
     }
     # Coordinates 0, 0.5, 1, 1.5, 2 (halves round up); centres 0.3, 0.9, 1.5, 2.1, 2.7; 0, 0.6, ...
@@ -146,11 +152,14 @@ def test_output_reader_takes_class_maps_of_any_shape_and_type():
     for shape in ((8, 12), (1, 8, 12), (1, 8, 12, 1)):
         for dtype in (np.uint8, np.int32, np.int64, np.float32):
             output = classes.astype(dtype).reshape(shape)
-            reader = OutputReader(8, 12, shape, classes=True)
+            reader = OutputReader(8, 12, output_shape=shape, classes=True)
             np.testing.assert_array_equal(reader.on_canvas(output), classes)
-    halved = OutputReader(16, 24, (1, 8, 12), classes=True).on_canvas(classes[None])
+    halved = OutputReader(16, 24, output_shape=(1, 8, 12), classes=True).on_canvas(classes[None])
     np.testing.assert_array_equal(halved[1::2, ::2], classes)
-    assert Placement(8, 12, 16, 24).restore_label(classes).shape == (16, 24)
+    assert Placement(8, 12, source_height=16, source_width=24).restore_label(classes).shape == (
+        16,
+        24,
+    )
 
 
 def test_contract_of_our_own_file():
@@ -191,9 +200,9 @@ def test_float_and_int8_inputs_are_fed_by_table():
 
 
 def test_scores_equal_an_independent_count(tiny_dataset):
-    dataset = open_dataset("folder", tiny_dataset, "val")
+    dataset = open_dataset("folder", tiny_dataset, split="val")
     contracts = [read_contract(INT8), read_contract(CAMVID / "qat_int8.tflite")]
-    first, second = evaluate(contracts, dataset, options(), reference=0)
+    first, second = evaluate(contracts, dataset, options=options(), reference=0)
     runner = ModelRunner(contracts[0])
     other = ModelRunner(contracts[1])
     hits = np.zeros(11)
@@ -237,19 +246,19 @@ def test_cross_entropy_is_tensorflow_s(quantization):
 
 
 def test_mean_loss_of_a_list_is_that_of_its_photos_in_any_number_of_processes(tiny_dataset):
-    dataset = open_dataset("folder", tiny_dataset, "val")
+    dataset = open_dataset("folder", tiny_dataset, split="val")
     contract = read_contract(INT8)
-    (alone,) = evaluate([contract], dataset, options(mean_loss=True, processes=1))
-    (many,) = evaluate([contract], dataset, options(mean_loss=True, processes=3))
+    (alone,) = evaluate([contract], dataset, options=options(mean_loss=True, processes=1))
+    (many,) = evaluate([contract], dataset, options=options(mean_loss=True, processes=3))
     runner, total, pixels = ModelRunner(contract), 0.0, 0
     for index in range(6):
         image, label = dataset.read(index)
         runner.class_map(place(image, (368, 480))[0])
-        loss, count = runner.cross_entropy(place_label(label, (368, 480), 255))
+        loss, count = runner.cross_entropy(place_label(label, (368, 480), fill=255))
         total, pixels = total + loss, pixels + count
     assert alone.mean_loss == pytest.approx(total / pixels, rel=1e-12)
     assert many.mean_loss == pytest.approx(alone.mean_loss, rel=1e-12)
-    (plain,) = evaluate([contract], dataset, options())
+    (plain,) = evaluate([contract], dataset, options=options())
     assert plain.mean_loss is None
     np.testing.assert_array_equal(plain.matrix, alone.matrix)
 
@@ -268,8 +277,8 @@ def test_probabilities_have_no_mean_loss(tiny_dataset, tmp_path):
     contract = read_contract(path)
     assert contract.probabilities
     assert not read_contract(INT8).probabilities
-    dataset = open_dataset("folder", tiny_dataset, "val")
-    (result,) = evaluate([contract], dataset, options(mean_loss=True, limit=2))
+    dataset = open_dataset("folder", tiny_dataset, split="val")
+    (result,) = evaluate([contract], dataset, options=options(mean_loss=True, limit=2))
     assert result.mean_loss is None
     assert "gives probabilities, not logits: no mean loss" in result.warnings
 
@@ -280,9 +289,10 @@ def test_mean_loss_and_tiles_exclude_each_other():
 
 
 def test_number_of_processes_changes_no_number(tiny_dataset):
-    dataset = open_dataset("folder", tiny_dataset, "val")
+    dataset = open_dataset("folder", tiny_dataset, split="val")
     results = [
-        evaluate([read_contract(INT8)], dataset, options(processes=count))[0] for count in (1, 3)
+        evaluate([read_contract(INT8)], dataset, options=options(processes=count))[0]
+        for count in (1, 3)
     ]
     np.testing.assert_array_equal(results[0].matrix, results[1].matrix)
 
@@ -296,16 +306,16 @@ def test_constant_mask_is_called_out(tiny_dataset, tmp_path):
         weights.data = np.zeros_like(weights.data)
 
     path = mutated(tmp_path / "flat.tflite", flatten)
-    dataset = open_dataset("folder", tiny_dataset, "val")
-    (result,) = evaluate([read_contract(path)], dataset, options())
+    dataset = open_dataset("folder", tiny_dataset, split="val")
+    (result,) = evaluate([read_contract(path)], dataset, options=options())
     assert result.constant_images == 6
     assert result.warnings[0].startswith("CONSTANT MASK: every one of 6 images is all")
     assert "normalized twice" in result.warnings[0]
 
 
 def test_wrong_number_of_classes_is_refused_before_it_runs():
-    dataset = open_dataset("synthetic", None, "val")
-    (result,) = evaluate([read_contract(INT8)], dataset, options(limit=2))
+    dataset = open_dataset("synthetic", None, split="val")
+    (result,) = evaluate([read_contract(INT8)], dataset, options=options(limit=2))
     assert "gives 11 classes, synthetic has 7" in result.failure
     assert result.matrix is None
 
@@ -321,8 +331,11 @@ def answer(runner, value):
 
 def test_a_file_that_crashes_the_runtime_costs_a_message():
     contracts = [read_contract(INT8, name="good"), read_contract(INT8, name="bad")]
-    tasks = [Task(1, die, ()), *(Task(0, answer, (number,)) for number in range(6))]
-    tasks += [Task(1, answer, (9,))]
+    tasks = [
+        Task(1, die, arguments=()),
+        *(Task(0, answer, arguments=(number,)) for number in range(6)),
+    ]
+    tasks += [Task(1, answer, arguments=(9,))]
     with InterpreterPool(contracts, 1) as pool:
         outcomes = list(pool.run(tasks))
     failures = [outcome.failure for outcome in outcomes if outcome.task.model == 1]
@@ -344,8 +357,8 @@ def test_operator_that_reads_nowhere_is_refused_before_the_runtime_sees_it(tmp_p
 
 def test_latency_is_interleaved_and_stated():
     contract = read_contract(INT8)
-    image = open_dataset("synthetic", None, "val").image(0)
-    first, second = measure_latency([contract, contract], image, 1, warmup=1, repeats=5)
+    image = open_dataset("synthetic", None, split="val").image(0)
+    first, second = measure_latency([contract, contract], image, num_threads=1, warmup=1, repeats=5)
     assert first.repeats == 5
     assert 0 < first.minimum <= first.median <= first.p90
     # The same file twice in turn: what differs is noise, not a factor.
@@ -462,10 +475,10 @@ def test_interrupt_leaves_no_half_written_metrics(tiny_dataset, tmp_path):
 
 
 def test_label_names_in_another_order_are_said(tiny_dataset, monkeypatch):
-    dataset = open_dataset("folder", tiny_dataset, "val")
+    dataset = open_dataset("folder", tiny_dataset, split="val")
     contract = read_contract(INT8)
     names = contract.label_set.names
     shuffled = LabelSet((names[1], names[0], *names[2:]), contract.label_set.colors)
     object.__setattr__(contract, "label_set", shuffled)
-    (result,) = evaluate([contract], dataset, options(limit=1))
+    (result,) = evaluate([contract], dataset, options=options(limit=1))
     assert "label list differs" in result.warnings[0]

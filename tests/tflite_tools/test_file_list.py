@@ -70,7 +70,10 @@ def test_a_list_without_a_readable_file_or_without_its_reference_ends(damaged, t
 
 def test_benchmark_goes_on(damaged, tmp_path):
     status, out, err = command(
-        *("benchmark", f"--model={damaged},{INT8}", "--repeats=2", "--warmup=1"),
+        "benchmark",
+        f"--model={damaged},{INT8}",
+        "--repeats=2",
+        "--warmup=1",
         f"--output_dir={tmp_path}",
     )
     assert status == 1
@@ -84,8 +87,13 @@ def test_benchmark_goes_on(damaged, tmp_path):
 
 def test_evaluate_goes_on(damaged, photos, tmp_path):
     status, out, _ = command(
-        *("evaluate", f"--model={damaged},{INT8}", "--dataset=folder", f"--data_dir={photos}"),
-        *("--latency_repeats=0", "--grid_images=0", f"--output_dir={tmp_path}"),
+        "evaluate",
+        f"--model={damaged},{INT8}",
+        "--dataset=folder",
+        f"--data_dir={photos}",
+        "--latency_repeats=0",
+        "--grid_images=0",
+        f"--output_dir={tmp_path}",
     )
     assert status == 1
     assert "damaged: NOT READ: " in out
@@ -99,8 +107,12 @@ def test_evaluate_goes_on(damaged, photos, tmp_path):
 
 def test_report_goes_on(damaged, photos, tmp_path):
     status, out, _ = command(
-        *("report", f"--model={damaged},{INT8}", "--dataset=folder", f"--data_dir={photos}"),
-        *("--latency_repeats=0", f"--output_dir={tmp_path}"),
+        "report",
+        f"--model={damaged},{INT8}",
+        "--dataset=folder",
+        f"--data_dir={photos}",
+        "--latency_repeats=0",
+        f"--output_dir={tmp_path}",
     )
     assert status == 1
     assert "damaged: NOT READ: " in out

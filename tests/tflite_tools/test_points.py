@@ -25,7 +25,7 @@ from tflite_tools.evaluation.points import (
 from tflite_tools.manifest import Manifest, sha256_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-STRIP = Sensor(1, 9, 20.0, -20.0, 45.0, -45.0)
+STRIP = Sensor(1, 9, fov_up=20.0, fov_down=-20.0, fov_left=45.0, fov_right=-45.0)
 """One row, columns of 10 degrees."""
 
 
@@ -47,7 +47,14 @@ def test_hidden_points_take_the_class_in_front_and_the_vote_corrects_them():
     assert classes_of_points(class_map, found).tolist() == [7, 7, 2, 2, 7, 7]
     # The hidden point: its own pixel votes 2, the four wall pixels vote 7. The pole itself is
     # 6 m from all others, beyond the cutoff, and keeps its own vote alone.
-    assert vote(class_map, found, 19, Neighbours()).tolist() == [7, 7, 2, 7, 7, 7]
+    assert vote(class_map, found, num_classes=19, options=Neighbours()).tolist() == [
+        7,
+        7,
+        2,
+        7,
+        7,
+        7,
+    ]
 
 
 def test_vote_options_by_hand():
@@ -56,15 +63,18 @@ def test_vote_options_by_hand():
     class_map = np.array([[0, 0, 1, 5, 3, 5, 1, 0, 0]], np.uint8)
     middle = 2
     # All five within the cutoff: 1, 5, 3, 5, 1: two votes each for 1 and 5, the lower wins.
-    assert vote(class_map, found, 19, Neighbours())[middle] == 1
+    assert vote(class_map, found, num_classes=19, options=Neighbours())[middle] == 1
     # The three nearest: 3 and the two 5.
-    assert vote(class_map, found, 19, Neighbours(count=3))[middle] == 5
+    assert vote(class_map, found, num_classes=19, options=Neighbours(count=3))[middle] == 5
     # 0.6 m is weighted by 1 - exp(-2) / 6.17 = 0.978 at this place: beyond a cutoff of 0.5.
-    assert vote(class_map, found, 19, Neighbours(cutoff=0.5))[middle] == 5
-    assert vote(class_map, found, 19, Neighbours(count=1))[middle] == 3
+    assert vote(class_map, found, num_classes=19, options=Neighbours(cutoff=0.5))[middle] == 5
+    assert vote(class_map, found, num_classes=19, options=Neighbours(count=1))[middle] == 3
     # Classes that do not exist cast no vote; a point without any vote keeps its pixel's value.
-    assert vote(class_map, found, 3, Neighbours())[middle] == 1
-    assert vote(np.full((1, 9), 255, np.uint8), found, 3, Neighbours())[middle] == 255
+    assert vote(class_map, found, num_classes=3, options=Neighbours())[middle] == 1
+    assert (
+        vote(np.full((1, 9), 255, np.uint8), found, num_classes=3, options=Neighbours())[middle]
+        == 255
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +128,7 @@ def test_vote_equals_the_slow_one_on_a_real_full_turn(shared_dir, options):
     found = range_image.project(points, Sensor(width=512))
     classes = np.random.default_rng(0).integers(0, 21, (64, 512)).astype(np.uint8)
     classes[classes == 20] = 255
-    fast = vote(classes, found, 19, options)
+    fast = vote(classes, found, num_classes=19, options=options)
     seam = np.flatnonzero((found.columns < 3) | (found.columns > 508))[::5]
     chosen = np.concatenate([np.arange(0, len(points), 97), seam])
     slow = [_slow_vote(classes, found, 19, options, point) for point in chosen]
@@ -130,7 +140,7 @@ def test_vote_on_a_real_narrow_scan(shared_dir):
     """Labels of pixels brought back: the vote repairs most of what hidden points lose."""
     root = shared_dir / "data/lidar/semantic_kitti_format"
     dataset = semantic_kitti.open_split(root, "val")
-    sensor = Sensor(64, 512, 34.05, -35.25, 35.25, -35.3)
+    sensor = Sensor(64, 512, fov_up=34.05, fov_down=-35.25, fov_left=35.25, fov_right=-35.3)
     dataset = dataclasses.replace(dataset, sensor=sensor)
     totals = np.zeros((2, 19, 20), np.int64)
     for index in range(len(dataset)):
@@ -139,10 +149,14 @@ def test_vote_on_a_real_narrow_scan(shared_dir):
         found = dataset.projection(points)
         assert (found.ranges[~found.placed] == 0).all()
         class_map = range_image.pixel_labels(labels, found)
-        totals += Scan(np.zeros(0), labels, found, 19, Neighbours()).score(class_map)
+        totals += Scan(
+            np.zeros(0), labels, projection=found, num_classes=19, neighbours=Neighbours()
+        ).score(class_map)
         some = np.arange(0, len(points), 211)
         slow = [_slow_vote(class_map, found, 19, Neighbours(), point) for point in some]
-        np.testing.assert_array_equal(vote(class_map, found, 19, Neighbours())[some], slow)
+        np.testing.assert_array_equal(
+            vote(class_map, found, num_classes=19, options=Neighbours())[some], slow
+        )
     plain, voted = (confusion.mean_iou(matrix)[0] for matrix in totals)
     assert 0.75 < plain < voted < 0.95
 
@@ -151,7 +165,7 @@ def test_means_of_project_and_benchmark():
     """Class 0: 3 of 4 points found, 1 false; class 1: 1 of 2; class 2 never occurs."""
     labels = np.array([0, 0, 0, 0, 1, 1, 255, 255], np.uint8)
     prediction = np.array([0, 0, 0, 1, 1, 0, 2, 1], np.uint8)
-    matrix = confusion.confusion_matrix(labels, prediction, 3)
+    matrix = confusion.confusion_matrix(labels, prediction, num_classes=3)
     ious = (3 / 5, 1 / 3)  # the unlabelled points count nowhere
     assert confusion.mean_iou(matrix) == (pytest.approx(sum(ious) / 2), 2)
     assert benchmark_mean_iou(matrix) == pytest.approx(sum(ious) / 3)
@@ -265,9 +279,21 @@ def test_scans_of_another_sensor_are_refused(scans, sign_of_y, tmp_path):
     dataset = open_split(scans, "val")
     sensor = dataclasses.replace(dataset.sensor, std=(1.0, 2.0, 4.0, 3.0, 0.6))
     manifest = Manifest(
-        *("float32", "logits", 16, 64, Preprocessing.of(5), dataset.label_set),
-        *("float32", "float32", None, None, None, "a test", {}),
-        *(sha256_of(model.read_bytes()), model.stat().st_size),
+        "float32",
+        "logits",
+        height=16,
+        width=64,
+        preprocessing=Preprocessing.of(5),
+        label_set=dataset.label_set,
+        input_dtype="float32",
+        output_dtype="float32",
+        input_quantization=None,
+        output_quantization=None,
+        calibration=None,
+        source="a test",
+        versions={},
+        sha256=sha256_of(model.read_bytes()),
+        size_bytes=model.stat().st_size,
         sensor=sensor,
     )
     manifest.write(model.with_suffix(".json"))

@@ -115,7 +115,9 @@ def split_graph():
     builder = Builder()
     image, axis = builder.tensor((1, 8, 8, 4), "FLOAT32"), builder.constant(3)
     halves = tuple(builder.tensor((1, 8, 8, 2), "FLOAT32") for _ in range(2))
-    builder.operators.append(Operator(0, "SPLIT", (axis, image), halves, None))
+    builder.operators.append(
+        Operator(0, "SPLIT", inputs=(axis, image), outputs=halves, options=None)
+    )
     return builder.graph([image], [halves[1]]), halves
 
 

@@ -25,7 +25,7 @@ HEIGHT, WIDTH = 368, 480
 
 @pytest.fixture(scope="module")
 def camvid(shared_dir):
-    return open_dataset("camvid", shared_dir / "data/camvid", "val")
+    return open_dataset("camvid", shared_dir / "data/camvid", split="val")
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +147,9 @@ def test_overlap_takes_seams_away(camvid, runner, index):
 
 
 def test_scores_are_those_of_the_stitched_masks(own_folder, runner):
-    dataset = open_dataset("folder", own_folder, "val")
+    dataset = open_dataset("folder", own_folder, split="val")
     contracts = [read_contract(INT8), read_contract(CAMVID / "qat_int8.tflite")]
-    first, second = evaluate(contracts, dataset, options(64, keep_images=True), reference=0)
+    first, second = evaluate(contracts, dataset, options=options(64, keep_images=True), reference=0)
     other = ModelRunner(contracts[1])
     matrix = np.zeros((11, 12), int)
     same = total = 0
@@ -169,9 +169,9 @@ def test_scores_are_those_of_the_stitched_masks(own_folder, runner):
 
 
 def test_photos_that_are_not_larger_are_scored_as_without_tiles(own_folder):
-    dataset = open_dataset("folder", own_folder, "val")
+    dataset = open_dataset("folder", own_folder, split="val")
     off, on = (
-        evaluate([read_contract(INT8)], dataset, options(overlap, keep_images=True))[0]
+        evaluate([read_contract(INT8)], dataset, options=options(overlap, keep_images=True))[0]
         for overlap in (-1, 32)
     )
     for index, same in enumerate((False, True, False, True)):
@@ -198,9 +198,9 @@ def test_sharded_counts_are_the_local_ones(own_folder):
     from tflite_tools.evaluation.sharded import ListSource, evaluate_sharded  # noqa: PLC0415
 
     contracts = [read_contract(INT8)]
-    source = ListSource("folder", str(own_folder), "val")
-    (local,) = evaluate(contracts, source.open(), options(64))
-    (sharded,) = evaluate_sharded(contracts, source, 2, limit=0, tile_overlap=64)
+    source = ListSource("folder", str(own_folder), split="val")
+    (local,) = evaluate(contracts, source.open(), options=options(64))
+    (sharded,) = evaluate_sharded(contracts, source, shards=2, limit=0, tile_overlap=64)
     np.testing.assert_array_equal(sharded.matrix, local.matrix)
     assert (sharded.invokes, sharded.warnings) == (local.invokes, local.warnings)
 

@@ -58,8 +58,8 @@ def test_a_thousand_mutants(victim, tmp_path):
         fitting = [c for c in contracts if (c.height, c.width, c.channels) == photo.shape]
         outcomes["other size", ""] += len(contracts) - len(fitting)
         with InterpreterPool(fitting, 2, patience_s=SECONDS_PER_FILE) as pool:
-            tasks = [Task(i, real_output, (photo,)) for i in range(1, len(fitting))]
-            for outcome in pool.run([*tasks, Task(0, real_output, (photo,))]):
+            tasks = [Task(i, real_output, arguments=(photo,)) for i in range(1, len(fitting))]
+            for outcome in pool.run([*tasks, Task(0, real_output, arguments=(photo,))]):
                 if outcome.task.model == 0:
                     assert not outcome.failure, outcome.failure  # the good file, at the end
                 elif "crashed" in outcome.failure:
@@ -152,7 +152,15 @@ def objects(value) -> int:
 def test_a_file_that_never_answers_is_stopped():
     contracts = [read_contract(CAMVID / "int8.tflite")] * 2
     with InterpreterPool(contracts, 1, patience_s=12.0) as pool:
-        outcomes = list(pool.run([Task(0, _sleep, ()), Task(0, _name, ()), Task(1, _name, ())]))
+        outcomes = list(
+            pool.run(
+                [
+                    Task(0, _sleep, arguments=()),
+                    Task(0, _name, arguments=()),
+                    Task(1, _name, arguments=()),
+                ]
+            )
+        )
     assert [outcome.value for outcome in outcomes] == [None, None, "int8"]
     assert outcomes[0].failure == "the file gave no answer in 12 s; do not ship it"
     assert outcomes[1].failure == outcomes[0].failure

@@ -70,7 +70,7 @@ def convert(tmp_path):
         path = tmp_path / "model.tflite"
         path.write_bytes(_convert(source, shape, variant, images))
         graph = read_graph(path)
-        return Conversion(path, graph, import_graph(graph, trim_head), images)
+        return Conversion(path, graph, network=import_graph(graph, trim_head), images=images)
 
     return run
 

@@ -279,6 +279,6 @@ def test_own_network_survives_as_an_integer_file(build_loaded, tmp_path):
     network = import_graph(read_graph(path))
     pixels = random.integers(0, 256, (2, 1, 64, 96, 3)).astype(np.uint8)
     reals = [network.contract.real_values(batch) for batch in pixels]
-    result = measure(FileRunner(path), build_loaded(network, simulated=True), reals)
+    result = measure(FileRunner(path), build_loaded(network, simulated=True), real_inputs=reals)
     assert result.equal_classes >= 0.998
-    assert measure(FileRunner(path), build_loaded(network), reals).correlation > 0.99
+    assert measure(FileRunner(path), build_loaded(network), real_inputs=reals).correlation > 0.99

@@ -49,14 +49,14 @@ def _load(description, arrays):
 
 def _logits(imported):
     return cut_after(
-        imported.description, imported.arrays, last_convolution(imported.description).name
+        imported.description, imported.arrays, name=last_convolution(imported.description).name
     )
 
 
 def test_trim_head_cuts_after_a_tensor(network):
     name = last_convolution(network.network.description).name
     assert network.network.description.output_name != name
-    description, arrays = cut_after(network.network.description, network.network.arrays, name)
+    description, arrays = cut_after(network.network.description, network.network.arrays, name=name)
     assert build_imported(description).output_shape == (None, 16, 20, 5)
     assert {key for key in network.network.arrays if key.startswith(name)} <= set(arrays)
 
@@ -68,7 +68,7 @@ def test_unknown_tensor_is_named(convert):
 
 def test_new_classifier(network):
     features = _logits(network.network)[0].node(_logits(network.network)[0].output_name).inputs[0]
-    cut = cut_after(network.network.description, network.network.arrays, features)
+    cut = cut_after(network.network.description, network.network.arrays, name=features)
     description, arrays = append_classifier(*cut, num_classes=3, seed=1)
     model = _load(description, arrays)
     assert model.output_shape == (None, 16, 20, 3)
@@ -133,13 +133,18 @@ def test_kernels_are_scaled_to_unit_variance_and_change_nothing(network):
 def test_convolution_behind_a_global_pool_gets_no_batch_norm():
     """A batch of 4 would give its statistics 4 values."""
     nodes = (
-        Node("conv", "conv2d", ("image",), {"filters": 6, "kernel_size": 3, "padding": "same"}),
-        Node("pool", "global_average_pool2d", ("conv",), {"keepdims": True}),
-        Node("pooled", "conv2d", ("pool",), {"filters": 6, "kernel_size": 1}),
-        Node("sum", "add", ("conv", "pooled")),
-        Node("logits", "conv2d", ("sum",), {"filters": 4, "kernel_size": 1}),
+        Node(
+            "conv",
+            "conv2d",
+            inputs=("image",),
+            attributes={"filters": 6, "kernel_size": 3, "padding": "same"},
+        ),
+        Node("pool", "global_average_pool2d", inputs=("conv",), attributes={"keepdims": True}),
+        Node("pooled", "conv2d", inputs=("pool",), attributes={"filters": 6, "kernel_size": 1}),
+        Node("sum", "add", inputs=("conv", "pooled")),
+        Node("logits", "conv2d", inputs=("sum",), attributes={"filters": 4, "kernel_size": 1}),
     )
-    description = NetworkDescription("image", (8, 8, 3), nodes, "logits")
+    description = NetworkDescription("image", (8, 8, 3), nodes=nodes, output_name="logits")
     arrays = {
         f"{layer.name}/{variable.name.split('/')[-1][:-2]}": variable.numpy()
         for layer in build_imported(description).layers
@@ -154,7 +159,7 @@ def test_unfolded_names_keep_the_ranges(convert):
     """The batch norm takes the convolution's name, so a range means the same tensor."""
     conversion = convert(_network(), (16, 20, 3), "int8")
     description, arrays = _logits(conversion.network)
-    unfolded, _ = unfold_batch_norm(description, arrays, conversion.images)
+    unfolded, _ = unfold_batch_norm(description, arrays, batches=conversion.images)
     names = {node.name for node in unfolded.nodes} | {unfolded.input_name}
     kept = {node.name for node in description.nodes} | {description.input_name}
     assert kept <= names
@@ -168,7 +173,7 @@ def test_real_model_keeps_its_function(shared_dir):
     random = np.random.default_rng(9)
     batches = [random.uniform(-1, 1, (1, 257, 257, 3)).astype(np.float32) for _ in range(2)]
     folded = _load(imported.description, imported.arrays)
-    unfolded = _load(*unfold_batch_norm(imported.description, imported.arrays, batches))
+    unfolded = _load(*unfold_batch_norm(imported.description, imported.arrays, batches=batches))
     difference = np.abs(np.asarray(unfolded(batches[0])) - np.asarray(folded(batches[0]))).max()
     assert difference < 1e-4
 
@@ -197,6 +202,11 @@ def test_bad_descriptions(values, message):
 
 
 def test_node_that_does_not_fit_is_named():
-    node = Node("wide", "conv2d", ("image",), {"filters": 3, "kernel_size": 9, "padding": "valid"})
+    node = Node(
+        "wide",
+        "conv2d",
+        inputs=("image",),
+        attributes={"filters": 3, "kernel_size": 9, "padding": "valid"},
+    )
     with pytest.raises(ValueError, match=r"node 'wide' \(conv2d\) cannot be built"):
-        build_imported(NetworkDescription("image", (4, 4, 3), (node,), "wide"))
+        build_imported(NetworkDescription("image", (4, 4, 3), nodes=(node,), output_name="wide"))

@@ -29,7 +29,7 @@ _LAST = tf.constant(_RANDOM.normal(0, 0.3, (1, 1, 24, 7)), tf.float32)
 def _segmentation(x):
     x = tf.nn.relu6(tf.nn.conv2d(x, _STEM, 4, "SAME") + 0.1)
     x = tf.nn.relu6(tf.nn.depthwise_conv2d(x, _DEPTH, (1, 1, 1, 1), "SAME") + 0.1)
-    x = resize_bilinear(tf.nn.conv2d(x, _LAST, 1, "SAME"), SIZE, Alignment.ALIGN_CORNERS)
+    x = resize_bilinear(tf.nn.conv2d(x, _LAST, 1, "SAME"), SIZE, alignment=Alignment.ALIGN_CORNERS)
     return tf.argmax(x, -1)
 
 

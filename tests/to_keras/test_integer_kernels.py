@@ -122,7 +122,9 @@ def test_fixed_point_products_by_hand():
 
 def test_hard_swish_by_hand():
     """At scale 1 / 16, x = -3 gives 0, x >= 3 gives x, x = 1 gives 4 / 6 = 10.67 steps."""
-    steps = hard_swish(np.array([-80, -48, 16, 48, 80]), np.float32(1 / 16), np.float32(1 / 16))
+    steps = hard_swish(
+        np.array([-80, -48, 16, 48, 80]), np.float32(1 / 16), out_scale=np.float32(1 / 16)
+    )
     assert steps.tolist() == [0, 0, 11, 48, 80]
 
 

@@ -26,8 +26,8 @@ def _photos(shared_dir: pathlib.Path, network, voc=VOC_PHOTOS):
     contract = network.contract
     height, width, _ = network.description.input_shape
     data_dir = shared_dir / "data"
-    animals = open_dataset("voc", data_dir / "voc_animals", "val")
-    roads = open_dataset("camvid", data_dir / "camvid", "val")
+    animals = open_dataset("voc", data_dir / "voc_animals", split="val")
+    roads = open_dataset("camvid", data_dir / "camvid", split="val")
     photos = [animals.image(index * 7) for index in range(voc)]
     photos += [roads.image(index * 40) for index in range(CAMVID_PHOTOS)]
     return [contract.real_values(place(photo, (height, width))[0][None]) for photo in photos]
@@ -40,7 +40,7 @@ def _measure(path, network, images, simulated=False):
     model = build_imported(description)
     report = load_named(model, network.arrays)
     assert not (report.missing or report.mismatched or report.unused), report.lines()
-    return measure(FileRunner(path), model, images)
+    return measure(FileRunner(path), model, real_inputs=images)
 
 
 def test_float_deeplab(shared_dir):
@@ -135,7 +135,7 @@ def test_simulated_file_gives_the_same_integers(shared_dir, name):
     pictures = built_in_pictures(network.description.input_shape)
     contract = read_file_contract(graph.path, graph, mean=128.0, std=128.0)
     inputs = [contract.real_values(picture) for picture in pictures[1:3]]
-    result = self_check.check(graph, network, inputs, "two pictures")
+    result = self_check.check(graph, network, inputs=inputs, description="two pictures")
     assert result.kernels == "XNNPACK"
     (output,) = result.outputs
     assert output.agreement == 1.0

@@ -149,7 +149,10 @@ def test_any_tensor_of_a_file_can_be_read(convert):
     graph = read_graph(conversion.path)
     elu = graph.tensors[graph.operators[1].outputs[0]]
     (found,) = file_tensors.run_tensors(
-        conversion.path, [elu.index, graph.outputs[0]], conversion.images[:1], graph.inputs[0]
+        conversion.path,
+        [elu.index, graph.outputs[0]],
+        inputs=conversion.images[:1],
+        input_tensor=graph.inputs[0],
     )
     np.testing.assert_allclose(np.tanh(found[0]) * 3, found[1], atol=1e-5)
     network = import_graph(dataclasses.replace(graph, outputs=(elu.index,)))

@@ -23,8 +23,8 @@ def planted_validator(matrix):
 def test_the_best_weights_are_not_chosen_by_a_class_that_is_not_there():
     """The second step finds more of both classes, and has one pixel of a third: over the classes
     with a union its mean is a third lower."""
-    dataset = open_dataset("synthetic", None, "train")
-    run = types.SimpleNamespace(training=dataset, validation=Subset(dataset, (0,), "val"))
+    dataset = open_dataset("synthetic", None, split="train")
+    run = types.SimpleNamespace(training=dataset, validation=Subset(dataset, (0,), split="val"))
     classes = dataset.label_set.num_classes
     lines = []
     for hits, stray in ((800, 0), (900, 1)):
@@ -32,7 +32,9 @@ def test_the_best_weights_are_not_chosen_by_a_class_that_is_not_there():
         matrix[range(2), range(2)], matrix[:2, classes] = hits, 1000 - hits
         matrix[0, 2], matrix[0, classes] = stray, 1000 - hits - stray
         with tf.summary.create_noop_writer().as_default():
-            lines.append(TrainingRun._validate(run, planted_validator(matrix), [], Phase.FLOAT, 1))
+            lines.append(
+                TrainingRun._validate(run, planted_validator(matrix), [], phase=Phase.FLOAT, step=1)
+            )
     assert [line["miou"] for line in lines] == pytest.approx([0.8, 0.6])
     assert [line["classes"] for line in lines] == [2, 3]
     assert [line[CHOICE_KEY] for line in lines] == pytest.approx([0.8, 0.9])

@@ -26,10 +26,14 @@ HALF_PIXEL = Alignment.HALF_PIXEL
 
 
 def term(student, teacher, loss=DistillLoss.LOGITS, temperature=1.0, label=None):
-    options = Distillation("x", 0.5, temperature, loss)
+    options = Distillation("x", 0.5, temperature=temperature, loss=loss)
     student, teacher = (tf.constant([value], tf.float32) for value in (student, teacher))
     label = np.zeros(student.shape[1:3], np.uint8) if label is None else np.array(label, np.uint8)
-    return float(distillation_loss(label[None], student, teacher, options, HALF_PIXEL))
+    return float(
+        distillation_loss(
+            label[None], student, teacher=teacher, options=options, alignment=HALF_PIXEL
+        )
+    )
 
 
 def divergence(wanted, found):
@@ -74,7 +78,9 @@ def test_teacher_is_brought_to_the_students_size_and_gets_no_gradient():
     teacher.assign(tf.random.stateless_normal(teacher.shape, (1, 2)))
     with tf.GradientTape() as tape:
         label = np.zeros((1, 8, 8), np.uint8)
-        value = distillation_loss(label, student, teacher, Distillation("x"), HALF_PIXEL)
+        value = distillation_loss(
+            label, student, teacher=teacher, options=Distillation("x"), alignment=HALF_PIXEL
+        )
     gradients = tape.gradient(value, [student, teacher])
     assert gradients[0] is not None
     assert gradients[1] is None
@@ -115,9 +121,11 @@ def test_teacher_with_other_classes_or_pixels_is_refused(student):
     with pytest.raises(ValueError, match="they must be the same"):
         teacher_maker(other, ("a", "b", "c"))
     folder = RunFolder(pathlib.Path(student.distillation.teacher))
-    taught = dataclasses.replace(read_config(folder.path), sensor=Sensor(64, 512, 3.0, -25.0))
+    taught = dataclasses.replace(
+        read_config(folder.path), sensor=Sensor(64, 512, fov_up=3.0, fov_down=-25.0)
+    )
     (folder.path / "config.json").write_text(json.dumps(taught.to_json()))
-    scans = dataclasses.replace(student, sensor=Sensor(32, 512, 3.0, -25.0))
+    scans = dataclasses.replace(student, sensor=Sensor(32, 512, fov_up=3.0, fov_down=-25.0))
     with pytest.raises(ValueError, match=r"another sensor \(height 64 -> 32\); they must be"):
         teacher_maker(scans, ("a", "b", "c"))
     missing = dataclasses.replace(student, distillation=Distillation("missing"))

@@ -127,8 +127,12 @@ def residual(tmp_path_factory):
     config = ModelConfig(3, backbone="resnet18", aspp=Aspp.NONE, decoder=False)
     model = build_network(config, (64, 64))
     freeze.write_saved_model(freeze.freeze_model(model, Head.LOGITS_LOW), folder / "saved")
-    spec = FileSpec(Variant.FLOAT32, Head.LOGITS_LOW, IoDtype.FLOAT32, IoDtype.FLOAT32)
-    content = convert(Conversion(folder / "saved", spec, None, Preprocessing()))
+    spec = FileSpec(
+        Variant.FLOAT32, Head.LOGITS_LOW, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
+    )
+    content = convert(
+        Conversion(folder / "saved", spec, calibration_file=None, preprocessing=Preprocessing())
+    )
     (folder / "float32.tflite").write_bytes(content)
     return config, model, folder / "float32.tflite"
 

@@ -14,7 +14,11 @@ EVEN = np.ones(2, np.float32)
 
 def one_row(labels, logits, weights=EVEN, smoothing=0.0):
     label = tf.constant([[labels]], tf.uint8)
-    return float(segmentation_loss(label, tf.constant([[logits]], tf.float32), weights, smoothing))
+    return float(
+        segmentation_loss(
+            label, tf.constant([[logits]], tf.float32), weights=weights, label_smoothing=smoothing
+        )
+    )
 
 
 def test_cross_entropy_is_the_mean_over_labelled_pixels():
@@ -45,25 +49,25 @@ def test_small_logits_are_resized_to_the_label():
     label = tf.zeros([1, 8, 8], tf.uint8)
     logits = tf.constant(np.random.default_rng(0).normal(size=(1, 2, 2, 2)), tf.float32)
     resized = tf.image.resize(logits, (8, 8))
-    direct = segmentation_loss(label, resized, EVEN)
-    np.testing.assert_allclose(segmentation_loss(label, logits, EVEN), direct, rtol=1e-6)
+    direct = segmentation_loss(label, resized, weights=EVEN)
+    np.testing.assert_allclose(segmentation_loss(label, logits, weights=EVEN), direct, rtol=1e-6)
 
 
 def test_median_frequency_and_enet_weights_by_hand():
     pixels, present = np.array([60, 20, 10, 0]), np.array([100, 100, 40, 0])
     # frequencies 0.6, 0.2, 0.25; their median is 0.25; a class that never occurs weighs 1
     np.testing.assert_allclose(
-        class_weights(ClassWeighting.MEDIAN_FREQUENCY, pixels, present),
+        class_weights(ClassWeighting.MEDIAN_FREQUENCY, pixels, present=present),
         [0.25 / 0.6, 0.25 / 0.2, 1, 1],
         rtol=1e-6,
     )
     shares = [60 / 90, 20 / 90, 10 / 90]
     np.testing.assert_allclose(
-        class_weights(ClassWeighting.ENET, pixels, present),
+        class_weights(ClassWeighting.ENET, pixels, present=present),
         [*(1 / math.log(1.02 + share) for share in shares), 1],
         rtol=1e-6,
     )
-    assert class_weights(ClassWeighting.NONE, pixels, present).tolist() == [1, 1, 1, 1]
+    assert class_weights(ClassWeighting.NONE, pixels, present=present).tolist() == [1, 1, 1, 1]
 
 
 def test_poly_decay_warms_up_and_ends_at_zero():

@@ -72,7 +72,7 @@ def test_average_of_weights_by_hand():
     # Average from 1: 0.5 * 1 + 0.5 * 0 = 0.5, then 0.5 * 0.5 + 0.5 * -1.9 = -0.7.
     weight = tf.Variable(1.0)
     schedule = Decay(1.0, 10**9)
-    optimizer = build_optimizer(OptimizerName.SGD, schedule, 0.0, 0.5)
+    optimizer = build_optimizer(OptimizerName.SGD, schedule, weight_decay=0.0, average=0.5)
     optimizer.build([weight])
     for _ in range(2):
         optimizer.apply_gradients([(tf.constant(1.0), weight)])
@@ -87,10 +87,10 @@ def test_averaged_lends_and_gives_back():
     stepper = Stepper(
         model,
         dataclasses.replace(RUN, weight_decay=0.0),
-        np.ones(2, np.float32),
-        tf.distribute.get_strategy(),
-        Decay(0.1, 100),
-        0,
+        class_weights=np.ones(2, np.float32),
+        strategy=tf.distribute.get_strategy(),
+        schedule=Decay(0.1, 100),
+        first_step=0,
         average=0.5,
     )
     batch = (tf.random.stateless_normal((1, 4, 4, 3), (0, 1)), tf.zeros((1, 4, 4), tf.uint8))
@@ -136,7 +136,14 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
     # The biases of a file of either phase are compared with the float network that it is made of.
     for phase, model in RunSource(RunFolder(tmp_path / "plain")).float_twins(32, 48).items():
         folded = fold_batch_norms(*describe(model))
-        network = ImportedNetwork(folded.description, folded.arrays, {}, None, (), {})
+        network = ImportedNetwork(
+            folded.description,
+            folded.arrays,
+            ranges={},
+            contract=None,
+            rows=(),
+            nodes_of_tensors={},
+        )
         reference = nearest_of_run(tmp_path / "plain", network)
         assert ("quantization-aware" in reference.name) == (phase is Phase.QUANTIZED)
         np.testing.assert_array_equal(
@@ -158,7 +165,7 @@ def test_stock_run_exports_with_its_faults_told(tmp_path):
 
 def test_parity_with_the_interpreter():
     # 0.996 and 31 dB on CamVid's photos; a drawn scene is none, and every class is near another.
-    found = measure_parity(trained_quantized_model(), pixels(2), Preprocessing())
+    found = measure_parity(trained_quantized_model(), pixels(2), preprocessing=Preprocessing())
     assert found.images == 2
     assert 0.85 < found.worst <= found.agreement <= 1
     assert found.snr_db > 15
@@ -166,7 +173,7 @@ def test_parity_with_the_interpreter():
 
 def test_parity_sees_a_broken_file(monkeypatch):
     monkeypatch.setattr(parity, "_numbered_output", _shifted)
-    found = measure_parity(trained_quantized_model(), pixels(1), Preprocessing())
+    found = measure_parity(trained_quantized_model(), pixels(1), preprocessing=Preprocessing())
     assert found.agreement < 0.3
 
 

@@ -31,10 +31,10 @@ def write_ceiling(path: pathlib.Path, integer: bool) -> None:
     else:
         weights = rng.normal(0, 0.05, (CHANNELS, 1, 1, CHANNELS)).astype(np.float32)
         bias = rng.normal(0, 1, CHANNELS).astype(np.float32)
-    atomic_file.write_bytes(path, _model(weights, bias, integer))
+    atomic_file.write_bytes(path, _model(weights, bias, integer=integer))
 
 
-def _model(weights: np.ndarray, bias: np.ndarray, integer: bool) -> bytes:
+def _model(weights: np.ndarray, bias: np.ndarray, *, integer: bool) -> bytes:
     editor = Editor()
     fine = np.full(CHANNELS, 1 / 2**14, np.float32)
 
@@ -43,15 +43,17 @@ def _model(weights: np.ndarray, bias: np.ndarray, integer: bool) -> bytes:
 
     image = (1, SIDE, SIDE, CHANNELS)
     kind = schema.TensorType.INT8 if integer else schema.TensorType.FLOAT32
-    source = editor.add_tensor("input", image, kind, quantization=scaled(1 / 128))
+    source = editor.add_tensor("input", image, kind=kind, quantization=scaled(1 / 128))
     inputs = [
         source,
         editor.add_constant("weights", weights, quantization=scaled(fine)),
         editor.add_constant("bias", bias, quantization=scaled(fine / 128)),
     ]
-    target = editor.add_tensor("output", image, kind, quantization=scaled(1 / 512))
+    target = editor.add_tensor("output", image, kind=kind, quantization=scaled(1 / 512))
     options = schema.Conv2DOptionsT()
     options.strideW = options.strideH = 1
-    editor.graph.operators = [editor.new_operator("CONV_2D", inputs, [target], options=options)]
+    editor.graph.operators = [
+        editor.new_operator("CONV_2D", inputs, outputs=[target], options=options)
+    ]
     editor.graph.inputs, editor.graph.outputs = [source], [target]
     return editor.to_bytes()

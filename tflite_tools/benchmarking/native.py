@@ -68,8 +68,8 @@ class ProfiledModel:
         if not self._profiler:
             raise RuntimeError("the runtime gave no profiler")
         signature = self._make("LiteRtGetModelSignature", model, _SIZE(0))
-        self._inputs = self._buffers("Input", environment, signature)
-        self._outputs = self._buffers("Output", environment, signature)
+        self._inputs = self._buffers("Input", environment, signature=signature)
+        self._outputs = self._buffers("Output", environment, signature=signature)
 
     def _call(self, name: str, *arguments) -> None:
         if status := getattr(self._library, name)(*arguments):
@@ -93,7 +93,7 @@ class ProfiledModel:
             self._call("LiteRtAddOpaqueOptions", options, opaque)
         return options
 
-    def _buffers(self, side: str, environment, signature):
+    def _buffers(self, side: str, environment, *, signature):
         count = _SIZE()
         self._call(f"LiteRtGetNumSignature{side}s", signature, ctypes.byref(count))
         handles = []
@@ -103,7 +103,9 @@ class ProfiledModel:
             self._call("LiteRtGetRankedTensorType", tensor, kind)
             needed = self._make(
                 f"LiteRtGetCompiledModel{side}BufferRequirements",
-                *(self._model, _SIZE(0), _SIZE(index)),
+                self._model,
+                _SIZE(0),
+                _SIZE(index),
             )
             handles.append(
                 self._make(
@@ -116,9 +118,12 @@ class ProfiledModel:
         """One invoke on whatever the buffers hold (zeros)."""
         self._call(
             "LiteRtRunCompiledModel",
-            *(self._model, _SIZE(0)),
-            *(_SIZE(len(self._inputs)), self._inputs),
-            *(_SIZE(len(self._outputs)), self._outputs),
+            self._model,
+            _SIZE(0),
+            _SIZE(len(self._inputs)),
+            self._inputs,
+            _SIZE(len(self._outputs)),
+            self._outputs,
         )
 
     def run_profiled(self) -> tuple[list[Event], int]:
@@ -134,7 +139,7 @@ class ProfiledModel:
         events, whole = [], 0
         for tag, kind, _, elapsed, *_, node, _, _ in self._records():
             if kind in (_OPERATOR, _DELEGATE_OPERATOR):
-                events.append(Event(tag, kind == _DELEGATE_OPERATOR, node, elapsed))
+                events.append(Event(tag, kind == _DELEGATE_OPERATOR, node=node, elapsed_us=elapsed))
             elif kind == _DEFAULT and tag == "Invoke":
                 whole = elapsed
         return events, whole

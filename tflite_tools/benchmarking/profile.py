@@ -92,12 +92,12 @@ def profiled_invoke(runner: ModelRunner, num_threads: int) -> tuple[list[Event],
 
 
 def profile(
-    contracts: list[ModelContract], num_threads: tuple[int, ...], repeats: int
+    contracts: list[ModelContract], num_threads: tuple[int, ...], *, repeats: int
 ) -> list[Profile]:
     """Profiles files in turn, in one child process; one entry a file, in order."""
     runs: dict[tuple[int, int], list[tuple[list[Event], int]]] = {}
     tasks = (
-        Task(index, profiled_invoke, (threads,))
+        Task(index, profiled_invoke, arguments=(threads,))
         for _ in range(repeats)
         for threads in num_threads
         for index in range(len(contracts))
@@ -114,13 +114,15 @@ def profile(
         else summarize(
             contract.name,
             with_known_shapes(read_graph(contract.path)),
-            {threads: runs[index, threads] for threads in num_threads},
+            runs={threads: runs[index, threads] for threads in num_threads},
         )
         for index, contract in enumerate(contracts)
     ]
 
 
-def summarize(name: str, graph: Graph, runs: dict[int, list[tuple[list[Event], int]]]) -> Profile:
+def summarize(
+    name: str, graph: Graph, *, runs: dict[int, list[tuple[list[Event], int]]]
+) -> Profile:
     """Fastest of each kernel over the invokes, each beside the file's operator.
 
     Args:
@@ -143,8 +145,10 @@ def summarize(name: str, graph: Graph, runs: dict[int, list[tuple[list[Event], i
     operators = tuple(
         _operator_time(
             graph,
-            *(event, position, counts),
-            {threads: float(times[number]) / 1e3 for threads, times in fastest_us.items()},
+            event,
+            position=position,
+            counts=counts,
+            ms={threads: float(times[number]) / 1e3 for threads, times in fastest_us.items()},
         )
         for number, (event, position) in enumerate(zip(events, positions, strict=True))
     )
@@ -153,7 +157,7 @@ def summarize(name: str, graph: Graph, runs: dict[int, list[tuple[list[Event], i
     return Profile(
         name,
         operators,
-        tuple(
+        silent=tuple(
             f"{operator.kind} {layer_name(graph, operator)}"
             for operator in graph.operators
             if operator.position not in positions
@@ -166,13 +170,15 @@ def summarize(name: str, graph: Graph, runs: dict[int, list[tuple[list[Event], i
     )
 
 
-def _operator_time(graph, event: Event, position: int | None, counts, ms) -> OperatorTime:
+def _operator_time(graph, event: Event, *, position: int | None, counts, ms) -> OperatorTime:
     kernel = event.tag if event.delegated else "builtin"
     if position is None:
-        return OperatorTime(None, "", "", kernel, 0, ms)
+        return OperatorTime(None, "", layer="", kernel=kernel, multiply_adds=0, ms=ms)
     operator = graph.operators[position]
     layer = layer_name(graph, operator)
-    return OperatorTime(position, operator.kind, layer, kernel, counts[position], ms)
+    return OperatorTime(
+        position, operator.kind, layer=layer, kernel=kernel, multiply_adds=counts[position], ms=ms
+    )
 
 
 def layer_name(graph: Graph, operator: Operator) -> str:

@@ -26,15 +26,20 @@ CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
 def benchmark_text(
     results: list[Benchmark],
     peaks: dict[bool, Benchmark],
+    *,
     options: BenchmarkOptions,
     machine: dict,
 ) -> str:
     """Sizes, one table of times a number of threads, and how it was measured."""
     parts = [align(list(_SIZES), [_size_row(result) for result in results])]
     for threads in options.num_threads:
-        rows = [_time_row(result, results[0], peaks, threads, options) for result in results]
+        rows = [
+            _time_row(result, results[0], peaks=peaks, threads=threads, options=options)
+            for result in results
+        ]
         rows += [
-            _time_row(peaks[kind], results[0], peaks, threads, options) for kind in sorted(peaks)
+            _time_row(peaks[kind], results[0], peaks=peaks, threads=threads, options=options)
+            for kind in sorted(peaks)
         ]
         parts.append(
             f"milliseconds of one invoke, {threads} thread(s)\n{align(list(_TIMES), rows)}"
@@ -83,7 +88,7 @@ def _size_row(result: Benchmark) -> list[str]:
     ]
 
 
-def _time_row(result, first, peaks, threads, options) -> list[str]:
+def _time_row(result, first, *, peaks, threads, options) -> list[str]:
     if threads not in result.timings:
         return [result.contract.name, "failed", *("-" * (len(_TIMES) - 2))]
     timing = result.timings[threads]
@@ -102,7 +107,7 @@ def _time_row(result, first, peaks, threads, options) -> list[str]:
     ]
 
 
-def profile_text(profile: Profile, num_threads: tuple[int, ...], peak: float) -> str:
+def profile_text(profile: Profile, num_threads: tuple[int, ...], *, peak: float) -> str:
     """Why a file is not faster: kinds of kernels, what the delegate left, the slowest layers.
 
     `peak`: 10^9 multiply-adds a second of the processor with the first number of threads.
@@ -113,7 +118,7 @@ def profile_text(profile: Profile, num_threads: tuple[int, ...], peak: float) ->
     first = num_threads[0]
     lines = [
         title,
-        align(_kind_header(num_threads), _kind_rows(profile, num_threads, peak)),
+        align(_kind_header(num_threads), _kind_rows(profile, num_threads, peak=peak)),
         _delegate_text(profile),
         "share of time: "
         + ", ".join(
@@ -127,7 +132,7 @@ def profile_text(profile: Profile, num_threads: tuple[int, ...], peak: float) ->
         _whole_text(profile, num_threads),
         align(
             [("slowest", "<"), ("kernel", "<"), ("ms", ">"), ("share", ">"), ("GMAC/s", ">")],
-            [_slow_row(profile, operator, first) for operator in _slowest(profile, first)],
+            [_slow_row(profile, operator, threads=first) for operator in _slowest(profile, first)],
         ),
     ]
     return "\n".join(lines)
@@ -140,7 +145,7 @@ def _kind_header(num_threads) -> list[tuple[str, str]]:
     return header + ([("speed-up", ">")] if len(num_threads) > 1 else [])
 
 
-def _kind_rows(profile: Profile, num_threads, peak: float) -> list[list[str]]:
+def _kind_rows(profile: Profile, num_threads, *, peak: float) -> list[list[str]]:
     groups: dict[tuple[str, str], list[OperatorTime]] = collections.defaultdict(list)
     for operator in profile.operators:
         groups[operator.label, operator.kernel].append(operator)
@@ -193,7 +198,7 @@ def _slowest(profile: Profile, threads: int) -> list[OperatorTime]:
     return sorted(profile.operators, key=lambda o: -o.ms[threads])[:SLOWEST]
 
 
-def _slow_row(profile: Profile, operator: OperatorTime, threads: int) -> list[str]:
+def _slow_row(profile: Profile, operator: OperatorTime, *, threads: int) -> list[str]:
     ms = operator.ms[threads]
     return [
         f"{operator.kind} {operator.layer}".strip() or "?",
@@ -204,7 +209,7 @@ def _slow_row(profile: Profile, operator: OperatorTime, threads: int) -> list[st
     ]
 
 
-def comparison_text(first: Profile, second: Profile, threads: int) -> str:
+def comparison_text(first: Profile, second: Profile, *, threads: int) -> str:
     """Two files layer by layer, summed by kind, and the layers that gain least and cost most."""
     pairs = side_by_side(first, second)
     if not pairs:
@@ -214,9 +219,11 @@ def comparison_text(first: Profile, second: Profile, threads: int) -> str:
         groups[pair[0].kind].append(pair)
     header = [("operators", "<"), ("count", ">"), (first.name, ">"), (second.name, ">")]
     header.append(("speed-up", ">"))
-    rows = sorted((_pair_row(kind, group, threads) for kind, group in groups.items()), key=_second)
+    rows = sorted(
+        (_pair_row(kind, group, threads=threads) for kind, group in groups.items()), key=_second
+    )
     layers = sorted(pairs, key=lambda pair: -pair[1].ms[threads])[:SLOWEST]
-    slow = [_pair_row(f"{b.kind} {b.layer}", [(a, b)], threads) for a, b in layers]
+    slow = [_pair_row(f"{b.kind} {b.layer}", [(a, b)], threads=threads) for a, b in layers]
     unpaired = [
         f"{profile.name}: {sum(o.ms[threads] for o in profile.operators) - matched:.3f} ms of "
         f"{len(profile.operators) - len(pairs)} operators that only it has"
@@ -240,13 +247,13 @@ def _second(row: list[str]) -> float:
     return -float(row[3])
 
 
-def _pair_row(title, pairs, threads) -> list[str]:
+def _pair_row(title, pairs, *, threads) -> list[str]:
     before, after = (sum(pair[side].ms[threads] for pair in pairs) for side in (0, 1))
     gain = f"{before / after:.2f}" if after else "-"
     return [title, str(len(pairs)), f"{before:.3f}", f"{after:.3f}", gain]
 
 
-def benchmark_json(results, peaks, options, machine, profiles, versions) -> dict:
+def benchmark_json(results, peaks, *, options, machine, profiles, versions) -> dict:
     """Everything, for programs."""
     return {
         "options": dataclasses.asdict(options),

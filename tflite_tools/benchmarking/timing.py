@@ -123,7 +123,7 @@ def benchmark(
 
 def _describe(contract: ModelContract) -> Benchmark:
     graph = with_known_shapes(read_graph(contract.path))
-    return Benchmark(contract, sum(multiply_adds(graph)), is_integer(graph))
+    return Benchmark(contract, sum(multiply_adds(graph)), integer=is_integer(graph))
 
 
 def noise(contract: ModelContract) -> np.ndarray:
@@ -134,7 +134,7 @@ def noise(contract: ModelContract) -> np.ndarray:
 
 def _probe(result: Benchmark) -> None:
     with InterpreterPool([result.contract], 1) as pool:
-        task = Task(0, first_run, (noise(result.contract),))
+        task = Task(0, first_run, arguments=(noise(result.contract),))
         for outcome in pool.run([task]):
             result.failure = outcome.failure
             if not outcome.failure:
@@ -174,17 +174,20 @@ def _time_all(results: list[Benchmark], options: BenchmarkOptions) -> None:
     times: dict[tuple[int, int], list[tuple[float, float]]] = {}
     with contextlib.ExitStack() as stack:
         pools = {
-            threads: stack.enter_context(InterpreterPool(contracts, 1, threads))
+            threads: stack.enter_context(InterpreterPool(contracts, 1, num_threads=threads))
             for threads in options.num_threads
         }
         for threads, pool in pools.items():
             images = ((index, noise(contracts[index])) for index in alive)
-            tasks = (Task(index, first_invoke, (image, options.warmup)) for index, image in images)
+            tasks = (
+                Task(index, first_invoke, arguments=(image, options.warmup))
+                for index, image in images
+            )
             for outcome in pool.run(tasks):
                 first[outcome.task.model, threads] = outcome.value  # type: ignore[assignment]
         for _ in range(options.repeats):
             for threads, pool in pools.items():
-                for outcome in pool.run([Task(index, one_invoke, ()) for index in alive]):
+                for outcome in pool.run([Task(index, one_invoke, arguments=()) for index in alive]):
                     key = outcome.task.model, threads
                     times.setdefault(key, []).append(outcome.value)  # type: ignore[arg-type]
         for index in alive:
@@ -202,4 +205,4 @@ def _timing(first: float, times: list[tuple[float, float]]) -> Timing:
     wall, processor = np.transpose(times)
     low, middle, high = (float(value) for value in np.percentile(wall, (10, 50, 90)))
     cores = float(processor.sum() / wall.sum())
-    return Timing(first, float(wall.min()), low, middle, high, cores)
+    return Timing(first, float(wall.min()), p10=low, median=middle, p90=high, cores=cores)

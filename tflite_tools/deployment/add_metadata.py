@@ -76,9 +76,11 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
         logging.warning("%s: %s", options.model, warning)
     labels = _labels(options, contract)
     graph = with_known_shapes(read_graph(options.model))
-    metadata = describe(contract, labels, graph, options.name, options.license)
+    metadata = describe(
+        contract, labels, graph=graph, name=options.name, license_text=options.license
+    )
     content = add(options.model.read_bytes(), metadata)
-    manifest = _manifest(contract, labels, content)
+    manifest = _manifest(contract, labels, content=content)
     with atomic_file.atomic_path(options.output) as temporary:
         temporary.write_bytes(content)
         _check_run(options.model, temporary)
@@ -125,11 +127,11 @@ def read_labels(path: pathlib.Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
     labels = tuple(line.strip() for line in lines)
-    check_labels(labels, None, str(path))
+    check_labels(labels, None, name=str(path))
     return labels
 
 
-def _manifest(contract: ModelContract, labels: tuple[str, ...], content: bytes) -> Manifest:
+def _manifest(contract: ModelContract, labels: tuple[str, ...], *, content: bytes) -> Manifest:
     found = read_manifest(contract.path)
     sha256, size_bytes = sha256_of(content), len(content)
     if found is not None:

@@ -88,12 +88,12 @@ def check_file(path: str | pathlib.Path, client: Client) -> list[Finding]:
         ValueError: damaged, or its manifest is of another file.
     """
     graph = with_known_shapes(read_graph(path))
-    inspected = Inspected(graph, packing.read(path), read_contract(path))
+    inspected = Inspected(graph, packing.read(path), contract=read_contract(path))
     findings = [finding for rule in RULES[client] for finding in rule(inspected)]
     return sorted(findings, key=lambda finding: not finding.fatal)
 
 
-def findings_text(path: pathlib.Path, client: Client, findings: list[Finding]) -> str:
+def findings_text(path: pathlib.Path, client: Client, *, findings: list[Finding]) -> str:
     """One line for each finding, or one that says that there is none."""
     begin = f"{path}: {client.value}: "
     if not findings:

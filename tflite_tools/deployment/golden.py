@@ -100,7 +100,9 @@ def write_golden(options: GoldenOptions) -> dict:
             f"below {_LOOSEST:.0%}: no device could be judged by this pair; look for the cause "
             "with tflite_tools.diagnose"
         )
-    description = _description(options, contract, fed, output, agreement, kernels)
+    description = _description(
+        options, contract, fed=fed, output=output, agreement=agreement, kernels=kernels
+    )
     atomic_file.write_bytes(options.output_dir / INPUT, fed.tobytes())
     atomic_file.write_bytes(options.output_dir / OUTPUT, output.tobytes())
     text = json.dumps(description, indent=2) + "\n"
@@ -110,7 +112,7 @@ def write_golden(options: GoldenOptions) -> dict:
 
 def _run(contract: ModelContract, canvas: np.ndarray) -> tuple:
     with InterpreterPool([contract], processes=1) as pool:
-        [outcome] = pool.run([Task(0, _both_kernel_sets, (canvas,))])
+        [outcome] = pool.run([Task(0, _both_kernel_sets, arguments=(canvas,))])
     if outcome.failure:
         raise RuntimeError(f"{contract.path}: {outcome.failure}")
     return outcome.value  # type: ignore[return-value]
@@ -138,7 +140,7 @@ def _classes(contract: ModelContract, output: np.ndarray) -> np.ndarray:
     return OutputReader.of(contract).on_canvas(output)
 
 
-def _description(options, contract, fed, output, agreement: float, kernels: Kernels) -> dict:
+def _description(options, contract, *, fed, output, agreement: float, kernels: Kernels) -> dict:
     # Where only the builtin kernels run it, one set met itself: nothing was measured.
     measured = agreement if kernels is Kernels.XNNPACK else None
     room = 1.0 if measured is None else _ROOM * (1 - measured)
@@ -151,8 +153,8 @@ def _description(options, contract, fed, output, agreement: float, kernels: Kern
             "size_bytes": contract.size_bytes,
         },
         "photo": options.photo.name,
-        "input": _tensor(INPUT, fed, contract.input_quantization),
-        "output": _tensor(OUTPUT, output, contract.output_quantization),
+        "input": _tensor(INPUT, fed, quantization=contract.input_quantization),
+        "output": _tensor(OUTPUT, output, quantization=contract.output_quantization),
         "output_is_class_map": contract.classes_output,
         "resize": contract.alignment.value if contract.alignment else None,
         "tolerance": {
@@ -164,7 +166,7 @@ def _description(options, contract, fed, output, agreement: float, kernels: Kern
     }
 
 
-def _tensor(name: str, values: np.ndarray, quantization) -> dict:
+def _tensor(name: str, values: np.ndarray, *, quantization) -> dict:
     return {
         "file": name,
         "dtype": str(values.dtype),
@@ -176,7 +178,7 @@ def _tensor(name: str, values: np.ndarray, quantization) -> dict:
 
 
 def compare(
-    golden_dir: pathlib.Path, found: pathlib.Path, model: pathlib.Path | None = None
+    golden_dir: pathlib.Path, found: pathlib.Path, *, model: pathlib.Path | None = None
 ) -> Comparison:
     """Compares a device's raw output with the golden one.
 
@@ -191,10 +193,10 @@ def compare(
     """
     description = _read_description(golden_dir)
     output = description["output"]
-    _pair_file(golden_dir, INPUT, description["input"]["sha256"])
-    expected = _pair_file(golden_dir, OUTPUT, output["sha256"])
+    _pair_file(golden_dir, INPUT, sha256=description["input"]["sha256"])
+    expected = _pair_file(golden_dir, OUTPUT, sha256=output["sha256"])
     if model is not None:
-        _check_model(golden_dir, description["model"], model)
+        _check_model(golden_dir, description["model"], model=model)
     if not found.is_file():
         raise FileNotFoundError(f"{found}: no such file; check --check")
     content = found.read_bytes()
@@ -221,7 +223,7 @@ def compare(
     )
 
 
-def _check_model(golden_dir: pathlib.Path, known: dict, model: pathlib.Path) -> None:
+def _check_model(golden_dir: pathlib.Path, known: dict, *, model: pathlib.Path) -> None:
     if not model.is_file():
         raise FileNotFoundError(f"{model}: no such file; check --model")
     if sha256_of(model.read_bytes()) != known["sha256"]:
@@ -231,7 +233,7 @@ def _check_model(golden_dir: pathlib.Path, known: dict, model: pathlib.Path) -> 
         )
 
 
-def _pair_file(golden_dir: pathlib.Path, name: str, sha256: str) -> bytes:
+def _pair_file(golden_dir: pathlib.Path, name: str, *, sha256: str) -> bytes:
     content = (golden_dir / name).read_bytes()
     if sha256_of(content) != sha256:
         raise ValueError(f"{golden_dir / name}: not the file of {DESCRIPTION}; write it again")

@@ -9,6 +9,7 @@ from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
 def describe(
     contract: ModelContract,
     labels: tuple[str, ...],
+    *,
     graph: Graph,
     name: str = "",
     license_text: str = "",
@@ -25,7 +26,7 @@ def describe(
     Raises:
         ValueError: labels are missing, empty or repeated, or not as many as the model's classes.
     """
-    check_labels(labels, class_count(graph, contract.num_classes), str(contract.path))
+    check_labels(labels, class_count(graph, contract.num_classes), name=str(contract.path))
     form = "class map" if contract.classes_output else "logits"
     return SegmenterMetadata(
         name=name or contract.name,
@@ -43,7 +44,7 @@ def describe(
     )
 
 
-def check_labels(labels: tuple[str, ...], classes: int | None, name: str) -> None:
+def check_labels(labels: tuple[str, ...], classes: int | None, *, name: str) -> None:
     """Nobody behind us counts them: MediaPipe shows a wrong name instead.
 
     Raises:

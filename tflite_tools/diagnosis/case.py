@@ -80,6 +80,7 @@ class Case:
 def open_case(
     model: pathlib.Path,
     preprocessing: Preprocessing | None = None,
+    *,
     labels: pathlib.Path | None = None,
     reference: pathlib.Path | None = None,
     dataset: SegmentationDataset | None = None,

@@ -28,7 +28,7 @@ def exploding_error(case: Case, seen: Observations) -> list[Finding]:
     for operator in case.graph.operators:
         for index in operator.outputs:
             if index in ratios:
-                before = _ratio_before(case.graph, operator.inputs, ratios)
+                before = _ratio_before(case.graph, operator.inputs, ratios=ratios)
                 falls.append((before - ratios[index], before, ratios[index], operator))
     falls = [item for item in falls if item[0] >= _FALL_DB and item[2] < _LOW_DB]
     if not falls:
@@ -48,7 +48,7 @@ def exploding_error(case: Case, seen: Observations) -> list[Finding]:
     ]
 
 
-def _ratio_before(graph: Graph, inputs: tuple[int, ...], ratios: dict[int, float]) -> float:
+def _ratio_before(graph: Graph, inputs: tuple[int, ...], *, ratios: dict[int, float]) -> float:
     """The lowest ratio among the nearest compared tensors in front; the ceiling if none is."""
     found, waiting, known = [_CEILING_DB], list(inputs), set()
     while waiting:

@@ -83,7 +83,7 @@ def diagnose(case: Case, effort: Effort) -> Diagnosis:
         cure = "Export the file again; compare its sha256 with the manifest's."
         findings.append(problem("does_not_run", seen.failure, cure))
     for check in CHECKS:
-        if reason := obstacle(check, case, seen):
+        if reason := obstacle(check, case, seen=seen):
             skipped.append(Skipped(check.name, reason))
         else:
             findings += check.function(case, seen)
@@ -92,4 +92,4 @@ def diagnose(case: Case, effort: Effort) -> Diagnosis:
     findings.sort(key=lambda finding: finding.severity is not Severity.PROBLEM)
     ran = len(CHECKS) - len(skipped) + len(left_out)
     seconds = time.perf_counter() - started
-    return Diagnosis(tuple(findings), tuple(skipped), ran, seen.images, seconds)
+    return Diagnosis(tuple(findings), tuple(skipped), ran=ran, images=seen.images, seconds=seconds)

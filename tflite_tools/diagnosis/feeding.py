@@ -196,8 +196,8 @@ def orientation(case: Case, seen: Observations) -> list[Finding]:
     if not seen.sizes:
         return []
     height, width = case.contract.height, case.contract.width
-    covered = float(np.median([_covered(size, height, width) for size in seen.sizes]))
-    swapped = float(np.median([_covered(size, width, height) for size in seen.sizes]))
+    covered = float(np.median([_covered(size, height, width=width) for size in seen.sizes]))
+    swapped = float(np.median([_covered(size, width, width=height) for size in seen.sizes]))
     if swapped - covered < _COVERED_MORE:
         return []
     return [
@@ -211,7 +211,7 @@ def orientation(case: Case, seen: Observations) -> list[Finding]:
     ]
 
 
-def _covered(size: tuple[int, int], height: int, width: int) -> float:
+def _covered(size: tuple[int, int], height: int, *, width: int) -> float:
     _, placement = place(np.zeros((*size, 1), np.uint8), (height, width))
     return placement.height * placement.width / (height * width)
 
@@ -226,7 +226,7 @@ def _mean_iou(matrices: np.ndarray) -> float:
 
 
 def _gain(first: np.ndarray, second: np.ndarray) -> Interval:
-    return miou_difference(first, second, _true_classes(first))
+    return miou_difference(first, second, classes=_true_classes(first))
 
 
 def _verdict(seen: Observations):

@@ -44,11 +44,11 @@ class Skipped:
 
 
 def problem(name: str, evidence: str, cure: str) -> Finding:
-    return Finding(name, Severity.PROBLEM, evidence, cure)
+    return Finding(name, Severity.PROBLEM, evidence=evidence, cure=cure)
 
 
 def warning(name: str, evidence: str, cure: str) -> Finding:
-    return Finding(name, Severity.WARNING, evidence, cure)
+    return Finding(name, Severity.WARNING, evidence=evidence, cure=cure)
 
 
 def some(items: list[str], most: int = 3) -> str:

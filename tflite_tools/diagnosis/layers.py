@@ -167,7 +167,7 @@ def measure_layers(
         found[tensor.index] = _statistics(values)
         if other and tensor.index in pairs:
             found[tensor.index].comparison = _compare(
-                tensor, values, other.values(pairs[tensor.index])
+                tensor, values, reference=other.values(pairs[tensor.index])
             )
     return found
 
@@ -185,16 +185,16 @@ def _statistics(values: np.ndarray) -> LayerStatistics:
     low, high = values.min(0), values.max(0)
     none = np.zeros(values.shape[1], np.int64)
     if values.dtype.kind == "f":
-        return LayerStatistics(values.size, None, low, high, none, none)
+        return LayerStatistics(values.size, None, low=low, high=high, at_low=none, at_high=none)
     limits = np.iinfo(values.dtype)
     return LayerStatistics(
         values.size,
         _histogram(values),
-        low,
-        high,
+        low=low,
+        high=high,
         # Most tensors touch one end at most: counting channels costs only where they do.
-        (values == limits.min).sum(0) if low.min() == limits.min else none,
-        (values == limits.max).sum(0) if high.max() == limits.max else none,
+        at_low=(values == limits.min).sum(0) if low.min() == limits.min else none,
+        at_high=(values == limits.max).sum(0) if high.max() == limits.max else none,
     )
 
 
@@ -216,7 +216,7 @@ def real_limits(tensor: Tensor) -> tuple[float, float]:
     return scale * (limits.min - zero_point), scale * (limits.max - zero_point)
 
 
-def _compare(tensor: Tensor, values: np.ndarray, reference: np.ndarray) -> Comparison:
+def _compare(tensor: Tensor, values: np.ndarray, *, reference: np.ndarray) -> Comparison:
     """Sums in float32: a hundredth of a decibel is enough, and BLAS adds in pieces."""
     real = values.astype(np.float32)
     slack = 0.0

@@ -13,7 +13,7 @@ from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.layers import LayerStatistics, measure_layers
 from tflite_tools.diagnosis.pairing import pair_tensors
 from tflite_tools.diagnosis.views import DECLARED, View, all_views
-from tflite_tools.evaluation.evaluation import ModelResult, score_list
+from tflite_tools.evaluation.evaluation import ModelResult, ScoringOptions, score_list
 from tflite_tools.evaluation.signal_to_noise import real_output
 from tflite_tools.runtime.pool import InterpreterPool, Task
 
@@ -83,16 +83,24 @@ def observe(case: Case, effort: Effort) -> Observations:
         return seen
     count = min(effort.limit or len(case.dataset), len(case.dataset))
     chosen = np.unique(np.linspace(0, count - 1, effort.sample).astype(int))
-    photos = Subset(case.dataset, tuple(chosen.tolist()), case.dataset.split)
+    photos = Subset(case.dataset, tuple(chosen.tolist()), split=case.dataset.split)
     views = all_views(case, photos)
     _try_reference(case, photos)
     with (
         tempfile.TemporaryDirectory(prefix="diagnose-") as scratch,
         InterpreterPool([view.contract for view in views], effort.processes) as pool,
     ):
-        _look_between(case, photos, pool, seen)
+        _look_between(case, photos, pool=pool, seen=seen)
         if not case.truth_obstacle() and not pool.broken:
-            _score(case, count, chosen, views, pool, pathlib.Path(scratch), seen)
+            _score(
+                case,
+                count,
+                chosen=chosen,
+                views=views,
+                pool=pool,
+                scratch=pathlib.Path(scratch),
+                seen=seen,
+            )
         seen.failure = pool.broken.get(0, "")
     return seen
 
@@ -107,19 +115,19 @@ def _try_reference(case: Case, photos: Subset) -> None:
         return
     canvas, _ = place(photos.image(0), (case.reference.height, case.reference.width))
     with InterpreterPool([case.reference], 1) as pool:
-        for outcome in pool.run([Task(0, real_output, (canvas,))]):
+        for outcome in pool.run([Task(0, real_output, arguments=(canvas,))]):
             if outcome.failure:
                 raise ValueError(f"--reference {case.reference.path}: {outcome.failure}")
 
 
-def _look_between(case: Case, photos: Subset, pool: InterpreterPool, seen: Observations) -> None:
+def _look_between(case: Case, photos: Subset, *, pool: InterpreterPool, seen: Observations) -> None:
     def tasks():
         for index in range(len(photos)):
             photo = photos.image(index)
             seen.sizes.append((photo.shape[0], photo.shape[1]))
             seen.pixel_ranges.append((int(photo.min()), int(photo.max())))
             canvas, _ = place(photo, (case.contract.height, case.contract.width))
-            yield Task(0, measure_layers, (canvas, case.reference, seen.pairs))
+            yield Task(0, measure_layers, arguments=(canvas, case.reference, seen.pairs))
 
     for outcome in pool.run(tasks()):
         if outcome.failure:
@@ -135,6 +143,7 @@ def _look_between(case: Case, photos: Subset, pool: InterpreterPool, seen: Obser
 def _score(
     case: Case,
     count: int,
+    *,
     chosen: np.ndarray,
     views: list[View],
     pool: InterpreterPool,
@@ -149,7 +158,15 @@ def _score(
         results[number].failure = ""
         whole = view.name == DECLARED
         dataset, images = (case.dataset, count) if whole else (view.dataset, len(view.dataset))
-        score_list(results, dataset, images, pool, scratch, None, keep_images=True)  # type: ignore[arg-type]
+        score_list(
+            results,
+            dataset,  # type: ignore[arg-type]
+            count=images,
+            pool=pool,
+            scratch=scratch,
+            reference=None,
+            options=ScoringOptions(keep_images=True),
+        )
         result = results[number]
         if result.matrix is None or result.image_matrices is None:
             continue

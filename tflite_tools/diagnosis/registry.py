@@ -41,31 +41,31 @@ class Check:
 
 
 CHECKS = (
-    Check("input range", Needs.GRAPH, feeding.input_range),
-    Check("float islands", Needs.GRAPH, structure.float_islands),
-    Check("space to batch", Needs.GRAPH, structure.space_to_batch),
-    Check("dynamic range", Needs.GRAPH, structure.dynamic_range),
-    Check("argmax after cast", Needs.GRAPH, structure.argmax_after_cast),
-    Check("resize convention", Needs.GRAPH, structure.resize_convention),
-    Check("calibration images", Needs.GRAPH, structure.few_calibration_images),
-    Check("label count", Needs.GRAPH, structure.label_count),
-    Check("pixel values", Needs.PHOTOS, feeding.pixel_values),
-    Check("orientation", Needs.PHOTOS, feeding.orientation),
-    Check("normalization", Needs.TRUTH, feeding.normalization),
-    Check("channel order", Needs.TRUTH, feeding.channel_order),
-    Check("saturated ranges", Needs.INTEGER, activations.saturated_ranges),
-    Check("unused ranges", Needs.INTEGER, activations.unused_ranges),
-    Check("channels", Needs.PHOTOS, activations.dead_channels),
-    Check("layer by layer", Needs.REFERENCE, comparison.exploding_error),
-    Check("label order", Needs.TRUTH, masks.label_order),
-    Check("never predicted", Needs.TRUTH, masks.never_predicted),
-    Check("class outside the list", Needs.TRUTH, masks.class_outside),
-    Check("constant mask", Needs.TRUTH, masks.constant_mask),
+    Check("input range", Needs.GRAPH, function=feeding.input_range),
+    Check("float islands", Needs.GRAPH, function=structure.float_islands),
+    Check("space to batch", Needs.GRAPH, function=structure.space_to_batch),
+    Check("dynamic range", Needs.GRAPH, function=structure.dynamic_range),
+    Check("argmax after cast", Needs.GRAPH, function=structure.argmax_after_cast),
+    Check("resize convention", Needs.GRAPH, function=structure.resize_convention),
+    Check("calibration images", Needs.GRAPH, function=structure.few_calibration_images),
+    Check("label count", Needs.GRAPH, function=structure.label_count),
+    Check("pixel values", Needs.PHOTOS, function=feeding.pixel_values),
+    Check("orientation", Needs.PHOTOS, function=feeding.orientation),
+    Check("normalization", Needs.TRUTH, function=feeding.normalization),
+    Check("channel order", Needs.TRUTH, function=feeding.channel_order),
+    Check("saturated ranges", Needs.INTEGER, function=activations.saturated_ranges),
+    Check("unused ranges", Needs.INTEGER, function=activations.unused_ranges),
+    Check("channels", Needs.PHOTOS, function=activations.dead_channels),
+    Check("layer by layer", Needs.REFERENCE, function=comparison.exploding_error),
+    Check("label order", Needs.TRUTH, function=masks.label_order),
+    Check("never predicted", Needs.TRUTH, function=masks.never_predicted),
+    Check("class outside the list", Needs.TRUTH, function=masks.class_outside),
+    Check("constant mask", Needs.TRUTH, function=masks.constant_mask),
 )
 """In the order of the report: causes before what they cause."""
 
 
-def obstacle(check: Check, case: Case, seen: Observations) -> str:
+def obstacle(check: Check, case: Case, *, seen: Observations) -> str:
     """Why a check cannot run, and what it needs; "" if it can."""
     if check.needs is Needs.GRAPH:
         return ""

@@ -28,7 +28,7 @@ def as_text(diagnosis: Diagnosis) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_json(diagnosis: Diagnosis, case: Case, path: pathlib.Path) -> None:
+def write_json(diagnosis: Diagnosis, case: Case, *, path: pathlib.Path) -> None:
     """Writes the findings for other programs."""
     document = {
         "model": case.contract.path.name,

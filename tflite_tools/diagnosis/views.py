@@ -98,15 +98,17 @@ def all_views(case: Case, photos: SegmentationDataset) -> list[View]:
     """The declared way first, then others."""
     contract = case.contract
     views = [
-        View(DECLARED, contract, photos),
-        View(TRANSPOSED, contract, Turned(photos, _transpose, _transpose)),
-        View(UPSIDE_DOWN, contract, Turned(photos, _turn_half, _same)),
+        View(DECLARED, contract, dataset=photos),
+        View(TRANSPOSED, contract, dataset=Turned(photos, _transpose, turn_label=_transpose)),
+        View(UPSIDE_DOWN, contract, dataset=Turned(photos, _turn_half, turn_label=_same)),
     ]
     if contract.channels == 3:
-        views.append(View(REVERSED, contract, Turned(photos, _reverse_channels, _same)))
+        views.append(
+            View(REVERSED, contract, dataset=Turned(photos, _reverse_channels, turn_label=_same))
+        )
     for preprocessing in _other_normalizations(case):
         other = dataclasses.replace(contract, preprocessing=preprocessing)
-        views.append(View(describe(preprocessing), other, photos))
+        views.append(View(describe(preprocessing), other, dataset=photos))
     return views
 
 

@@ -26,12 +26,14 @@ def score_boundaries(
         on_canvas = runner.class_map(images[index])
         prediction = chunk.placements[canvas][index].restore_label(on_canvas)
         distance = band_width(*label.shape)
-        counts.append(boundary_counts(label, prediction, num_classes, distance))
+        counts.append(
+            boundary_counts(label, prediction, num_classes=num_classes, distance=distance)
+        )
     return np.stack(counts)
 
 
 def count_boundaries(
-    contracts: list[ModelContract], dataset: SegmentationDataset, count: int, processes: int
+    contracts: list[ModelContract], dataset: SegmentationDataset, *, count: int, processes: int
 ) -> tuple[dict[int, np.ndarray], dict[int, str]]:
     """Runs files over the first `count` samples.
 
@@ -52,12 +54,14 @@ def count_boundaries(
     ):
         for first in range(0, count, CHUNK_IMAGES):
             size = min(CHUNK_IMAGES, count - first)
-            chunk = write_chunk(dataset, first, size, canvases, pathlib.Path(scratch))
+            chunk = write_chunk(
+                dataset, first, count=size, canvases=canvases, folder=pathlib.Path(scratch)
+            )
             tasks = [
                 Task(
                     index,
                     score_boundaries,
-                    (chunk, start, min(start + TASK_IMAGES, size), num_classes),
+                    arguments=(chunk, start, min(start + TASK_IMAGES, size), num_classes),
                 )
                 for index in range(len(contracts))
                 for start in range(0, size, TASK_IMAGES)

@@ -6,6 +6,7 @@ import itertools
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -60,6 +61,11 @@ class EvaluationOptions:
     keep_images: bool = False
     tile_overlap: int = OFF
     mean_loss: bool = False
+
+    @property
+    def scoring(self) -> "ScoringOptions":
+        """How samples are scored."""
+        return ScoringOptions(self.keep_images, self.tile_overlap, mean_loss=self.mean_loss)
 
     def __post_init__(self):
         if self.processes < 1 or self.num_threads < 1:
@@ -145,40 +151,68 @@ class _Score:
     """Matrix of each sample by its number in the chunk, in the total in the list."""
 
 
-def score_samples(
-    runner: ModelRunner,
-    chunk: Chunk,
-    start: int,
-    stop: int,
-    num_classes: int,
-    is_reference: bool,
-    keep_images: bool = False,
-    tile_overlap: int = OFF,
-    mean_loss: bool = False,
-) -> _Score:
-    """Runs in a child: samples start..stop-1 of a chunk, which holds whole photos for tiles."""
-    mean_loss = mean_loss and runner.contract.gives_logits
+@dataclasses.dataclass(frozen=True)
+class ScoringOptions:
+    """How samples are scored.
+
+    Attributes:
+        keep_images: keep the matrix of every sample.
+        tile_overlap: least overlap in pixels of the tiles that a large photo is cut in; `OFF`
+            scales it to fit.
+        mean_loss: cross-entropy of the logits, too.
+    """
+
+    keep_images: bool = False
+    tile_overlap: int = OFF
+    mean_loss: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Samples start..stop-1 of a chunk, for one file.
+
+    Attributes:
+        chunk: decoded samples; whole photos where there are tiles.
+        start, stop: which of them.
+        num_classes: of the labels.
+        is_reference: whether the others' predictions are compared with this file's.
+        options: how they are scored.
+    """
+
+    chunk: Chunk
+    start: int
+    stop: int
+    num_classes: int
+    is_reference: bool
+    options: ScoringOptions
+
+
+def score_samples(runner: ModelRunner, part: Part) -> _Score:
+    """Runs in a child: scores one file on some samples."""
+    chunk, num_classes = part.chunk, part.num_classes
+    mean_loss = part.options.mean_loss and runner.contract.gives_logits
+    whole = part.options.tile_overlap == OFF
     canvas = (runner.contract.height, runner.contract.width)
-    images = chunk.images(canvas if tile_overlap == OFF else chunk.canvases[0])
+    images = chunk.images(canvas if whole else chunk.canvases[0])
     labels = chunk.label_file("label")
-    reference = chunk.label_file("reference", "r+" if is_reference else "r")
-    total = _Score(np.zeros((num_classes, num_classes + 1), np.int64), 0, 0, 0)
-    for index in range(start, stop):
+    reference = chunk.label_file("reference", "r+" if part.is_reference else "r")
+    total = _Score(np.zeros((num_classes, num_classes + 1), np.int64), 0, agreeing=0, pixels=0)
+    for index in range(part.start, part.stop):
         label = chunk.sample(labels, index)
-        if tile_overlap == OFF:
+        if whole:
             on_canvas = runner.class_map(images[index])
             prediction, invokes = chunk.placements[canvas][index].restore_label(on_canvas), 1
         else:
-            prediction, invokes = runner.photo_class_map(images[index], tile_overlap)
-        matrix = confusion.confusion_matrix(label, prediction, num_classes)
+            prediction, invokes = runner.photo_class_map(images[index], part.options.tile_overlap)
+        matrix = confusion.confusion_matrix(label, prediction, num_classes=num_classes)
         total.matrix += matrix
-        if keep_images:
+        if part.options.keep_images:
             total.images[index] = matrix.astype(np.uint32)
         if mean_loss:
             loss, pixels = runner.cross_entropy(place_label(label, canvas, fill=IGNORE_LABEL))
             total.loss, total.loss_pixels = total.loss + loss, total.loss_pixels + pixels
         total.constant += int(np.all(prediction == prediction[0, 0]))
-        if is_reference:
+        if part.is_reference:
             chunk.sample(reference, index)[:] = prediction
         else:
             total.agreeing += int((prediction == chunk.sample(reference, index)).sum())
@@ -197,6 +231,7 @@ def probe(runner: ModelRunner, image: np.ndarray) -> tuple[float, Kernels]:
 def evaluate(
     contracts: list[ModelContract],
     dataset: SegmentationDataset,
+    *,
     options: EvaluationOptions,
     reference: int | None = None,
 ) -> list[ModelResult]:
@@ -234,12 +269,19 @@ def evaluate(
             index: result.failure for index, result in enumerate(results) if result.failure
         }
         folder = pathlib.Path(scratch)
-        how = (reference, options.keep_images, options.tile_overlap, options.mean_loss)
-        score_list(results, dataset, count, pool, folder, *how)
+        score_list(
+            results,
+            dataset,
+            count=count,
+            pool=pool,
+            scratch=folder,
+            reference=reference,
+            options=options.scoring,
+        )
         for index, failure in pool.broken.items():
             results[index].failure = failure
     if options.latency_repeats:
-        measure_all(results, dataset, options)
+        measure_all(results, dataset, options=options)
     for result in results:
         call_out(result, dataset)
     return results
@@ -277,7 +319,7 @@ def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None
         contract = result.contract
         canvas, _ = place(image, (contract.height, contract.width))
         with InterpreterPool([contract], 1) as pool:
-            tasks = [Task(0, probe, (canvas,))]
+            tasks = [Task(0, probe, arguments=(canvas,))]
             for outcome in pool.run(tasks):
                 result.failure = outcome.failure
                 if not outcome.failure:
@@ -289,13 +331,12 @@ def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None
 def score_list(
     results: list[ModelResult],
     dataset: SegmentationDataset,
+    *,
     count: int,
     pool: InterpreterPool,
     scratch: pathlib.Path,
     reference: int | None,
-    keep_images: bool = False,
-    tile_overlap: int = OFF,
-    mean_loss: bool = False,
+    options: ScoringOptions = ScoringOptions(),
 ) -> None:
     """Fills matrix, agreement and counts of each result from the first `count` samples.
 
@@ -303,8 +344,7 @@ def score_list(
         results: one a contract of the pool, changed in place; those with a failure are skipped.
         scratch: empty folder for decoded samples.
         reference: index of the file that the others are compared with, or None.
-        keep_images: keep the matrix of every sample.
-        tile_overlap, mean_loss: as in the options.
+        options: how they are scored.
     """
     alive = [index for index, result in enumerate(results) if not result.failure]
     if not alive:
@@ -315,21 +355,24 @@ def score_list(
     totals = {
         index: _Score(
             np.zeros((dataset.label_set.num_classes, dataset.label_set.num_classes + 1), np.int64),
-            *(0, 0, 0),
+            0,
+            agreeing=0,
+            pixels=0,
         )
         for index in alive
     }
     order = sorted(alive, key=lambda index: index != reference)
     bar = tqdm(total=count * len(alive), desc="evaluate", unit="image", disable=None)
     with bar, concurrent.futures.ThreadPoolExecutor(1) as decoder:
-        step = CHUNK_IMAGES if tile_overlap == OFF else PHOTOS_AHEAD
+        whole = options.tile_overlap == OFF
+        step = CHUNK_IMAGES if whole else PHOTOS_AHEAD
 
         def write(first: int) -> list[Chunk]:
             folder = scratch / f"chunk{first // step % 2}"
             size = min(step, count - first)
-            if tile_overlap == OFF:
-                return [write_chunk(dataset, first, size, canvases, folder)]
-            return write_photos(dataset, first, size, folder)
+            if whole:
+                return [write_chunk(dataset, first, count=size, canvases=canvases, folder=folder)]
+            return write_photos(dataset, first, count=size, folder=folder)
 
         ahead = decoder.submit(write, 0)
         for first in range(0, count, step):
@@ -338,15 +381,20 @@ def score_list(
                 ahead = decoder.submit(write, first + step)
             for group in ([reference], [i for i in order if i != reference]):
                 indices = [i for i in group if i in totals]
-                classes = dataset.label_set.num_classes
-                how = (classes, reference, keep_images, tile_overlap, mean_loss)
-                group_tasks = _tasks(indices, chunks, *how)
-                for outcome in pool.run(group_tasks):
+                tasks = _tasks(
+                    indices,
+                    chunks,
+                    num_classes=dataset.label_set.num_classes,
+                    reference=reference,
+                    options=options,
+                )
+                for outcome in pool.run(tasks):
                     if outcome.failure:
                         continue
-                    chunk, start, stop = outcome.task.arguments[:3]
-                    _add(totals[outcome.task.model], outcome.value, chunk.first)  # type: ignore[arg-type]
-                    bar.update(stop - start)
+                    (part,) = outcome.task.arguments
+                    total = totals[outcome.task.model]
+                    _add(total, outcome.value, first=part.chunk.first)  # type: ignore[arg-type]
+                    bar.update(part.stop - part.start)
     with_reference = reference in totals and reference not in pool.broken
     for index, total in totals.items():
         if index in pool.broken:
@@ -356,21 +404,35 @@ def score_list(
         result.invokes = total.invokes
         if total.loss_pixels:
             result.mean_loss = total.loss / total.loss_pixels
-        if keep_images:
+        if options.keep_images:
             result.image_matrices = np.stack([total.images[number] for number in range(count)])
         if with_reference and index != reference and total.pixels:
             result.agreement = total.agreeing / total.pixels
 
 
-def _tasks(models, chunks, num_classes, reference, keep_images, tile_overlap, mean_loss):
+def _tasks(
+    models: list[int],
+    chunks: list[Chunk],
+    *,
+    num_classes: int,
+    reference: int | None,
+    options: ScoringOptions,
+) -> Iterator[Task]:
     for index, chunk in itertools.product(models, chunks):
         for start in range(0, chunk.count, TASK_IMAGES):
-            part = (chunk, start, min(start + TASK_IMAGES, chunk.count))
-            how = (num_classes, index == reference, keep_images, tile_overlap, mean_loss)
-            yield Task(index, score_samples, (*part, *how))
+            stop = min(start + TASK_IMAGES, chunk.count)
+            part = Part(
+                chunk,
+                start,
+                stop=stop,
+                num_classes=num_classes,
+                is_reference=index == reference,
+                options=options,
+            )
+            yield Task(index, score_samples, arguments=(part,))
 
 
-def _add(total: _Score, part: _Score, first: int) -> None:
+def _add(total: _Score, part: _Score, *, first: int) -> None:
     total.matrix += part.matrix
     total.constant += part.constant
     total.agreeing += part.agreeing
@@ -382,16 +444,16 @@ def _add(total: _Score, part: _Score, first: int) -> None:
 
 
 def measure_all(
-    results: list[ModelResult], dataset: SegmentationDataset, options: EvaluationOptions
+    results: list[ModelResult], dataset: SegmentationDataset, *, options: EvaluationOptions
 ) -> None:
     """Latency of all files that ran, interleaved in one process."""
     alive = [index for index, result in enumerate(results) if not result.failure]
     measured = measure_latency(
         [results[index].contract for index in alive],
         dataset.image(0),
-        options.num_threads,
-        options.latency_warmup,
-        options.latency_repeats,
+        num_threads=options.num_threads,
+        warmup=options.latency_warmup,
+        repeats=options.latency_repeats,
     )
     for index, latency in zip(alive, measured, strict=True):
         results[index].latency = latency

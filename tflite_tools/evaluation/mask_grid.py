@@ -25,6 +25,7 @@ def _predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> np.nd
 def predict_all(
     contracts: list[ModelContract],
     images: list[np.ndarray],
+    *,
     processes: int = 1,
     tile_overlap: int = OFF,
 ) -> dict[tuple[int, int], np.ndarray]:
@@ -35,7 +36,7 @@ def predict_all(
         tasks = []
         for number, image in enumerate(images):
             for model in range(len(contracts)):
-                tasks.append(Task(model, _predict, (image, tile_overlap)))
+                tasks.append(Task(model, _predict, arguments=(image, tile_overlap)))
                 keys[id(tasks[-1])] = (model, number)
         for outcome in pool.run(tasks):
             if not outcome.failure:
@@ -51,6 +52,7 @@ def grid_samples(count: int, total: int) -> list[int]:
 def write_grid(
     contracts: list[ModelContract],
     dataset: SegmentationDataset,
+    *,
     samples: list[int],
     path: pathlib.Path,
     tile_overlap: int = OFF,

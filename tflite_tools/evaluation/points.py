@@ -76,7 +76,7 @@ def classes_of_points(class_map: np.ndarray, projection: Projection) -> np.ndarr
 
 
 def vote(
-    class_map: np.ndarray, projection: Projection, num_classes: int, options: Neighbours
+    class_map: np.ndarray, projection: Projection, *, num_classes: int, options: Neighbours
 ) -> np.ndarray:
     """Every point takes the class that most of its nearest neighbours' pixels have.
 
@@ -97,7 +97,7 @@ def vote(
     placed = np.flatnonzero(projection.placed)
     if not len(placed):
         return result
-    pixels, inside = _window(projection, placed, options)
+    pixels, inside = _window(projection, placed, options=options)
     ranges = np.where(
         projection.occupied, projection.ranges[projection.nearest], np.float32(np.inf)
     ).ravel()
@@ -117,7 +117,7 @@ def vote(
     return result
 
 
-def _window(projection: Projection, placed: np.ndarray, options: Neighbours):
+def _window(projection: Projection, placed: np.ndarray, *, options: Neighbours):
     """Flat index of each pixel around each point, and whether it lies in the image.
 
     Returns:
@@ -169,9 +169,16 @@ class Scan:
         """Confusion matrices without and, if there are neighbours, with the vote."""
         predictions = [classes_of_points(class_map, self.projection)]
         if self.neighbours:
-            predictions.append(vote(class_map, self.projection, self.num_classes, self.neighbours))
+            predictions.append(
+                vote(
+                    class_map,
+                    self.projection,
+                    num_classes=self.num_classes,
+                    options=self.neighbours,
+                )
+            )
         return [
-            confusion.confusion_matrix(self.labels, prediction, self.num_classes)
+            confusion.confusion_matrix(self.labels, prediction, num_classes=self.num_classes)
             for prediction in predictions
         ]
 
@@ -215,6 +222,7 @@ class PointScores:
 def score_points(
     contracts: list[ModelContract],
     dataset: LidarDataset,
+    *,
     processes: int = 2,
     limit: int = 0,
     neighbours: Neighbours | None = None,
@@ -234,12 +242,14 @@ def score_points(
         raise ValueError(
             f"limit must not be negative, processes at least 1; got {limit} and {processes}"
         )
-    scores = _empty_scores(contracts, dataset, min(limit or len(dataset), len(dataset)), neighbours)
+    scores = _empty_scores(
+        contracts, dataset, scans=min(limit or len(dataset), len(dataset)), neighbours=neighbours
+    )
     for result in scores.files:
         check_fit(result, dataset)
     with InterpreterPool(contracts, processes) as pool:
         pool.broken |= {i: file.failure for i, file in enumerate(scores.files) if file.failure}
-        tasks = _tasks(scores, dataset, neighbours)
+        tasks = _tasks(scores, dataset, neighbours=neighbours)
         for outcome in pool.run(tqdm(tasks, desc="points", unit=" runs", disable=None)):
             if not outcome.failure:
                 matrices, constant = outcome.value  # type: ignore[misc]
@@ -251,7 +261,7 @@ def score_points(
     return scores
 
 
-def _empty_scores(contracts, dataset, scans: int, neighbours: Neighbours | None) -> PointScores:
+def _empty_scores(contracts, dataset, *, scans: int, neighbours: Neighbours | None) -> PointScores:
     classes = dataset.label_set.num_classes
     *matrices, ceiling = (
         [np.zeros((classes, classes + 1), np.int64) for _ in range(2 if neighbours else 1)]
@@ -261,26 +271,34 @@ def _empty_scores(contracts, dataset, scans: int, neighbours: Neighbours | None)
         ModelResult(contract, images=scans, matrix=pair[0])
         for contract, pair in zip(contracts, matrices, strict=True)
     ]
-    return PointScores(files, matrices, ceiling, scans, np.zeros(classes, np.int64))
+    return PointScores(
+        files, matrices, ceiling=ceiling, scans=scans, outside=np.zeros(classes, np.int64)
+    )
 
 
 def _tasks(
-    scores: PointScores, dataset: LidarDataset, neighbours: Neighbours | None
+    scores: PointScores, dataset: LidarDataset, *, neighbours: Neighbours | None
 ) -> Iterator[Task]:
     """Reads one scan after the other, for all files; scores the scan's own labels here."""
     for number in range(scores.scans):
         points = dataset.points(number)
         labels = dataset.point_labels(number, len(points))
         projection = dataset.projection(points)
-        image = range_image(points, projection, dataset.sensor)
-        scan = Scan(image, labels, projection, dataset.label_set.num_classes, neighbours)
+        image = range_image(points, projection, sensor=dataset.sensor)
+        scan = Scan(
+            image,
+            labels,
+            projection=projection,
+            num_classes=dataset.label_set.num_classes,
+            neighbours=neighbours,
+        )
         _add(scores.ceiling, scan.score(pixel_labels(labels, projection)))
         scores.outside[:] += np.bincount(labels[~projection.placed], minlength=256)[
             : scan.num_classes
         ]
         for index, file in enumerate(scores.files):
             if not file.failure:
-                yield Task(index, score_scan, (scan,))
+                yield Task(index, score_scan, arguments=(scan,))
 
 
 def _add(totals: list[np.ndarray], parts: list[np.ndarray]) -> None:

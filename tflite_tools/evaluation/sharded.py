@@ -28,7 +28,13 @@ from deeplab_tf.data.dataset import SegmentationDataset, Subset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from tflite_tools.contract import ModelContract, read_contract
-from tflite_tools.evaluation.evaluation import ModelResult, call_out, check_fit, score_list
+from tflite_tools.evaluation.evaluation import (
+    ModelResult,
+    ScoringOptions,
+    call_out,
+    check_fit,
+    score_list,
+)
 from tflite_tools.evaluation.tiled import OFF, check_overlaps, patience_s
 from tflite_tools.manifest import sha256_of
 from tflite_tools.runtime.pool import InterpreterPool
@@ -51,7 +57,7 @@ class ListSource:
     split: str
 
     def open(self) -> SegmentationDataset:
-        return open_dataset(self.dataset, self.data_dir, self.split)
+        return open_dataset(self.dataset, self.data_dir, split=self.split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +97,9 @@ class FileSource:
                 f"{self.path}: sha256 {found[:12]} on this worker, {self.sha256[:12]} where the "
                 "pipeline was started; give every worker the same file"
             )
-        return read_contract(self.path, self.preprocessing, self.name, alignment=self.alignment)
+        return read_contract(
+            self.path, self.preprocessing, name=self.name, alignment=self.alignment
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,9 +127,9 @@ class ShardScore:
         return ShardScore(
             self.images + other.images,
             self.matrices + other.matrices,
-            tuple(a + b for a, b in pairs),
-            tuple(a or b for a, b in failures),
-            tuple(a + b for a, b in invokes),
+            constant_images=tuple(a + b for a, b in pairs),
+            failures=tuple(a or b for a, b in failures),
+            invokes=tuple(a + b for a, b in invokes),
         )
 
     def to_json(self) -> str:
@@ -154,7 +162,7 @@ def shard_ranges(count: int, shards: int) -> list[tuple[int, int]]:
 class ScoreShard(beam.DoFn):
     """(start, stop) -> ShardScore. Keeps one child process with its interpreters."""
 
-    def __init__(self, source: ListSource, files: tuple[FileSource, ...], tile_overlap: int):
+    def __init__(self, source: ListSource, files: tuple[FileSource, ...], *, tile_overlap: int):
         self._source, self._files, self._tile_overlap = source, files, tile_overlap
 
     def setup(self):
@@ -170,29 +178,35 @@ class ScoreShard(beam.DoFn):
 
     def process(self, element: tuple[int, int]):
         start, stop = element
-        part = Subset(self._dataset, tuple(range(start, stop)), self._dataset.split)
+        part = Subset(self._dataset, tuple(range(start, stop)), split=self._dataset.split)
         results = [ModelResult(contract) for contract in self._contracts]
         for index, failure in self._pool.broken.items():
             results[index].failure = failure
         with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
-            where = (self._pool, pathlib.Path(scratch))
             score_list(
-                results, part, len(part), *where, reference=None, tile_overlap=self._tile_overlap
+                results,
+                part,
+                count=len(part),
+                pool=self._pool,
+                scratch=pathlib.Path(scratch),
+                reference=None,
+                options=ScoringOptions(tile_overlap=self._tile_overlap),
             )
         classes = self._dataset.label_set.num_classes
         empty = np.zeros((classes, classes + 1), np.int64)
         yield ShardScore(
             len(part),
             np.stack([empty if result.matrix is None else result.matrix for result in results]),
-            tuple(result.constant_images for result in results),
-            tuple(self._pool.broken.get(index, "") for index in range(len(results))),
-            tuple(result.invokes for result in results),
+            constant_images=tuple(result.constant_images for result in results),
+            failures=tuple(self._pool.broken.get(index, "") for index in range(len(results))),
+            invokes=tuple(result.invokes for result in results),
         )
 
 
 def evaluate_sharded(
     contracts: list[ModelContract],
     source: ListSource,
+    *,
     shards: int,
     limit: int,
     runner: str = "DirectRunner",
@@ -241,7 +255,7 @@ def evaluate_sharded(
                     pipeline
                     | "shards" >> beam.Create(ranges)
                     | "spread" >> beam.Reshuffle()
-                    | "score" >> beam.ParDo(ScoreShard(source, files, tile_overlap))
+                    | "score" >> beam.ParDo(ScoreShard(source, files, tile_overlap=tile_overlap))
                     | "sum" >> beam.CombineGlobally(_total).without_defaults()
                     | "text" >> beam.Map(ShardScore.to_json)
                     | "write" >> beam.io.WriteToText(output, num_shards=1, shard_name_template="")

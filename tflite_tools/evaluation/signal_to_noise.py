@@ -24,7 +24,7 @@ def real_output(runner: ModelRunner, image: np.ndarray) -> np.ndarray:
 
 
 def signal_to_noise_db(
-    contracts: list[ModelContract], dataset: SegmentationDataset, indices: list[int]
+    contracts: list[ModelContract], dataset: SegmentationDataset, *, indices: list[int]
 ) -> list[float]:
     """Compares files with the first.
 
@@ -51,7 +51,11 @@ def signal_to_noise_db(
             photo = dataset.image(index)
             outputs: dict[int, np.ndarray] = {}
             tasks = [
-                Task(number, real_output, (place(photo, (contract.height, contract.width))[0],))
+                Task(
+                    number,
+                    real_output,
+                    arguments=(place(photo, (contract.height, contract.width))[0],),
+                )
                 for number, contract in enumerate(contracts)
             ]
             for outcome in pool.run(tasks):

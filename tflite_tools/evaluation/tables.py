@@ -71,7 +71,7 @@ def _summary_row(result: ModelResult, mean_over: tuple[int, ...]) -> list[str]:
 
 
 def terminal_table(
-    results: list[ModelResult], dataset: SegmentationDataset, options: EvaluationOptions
+    results: list[ModelResult], dataset: SegmentationDataset, *, options: EvaluationOptions
 ) -> str:
     """Summary, IoU of each class, how it was measured, and every warning."""
     scored = [result for result in results if result.matrix is not None and not result.failure]
@@ -124,7 +124,7 @@ def kernels_line(results: list) -> str:
 
 
 def result_to_json(
-    result: ModelResult, dataset: SegmentationDataset, options: EvaluationOptions
+    result: ModelResult, dataset: SegmentationDataset, *, options: EvaluationOptions
 ) -> dict:
     contract, matrix = result.contract, result.matrix
     values = {
@@ -176,12 +176,13 @@ def result_to_json(
 def write_metrics(
     results: list[ModelResult],
     dataset: SegmentationDataset,
+    *,
     options: EvaluationOptions,
     output_dir: pathlib.Path,
     unread: list[UnreadFile] | None = None,
 ) -> None:
     """Writes `metrics.json` and `metrics.csv`, with the files that could not be read."""
-    models = [result_to_json(result, dataset, options) for result in results]
+    models = [result_to_json(result, dataset, options=options) for result in results]
     document = {
         "dataset": dataset.name,
         "split": dataset.split,

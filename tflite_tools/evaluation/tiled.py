@@ -22,7 +22,7 @@ def check_overlaps(contracts: list[ModelContract], tile_overlap: int) -> None:
     """ValueError naming the file whose input is too small for this overlap."""
     for contract in contracts if tile_overlap != OFF else ():
         try:
-            check_overlap(tile_overlap, contract.height, contract.width)
+            check_overlap(tile_overlap, contract.height, tile_width=contract.width)
         except ValueError as error:
             raise ValueError(f"{contract.name}: {error}; change --tile_overlap") from error
 
@@ -37,7 +37,7 @@ def patience_s(tile_overlap: int) -> float:
 
 
 def write_photos(
-    dataset: SegmentationDataset, first: int, count: int, folder: pathlib.Path
+    dataset: SegmentationDataset, first: int, *, count: int, folder: pathlib.Path
 ) -> list[Chunk]:
     """Decodes samples and writes each, at its own size, as a chunk of one sample.
 
@@ -46,10 +46,10 @@ def write_photos(
             data set.
     """
     numbers = range(first, first + count)
-    return [_write_photo(dataset, index, folder / str(index - first)) for index in numbers]
+    return [_write_photo(dataset, index, folder=folder / str(index - first)) for index in numbers]
 
 
-def _write_photo(dataset: SegmentationDataset, index: int, folder: pathlib.Path) -> Chunk:
+def _write_photo(dataset: SegmentationDataset, index: int, *, folder: pathlib.Path) -> Chunk:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.u8"):  # of a photo of another size
         old.unlink()

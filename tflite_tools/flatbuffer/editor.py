@@ -115,8 +115,8 @@ class Editor:
         self,
         name: str,
         shape: Sequence[int],
-        kind: int,
         *,
+        kind: int,
         quantization: schema.QuantizationParametersT | None = None,
         shape_signature=None,
     ) -> int:
@@ -141,7 +141,7 @@ class Editor:
         """A stored tensor of the values' own dtype and shape; returns its index."""
         kind = _TYPES[np.dtype(values.dtype)]
         shape = values.shape if shape is None else shape
-        index = self.add_tensor(name, shape, kind, quantization=quantization)
+        index = self.add_tensor(name, shape, kind=kind, quantization=quantization)
         self.tensor(index).buffer = self._add_buffer(values)
         return index
 
@@ -149,8 +149,8 @@ class Editor:
         self,
         kind: str,
         inputs: Iterable[int],
-        outputs: Iterable[int],
         *,
+        outputs: Iterable[int],
         version: int | None = None,
         options: object | None = None,
     ) -> schema.OperatorT:
@@ -188,7 +188,9 @@ class Editor:
 
     # What is replaced and dropped
 
-    def replace_constant(self, operator: schema.OperatorT, slot: int, values: np.ndarray) -> None:
+    def replace_constant(
+        self, operator: schema.OperatorT, slot: int, *, values: np.ndarray
+    ) -> None:
         """Gives one input of one operator another stored value of the same type and shape.
 
         Other readers of the tensor, and other tensors with its bytes, keep the old one.

@@ -209,7 +209,7 @@ def read_graph(path: str | pathlib.Path) -> Graph:
     content = path.read_bytes()
     model = parse_model(content, str(path))
     try:
-        return _read_subgraph(model, path, len(content))
+        return _read_subgraph(model, path, size_bytes=len(content))
     except ValueError:
         raise
     except Exception as error:
@@ -251,7 +251,7 @@ def parse_model(content: bytes, name: str) -> schema.ModelT:
         ) from error
 
 
-def _read_subgraph(model: schema.ModelT, path: pathlib.Path, size_bytes: int) -> Graph:
+def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int) -> Graph:
     subgraphs = model.subgraphs or []
     if len(subgraphs) != 1:
         raise ValueError(
@@ -260,12 +260,19 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, size_bytes: int) ->
     subgraph = subgraphs[0]
     buffers = model.buffers or []
     tensors = tuple(
-        _read_tensor(index, tensor, buffers, path)
+        _read_tensor(index, tensor, buffers=buffers, path=path)
         for index, tensor in enumerate(_items(subgraph.tensors))
     )
     inputs, outputs = _indices(subgraph.inputs), _indices(subgraph.outputs)
     operators = tuple(
-        _read_operator(position, operator, model.operatorCodes or [], tensors, path, inputs)
+        _read_operator(
+            position,
+            operator,
+            codes=model.operatorCodes or [],
+            tensors=tensors,
+            path=path,
+            graph_inputs=inputs,
+        )
         for position, operator in enumerate(_items(subgraph.operators))
     )
     for index in inputs + outputs:
@@ -273,7 +280,9 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, size_bytes: int) ->
             raise ValueError(f"{path}: damaged .tflite (input or output tensor {index} missing)")
     if not inputs or not outputs or not operators:
         raise ValueError(f"{path}: damaged .tflite (no input, no output or no operator)")
-    graph = Graph(path, tensors, operators, inputs, outputs, size_bytes)
+    graph = Graph(
+        path, tensors, operators=operators, inputs=inputs, outputs=outputs, size_bytes=size_bytes
+    )
     _check_order(graph)
     return graph
 
@@ -286,7 +295,7 @@ def _indices(vector) -> tuple[int, ...]:
     return tuple(int(index) for index in _items(vector))
 
 
-def _read_tensor(index, tensor, buffers, path) -> Tensor:
+def _read_tensor(index, tensor, *, buffers, path) -> Tensor:
     shape = _indices(tensor.shape)
     name = (tensor.name or b"").decode(errors="replace")
     if len(shape) > MAX_RANK or min(shape, default=0) < 0:
@@ -301,20 +310,28 @@ def _read_tensor(index, tensor, buffers, path) -> Tensor:
     raw = buffers[tensor.buffer].data
     data = None
     if raw is not None and len(raw):
-        data = _constant(name, shape, dtype, type_name, raw, tensor.sparsity, path)
+        data = _constant(
+            name,
+            shape,
+            dtype=dtype,
+            type_name=type_name,
+            raw=raw,
+            sparsity=tensor.sparsity,
+            path=path,
+        )
     return Tensor(
         index,
         name,
-        shape,
-        _indices(tensor.shapeSignature) or shape,
-        np.dtype(dtype) if dtype else None,
-        type_name,
-        _read_quantization(name, shape, tensor.quantization, path),
-        data,
+        shape=shape,
+        shape_signature=_indices(tensor.shapeSignature) or shape,
+        dtype=np.dtype(dtype) if dtype else None,
+        type_name=type_name,
+        quantization=_read_quantization(name, shape, quantization=tensor.quantization, path=path),
+        data=data,
     )
 
 
-def _constant(name, shape, dtype, type_name, raw, sparsity, path):
+def _constant(name, shape, *, dtype, type_name, raw, sparsity, path):
     if sparsity is not None:
         raise ValueError(
             f"{path}: tensor {name!r} is stored sparse; convert the model without sparsity"
@@ -336,7 +353,7 @@ def _constant(name, shape, dtype, type_name, raw, sparsity, path):
     return np.frombuffer(raw, dtype).reshape(shape)
 
 
-def _read_quantization(name, shape, quantization, path) -> Quantization | None:
+def _read_quantization(name, shape, *, quantization, path) -> Quantization | None:
     if quantization is None or quantization.scale is None or not len(quantization.scale):
         return None
     scale = np.asarray(quantization.scale, np.float32)
@@ -347,10 +364,10 @@ def _read_quantization(name, shape, quantization, path) -> Quantization | None:
     fits = len(scale) == 1 or (0 <= dimension < len(shape) and shape[dimension] == len(scale))
     if len(zero_point) != len(scale) or not fits or not np.isfinite(scale).all():
         raise ValueError(f"{path}: damaged .tflite (quantization of tensor {name!r} is invalid)")
-    return Quantization(scale, zero_point, dimension if len(scale) > 1 else 0)
+    return Quantization(scale, zero_point, quantized_dimension=dimension if len(scale) > 1 else 0)
 
 
-def _read_operator(position, operator, codes, tensors, path, graph_inputs) -> Operator:
+def _read_operator(position, operator, *, codes, tensors, path, graph_inputs) -> Operator:
     if not 0 <= operator.opcodeIndex < len(codes):
         raise ValueError(f"{path}: damaged .tflite (operator {position} has no code)")
     code = codes[operator.opcodeIndex]
@@ -373,19 +390,27 @@ def _read_operator(position, operator, codes, tensors, path, graph_inputs) -> Op
         )
     if not outputs or not all(0 <= index < len(tensors) for index in outputs):
         raise ValueError(f"{path}: damaged .tflite (operator {position}, {kind}, writes nowhere)")
-    _check_ranks(position, kind, inputs, outputs, tensors, path, graph_inputs)
-    return Operator(position, kind, inputs, outputs, operator.builtinOptions)
+    _check_ranks(
+        position,
+        kind,
+        inputs=inputs,
+        outputs=outputs,
+        tensors=tensors,
+        path=path,
+        graph_inputs=graph_inputs,
+    )
+    return Operator(position, kind, inputs=inputs, outputs=outputs, options=operator.builtinOptions)
 
 
-def _wanted_ranks(kind, inputs, outputs) -> list[tuple[int, range]]:
+def _wanted_ranks(kind, inputs, *, outputs) -> list[tuple[int, range]]:
     wanted = [(inputs[slot], ranks) for slot, ranks in _INPUT_RANKS.get(kind, ())]
     if kind in _IMAGE_OUTPUT:
         wanted.append((outputs[0], _IMAGE))
     return wanted
 
 
-def _check_ranks(position, kind, inputs, outputs, tensors, path, graph_inputs) -> None:
-    for index, ranks in _wanted_ranks(kind, inputs, outputs):
+def _check_ranks(position, kind, *, inputs, outputs, tensors, path, graph_inputs) -> None:
+    for index, ranks in _wanted_ranks(kind, inputs, outputs=outputs):
         shape = tensors[index].shape
         # The runtime computes the shape of a computed tensor before any kernel reads it.
         if not shape and tensors[index].data is None and index not in graph_inputs:
@@ -402,7 +427,7 @@ def has_unknown_shapes(graph: Graph) -> bool:
     needed = {
         index
         for operator in graph.operators
-        for index, _ in _wanted_ranks(operator.kind, operator.inputs, operator.outputs)
+        for index, _ in _wanted_ranks(operator.kind, operator.inputs, outputs=operator.outputs)
     }
     return any(
         not graph.tensors[index].shape and graph.producer(index) is not None for index in needed

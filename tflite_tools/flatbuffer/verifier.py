@@ -87,7 +87,7 @@ def _visit(table, allowance: Allowance) -> None:
         else:
             value = getattr(table, field)()
             if isinstance(value, Table):
-                value = _member(UNIONS[field], getattr(table, f"{field}Type")(), value)
+                value = _member(UNIONS[field], getattr(table, f"{field}Type")(), table=value)
             _visit_value(value, allowance)
 
 
@@ -110,7 +110,7 @@ def _fields(table: type) -> tuple[tuple[str, bool, str], ...]:
     )
 
 
-def _member(union, number: int, table: Table):
+def _member(union, number: int, *, table: Table):
     """The table of a union as its own class; None for a member that the schema lacks."""
     names = {value: name for name, value in vars(union).items() if not name.startswith("_")}
     name = names.get(number, "NONE")

@@ -36,10 +36,10 @@ def trade_off(document: dict) -> str:
     panels = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
     if timed:
         milliseconds = [model["latency_ms"]["median"] for model in timed]
-        _scatter(panels[0], timed, milliseconds, document, colors)
+        _scatter(panels[0], timed, positions=milliseconds, document=document, colors=colors)
         panels[0].set_xlabel("ms of one photo, median (disc: file size)")
     megabytes = [model["size_bytes"] / 1e6 for model in models]
-    _scatter(panels[-1], models, megabytes, document, colors)
+    _scatter(panels[-1], models, positions=megabytes, document=document, colors=colors)
     panels[-1].set_xlabel("file size, MB (10⁶ bytes)")
     panels[0].set_ylabel("mIoU %")
     handles, labels = panels[-1].get_legend_handles_labels()
@@ -56,7 +56,7 @@ def interval_ends(model: dict) -> list[float]:
     return [100 * (model["miou"] + change[end] - change["difference"]) for end in ("low", "high")]
 
 
-def _scatter(axes, models, positions, document, colors) -> None:
+def _scatter(axes, models, *, positions, document, colors) -> None:
     base = next((m for m in models if m["model"] == document["reference"]), None)
     largest = max(model["size_bytes"] for model in models)
     for model, position in zip(models, positions, strict=True):

@@ -119,7 +119,7 @@ class Report:
 
     def _file(self, file: FileReport) -> dict:
         manifest = file.manifest
-        values = result_to_json(file.result, self.dataset, self.options) | {
+        values = result_to_json(file.result, self.dataset, options=self.options) | {
             "head": manifest.head if manifest else None,
             "source": manifest.source if manifest else None,
             "sha256": manifest.sha256 if manifest else None,
@@ -144,19 +144,19 @@ class Report:
         if base is None or file is base or base.overlap is None or file.overlap is None:
             return {}
         names = self.dataset.label_set.names
-        both = common_classes(as_matrices(base.overlap), as_matrices(file.overlap), chosen)
+        both = common_classes(as_matrices(base.overlap), as_matrices(file.overlap), classes=chosen)
         values: dict = {
-            "miou_change": _plain(change_of(base.overlap, file.overlap, chosen)),
+            "miou_change": _plain(change_of(base.overlap, file.overlap, classes=chosen)),
             "changed_over": [names[index] for index in both],
             "iou_change": {
                 name: _plain(
-                    change_of(base.overlap[:, c : c + 1], file.overlap[:, c : c + 1], (0,))
+                    change_of(base.overlap[:, c : c + 1], file.overlap[:, c : c + 1], classes=(0,))
                 )
                 for c, name in enumerate(names)
             },
         }
         if base.boundary is not None and file.boundary is not None:
-            change = change_of(base.boundary, file.boundary, chosen)
+            change = change_of(base.boundary, file.boundary, classes=chosen)
             values["boundary_miou_change"] = _plain(change)
         return values
 
@@ -164,6 +164,7 @@ class Report:
 def collect(
     contracts: list[ModelContract],
     dataset: SegmentationDataset,
+    *,
     options: EvaluationOptions,
     reference: int | None,
     command: str,
@@ -175,7 +176,7 @@ def collect(
         ValueError, FileNotFoundError: a sample cannot be read.
     """
     options = dataclasses.replace(options, keep_images=True)
-    results = evaluate(contracts, dataset, options, reference)
+    results = evaluate(contracts, dataset, options=options, reference=reference)
     files = [FileReport(result, read_manifest(result.contract.path)) for result in results]
     scored = [file for file in files if not file.result.failure and file.result.matrix is not None]
     for file in scored:
@@ -183,13 +184,15 @@ def collect(
         file.overlap = overlap(file.result.image_matrices)
     count = min(options.limit or len(dataset), len(dataset))
     counts, failures = count_boundaries(
-        [file.contract for file in scored], dataset, count, options.processes
+        [file.contract for file in scored], dataset, count=count, processes=options.processes
     )
     for index, file in enumerate(scored):
         file.boundary = counts.get(index)
         if index in failures:
             file.result.warnings.append(f"no boundary IoU: {failures[index]}")
-    return Report(dataset, options, files, reference, command, unread)
+    return Report(
+        dataset, options, files=files, reference=reference, command=command, unread=unread
+    )
 
 
 def processor() -> str:

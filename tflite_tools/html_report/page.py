@@ -49,14 +49,16 @@ def refuse_old(output_dir: pathlib.Path, overwrite: bool) -> None:
         raise PermissionError(f"{output_dir} cannot be written to; give another --output_dir")
 
 
-def write_report(report: Report, output_dir: pathlib.Path, run_config: dict | None = None) -> None:
+def write_report(
+    report: Report, output_dir: pathlib.Path, *, run_config: dict | None = None
+) -> None:
     """Draws everything first, then writes the four files.
 
     Args:
         run_config: configuration of the run that made the files, for the model card, or None.
     """
     document = report.document()
-    page = render(document, pictures.draw(report), report)
+    page = render(document, pictures.draw(report), report=report)
     card = model_card(document, run_config)
     atomic_file.write_text(output_dir / "metrics.json", json.dumps(document, indent=1) + "\n")
     atomic_file.write_text(output_dir / "metrics.csv", metrics_csv(document))
@@ -64,7 +66,7 @@ def write_report(report: Report, output_dir: pathlib.Path, run_config: dict | No
     atomic_file.write_text(output_dir / PAGE, page)
 
 
-def render(document: dict, album: pictures.Album, report: Report) -> str:
+def render(document: dict, album: pictures.Album, *, report: Report) -> str:
     """The page: one text that asks no host for anything."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),

@@ -67,7 +67,7 @@ def choose(report: Report) -> list[Entry]:
         if file.overlap is not None and (file is not base or len(report.scored) == 1)
     ]
     lists = [
-        _ranked(report, index, label, kind)
+        _ranked(report, index, label=label, kind=kind)
         for label in range(report.dataset.label_set.num_classes)
         for kind in LISTS
         for index in files
@@ -76,7 +76,7 @@ def choose(report: Report) -> list[Entry]:
     return [entry for rank in ranks for entry in rank if entry is not None]
 
 
-def _ranked(report: Report, index: int, label: int, kind: str) -> list[Entry]:
+def _ranked(report: Report, index: int, *, label: int, kind: str) -> list[Entry]:
     file, base = report.files[index], report.base
     assert file.overlap is not None
     iou = shares(file.overlap[:, label])
@@ -90,8 +90,12 @@ def _ranked(report: Report, index: int, label: int, kind: str) -> list[Entry]:
     order = photos[np.argsort(score[kind][photos], kind="stable")][:PHOTOS_A_LIST]
     return [
         Entry(
-            *(index, label, kind, int(photo), float(iou[photo])),
-            None if reference is None else float(reference[photo]),
+            index,
+            label,
+            kind=kind,
+            photo=int(photo),
+            iou=float(iou[photo]),
+            reference_iou=None if reference is None else float(reference[photo]),
         )
         for photo in order
     ]
@@ -142,9 +146,9 @@ def draw(report: Report, budget_bytes: int = BUDGET_BYTES) -> Album:
             if album.size_bytes >= budget_bytes:
                 break
             batch = photos[first : first + BATCH]
-            masks = _masks(report, {photo: wanted[photo] for photo in batch}, pool)
+            masks = _masks(report, {photo: wanted[photo] for photo in batch}, pool=pool)
             for photo in batch:
-                drawn = _draw_photo(report, photo, wanted[photo], masks)
+                drawn = _draw_photo(report, photo, entries=wanted[photo], masks=masks)
                 if album.size_bytes + sum(map(len, drawn.values())) > budget_bytes:
                     break
                 album.pictures |= drawn
@@ -159,7 +163,7 @@ def small_mask(runner: ModelRunner, image: np.ndarray, size: tuple[int, int]) ->
     return _shrink(placement.restore_label(runner.class_map(canvas)), size)
 
 
-def _masks(report: Report, wanted: dict[int, list[Entry]], pool: InterpreterPool) -> dict:
+def _masks(report: Report, wanted: dict[int, list[Entry]], *, pool: InterpreterPool) -> dict:
     """Shrunk class maps by (photo, file): of the files in question and of the reference."""
     tasks, keys = [], {}
     for photo, entries in wanted.items():
@@ -168,14 +172,14 @@ def _masks(report: Report, wanted: dict[int, list[Entry]], pool: InterpreterPool
         if report.base is not None and report.reference is not None:
             files.add(report.reference)
         for file in sorted(files):
-            tasks.append(Task(file, small_mask, (image, tile_size(image))))
+            tasks.append(Task(file, small_mask, arguments=(image, tile_size(image))))
             keys[id(tasks[-1])] = (photo, file)
     return {
         keys[id(outcome.task)]: outcome.value for outcome in pool.run(tasks) if not outcome.failure
     }
 
 
-def _draw_photo(report: Report, photo: int, entries: list[Entry], masks: dict) -> dict:
+def _draw_photo(report: Report, photo: int, *, entries: list[Entry], masks: dict) -> dict:
     """Data URIs of one photo."""
     image, label = report.dataset.read(photo)
     label_set = report.dataset.label_set
@@ -191,7 +195,7 @@ def _draw_photo(report: Report, photo: int, entries: list[Entry], masks: dict) -
             continue
         drawn[photo, ("mask", file)] = _png(mask, label_set.colors)
         compared = None if file == report.reference else reference
-        marks = differences(truth, mask, compared, label_set.num_classes)
+        marks = differences(truth, mask, reference=compared, num_classes=label_set.num_classes)
         drawn[photo, ("difference", file)] = _png(marks, DIFFERENCE_COLORS, transparent=SAME)
     if reference is not None:
         drawn[photo, ("mask", report.reference)] = _png(reference, label_set.colors)
@@ -199,7 +203,7 @@ def _draw_photo(report: Report, photo: int, entries: list[Entry], masks: dict) -
 
 
 def differences(
-    truth: np.ndarray, mask: np.ndarray, reference: np.ndarray | None, num_classes: int
+    truth: np.ndarray, mask: np.ndarray, *, reference: np.ndarray | None, num_classes: int
 ) -> np.ndarray:
     """Where a file differs from the reference, and who is right; without one, from the truth.
 
@@ -242,7 +246,7 @@ def _jpeg(image: np.ndarray) -> str:
     return _uri("image/jpeg", stream)
 
 
-def _png(classes: np.ndarray, colors, transparent: int | None = None) -> str:
+def _png(classes: np.ndarray, colors, *, transparent: int | None = None) -> str:
     """A palette picture; values outside the palette are black."""
     picture = Image.fromarray(classes)
     picture.putpalette([part for color in colors for part in color] + [0] * 3 * (256 - len(colors)))

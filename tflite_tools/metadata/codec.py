@@ -25,14 +25,14 @@ _BYTES_ALIGNMENT = 16
 """Of byte vectors: they hold other flatbuffers; the schema demands it (force_align)."""
 
 
-def encode(table: str, values: dict, identifier: bytes) -> bytes:
+def encode(table: str, values: dict, *, identifier: bytes) -> bytes:
     """A finished flatbuffer with `table` as its root.
 
     Raises:
         ValueError: a field that the table does not have.
     """
     builder = flatbuffers.Builder(1024)
-    builder.Finish(_write_table(builder, table, values), identifier)
+    builder.Finish(_write_table(builder, table, values=values), identifier)
     return bytes(builder.Output())
 
 
@@ -45,13 +45,13 @@ def _slots(table: str):
         slot += 1
 
 
-def _write_table(builder, table: str, values: dict) -> int:
+def _write_table(builder, table: str, *, values: dict) -> int:
     unknown = set(values) - {field for field, _ in TABLES[table]}
     if unknown:
         raise ValueError(f"{table} has no field {', '.join(sorted(unknown))}")
     # Children first: a flatbuffer's tables may not be nested while they are written.
     written = [
-        (slot, kind, _write_value(builder, kind, values[field]))
+        (slot, kind, _write_value(builder, kind, value=values[field]))
         for slot, field, kind in _slots(table)
         if values.get(field) is not None
     ]
@@ -68,7 +68,7 @@ def _write_table(builder, table: str, values: dict) -> int:
     return builder.EndObject()
 
 
-def _write_value(builder, kind: str, value):
+def _write_value(builder, kind: str, *, value):
     if kind in _SCALARS:
         return value
     if kind == "string":
@@ -76,27 +76,27 @@ def _write_value(builder, kind: str, value):
     if kind.startswith("union "):
         member, fields = value
         number = UNIONS[kind.removeprefix("union ")].index(member) + 1
-        return number, _write_table(builder, member, fields)
+        return number, _write_table(builder, member, values=fields)
     if kind.startswith("["):
-        return _write_vector(builder, kind[1:-1], value)
-    return _write_table(builder, kind, value)
+        return _write_vector(builder, kind[1:-1], items=value)
+    return _write_table(builder, kind, values=value)
 
 
-def _write_vector(builder, kind: str, items) -> int:
+def _write_vector(builder, kind: str, *, items) -> int:
     if kind in _SCALARS:
         width = _SCALARS[kind].bytewidth
         builder.StartVector(width, len(items), _BYTES_ALIGNMENT if kind == "ubyte" else width)
         for item in reversed(items):
             builder.Prepend(_SCALARS[kind], item)
         return builder.EndVector()
-    offsets = [_write_value(builder, kind, item) for item in items]
+    offsets = [_write_value(builder, kind, value=item) for item in items]
     builder.StartVector(4, len(offsets), 4)
     for offset in reversed(offsets):
         builder.PrependUOffsetTRelative(offset)
     return builder.EndVector()
 
 
-def decode(content: bytes, table: str, identifier: bytes) -> dict:
+def decode(content: bytes, table: str, *, identifier: bytes) -> dict:
     """The root table of a flatbuffer.
 
     Raises:
@@ -109,12 +109,12 @@ def decode(content: bytes, table: str, identifier: bytes) -> dict:
         )
     try:
         root = flat.Get(numbers.UOffsetTFlags.packer_type, content, 0)
-        return _read_table(Table(content, root), table, Allowance(len(content)))
+        return _read_table(Table(content, root), table, allowance=Allowance(len(content)))
     except (struct.error, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"metadata is damaged ({error}); write it again") from error
 
 
-def _read_table(source: Table, table: str, allowance: Allowance) -> dict:
+def _read_table(source: Table, table: str, *, allowance: Allowance) -> dict:
     allowance.take_table()
     values: dict = {}
     for slot, field, kind in _slots(table):
@@ -126,26 +126,30 @@ def _read_table(source: Table, table: str, allowance: Allowance) -> dict:
             number = source.Offset(4 + 2 * (slot - 1))
             member = source.Get(numbers.Uint8Flags, source.Pos + number) if number else 0
             values[field] = _read_union(
-                source, kind.removeprefix("union "), member, position, allowance
+                source,
+                kind.removeprefix("union "),
+                number=member,
+                position=position,
+                allowance=allowance,
             )
         elif kind.startswith("["):
-            values[field] = _read_vector(source, kind[1:-1], offset, allowance)
+            values[field] = _read_vector(source, kind[1:-1], offset=offset, allowance=allowance)
         else:
-            values[field] = _read_value(source, kind, position, allowance)
+            values[field] = _read_value(source, kind, position=position, allowance=allowance)
     return values
 
 
-def _read_union(source: Table, union: str, number: int, position: int, allowance: Allowance):
+def _read_union(source: Table, union: str, *, number: int, position: int, allowance: Allowance):
     """(member, fields); the fields are empty for members that no segmenter uses."""
     if not 1 <= number <= len(UNIONS[union]):
         raise IndexError(f"{union} has no member {number}")
     member = UNIONS[union][number - 1]
     if member not in TABLES:
         return member, {}
-    return member, _read_value(source, member, position, allowance)
+    return member, _read_value(source, member, position=position, allowance=allowance)
 
 
-def _read_vector(source: Table, kind: str, offset: int, allowance: Allowance) -> list | bytes:
+def _read_vector(source: Table, kind: str, *, offset: int, allowance: Allowance) -> list | bytes:
     start, count = source.Vector(offset), source.VectorLen(offset)
     width = _SCALARS[kind].bytewidth if kind in _SCALARS else OFFSET_BYTES
     allowance.take_bytes(count * width)
@@ -153,14 +157,17 @@ def _read_vector(source: Table, kind: str, offset: int, allowance: Allowance) ->
         raise IndexError(f"a vector of {count} {kind} ends outside")
     if kind == "ubyte":
         return bytes(source.Bytes[start : start + count])
-    return [_read_value(source, kind, start + index * width, allowance) for index in range(count)]
+    return [
+        _read_value(source, kind, position=start + index * width, allowance=allowance)
+        for index in range(count)
+    ]
 
 
-def _read_value(source: Table, kind: str, position: int, allowance: Allowance):
+def _read_value(source: Table, kind: str, *, position: int, allowance: Allowance):
     if kind in _SCALARS:
         return source.Get(_SCALARS[kind], position)
     if kind == "string":
         text = source.String(position)
         allowance.take_bytes(len(text))
         return text.decode()
-    return _read_table(Table(source.Bytes, source.Indirect(position)), kind, allowance)
+    return _read_table(Table(source.Bytes, source.Indirect(position)), kind, allowance=allowance)

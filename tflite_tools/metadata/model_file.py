@@ -35,7 +35,7 @@ _VERSION, _SUBGRAPHS, _BUFFERS, _METADATA, _FIELDS = 0, 2, 4, 6, 10
 _MAX_FRONT_BYTES = 1 << 20
 
 
-def attach(content: bytes, metadata: bytes, files: dict[str, bytes]) -> bytes:
+def attach(content: bytes, metadata: bytes, *, files: dict[str, bytes]) -> bytes:
     """A model with metadata and files; what it had of both before is replaced.
 
     Args:
@@ -59,7 +59,7 @@ def attach(content: bytes, metadata: bytes, files: dict[str, bytes]) -> bytes:
         _BUFFERS: _write_offsets(builder, [*_from_end(content, buffers), buffer]),
         _METADATA: _write_offsets(builder, [*_from_end(content, entries), entry]),
     }
-    builder.Finish(_write_root(builder, content, root, vectors), FILE_IDENTIFIER)
+    builder.Finish(_write_root(builder, content, root=root, vectors=vectors), FILE_IDENTIFIER)
     return _append_zip(bytes(builder.Output()), files)
 
 
@@ -135,7 +135,7 @@ def _write_offsets(builder, offsets: list[int]) -> int:
     return builder.EndVector()
 
 
-def _write_root(builder, content: bytes, root: Table, vectors: dict[int, int]) -> int:
+def _write_root(builder, content: bytes, *, root: Table, vectors: dict[int, int]) -> int:
     version = root.Offset(4 + 2 * _VERSION)
     builder.StartObject(_FIELDS)
     if version:

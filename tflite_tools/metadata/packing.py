@@ -28,9 +28,9 @@ def add(content: bytes, metadata: SegmenterMetadata) -> bytes:
         ],
         "min_parser_version": PARSER_VERSION,
     }
-    encoded = codec.encode("ModelMetadata", values, schema.MODEL_IDENTIFIER)
+    encoded = codec.encode("ModelMetadata", values, identifier=schema.MODEL_IDENTIFIER)
     files = {LABEL_FILE: ("\n".join(metadata.labels) + "\n").encode()} if metadata.labels else {}
-    return model_file.attach(content, encoded, files)
+    return model_file.attach(content, encoded, files=files)
 
 
 def _input(metadata: SegmenterMetadata) -> dict:
@@ -75,7 +75,7 @@ def _custom(metadata: SegmenterMetadata) -> list[dict] | None:
         "activation": int(metadata.activation),
         "min_parser_version": _SEGMENTER_PARSER_VERSION,
     }
-    data = codec.encode("ImageSegmenterOptions", options, schema.SEGMENTER_IDENTIFIER)
+    data = codec.encode("ImageSegmenterOptions", options, identifier=schema.SEGMENTER_IDENTIFIER)
     return [{"name": _SEGMENTER_NAME, "data": data}]
 
 
@@ -131,7 +131,7 @@ def parse(encoded: bytes, files: dict[str, bytes]) -> SegmenterMetadata:
     Raises:
         ValueError: see `read`.
     """
-    values = codec.decode(encoded, "ModelMetadata", schema.MODEL_IDENTIFIER)
+    values = codec.decode(encoded, "ModelMetadata", identifier=schema.MODEL_IDENTIFIER)
     subgraph = _first(values.get("subgraph_metadata"))
     image = _first(subgraph.get("input_tensor_metadata"))
     output = _first(subgraph.get("output_tensor_metadata"))
@@ -179,7 +179,9 @@ def _activation(custom: list[dict]) -> Activation | None:
     for entry in custom:
         if entry.get("name") == _SEGMENTER_NAME:
             options = codec.decode(
-                entry.get("data", b""), "ImageSegmenterOptions", schema.SEGMENTER_IDENTIFIER
+                entry.get("data", b""),
+                "ImageSegmenterOptions",
+                identifier=schema.SEGMENTER_IDENTIFIER,
             )
             return Activation(options.get("activation", 0))
     return None

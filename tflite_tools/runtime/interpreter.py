@@ -28,6 +28,7 @@ BUILTIN_NOTE = (
 def open_interpreter(
     path: str | pathlib.Path,
     num_threads: int = 1,
+    *,
     kernels: Kernels | None = None,
     preserve_all_tensors: bool = False,
 ):

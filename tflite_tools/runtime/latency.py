@@ -40,6 +40,7 @@ def _time_once(runner: ModelRunner) -> float:
 def measure_latency(
     contracts: list[ModelContract],
     image: np.ndarray,
+    *,
     num_threads: int,
     warmup: int,
     repeats: int,
@@ -54,13 +55,17 @@ def measure_latency(
         one entry a file, None for one that failed.
     """
     times: list[list[float]] = [[] for _ in contracts]
-    with InterpreterPool(contracts, 1, num_threads) as pool:
+    with InterpreterPool(contracts, 1, num_threads=num_threads) as pool:
         feeding = [
-            Task(index, _feed, (place(image, (contract.height, contract.width))[0], warmup))
+            Task(
+                index, _feed, arguments=(place(image, (contract.height, contract.width))[0], warmup)
+            )
             for index, contract in enumerate(contracts)
         ]
         timing = [
-            Task(index, _time_once, ()) for _ in range(repeats) for index in range(len(contracts))
+            Task(index, _time_once, arguments=())
+            for _ in range(repeats)
+            for index in range(len(contracts))
         ]
         for outcome in pool.run(feeding + timing):
             if not outcome.failure and outcome.task.function is _time_once:
@@ -69,8 +74,10 @@ def measure_latency(
         LatencyMs(
             min(values),
             float(np.median(values)),
-            float(np.percentile(values, 90)),
-            *(num_threads, warmup, repeats),
+            p90=float(np.percentile(values, 90)),
+            num_threads=num_threads,
+            warmup=warmup,
+            repeats=repeats,
         )
         if len(values) == repeats
         else None

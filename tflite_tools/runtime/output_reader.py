@@ -30,7 +30,7 @@ def argmax_channels(logits: np.ndarray) -> np.ndarray:
     return index.reshape(height, width)
 
 
-def _interpolation(source: int, target: int, alignment: Alignment) -> np.ndarray:
+def _interpolation(source: int, target: int, *, alignment: Alignment) -> np.ndarray:
     """Matrix of bilinear interpolation, float32 [target, source]."""
     position = alignment.positions(source, target)
     low = np.floor(position).astype(np.int64)
@@ -49,6 +49,7 @@ class OutputReader:
         self,
         height: int,
         width: int,
+        *,
         output_shape: tuple[int, ...],
         classes: bool,
         alignment: Alignment = Alignment.HALF_PIXEL,
@@ -69,8 +70,8 @@ class OutputReader:
         self._matrices = None
         if not classes and self._spatial != self._canvas:
             self._matrices = (
-                _interpolation(spatial[0], height, alignment),
-                _interpolation(spatial[1], width, alignment),
+                _interpolation(spatial[0], height, alignment=alignment),
+                _interpolation(spatial[1], width, alignment=alignment),
             )
 
     @classmethod
@@ -79,9 +80,9 @@ class OutputReader:
         return cls(
             contract.height,
             contract.width,
-            contract.output_shape,
-            contract.classes_output,
-            contract.alignment or Alignment.HALF_PIXEL,
+            output_shape=contract.output_shape,
+            classes=contract.classes_output,
+            alignment=contract.alignment or Alignment.HALF_PIXEL,
         )
 
     def on_canvas(self, output: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ class OutputReader:
         if self._spatial == self._canvas:
             return classes
         rows, columns = (
-            nearest_indices(source, target, self._alignment)
+            nearest_indices(source, target, alignment=self._alignment)
             for source, target in zip(self._spatial, self._canvas, strict=True)
         )
         return classes[rows[:, None], columns]

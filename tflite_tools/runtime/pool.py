@@ -94,6 +94,7 @@ class InterpreterPool:
         self,
         files: Sequence[RunnableFile],
         processes: int,
+        *,
         num_threads: int = 1,
         quiet: bool = True,
         patience_s: float = PATIENCE_S,
@@ -146,7 +147,7 @@ class InterpreterPool:
         def feed(slot: int) -> Outcome | None:
             for task in waiting:
                 if task.model in self.broken:
-                    return Outcome(task, None, self.broken[task.model])
+                    return Outcome(task, None, failure=self.broken[task.model])
                 try:
                     self._children[slot][1].send(task)
                 except OSError:  # it died while it had nothing to do: no file is to blame
@@ -176,7 +177,7 @@ class InterpreterPool:
                 if failure:
                     self.broken.setdefault(task.model, failure)
                 ready.append(slot)
-                yield Outcome(task, value, failure)
+                yield Outcome(task, value, failure=failure)
 
     def _stop(self, slot: int) -> tuple[object, str]:
         process, connection = self._children[slot]
@@ -224,7 +225,7 @@ class FileRunner:
     ):
         self._path = path
         file = AnyFile(pathlib.Path(path), kernels)
-        self._pool = InterpreterPool([file], 1, num_threads, patience_s=FILE_PATIENCE_S)
+        self._pool = InterpreterPool([file], 1, num_threads=num_threads, patience_s=FILE_PATIENCE_S)
         weakref.finalize(self, self._pool.close)
         self.kernels: Kernels = self._run(_kernels_of)
 
@@ -233,7 +234,7 @@ class FileRunner:
         return self._run(FileInterpreter.run_real, real)
 
     def _run(self, function: Callable, *arguments):
-        [outcome] = self._pool.run([Task(0, function, arguments)])
+        [outcome] = self._pool.run([Task(0, function, arguments=arguments)])
         if outcome.failure:
             raise RuntimeError(f"{self._path}: {outcome.failure}")
         return outcome.value

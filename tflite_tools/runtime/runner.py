@@ -58,7 +58,7 @@ class FileInterpreter:
             if keep_tensors:  # of the memory that this takes: it is what we want
                 warnings.simplefilter("ignore")
             self._interpreter, self.kernels = open_interpreter(
-                path, num_threads, kernels, preserve_all_tensors=keep_tensors
+                path, num_threads, kernels=kernels, preserve_all_tensors=keep_tensors
             )
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]

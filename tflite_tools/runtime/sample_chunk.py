@@ -40,13 +40,13 @@ class Chunk:
         """uint8 [count, height, width, channels]."""
         shape = (self.count, *canvas, self.channels)
         path = self.folder / f"canvas_{canvas[0]}x{canvas[1]}.u8"
-        _reserve(path, mode, shape)
+        _reserve(path, mode, shape=shape)
         return np.memmap(path, np.uint8, _existing(mode), shape=shape)  # type: ignore[call-overload]
 
     def label_file(self, name: str, mode: str = "r") -> np.memmap:
         """uint8, the labels ("label") or the reference's predictions, one after the other."""
         shape = (max(int(self.offsets[-1]), 1),)
-        _reserve(self.folder / f"{name}.u8", mode, shape)
+        _reserve(self.folder / f"{name}.u8", mode, shape=shape)
         return np.memmap(self.folder / f"{name}.u8", np.uint8, _existing(mode), shape=shape)  # type: ignore[call-overload]
 
     def sample(self, flat: np.ndarray, index: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def _existing(mode: str) -> str:
     return "r+" if mode == "w+" else mode
 
 
-def _reserve(path: pathlib.Path, mode: str, shape: tuple[int, ...]) -> None:
+def _reserve(path: pathlib.Path, mode: str, *, shape: tuple[int, ...]) -> None:
     """Takes the disk space of a new file now: writing to a mapped hole of a full disk kills."""
     if mode == "w+":
         with path.open("wb") as stream:
@@ -71,6 +71,7 @@ def _reserve(path: pathlib.Path, mode: str, shape: tuple[int, ...]) -> None:
 def write_chunk(
     dataset: SegmentationDataset,
     first: int,
+    *,
     count: int,
     canvases: tuple[Canvas, ...],
     folder: pathlib.Path,

@@ -107,25 +107,27 @@ def convert(config: ImportConfig) -> Result:
         logging.warning("%s: %s", config.model, warning)
     network = import_graph(graph, config.trim_head)
     network = dataclasses.replace(network, contract=contract)
-    result = _result(config, graph, network)
+    result = _result(config, graph, network=network)
     write_result(result, config.output_dir)
     return result
 
 
-def _result(config: ImportConfig, graph: Graph, network: ImportedNetwork) -> Result:
+def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> Result:
     description, arrays, steps = network.description, network.arrays, []
-    batches = _photos(config, network.contract, description.input_shape) if config.dataset else []
-    check = _self_check(graph, network, batches)
+    batches = (
+        _photos(config, network.contract, shape=description.input_shape) if config.dataset else []
+    )
+    check = _self_check(graph, network, batches=batches)
     if config.trim_head:
         steps.append(f"cut after {config.trim_head}")
     if config.num_classes:
         description, arrays = append_classifier(
-            description, arrays, config.num_classes, config.seed
+            description, arrays, num_classes=config.num_classes, seed=config.seed
         )
         name = last_convolution(description).name
         steps.append(f"new classifier {name} with {config.num_classes} classes")
     if config.unfold_batch_norm:
-        description, arrays = unfold_batch_norm(description, arrays, batches)
+        description, arrays = unfold_batch_norm(description, arrays, batches=batches)
         steps.append(f"batch norms put back, statistics of {len(batches)} photos")
     if config.simulate_quantization:
         if not network.is_quantized:
@@ -136,24 +138,24 @@ def _result(config: ImportConfig, graph: Graph, network: ImportedNetwork) -> Res
     if config.compare:
         model = build_imported(description)
         load_named(model, arrays)
-        agreement = fidelity.measure(FileRunner(config.model), model, batches)
-    run, no_run = _run(config, network, description, arrays)
+        agreement = fidelity.measure(FileRunner(config.model), model, real_inputs=batches)
+    run, no_run = _run(config, network, description=description, arrays=arrays)
     return Result(
         config.model,
         network,
-        description,
-        arrays,
-        network.contract.labels,
-        tuple(steps),
-        agreement,
-        _versions(),
-        run,
-        no_run,
-        check,
+        description=description,
+        arrays=arrays,
+        labels=network.contract.labels,
+        steps=tuple(steps),
+        fidelity=agreement,
+        versions=_versions(),
+        run=run,
+        no_run=no_run,
+        self_check=check,
     )
 
 
-def _self_check(graph: Graph, network: ImportedNetwork, batches) -> self_check.SelfCheck:
+def _self_check(graph: Graph, network: ImportedNetwork, *, batches) -> self_check.SelfCheck:
     """On the photos, or on built-in pictures; its findings go to the log."""
     inputs, words = batches, f"{min(len(batches), self_check.PICTURES)} photos"
     if not inputs:
@@ -162,35 +164,35 @@ def _self_check(graph: Graph, network: ImportedNetwork, batches) -> self_check.S
             contract = dataclasses.replace(contract, source=PreprocessingSource.GIVEN)
         pictures = built_in_pictures(network.description.input_shape)
         inputs = [contract.real_values(picture) for picture in pictures]
-    check = self_check.check(graph, network, inputs, words)
+    check = self_check.check(graph, network, inputs=inputs, description=words)
     doubtful = check.not_run or check.first_deviating_node
     for line in check.lines():
         logging.log(logging.WARNING if doubtful else logging.INFO, "%s", line)
     return check
 
 
-def _run(config, network, description, arrays) -> tuple[ImportedRun | None, str]:
+def _run(config, network, *, description, arrays) -> tuple[ImportedRun | None, str]:
     """The network as a run, or the reason why it is none."""
     labels = None
     if config.dataset:
-        labels = open_dataset(config.dataset, config.data_dir, config.split).label_set
+        labels = open_dataset(config.dataset, config.data_dir, split=config.split).label_set
     manifest = read_manifest(config.model)
     try:
         run = as_run(
             description,
             arrays,
-            network.contract,
-            labels,
-            config.dataset,
-            config.data_dir,
-            manifest.sensor if manifest else None,
+            contract=network.contract,
+            label_set=labels,
+            dataset=config.dataset,
+            data_dir=config.data_dir,
+            sensor=manifest.sensor if manifest else None,
         )
     except ValueError as error:
         return None, f"{error}; --trim_head and --num_classes give it other ends"
     return run, ""
 
 
-def unfold_batch_norm(description, arrays: dict[str, np.ndarray], batches):
+def unfold_batch_norm(description, arrays: dict[str, np.ndarray], *, batches):
     """Batch norms behind the convolutions, with the statistics of photos; function unchanged.
 
     Args:
@@ -210,9 +212,9 @@ def unfold_batch_norm(description, arrays: dict[str, np.ndarray], batches):
     return description, named_arrays(model)
 
 
-def _photos(config: ImportConfig, contract: FileContract, shape) -> list[np.ndarray]:
+def _photos(config: ImportConfig, contract: FileContract, *, shape) -> list[np.ndarray]:
     """The first photos of the list as the network's input, float32 [1, height, width, 3]."""
-    dataset = open_dataset(config.dataset, config.data_dir, config.split)
+    dataset = open_dataset(config.dataset, config.data_dir, split=config.split)
     if len(shape) != 3 or shape[2] != dataset.channels:
         raise ValueError(
             f"{config.model} takes {list(shape)}; the photos of {config.dataset} have "

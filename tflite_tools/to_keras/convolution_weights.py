@@ -35,15 +35,15 @@ def read_convolutions(graph: Graph) -> list[Convolution]:
         inputs = [index for index in operator.inputs if index in behind]
         sources = frozenset().union(*(behind[index] for index in inputs))
         if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            found.append(_read(graph, operator, sources))
+            found.append(_read(graph, operator, sources=sources))
             sources = frozenset({len(found) - 1})
         behind |= dict.fromkeys(operator.outputs, sources)
     return found
 
 
-def _read(graph, operator, sources: frozenset[int]) -> Convolution:
+def _read(graph, operator, *, sources: frozenset[int]) -> Convolution:
     depthwise = operator.kind == "DEPTHWISE_CONV_2D"
-    weights = operand(graph, operator, 1)
+    weights = operand(graph, operator, slot=1)
     if depthwise:  # [1, height, width, in * multiplier]
         multiplier = operator.options.depthMultiplier
         kernel = weights[0].reshape(*weights.shape[1:3], -1, multiplier)
@@ -54,7 +54,7 @@ def _read(graph, operator, sources: frozenset[int]) -> Convolution:
     bias = constant(graph, operator.inputs[2]) if has_bias else np.zeros(channels, np.float32)
     # The converter joins the names of all that it fused with ";".
     name = graph.tensors[operator.outputs[0]].name.split(";")[0]
-    return Convolution(name, depthwise, kernel, bias, sources)
+    return Convolution(name, depthwise, kernel=kernel, bias=bias, sources=sources)
 
 
 def constant(graph: Graph, index: int) -> np.ndarray:
@@ -75,7 +75,7 @@ _HYBRID = ("CONV_2D", "FULLY_CONNECTED")
 """Operators whose kernels take UINT8 weights beside float activations."""
 
 
-def operand(graph: Graph, operator: Operator, slot: int) -> np.ndarray:
+def operand(graph: Graph, operator: Operator, *, slot: int) -> np.ndarray:
     """A constant input as float32, as that operator's kernel reads it.
 
     The first files of dynamic range store symmetric weights as UINT8 with zero point 0. Beside

@@ -60,7 +60,9 @@ def conv2d(view: OperatorView) -> list[Step]:
         "groups": channels // depth,
     }
     arrays = {"kernel": weights.transpose(1, 2, 3, 0)}
-    return window.steps() + _with_bias(view, "conv2d", settings, arrays, filters)
+    return window.steps() + _with_bias(
+        view, "conv2d", settings=settings, arrays=arrays, filters=filters
+    )
 
 
 def depthwise_conv2d(view: OperatorView) -> list[Step]:
@@ -80,7 +82,9 @@ def depthwise_conv2d(view: OperatorView) -> list[Step]:
     _need(max(window.dilation) == 1 or max(strides) == 1, "it has both a stride and a dilation")
     settings = window.settings(kernel, strides) | {"depth_multiplier": multiplier}
     arrays = {"depthwise_kernel": weights[0].reshape(*kernel, channels, multiplier)}
-    return window.steps() + _with_bias(view, "depthwise_conv2d", settings, arrays, filters)
+    return window.steps() + _with_bias(
+        view, "depthwise_conv2d", settings=settings, arrays=arrays, filters=filters
+    )
 
 
 def transpose_conv(view: OperatorView) -> list[Step]:
@@ -90,8 +94,8 @@ def transpose_conv(view: OperatorView) -> list[Step]:
     strides = _strides(view)
     same = view.options.padding == _SAME
     paddings = [
-        _output_padding(*sizes, same)
-        for sizes in zip(
+        _output_padding(size, out, kernel=taps, stride=stride, same=same)
+        for size, out, taps, stride in zip(
             view.input(2).shape[1:3], view.output.shape[1:3], kernel, strides, strict=True
         )
     ]
@@ -106,10 +110,12 @@ def transpose_conv(view: OperatorView) -> list[Step]:
     if None in paddings and paddings != [None, None]:
         raise ValueError("its output size differs from Keras' along one axis only")
     arrays = {"kernel": weights.transpose(1, 2, 0, 3)}
-    return _with_bias(view, "conv2d_transpose", settings, arrays, filters, bias_slot=3)
+    return _with_bias(
+        view, "conv2d_transpose", settings=settings, arrays=arrays, filters=filters, bias_slot=3
+    )
 
 
-def _output_padding(size: int, out: int, kernel: int, stride: int, same: bool) -> int | None:
+def _output_padding(size: int, out: int, *, kernel: int, stride: int, same: bool) -> int | None:
     """Keras' `output_padding` that leads to a size; None where Keras gets there without it."""
     if out == (size * stride if same else size * stride + max(kernel - stride, 0)):
         return None
@@ -131,10 +137,12 @@ def fully_connected(view: OperatorView) -> list[Step]:
             f"it joins the batch with other dimensions (input {list(shape)}, {depth} weights)",
         )
         steps.append(Step("reshape", {"target_shape": (depth,)}, suffix="_flat"))
-    return steps + _with_bias(view, "dense", {"units": units}, {"kernel": weights.T}, units)
+    return steps + _with_bias(
+        view, "dense", settings={"units": units}, arrays={"kernel": weights.T}, filters=units
+    )
 
 
-def _with_bias(view, kind, settings, arrays, filters, bias_slot=2) -> list[Step]:
+def _with_bias(view, kind, *, settings, arrays, filters, bias_slot=2) -> list[Step]:
     use_bias = view.has_input(bias_slot)
     if use_bias:
         arrays = arrays | {"bias": view.floats(bias_slot).reshape(-1)}
@@ -142,7 +150,9 @@ def _with_bias(view, kind, settings, arrays, filters, bias_slot=2) -> list[Step]
     arrays = {name: np.ascontiguousarray(value, np.float32) for name, value in arrays.items()}
     kernel = "x".join(str(size) for size in settings.get("kernel_size", ()))
     note = kernel + (f" dilated by {rate}" if (rate := _rate(settings)) != (1, 1) else "")
-    step = Step(kind, settings | {"use_bias": use_bias}, arrays, "_linear", note)
+    step = Step(
+        kind, settings | {"use_bias": use_bias}, weights=arrays, suffix="_linear", note=note
+    )
     # A fused activation may be missing from the options of old transpose convolutions.
     activation = view.activation() if hasattr(view.options, "fusedActivationFunction") else []
     return [step, *activation]
@@ -166,10 +176,10 @@ def _window(view: OperatorView, kernel) -> _Window:
     if batched is None or batched.kind != "SPACE_TO_BATCH_ND":
         return _Window(dilation, "same" if same else "valid")
     _need(dilation == (1, 1) and _strides(view) == (1, 1), "it is strided between batches")
-    return _batched_window(view, batched, kernel, same)
+    return _batched_window(view, batched, kernel=kernel, same=same)
 
 
-def _batched_window(view: OperatorView, before: Operator, kernel, same: bool) -> _Window:
+def _batched_window(view: OperatorView, before: Operator, *, kernel, same: bool) -> _Window:
     """SPACE_TO_BATCH_ND -> convolution -> BATCH_TO_SPACE_ND is one dilated convolution.
 
     The zeros around its input are those of SPACE_TO_BATCH_ND, plus those of the convolution
@@ -195,7 +205,7 @@ def _batched_window(view: OperatorView, before: Operator, kernel, same: bool) ->
         return _Window(rate, "valid")
     if np.array_equal(zeros[:, 0], spread // 2) and np.array_equal(zeros.sum(1), spread):
         return _Window(rate, "same")
-    return _Window(rate, "valid", tuple(tuple(int(n) for n in pair) for pair in zeros))
+    return _Window(rate, "valid", zeros=tuple(tuple(int(n) for n in pair) for pair in zeros))
 
 
 def _batch_to_space(view: OperatorView) -> Operator:

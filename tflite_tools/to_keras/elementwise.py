@@ -9,7 +9,7 @@ PER_CHANNEL = "a constant for each channel"
 
 
 def add(view: OperatorView) -> list[Step]:
-    return _binary(view, "add", lambda constant, first: (None, constant))
+    return _binary(view, "add", as_scale_and_offset=lambda constant, first: (None, constant))
 
 
 def subtract(view: OperatorView) -> list[Step]:
@@ -17,12 +17,14 @@ def subtract(view: OperatorView) -> list[Step]:
     return _binary(
         view,
         "subtract",
-        lambda constant, first: (np.float32(-1), constant) if first else (None, -constant),
+        as_scale_and_offset=lambda constant, first: (
+            (np.float32(-1), constant) if first else (None, -constant)
+        ),
     )
 
 
 def multiply(view: OperatorView) -> list[Step]:
-    return _binary(view, "multiply", lambda constant, first: (constant, None))
+    return _binary(view, "multiply", as_scale_and_offset=lambda constant, first: (constant, None))
 
 
 def negative(view: OperatorView) -> list[Step]:
@@ -30,14 +32,14 @@ def negative(view: OperatorView) -> list[Step]:
 
 
 def maximum(view: OperatorView) -> list[Step]:
-    return [_limit(view, "maximum", lambda value: (value, float(np.finfo(np.float32).max)))]
+    return [_limit(view, "maximum", bounds=lambda value: (value, float(np.finfo(np.float32).max)))]
 
 
 def minimum(view: OperatorView) -> list[Step]:
-    return [_limit(view, "minimum", lambda value: (float(np.finfo(np.float32).min), value))]
+    return [_limit(view, "minimum", bounds=lambda value: (float(np.finfo(np.float32).min), value))]
 
 
-def _limit(view, kind, bounds) -> Step:
+def _limit(view, kind, *, bounds) -> Step:
     slots = [slot for slot in (0, 1) if view.is_constant(slot)]
     if not slots:
         return Step(kind)
@@ -48,7 +50,7 @@ def _limit(view, kind, bounds) -> Step:
     return Step("clip", {"minimum": low, "maximum": high})
 
 
-def _binary(view: OperatorView, kind: str, as_scale_and_offset) -> list[Step]:
+def _binary(view: OperatorView, kind: str, *, as_scale_and_offset) -> list[Step]:
     constants = [slot for slot in (0, 1) if view.is_constant(slot)]
     if len(constants) == 2:
         raise ValueError("both of its inputs are constant")
@@ -58,7 +60,7 @@ def _binary(view: OperatorView, kind: str, as_scale_and_offset) -> list[Step]:
     while constant.ndim and constant.shape[0] == 1:  # leading ones change the rank alone
         constant = constant[0]
     scale, offset = as_scale_and_offset(constant, constants[0] == 0)
-    return [*_scale_and_offset(view, scale, offset), *_activation(view)]
+    return [*_scale_and_offset(view, scale, offset=offset), *_activation(view)]
 
 
 def _activation(view: OperatorView) -> list[Step]:
@@ -68,7 +70,7 @@ def _activation(view: OperatorView) -> list[Step]:
     return view.fused_activation() if needs_none else view.activation()
 
 
-def _scale_and_offset(view: OperatorView, scale, offset) -> list[Step]:
+def _scale_and_offset(view: OperatorView, scale, *, offset) -> list[Step]:
     """scale * x + offset, each None, one value, one a channel, or any shape."""
     given = [value for value in (scale, offset) if value is not None]
     if all(value.size == 1 for value in given):
@@ -79,24 +81,26 @@ def _scale_and_offset(view: OperatorView, scale, offset) -> list[Step]:
         return [Step("rescaling", settings, suffix="_linear", note="by a constant")]
     channels = view.output.shape[-1]
     if len(view.output.shape) == 4 and all(v.shape in ((), (1,), (channels,)) for v in given):
-        return [_per_channel(channels, scale, offset)]
+        return [_per_channel(channels, scale, offset=offset)]
     steps = []
     for operation, value in (("multiply", scale), ("add", offset)):
         if value is not None:
             settings = {"operation": operation, "shape": value.shape}
             arrays = {"constant": value}
-            steps.append(Step("elementwise_constant", settings, arrays, f"_{operation}"))
+            steps.append(
+                Step("elementwise_constant", settings, weights=arrays, suffix=f"_{operation}")
+            )
     return steps
 
 
-def _per_channel(channels: int, scale, offset) -> Step:
+def _per_channel(channels: int, scale, *, offset) -> Step:
     """One factor and one summand a channel are a 1x1 depthwise convolution."""
     scale = np.broadcast_to(np.float32(1) if scale is None else scale, (channels,))
     arrays = {"depthwise_kernel": np.array(scale, np.float32).reshape(1, 1, channels, 1)}
     if offset is not None:
         arrays["bias"] = np.array(np.broadcast_to(offset, (channels,)), np.float32)
     settings = {"kernel_size": (1, 1), "use_bias": offset is not None}
-    return Step("depthwise_conv2d", settings, arrays, "_linear", PER_CHANNEL)
+    return Step("depthwise_conv2d", settings, weights=arrays, suffix="_linear", note=PER_CHANNEL)
 
 
 def activation(view: OperatorView) -> list[Step]:
@@ -117,7 +121,7 @@ def prelu(view: OperatorView) -> list[Step]:
     shape = view.input(0).shape[1:]
     shared = [axis + 1 for axis, size in enumerate(alpha.shape) if size == 1 and shape[axis] != 1]
     settings = {"shared_axes": shared or None}
-    return [Step("prelu", settings, {"alpha": alpha})]
+    return [Step("prelu", settings, weights={"alpha": alpha})]
 
 
 def softmax(view: OperatorView) -> list[Step]:

@@ -27,7 +27,7 @@ class Fidelity:
     kernels: Kernels = Kernels.XNNPACK
 
 
-def measure(run_file, model: keras.Model, real_inputs) -> Fidelity:
+def measure(run_file, model: keras.Model, *, real_inputs) -> Fidelity:
     """Compares a file with its rebuilt network.
 
     Args:
@@ -60,4 +60,9 @@ def compare(pairs) -> Fidelity:
     if values:
         references, rebuilts = (np.concatenate(side) for side in zip(*values, strict=True))
         correlation = float(np.corrcoef(references, rebuilts)[0, 1])
-    return Fidelity(len(pairs), equal / total, largest if values else None, correlation)
+    return Fidelity(
+        len(pairs),
+        equal / total,
+        largest_difference=largest if values else None,
+        correlation=correlation,
+    )

@@ -32,6 +32,7 @@ def with_outputs(content: bytes, tensors: list[int]) -> bytes:
 def run_tensors(
     path: str | pathlib.Path,
     tensors: list[int],
+    *,
     inputs: list[np.ndarray],
     input_tensor: int,
     builtin: bool = False,

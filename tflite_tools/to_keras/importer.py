@@ -112,7 +112,7 @@ def _import(graph: Graph, trim_head: str) -> ImportedNetwork:
     for operator in operators:
         builder.convert(operator)
     network = builder.finish(output)
-    _check_shapes(graph, network.description, builder.shapes)
+    _check_shapes(graph, network.description, shapes=builder.shapes)
     return network
 
 
@@ -182,16 +182,19 @@ def _needed_operators(graph: Graph, output: int) -> list[Operator]:
         try:
             waiting += rule.data_inputs(graph, operator)
         except IndexError as error:
-            raise ValueError(_problem(graph, operator, "its inputs are missing")) from error
+            raise ValueError(_problem(graph, operator, reason="its inputs are missing")) from error
     return [needed[position] for position in sorted(needed)]
 
 
 def _unknown(graph: Graph, operator: Operator) -> str:
     # A command shows 600 characters: the list must fit.
-    return _problem(graph, operator, "not supported") + f"; supported: {', '.join(sorted(RULES))}"
+    return (
+        _problem(graph, operator, reason="not supported")
+        + f"; supported: {', '.join(sorted(RULES))}"
+    )
 
 
-def _problem(graph: Graph, operator: Operator, reason: str) -> str:
+def _problem(graph: Graph, operator: Operator, *, reason: str) -> str:
     """Names an operator, where it stands and what surrounds it."""
     tensor = graph.tensors[operator.outputs[0]]
     producers = (graph.producer(index) for index in operator.inputs if index >= 0)
@@ -252,16 +255,16 @@ class _Builder:
         """
         if len(operator.outputs) > 1:
             reason = f"it has {len(operator.outputs)} outputs, its layer has one"
-            raise ValueError(_problem(self._graph, operator, reason))
-        view = OperatorView(self._graph, operator, tuple(self._sizes))
+            raise ValueError(_problem(self._graph, operator, reason=reason))
+        view = OperatorView(self._graph, operator, sizes=tuple(self._sizes))
         try:
             steps = RULES[operator.kind].convert(view)
         except ValueError as error:
             kind = ShapeMismatchError if isinstance(error, ShapeMismatchError) else ValueError
-            raise kind(_problem(self._graph, operator, str(error))) from error
+            raise kind(_problem(self._graph, operator, reason=str(error))) from error
         except (AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
             reason = f"damaged ({type(error).__name__}: {error})"
-            raise ValueError(_problem(self._graph, operator, reason)) from error
+            raise ValueError(_problem(self._graph, operator, reason=reason)) from error
         inputs = self._inputs_of(operator)
         first_range = self._is_first_range(operator, inputs[0])
         if first_range:
@@ -269,20 +272,22 @@ class _Builder:
         became = _became(steps, operator)
         if copies_other_scale(view):
             became += "; its scales differ and the built-in kernels copy the integers"
-        if self._folds(operator, inputs[0], steps):
+        if self._folds(operator, inputs[0], steps=steps):
             self._fold(inputs[0], steps[0])
             became = f"part of the convolution {inputs[0]}"
             steps = steps[1:]
-        name = self._add(view.output, inputs, steps) if steps else inputs[0]
+        name = self._add(view.output, inputs, steps=steps) if steps else inputs[0]
         self._names[operator.outputs[0]] = name
         if _stays_in_batches(operator, self._in_batches):
             self._in_batches.add(operator.outputs[0])
         self._remember(view.output, name)
         if name in self._ranges and (steps or first_range):
             self._ranges[name] |= integer_arithmetic(view)
-        self._rows.append(ReportRow(operator.position, operator.kind, view.output.name, became))
+        self._rows.append(
+            ReportRow(operator.position, operator.kind, tensor=view.output.name, became=became)
+        )
 
-    def _folds(self, operator: Operator, source: str, steps: list[Step]) -> bool:
+    def _folds(self, operator: Operator, source: str, *, steps: list[Step]) -> bool:
         """Whether a constant a channel can go into the convolution that alone stands before."""
         if not steps or steps[0].note != PER_CHANNEL or source in self._ranges:
             return False
@@ -320,15 +325,17 @@ class _Builder:
         indices = RULES[operator.kind].data_inputs(self._graph, operator)
         if missing := [index for index in indices if index not in self._names]:
             reason = f"damaged (tensor {missing[0]} is read before it is computed)"
-            raise ValueError(_problem(self._graph, operator, reason))
+            raise ValueError(_problem(self._graph, operator, reason=reason))
         return [self._names[index] for index in indices]
 
-    def _add(self, tensor: Tensor, inputs: list[str], steps: list[Step]) -> str:
+    def _add(self, tensor: Tensor, inputs: list[str], *, steps: list[Step]) -> str:
         """Adds a chain of nodes; the last takes the tensor's name."""
         base = self._unique(layer_name(tensor))
         for step in steps:
             name = base if step is steps[-1] else self._unique(f"{base}{step.suffix}")
-            self._nodes.append(Node(name, step.kind, tuple(inputs), _plain(step.attributes)))
+            self._nodes.append(
+                Node(name, step.kind, inputs=tuple(inputs), attributes=_plain(step.attributes))
+            )
             for weight, value in step.weights.items():
                 self._arrays[f"{name}/{weight}"] = np.ascontiguousarray(value, np.float32)
             inputs = [name]
@@ -360,15 +367,18 @@ class _Builder:
         """
         names = {self._graph.tensors[index].name: name for index, name in self._names.items()}
         description = NetworkDescription(
-            layer_name(self._input), self._input.shape[1:], tuple(self._nodes), self._names[output]
+            layer_name(self._input),
+            self._input.shape[1:],
+            nodes=tuple(self._nodes),
+            output_name=self._names[output],
         )
         return ImportedNetwork(
             description,
             self._arrays,
-            self._ranges,
-            file_contract(self._input, Said()),
-            tuple(self._rows),
-            names,
+            ranges=self._ranges,
+            contract=file_contract(self._input, Said()),
+            rows=tuple(self._rows),
+            nodes_of_tensors=names,
         )
 
 
@@ -398,7 +408,7 @@ def _became(steps: list[Step], operator: Operator) -> str:
     return " + ".join(words)
 
 
-def _check_shapes(graph: Graph, description: NetworkDescription, shapes: dict) -> None:
+def _check_shapes(graph: Graph, description: NetworkDescription, *, shapes: dict) -> None:
     """Every layer must give the shape that the file says.
 
     Raises:

@@ -74,7 +74,7 @@ def _arithmetic(view: OperatorView) -> dict:
         return {"accumulator": {"inverse_scale": inverse}} if kind == "QUANTIZE" else {}
     scale = source.quantization.scale[0]
     if table := kernel_table(view):
-        return {"table": _table(source, target, table)}
+        return {"table": _table(source, target, table=table)}
     if kind == "SOFTMAX" and view.options.beta == 1:
         return {"softmax": {"input_scale": float(scale), "scale": float(out)}}
     second = view.input(1).quantization if view.has_input(1) else None
@@ -97,11 +97,11 @@ def _arithmetic(view: OperatorView) -> dict:
     if any(view.is_constant(slot) for slot in (0, 1)):
         return {}
     if kind in ("ADD", "SUB"):
-        return {"addends": _addends(scale, second.scale[0], out, kind == "SUB")}
+        return {"addends": _addends(scale, second.scale[0], out=out, subtract=kind == "SUB")}
     return {}
 
 
-def _table(source: Tensor, target: Tensor, table: list[int]) -> dict:
+def _table(source: Tensor, target: Tensor, *, table: list[int]) -> dict:
     low, _ = INTEGER_RANGES[source.type_name]
     scale, zero_point = _scale_and_zero_point(source)
     out_scale, out_zero_point = _scale_and_zero_point(target)
@@ -128,7 +128,7 @@ def _finite(ratio):
     return ratio
 
 
-def _accumulator(sums, multiplier, half_up: bool = False) -> dict:
+def _accumulator(sums, multiplier, *, half_up: bool = False) -> dict:
     return {
         "accumulator": {
             "accumulator_scale": np.squeeze(_finite(sums)).tolist(),
@@ -138,7 +138,7 @@ def _accumulator(sums, multiplier, half_up: bool = False) -> dict:
     }
 
 
-def _addends(first, second, out, subtract: bool) -> dict:
+def _addends(first, second, *, out, subtract: bool) -> dict:
     """Both factors as multiples of one power of two, the larger with 21 bits."""
     factors = [float(_finite(first / out)), float(_finite(second / out))]
     shift = 20 - math.floor(math.log2(max(factors)))

@@ -32,9 +32,11 @@ def kernel_table(view: OperatorView) -> list[int] | None:
     first, last = INTEGER_RANGES[source.type_name]
     values = np.arange(first, last + 1, dtype=np.int64) - _zero_point(source)
     if kind == "HARD_SWISH":
-        steps = hard_swish(values, _scale(source), _scale(target))
+        steps = hard_swish(values, _scale(source), out_scale=_scale(target))
     elif kind == "LEAKY_RELU":
-        steps = leaky_relu(values, _scale(source) / _scale(target), np.float32(view.options.alpha))
+        steps = leaky_relu(
+            values, _scale(source) / _scale(target), alpha=np.float32(view.options.alpha)
+        )
     elif kind in _LIMITS:
         steps = fixed_point_product(values, float(_scale(source) / _scale(target)))
         low, high = (end / float(_scale(target)) for end in _LIMITS[kind])
@@ -83,11 +85,11 @@ def fixed_point(real: float) -> tuple[int, int]:
 def fixed_point_product(values: np.ndarray, real: float) -> np.ndarray:
     """int64 values * real, as `MultiplyByQuantizedMultiplier` rounds: twice."""
     multiplier, exponent = fixed_point(real)
-    product = _doubling_high_product(values * 2 ** max(exponent, 0), multiplier, 31)
+    product = _doubling_high_product(values * 2 ** max(exponent, 0), multiplier, bits=31)
     return _divided_by_power_of_two(product, max(-exponent, 0))
 
 
-def _doubling_high_product(values: np.ndarray, factor: int, bits: int) -> np.ndarray:
+def _doubling_high_product(values: np.ndarray, factor: int, *, bits: int) -> np.ndarray:
     """values * factor / 2^bits, rounded to nearest, halves up: (product + nudge) / 2^bits, where
     the division truncates towards zero."""
     product = values * factor
@@ -113,7 +115,7 @@ def _fixed_point_16(real: float) -> tuple[int, int]:
     return min((multiplier + 2**15) >> 16, _INT16 - 1), exponent
 
 
-def hard_swish(values: np.ndarray, scale: np.float32, out_scale: np.float32) -> np.ndarray:
+def hard_swish(values: np.ndarray, scale: np.float32, *, out_scale: np.float32) -> np.ndarray:
     """x * relu6(x + 3) / 6 in 16-bit fixed point (`reference/hard_swish.h`).
 
     Args:
@@ -123,14 +125,14 @@ def hard_swish(values: np.ndarray, scale: np.float32, out_scale: np.float32) -> 
     fine_scale = np.float32(1 / 128) * scale
     fine = values * 128
     multiplier, exponent = _fixed_point_16(float(fine_scale / out_scale))
-    on_output_scale = _doubling_high_product(fine, multiplier, 15)
+    on_output_scale = _doubling_high_product(fine, multiplier, bits=15)
     gate_multiplier, gate_exponent = _fixed_point_16(
         float(fine_scale / (np.float32(3) / np.float32(_INT16)))
     )
     gate = fine
     if gate_exponent > 0:
         gate = _saturated(gate * 2 ** (gate_exponent - 1))
-    gate = _doubling_high_product(gate, gate_multiplier, 15)
+    gate = _doubling_high_product(gate, gate_multiplier, bits=15)
     if gate_exponent > 0:
         gate = _saturated(gate * 2)
     gate = _divided_by_power_of_two(gate, max(-gate_exponent, 0))
@@ -140,7 +142,7 @@ def hard_swish(values: np.ndarray, scale: np.float32, out_scale: np.float32) -> 
     return _divided_by_power_of_two(product, -exponent)
 
 
-def leaky_relu(values: np.ndarray, ratio: np.float32, alpha: np.float32) -> np.ndarray:
+def leaky_relu(values: np.ndarray, ratio: np.float32, *, alpha: np.float32) -> np.ndarray:
     """Eight bits behind the point, halves up (XNNPACK's `qs8-vlrelu`)."""
     positive = np.round(np.float32(256) * ratio)
     negative = np.round(np.float32(256) * (ratio * alpha))

@@ -21,12 +21,12 @@ def built_in_pictures(shape: tuple[int, ...]) -> list[np.ndarray]:
     if len(shape) != 3:
         return [random.integers(0, 256, (1, *shape)).astype(np.uint8) for _ in range(4)]
     height, width, channels = shape
-    scenes = [_scene(seed, height, width) for seed in _SCENE_SEEDS]
+    scenes = [_scene(seed, height, width=width) for seed in _SCENE_SEEDS]
     pictures = [*scenes, _slopes(height, width), random.integers(0, 256, (height, width, 3))]
     return [_with_channels(picture, channels)[None] for picture in pictures]
 
 
-def _scene(seed: int, height: int, width: int) -> np.ndarray:
+def _scene(seed: int, height: int, *, width: int) -> np.ndarray:
     picture = Image.fromarray(draw_scene(seed)[0])
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 

@@ -34,6 +34,7 @@ class ImportedRun:
 def as_run(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
+    *,
     contract: FileContract,
     label_set: LabelSet | None,
     dataset: str = "",
@@ -74,11 +75,11 @@ def as_run(
         crop_width=width,
         sensor=sensor,
     )
-    labels = _labels(num_classes, contract.labels, label_set)
-    return ImportedRun(config, labels, head, not contract.is_known)
+    labels = _labels(num_classes, contract.labels, label_set=label_set)
+    return ImportedRun(config, labels, head=head, assumed=not contract.is_known)
 
 
-def _labels(num_classes: int, names, label_set: LabelSet | None) -> LabelSet:
+def _labels(num_classes: int, names, *, label_set: LabelSet | None) -> LabelSet:
     if label_set is not None and label_set.num_classes == num_classes:
         return label_set
     if len(names) == num_classes:

@@ -95,7 +95,7 @@ class SelfCheck:
 
 
 def check(
-    graph: Graph, network: ImportedNetwork, inputs: list[np.ndarray], description: str
+    graph: Graph, network: ImportedNetwork, *, inputs: list[np.ndarray], description: str
 ) -> SelfCheck:
     """Compares an imported network with its file.
 
@@ -110,15 +110,22 @@ def check(
             first node that does is named.
     """
     arithmetic = _arithmetic(graph, network)
-    comparison = _Comparison(graph, network, arithmetic)
+    comparison = _Comparison(graph, network, arithmetic=arithmetic)
     inputs = inputs[:PICTURES]
     try:
         references = comparison.run_file([comparison.output], inputs)
     except RuntimeError as error:
-        return SelfCheck(arithmetic, description, comparison.kernels, (), "", str(error))
+        return SelfCheck(
+            arithmetic,
+            description,
+            kernels=comparison.kernels,
+            outputs=(),
+            first_deviating_node="",
+            not_run=str(error),
+        )
     rebuilt = [np.asarray(comparison.model(real, training=False)) for real in inputs]
     output = comparison.compare(comparison.output, [found[0] for found in references], rebuilt)
-    result = SelfCheck(arithmetic, description, comparison.kernels, (output,))
+    result = SelfCheck(arithmetic, description, kernels=comparison.kernels, outputs=(output,))
     float_file = arithmetic == FLOAT
     doubtful = output.agreement < LEAST_AGREEMENT
     if arithmetic != INTEGER:
@@ -151,7 +158,7 @@ def _arithmetic(graph: Graph, network: ImportedNetwork) -> str:
 class _Comparison:
     """A file and its network, ready to run."""
 
-    def __init__(self, graph: Graph, network: ImportedNetwork, arithmetic: str):
+    def __init__(self, graph: Graph, network: ImportedNetwork, *, arithmetic: str):
         self._graph, self._network = graph, network
         self._allowed = ROUGH_DEVIATION if arithmetic == DYNAMIC_RANGE else LARGEST_DEVIATION
         self.kernels = "XNNPACK"
@@ -180,17 +187,25 @@ class _Comparison:
         found = None
         if self.kernels == "XNNPACK":
             try:
-                found = run_tensors(self._graph.path, indices, stored, self._input.index)
+                found = run_tensors(
+                    self._graph.path, indices, inputs=stored, input_tensor=self._input.index
+                )
             except RuntimeError:
                 self.kernels = "built-in"
         if found is None:
-            found = run_tensors(self._graph.path, indices, stored, self._input.index, builtin=True)
+            found = run_tensors(
+                self._graph.path,
+                indices,
+                inputs=stored,
+                input_tensor=self._input.index,
+                builtin=True,
+            )
         return [[_real(*pair) for pair in zip(values, tensors, strict=True)] for values in found]
 
     def compare(
         self, tensor: Tensor, references: list[np.ndarray], rebuilt: list[np.ndarray]
     ) -> OutputCheck:
-        return _compare(tensor, references, rebuilt, self._allowed)
+        return _compare(tensor, references, rebuilt=rebuilt, share=self._allowed)
 
     def first_deviating_node(self, inputs: list[np.ndarray]) -> str:
         """In the order of execution: "'name' (operator 7, CONV_2D)"; empty where none does.
@@ -253,7 +268,7 @@ def _real(value: np.ndarray, tensor: Tensor) -> np.ndarray:
 
 
 def _compare(
-    tensor: Tensor, references: list[np.ndarray], rebuilt: list[np.ndarray], share: float
+    tensor: Tensor, references: list[np.ndarray], *, rebuilt: list[np.ndarray], share: float
 ) -> OutputCheck:
     """Over all inputs; a batch of one may be missing on one side."""
     reference = np.stack(
@@ -261,7 +276,13 @@ def _compare(
     )
     found = np.stack(rebuilt)
     if not np.issubdtype(reference.dtype, np.floating):
-        return OutputCheck(tensor.name, float((reference == found).mean()), None, None, 0.5)
+        return OutputCheck(
+            tensor.name,
+            float((reference == found).mean()),
+            largest_difference=None,
+            value_range=None,
+            allowed=0.5,
+        )
     difference = np.abs(reference.astype(np.float64) - found)
     # Where both are not finite they agree if they are the same.
     difference[(reference == found) | (np.isnan(reference) & np.isnan(found))] = 0
@@ -275,4 +296,10 @@ def _compare(
     if found.ndim > 2 and found.shape[-1] > 1:
         equal = reference.argmax(-1) == found.argmax(-1)
     largest = float(difference.max())
-    return OutputCheck(tensor.name, float(equal.mean()), largest, value_range, allowed)
+    return OutputCheck(
+        tensor.name,
+        float(equal.mean()),
+        largest_difference=largest,
+        value_range=value_range,
+        allowed=allowed,
+    )

@@ -16,7 +16,7 @@ def reshape(view: OperatorView) -> list[Step]:
         raise ShapeMismatchError(f"its shapes {list(source)} and {list(target)} differ in size")
     if source == target:
         return []
-    if not target or target[0] != source[0] or not _keeps_batch(view, source, target):
+    if not target or target[0] != source[0] or not _keeps_batch(view, source, target=target):
         if source[0] != 1 or view.graph.consumers(view.operator.outputs[0]):
             raise ValueError(f"it moves the batch: {list(source)} to {list(target)}")
         target = (1, *target)
@@ -29,7 +29,7 @@ def reshape(view: OperatorView) -> list[Step]:
     return [Step("reshape", {"target_shape": shape}, note=note or str(list(shape)))]
 
 
-def _keeps_batch(view, source, target) -> bool:
+def _keeps_batch(view, source, *, target) -> bool:
     if view.operator.kind != "SQUEEZE" or source[0] != 1:
         return True
     removed = view.operator.options.squeezeDims if view.operator.options else None

@@ -117,20 +117,20 @@ def strided_slice(view: OperatorView) -> list[Step]:
     begins, ends, strides = (view.integers(slot) for slot in (1, 2, 3))
     shape = view.input(0).shape
     bounds = [
-        _bounds(axis, begin, end, stride, options)
+        _bounds(axis, begin, end=end, stride=stride, options=options)
         for axis, (begin, end, stride) in enumerate(zip(begins, ends, strides, strict=True))
     ]
     bounds += [slice(None)] * (len(shape) - len(bounds))
     if len(range(*bounds[0].indices(shape[0]))) != shape[0] or options.shrinkAxisMask & 1:
         raise ValueError("it cuts the batch")
     dropped = [axis for axis in range(1, len(begins)) if options.shrinkAxisMask >> axis & 1]
-    if crop := _as_crop(shape, bounds, dropped):
+    if crop := _as_crop(shape, bounds, dropped=dropped):
         return crop
     slices = [(item.start, item.stop, item.step) for item in bounds[1:]]
     return [Step("strided_slice", {"slices": slices, "dropped": dropped})]
 
 
-def _bounds(axis: int, begin: int, end: int, stride: int, options) -> slice:
+def _bounds(axis: int, begin: int, *, end: int, stride: int, options) -> slice:
     if options.shrinkAxisMask >> axis & 1:
         return slice(begin, begin + 1 if begin != -1 else None, 1)
     start = None if options.beginMask >> axis & 1 else begin
@@ -138,7 +138,7 @@ def _bounds(axis: int, begin: int, end: int, stride: int, options) -> slice:
     return slice(start, stop, stride)
 
 
-def _as_crop(shape, bounds, dropped) -> list[Step] | None:
+def _as_crop(shape, bounds, *, dropped) -> list[Step] | None:
     """The stock layer, where height and width alone are cut without a stride."""
     if len(shape) != 4 or dropped or any(item.step not in (1, None) for item in bounds):
         return None

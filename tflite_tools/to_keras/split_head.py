@@ -40,7 +40,7 @@ def split_head(
         node = by_name[node.inputs[0]]
         while node.kind == IDENTITY and node.inputs[0] in by_name:
             node = by_name[node.inputs[0]]
-    shorter, kept = cut_after(description, arrays, node.name)
+    shorter, kept = cut_after(description, arrays, name=node.name)
     shape = build_imported(shorter).output_shape[1:]
     if len(shape) != 3 or tuple(shape[:2]) == (1, 1):
         raise ValueError(f"it ends in {list(shape)}, not in logits [h, w, classes] of an image")

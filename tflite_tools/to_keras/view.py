@@ -99,7 +99,7 @@ class OperatorView:
         """
         if not self.is_constant(slot):
             raise ValueError(f"its input {slot} must be constant, but it is computed")
-        values = operand(self.graph, self.operator, slot)
+        values = operand(self.graph, self.operator, slot=slot)
         if not np.isfinite(values).all():
             raise ValueError(f"its constant {self.input(slot).name!r} holds NaN or infinity")
         return values

@@ -42,6 +42,7 @@ _SPLITS = ("train", "val")
 def download(
     archives_of_set: Sequence[Archive],
     data_dir: pathlib.Path,
+    *,
     overwrite: bool = False,
     retries: fetching.Retries | None = None,
 ) -> tuple[Archive, ...]:
@@ -69,13 +70,13 @@ def download(
         with _alone(kept):
             _sweep(data_dir)
             for archive in ready:
-                _obtain(archive, kept, retries)
-                _unpack(archive, kept, data_dir, overwrite)
+                _obtain(archive, kept, retries=retries)
+                _unpack(archive, kept, data_dir=data_dir, overwrite=overwrite)
     return missing
 
 
 def redirected(
-    archives_of_set: Sequence[Archive], urls: Sequence[str], sha256: Sequence[str]
+    archives_of_set: Sequence[Archive], urls: Sequence[str], *, sha256: Sequence[str]
 ) -> tuple[Archive, ...]:
     """The archives from other addresses or with other checksums, in their order.
 
@@ -103,7 +104,7 @@ def fault(name: str, data_dir: pathlib.Path) -> str | None:
     """What keeps the reader from opening the data set, None if nothing does."""
     try:
         for split in _SPLITS:
-            open_dataset(name, data_dir, split)
+            open_dataset(name, data_dir, split=split)
     except (ValueError, OSError) as error:
         return str(error)
     return None
@@ -143,11 +144,17 @@ def _sweep(data_dir: pathlib.Path) -> None:
         shutil.rmtree(left)
 
 
-def _obtain(archive: Archive, kept: pathlib.Path, retries: fetching.Retries | None) -> None:
+def _obtain(archive: Archive, kept: pathlib.Path, *, retries: fetching.Retries | None) -> None:
     """Leaves the archive, checked, in the folder `download`."""
     path = kept / archive.name
     if not path.exists():
-        fetching.fetch(archive.url, path, archive.max_bytes, archive.checksum, retries)
+        fetching.fetch(
+            archive.url,
+            path,
+            max_bytes=archive.max_bytes,
+            checksum=archive.checksum,
+            retries=retries,
+        )
     elif archive.checksum and not fetching.matches(path, archive.checksum):
         raise ValueError(
             f"{path} was already there and has not the checksum {archive.checksum}; nothing was "
@@ -175,10 +182,12 @@ def _record(archive: Archive, path: pathlib.Path) -> None:
     )
 
 
-def _unpack(archive: Archive, kept: pathlib.Path, data_dir: pathlib.Path, overwrite: bool) -> None:
+def _unpack(
+    archive: Archive, kept: pathlib.Path, *, data_dir: pathlib.Path, overwrite: bool
+) -> None:
     limits = archives.Limits(archive.max_unpacked_bytes)
     path = kept / archive.name
-    with archives.unpacked(path, data_dir, limits, archive.subtree) as staging:
+    with archives.unpacked(path, data_dir, limits=limits, subtree=archive.subtree) as staging:
         for given in archive.gives:
             if not (staging / pathlib.Path(given).relative_to(archive.into)).exists():
                 raise ValueError(f"{path}: holds no {given}; is it the right archive?")
@@ -186,7 +195,7 @@ def _unpack(archive: Archive, kept: pathlib.Path, data_dir: pathlib.Path, overwr
             archive.prepare(staging)
         goal = data_dir / archive.into
         goal.mkdir(exist_ok=True)
-        archives.move_into(staging, goal, overwrite)
+        archives.move_into(staging, goal, overwrite=overwrite)
     logging.info("%s: unpacked to %s", archive.name, goal)
 
 
@@ -204,12 +213,12 @@ def main() -> int:
         sys.stdout.write(describe(FLAGS.dataset, source))
         return 0
     data_dir = pathlib.Path(FLAGS.data_dir)
-    wanted = redirected(source.archives, FLAGS.url, FLAGS.sha256)
+    wanted = redirected(source.archives, FLAGS.url, sha256=FLAGS.sha256)
     missing: tuple[Archive, ...] = ()
     reason = fault(FLAGS.dataset, data_dir)
     if reason or FLAGS.overwrite:
         logging.info("%s: %s; %s", FLAGS.dataset, source.terms, source.page)
-        missing = download(wanted, data_dir, FLAGS.overwrite)
+        missing = download(wanted, data_dir, overwrite=FLAGS.overwrite)
         reason = fault(FLAGS.dataset, data_dir)
     if missing or (reason and not wanted):
         sys.stdout.write(describe(FLAGS.dataset, source))

@@ -91,7 +91,7 @@ class Entry:
 
 @contextlib.contextmanager
 def unpacked(
-    archive: pathlib.Path, beside: pathlib.Path, limits: Limits, subtree: str = ""
+    archive: pathlib.Path, beside: pathlib.Path, *, limits: Limits, subtree: str = ""
 ) -> Iterator[pathlib.Path]:
     """Yields a new folder in `beside` with the files of the archive; removes it at the end.
 
@@ -109,15 +109,15 @@ def unpacked(
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=beside) as name:
         staging = pathlib.Path(name)
         with _reading(archive), _open(archive, limits) as reader:
-            entries = _checked(reader.entries(), limits, archive.stat().st_size)
+            entries = _checked(reader.entries(), limits, packed_bytes=archive.stat().st_size)
             wanted = _wanted(entries, subtree)
-            _check_room(sum(entry.size for entry, _ in wanted), archive, beside)
+            _check_room(sum(entry.size for entry, _ in wanted), archive, folder=beside)
             for entry, parts in wanted:
-                _write(reader, entry, staging, parts)
+                _write(reader, entry, staging=staging, parts=parts)
         yield staging
 
 
-def move_into(staging: pathlib.Path, target: pathlib.Path, overwrite: bool = False) -> None:
+def move_into(staging: pathlib.Path, target: pathlib.Path, *, overwrite: bool = False) -> None:
     """Moves the content of a folder into another of the same disk, in as few moves as can be.
 
     Folders that both have are joined. A file that is already there with the same content stays.
@@ -171,7 +171,7 @@ def safe_parts(name: str) -> tuple[str, ...]:
     return parts
 
 
-def _checked(entries: Iterable[Entry], limits: Limits, packed_bytes: int) -> list[Entry]:
+def _checked(entries: Iterable[Entry], limits: Limits, *, packed_bytes: int) -> list[Entry]:
     """All entries, after the limits and the rule of one entry a file."""
     checked: list[Entry] = []
     places: dict[str, tuple[str, bool]] = {}
@@ -227,7 +227,7 @@ def _wanted(entries: list[Entry], subtree: str) -> list[tuple[Entry, tuple[str, 
     return wanted
 
 
-def _check_room(num_bytes: int, archive: pathlib.Path, folder: pathlib.Path) -> None:
+def _check_room(num_bytes: int, archive: pathlib.Path, *, folder: pathlib.Path) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise OSError(
@@ -236,7 +236,7 @@ def _check_room(num_bytes: int, archive: pathlib.Path, folder: pathlib.Path) -> 
         )
 
 
-def _write(reader, entry: Entry, staging: pathlib.Path, parts: tuple[str, ...]) -> None:
+def _write(reader, entry: Entry, *, staging: pathlib.Path, parts: tuple[str, ...]) -> None:
     goal = staging.joinpath(*parts)
     if entry.is_dir:
         goal.mkdir(parents=True, exist_ok=True)
@@ -327,7 +327,7 @@ class _Zip:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(f"{name!r} has compression {info.compress_type}, not deflate")
             size = 0 if info.is_dir() else info.file_size
-            yield Entry(name, safe_parts(name), size, info.is_dir(), info)
+            yield Entry(name, safe_parts(name), size=size, is_dir=info.is_dir(), member=info)
 
     def write(self, entry: Entry, staging: pathlib.Path, parts: tuple[str, ...]) -> None:
         # zipfile gives at most the size that the entry states, and then checks its CRC.
@@ -346,7 +346,9 @@ class _Tar:
             if not (info.isdir() or info.isfile()) or info.issparse():
                 raise ValueError(f"{info.name!r} is a link, a device or a sparse file")
             size = 0 if info.isdir() else info.size
-            yield Entry(info.name, safe_parts(info.name), size, info.isdir(), info)
+            yield Entry(
+                info.name, safe_parts(info.name), size=size, is_dir=info.isdir(), member=info
+            )
         self._check_end()
 
     def _check_end(self) -> None:

@@ -98,6 +98,7 @@ def matches(path: pathlib.Path, checksum: str) -> bool:
 def fetch(
     url: str,
     goal: pathlib.Path,
+    *,
     max_bytes: int,
     checksum: str | None = None,
     retries: Retries | None = None,
@@ -123,7 +124,7 @@ def fetch(
     if goal.exists():
         raise FileExistsError(f"{goal} is already there; move it away to fetch it again")
     part = goal.with_name(goal.name + ".part")
-    _persist(url, part, max_bytes, retries or Retries())
+    _persist(url, part, max_bytes=max_bytes, retries=retries or Retries())
     if checksum and not matches(part, checksum):
         algorithm = checksum.partition(":")[0]
         rejected = part.replace(goal.with_name(goal.name + ".rejected"))
@@ -142,13 +143,13 @@ def _check_url(url: str) -> None:
         raise ValueError(f"{url!r} is no address of the form https://host/file")
 
 
-def _persist(url: str, part: pathlib.Path, max_bytes: int, retries: Retries) -> None:
+def _persist(url: str, part: pathlib.Path, *, max_bytes: int, retries: Retries) -> None:
     """Goes on until the half is whole or `attempts` in a row bring nothing."""
     failures = 0
     while True:
         before = _size(part)
         try:
-            return _go_on(url, part, max_bytes)
+            return _go_on(url, part, max_bytes=max_bytes)
         except _BrokenOffError as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures >= retries.attempts:
@@ -159,7 +160,7 @@ def _persist(url: str, part: pathlib.Path, max_bytes: int, retries: Retries) -> 
             time.sleep(min(retries.pause_s * 2 ** (failures - 1), 60))
 
 
-def _go_on(url: str, part: pathlib.Path, max_bytes: int) -> None:
+def _go_on(url: str, part: pathlib.Path, *, max_bytes: int) -> None:
     """One request, for the rest if there is a half whose version is known."""
     half = _read_version(part, url)
     start = _size(part) if half else 0
@@ -172,14 +173,14 @@ def _go_on(url: str, part: pathlib.Path, max_bytes: int) -> None:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
             _check_answer(response, url)
             if response.status_code == requests.codes.partial_content:
-                _check_range(response, half, start, part)
+                _check_range(response, half, start=start, part=part)
             elif response.status_code == requests.codes.requested_range_not_satisfiable:
                 _forget(part)
                 raise _BrokenOffError("the file is shorter than before")
             else:
-                half, start = _begin(response, url, part), 0
-            _check_size(half.size, start, max_bytes, part, url)
-            _append(response, part, start, half.size, max_bytes, url)
+                half, start = _begin(response, url, part=part), 0
+            _check_size(half.size, start, max_bytes=max_bytes, part=part, url=url)
+            _append(response, part, start=start, size=half.size, max_bytes=max_bytes, url=url)
     except _FINAL_ERRORS as error:
         raise OSError(f"{url}: {_reason(error)}") from error
     except requests.RequestException as error:
@@ -202,7 +203,7 @@ def _check_answer(response: requests.Response, url: str) -> None:
 
 
 def _check_range(
-    response: requests.Response, half: _Version | None, start: int, part: pathlib.Path
+    response: requests.Response, half: _Version | None, *, start: int, part: pathlib.Path
 ) -> None:
     """The part that was asked for, of the version that the half is of."""
     stated = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
@@ -217,11 +218,11 @@ def _check_range(
         raise _BrokenOffError("the server sent another part or version than was asked for")
 
 
-def _begin(response: requests.Response, url: str, part: pathlib.Path) -> _Version:
+def _begin(response: requests.Response, url: str, *, part: pathlib.Path) -> _Version:
     """Drops the half before its version is replaced, so that a kill never mixes the two."""
     _forget(part)
     length = response.headers.get("Content-Length", "")
-    version = _Version(url, _validator(response), int(length) if length.isdecimal() else None)
+    version = _Version(url, _validator(response), size=int(length) if length.isdecimal() else None)
     atomic_file.write_text(_version_path(part), json.dumps(dataclasses.asdict(version)))
     return version
 
@@ -233,7 +234,9 @@ def _validator(response: requests.Response) -> str:
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
 
-def _check_size(size: int | None, start: int, max_bytes: int, part: pathlib.Path, url: str) -> None:
+def _check_size(
+    size: int | None, start: int, *, max_bytes: int, part: pathlib.Path, url: str
+) -> None:
     if size is None:
         return
     if size > max_bytes:
@@ -249,6 +252,7 @@ def _check_size(size: int | None, start: int, max_bytes: int, part: pathlib.Path
 def _append(
     response: requests.Response,
     part: pathlib.Path,
+    *,
     start: int,
     size: int | None,
     max_bytes: int,

@@ -165,7 +165,7 @@ def report(sensor: Sensor, found: Coverage) -> str:
 
 
 def measure(
-    dataset: LidarDataset, height: int, width: int, given: dict[str, float], max_scans: int = 0
+    dataset: LidarDataset, height: int, *, width: int, given: dict[str, float], max_scans: int = 0
 ) -> tuple[Sensor, Coverage]:
     """Measures a sensor from the scans of a data set, each of which is read three times.
 
@@ -214,8 +214,10 @@ def main() -> None:
     data_dir = pathlib.Path(FLAGS.data_dir)
     given = {name: FLAGS[name].value for name in _EDGES if FLAGS[name].value is not None}
     dataset = open_split(data_dir, "train")
-    sensor, found = measure(dataset, FLAGS.height, FLAGS.width, given, FLAGS.max_scans)
-    write_sensor(output, sensor, dataset.data_dir)
+    sensor, found = measure(
+        dataset, FLAGS.height, width=FLAGS.width, given=given, max_scans=FLAGS.max_scans
+    )
+    write_sensor(output, sensor, data_dir=dataset.data_dir)
     sys.stdout.write(report(sensor, found) + f"written: {output}\n")
 
 

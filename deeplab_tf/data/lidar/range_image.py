@@ -117,7 +117,9 @@ def project(points: np.ndarray, sensor: Sensor) -> Projection:
     order = np.argsort(ranges, kind="stable")[::-1]  # the last one written stays
     order = order[seen[order]]
     nearest[rows[order], columns[order]] = order
-    return Projection(rows, columns, ranges.astype(np.float32), nearest, sensor.full_turn)
+    return Projection(
+        rows, columns, ranges=ranges.astype(np.float32), nearest=nearest, full_turn=sensor.full_turn
+    )
 
 
 def channel_values(points: np.ndarray, projection: Projection) -> np.ndarray:
@@ -144,7 +146,7 @@ def encode(values: np.ndarray, sensor: Sensor) -> np.ndarray:
     return coded.clip(0, 255).astype(np.uint8)
 
 
-def range_image(points: np.ndarray, projection: Projection, sensor: Sensor) -> np.ndarray:
+def range_image(points: np.ndarray, projection: Projection, *, sensor: Sensor) -> np.ndarray:
     """The network's input.
 
     Args:

@@ -147,7 +147,7 @@ def read_sensor(path: pathlib.Path) -> tuple[Sensor, pathlib.Path | None]:
     return sensor, None if data_dir is None else path.parent / data_dir
 
 
-def write_sensor(path: pathlib.Path, sensor: Sensor, data_dir: pathlib.Path) -> None:
+def write_sensor(path: pathlib.Path, sensor: Sensor, *, data_dir: pathlib.Path) -> None:
     """Writes the description with the absolute path of the scans."""
     values = dataclasses.asdict(sensor) | {_DATA_DIR: str(data_dir.resolve())}
     atomic_file.write_text(path, json.dumps(values, indent=1) + "\n")

@@ -29,14 +29,21 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
             photo or mask stands alone.
     """
     folder = _FOLDERS.get(split, split)
-    photos = _find(data_dir, "images", folder, ".jpg")
-    masks = _find(data_dir, "annotations", folder, ".png")
+    photos = _find(data_dir, "images", folder=folder, ending=".jpg")
+    masks = _find(data_dir, "annotations", folder=folder, ending=".png")
     label_set = LabelSet.from_names(_read_names(data_dir / NAMES_FILE))
-    samples = pair_by_stem(photos, masks, str(data_dir))
-    return FileDataset("ade20k", split, label_set, data_dir, samples, _id_table())
+    samples = pair_by_stem(photos, masks, where=str(data_dir))
+    return FileDataset(
+        "ade20k",
+        split,
+        label_set=label_set,
+        data_dir=data_dir,
+        samples=samples,
+        id_table=_id_table(),
+    )
 
 
-def _find(data_dir: pathlib.Path, kind: str, folder: str, ending: str) -> dict[str, str]:
+def _find(data_dir: pathlib.Path, kind: str, *, folder: str, ending: str) -> dict[str, str]:
     if not (data_dir / kind / folder).is_dir():
         raise FileNotFoundError(
             f"{data_dir / kind / folder}: no such folder; ADE20K needs images and annotations "

@@ -63,4 +63,11 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
         samples.append(Sample(*fields))
     table = identity_ids(LABEL_SET.num_classes)
     table[UNLABELLED] = IGNORE_LABEL
-    return FileDataset("camvid", split, LABEL_SET, data_dir, tuple(samples), table)
+    return FileDataset(
+        "camvid",
+        split,
+        label_set=LABEL_SET,
+        data_dir=data_dir,
+        samples=tuple(samples),
+        id_table=table,
+    )

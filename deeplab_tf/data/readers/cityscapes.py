@@ -70,13 +70,20 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
         FileNotFoundError: a folder of the split does not exist.
         ValueError: the split is empty, or a photo or mask stands alone.
     """
-    photos = _find(data_dir, "leftImg8bit", split, _PHOTO_ENDING)
-    masks = _find(data_dir, "gtFine", split, _MASK_ENDING)
-    samples = pair_by_stem(photos, masks, str(data_dir))
-    return FileDataset("cityscapes", split, LABEL_SET, data_dir, samples, _id_table())
+    photos = _find(data_dir, "leftImg8bit", split=split, ending=_PHOTO_ENDING)
+    masks = _find(data_dir, "gtFine", split=split, ending=_MASK_ENDING)
+    samples = pair_by_stem(photos, masks, where=str(data_dir))
+    return FileDataset(
+        "cityscapes",
+        split,
+        label_set=LABEL_SET,
+        data_dir=data_dir,
+        samples=samples,
+        id_table=_id_table(),
+    )
 
 
-def _find(data_dir: pathlib.Path, kind: str, split: str, ending: str) -> dict[str, str]:
+def _find(data_dir: pathlib.Path, kind: str, *, split: str, ending: str) -> dict[str, str]:
     """Path below data_dir of each `<city>/<name>` without its ending."""
     folder = data_dir / kind / split
     if not folder.is_dir():

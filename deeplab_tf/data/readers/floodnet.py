@@ -53,11 +53,13 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
         ValueError: the split is empty, or a photo or mask stands alone.
     """
     below = _find_folder(data_dir, split)
-    photos = _find(data_dir, f"{below}{split}-org-img", _PHOTO_ENDING)
-    masks = _find(data_dir, f"{below}{split}-label-img", _MASK_ENDING)
-    samples = pair_by_stem(photos, masks, str(data_dir))
+    photos = _find(data_dir, f"{below}{split}-org-img", ending=_PHOTO_ENDING)
+    masks = _find(data_dir, f"{below}{split}-label-img", ending=_MASK_ENDING)
+    samples = pair_by_stem(photos, masks, where=str(data_dir))
     table = identity_ids(LABEL_SET.num_classes)
-    return FileDataset("floodnet", split, LABEL_SET, data_dir, samples, table)
+    return FileDataset(
+        "floodnet", split, label_set=LABEL_SET, data_dir=data_dir, samples=samples, id_table=table
+    )
 
 
 def _find_folder(data_dir: pathlib.Path, split: str) -> str:
@@ -72,7 +74,7 @@ def _find_folder(data_dir: pathlib.Path, split: str) -> str:
     )
 
 
-def _find(data_dir: pathlib.Path, folder: str, ending: str) -> dict[str, str]:
+def _find(data_dir: pathlib.Path, folder: str, *, ending: str) -> dict[str, str]:
     """Path below data_dir of each name without its ending, which may be in capitals."""
     if not (data_dir / folder).is_dir():
         raise FileNotFoundError(

@@ -48,11 +48,13 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
     if f"{split}.txt" in lists:
         samples = _listed(data_dir, split)
     elif (data_dir / "images" / split).is_dir():
-        samples = _pairs(data_dir, f"images/{split}", f"labels/{split}")
+        samples = _pairs(data_dir, f"images/{split}", labels=f"labels/{split}")
     else:
-        samples = _divided(data_dir, split, lists)
+        samples = _divided(data_dir, split, lists=lists)
     table = identity_ids(label_set.num_classes)
-    return FileDataset("folder", split, label_set, data_dir, samples, table)
+    return FileDataset(
+        "folder", split, label_set=label_set, data_dir=data_dir, samples=samples, id_table=table
+    )
 
 
 def read_classes(path: pathlib.Path) -> LabelSet:
@@ -99,8 +101,8 @@ def _parse_class(line: str) -> tuple[str, tuple[int, int, int] | None]:
 
 
 def _listed(data_dir: pathlib.Path, split: str) -> tuple[Sample, ...]:
-    photos = _find(data_dir, "images", PHOTO_ENDINGS)
-    masks = _find(data_dir, "labels", MASK_ENDINGS)
+    photos = _find(data_dir, "images", endings=PHOTO_ENDINGS)
+    masks = _find(data_dir, "labels", endings=MASK_ENDINGS)
     stems = read_stems(data_dir / f"{split}.txt")
     for kind, found in (("photo", photos), ("mask", masks)):
         missing = [stem for stem in stems if stem not in found]
@@ -113,13 +115,13 @@ def _listed(data_dir: pathlib.Path, split: str) -> tuple[Sample, ...]:
     return tuple(Sample(photos[stem], masks[stem]) for stem in stems)
 
 
-def _pairs(data_dir: pathlib.Path, images: str, labels: str) -> tuple[Sample, ...]:
-    photos = _find(data_dir, images, PHOTO_ENDINGS)
-    masks = _find(data_dir, labels, MASK_ENDINGS)
-    return pair_by_stem(photos, masks, str(data_dir))
+def _pairs(data_dir: pathlib.Path, images: str, *, labels: str) -> tuple[Sample, ...]:
+    photos = _find(data_dir, images, endings=PHOTO_ENDINGS)
+    masks = _find(data_dir, labels, endings=MASK_ENDINGS)
+    return pair_by_stem(photos, masks, where=str(data_dir))
 
 
-def _divided(data_dir: pathlib.Path, split: str, lists: list[str]) -> tuple[Sample, ...]:
+def _divided(data_dir: pathlib.Path, split: str, *, lists: list[str]) -> tuple[Sample, ...]:
     folders = sorted(p.name for p in data_dir.glob("images/*") if p.is_dir())
     if lists or folders:
         raise FileNotFoundError(
@@ -131,7 +133,7 @@ def _divided(data_dir: pathlib.Path, split: str, lists: list[str]) -> tuple[Samp
             f"{data_dir}: a folder without lists is divided into train and val; for {split!r} "
             f"write {split}.txt"
         )
-    pairs = _pairs(data_dir, "images", "labels")
+    pairs = _pairs(data_dir, "images", labels="labels")
     if len(pairs) < 2:
         raise ValueError(
             f"{data_dir}: {len(pairs)} photos cannot be divided into train and val; "
@@ -151,7 +153,7 @@ def _validation_stems(stems: list[str]) -> set[str]:
     return set(sorted(stems, key=order)[: max(1, round(len(stems) / 5))])
 
 
-def _find(data_dir: pathlib.Path, folder: str, endings: tuple[str, ...]) -> dict[str, str]:
+def _find(data_dir: pathlib.Path, folder: str, *, endings: tuple[str, ...]) -> dict[str, str]:
     """Path below data_dir of each name; counts what has another ending."""
     if not (data_dir / folder).is_dir():
         raise FileNotFoundError(

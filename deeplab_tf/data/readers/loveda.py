@@ -51,24 +51,34 @@ def open_split(data_dir: pathlib.Path, split: str) -> SegmentationDataset:
     """
     official = data_dir / split.capitalize()
     if official.is_dir():
-        return _open(data_dir, split, *_official(data_dir, split.capitalize()))
+        return _open(data_dir, split, sides=_official(data_dir, split.capitalize()))
     if (data_dir / "img_dir" / split).is_dir():
         folders = f"img_dir/{split}", f"ann_dir/{split}"
-        return _open(data_dir, split, *(_find(data_dir, folder) for folder in folders))
+        photos, masks = (_find(data_dir, folder) for folder in folders)
+        return _open(data_dir, split, sides=(photos, masks))
     if not (data_dir / "images").is_dir():
         raise FileNotFoundError(
             f"{official}: no such folder; LoveDA needs Train and Val, or img_dir and ann_dir with "
             "a folder a split, or images and labels, check --data_dir and --split"
         )
-    whole = _open(data_dir, split, _find(data_dir, "images"), _find(data_dir, "labels"))
+    sides = _find(data_dir, "images"), _find(data_dir, "labels")
+    whole = _open(data_dir, split, sides=sides)
     return _divided(whole, split)
 
 
 def _open(
-    data_dir: pathlib.Path, split: str, photos: dict[str, str], masks: dict[str, str]
+    data_dir: pathlib.Path, split: str, *, sides: tuple[dict[str, str], dict[str, str]]
 ) -> FileDataset:
-    samples = pair_by_stem(photos, masks, str(data_dir))
-    return FileDataset("loveda", split, LABEL_SET, data_dir, samples, _id_table())
+    photos, masks = sides
+    samples = pair_by_stem(photos, masks, where=str(data_dir))
+    return FileDataset(
+        "loveda",
+        split,
+        label_set=LABEL_SET,
+        data_dir=data_dir,
+        samples=samples,
+        id_table=_id_table(),
+    )
 
 
 def _official(data_dir: pathlib.Path, folder: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -106,7 +116,7 @@ def _divided(whole: FileDataset, split: str) -> SegmentationDataset:
             f"{whole.data_dir}: images without lists are divided into train and val; {split!r} "
             "was asked for"
         )
-    rest, held_out = hold_out(whole, max(1, round(len(whole) / 5)), DIVISION_SEED)
+    rest, held_out = hold_out(whole, max(1, round(len(whole) / 5)), seed=DIVISION_SEED)
     return dataclasses.replace(rest if split == "train" else held_out, split=split)  # type: ignore[type-var]
 
 

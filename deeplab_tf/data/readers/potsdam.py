@@ -133,15 +133,15 @@ class ColorOrIdDataset(FileDataset):
 
 def open_potsdam(data_dir: pathlib.Path, split: str) -> FileDataset:
     """Opens a split of Potsdam; see `_open_split`."""
-    return _open_split(POTSDAM, data_dir, split)
+    return _open_split(POTSDAM, data_dir, split=split)
 
 
 def open_vaihingen(data_dir: pathlib.Path, split: str) -> FileDataset:
     """Opens a split of Vaihingen; see `_open_split`."""
-    return _open_split(VAIHINGEN, data_dir, split)
+    return _open_split(VAIHINGEN, data_dir, split=split)
 
 
-def _open_split(city: Benchmark, data_dir: pathlib.Path, split: str) -> FileDataset:
+def _open_split(city: Benchmark, data_dir: pathlib.Path, *, split: str) -> FileDataset:
     """Opens a split in one of the layouts above.
 
     Raises:
@@ -161,8 +161,11 @@ def _open_split(city: Benchmark, data_dir: pathlib.Path, split: str) -> FileData
     else:
         places = (("images", crop), ("labels", crop))
     areas = None if places[0][0].startswith("img_dir") else city.areas[split]
-    photos, masks = (_find(city, data_dir, *place, areas) for place in places)
-    samples = pair_by_stem(photos, masks, str(data_dir))
+    photos, masks = (
+        _find(city, data_dir, folder=folder, pattern=pattern, areas=areas)
+        for folder, pattern in places
+    )
+    samples = pair_by_stem(photos, masks, where=str(data_dir))
     return ColorOrIdDataset(city.name, split, LABEL_SET, data_dir, samples, _id_table())
 
 
@@ -178,7 +181,7 @@ def _mask_folder(city: Benchmark, data_dir: pathlib.Path) -> str:
 
 
 def _find(
-    city: Benchmark, data_dir: pathlib.Path, folder: str, pattern: str, areas: frozenset | None
+    city: Benchmark, data_dir: pathlib.Path, *, folder: str, pattern: str, areas: frozenset | None
 ) -> dict[str, str]:
     """Path below data_dir of each area or crop, of some areas or of all; counts odd names."""
     if not (data_dir / folder).is_dir():

@@ -128,7 +128,7 @@ class LidarDataset(FileDataset):
     def image(self, index: int) -> np.ndarray:
         """uint8 [height, width, 5]: range, x, y, z, remission; 128 where a pixel is empty."""
         points = self.points(index)
-        return range_image(points, self.projection(points), self.sensor)
+        return range_image(points, self.projection(points), sensor=self.sensor)
 
     def label(self, index: int) -> np.ndarray:
         """uint8 [height, width] of each pixel's nearest point; 255 where a pixel is empty."""
@@ -138,7 +138,7 @@ class LidarDataset(FileDataset):
         points = self.points(index)
         labels = self.point_labels(index, len(points))
         projection = self.projection(points)
-        return range_image(points, projection, self.sensor), pixel_labels(labels, projection)
+        return range_image(points, projection, sensor=self.sensor), pixel_labels(labels, projection)
 
 
 def open_split(data_dir: pathlib.Path, split: str) -> LidarDataset:
@@ -220,7 +220,7 @@ def read_points(path: pathlib.Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: no points, a size that is not whole points, or values that are not finite.
     """
-    content = _read(path, "scan", POINT_BYTES, "4 float32 (x, y, z, remission) a point")
+    content = _read(path, "scan", unit=POINT_BYTES, layout="4 float32 (x, y, z, remission) a point")
     points = np.frombuffer(content, "<f4").reshape(-1, 4)
     if not len(points):
         raise ValueError(f"{path}: holds no points; remove the scan and its labels")
@@ -243,11 +243,11 @@ def read_label_ids(path: pathlib.Path) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: a size that is not whole labels.
     """
-    content = _read(path, "labels", LABEL_BYTES, "one uint32 a point")
+    content = _read(path, "labels", unit=LABEL_BYTES, layout="one uint32 a point")
     return (np.frombuffer(content, "<u4") & 0xFFFF).astype(np.int64)
 
 
-def _read(path: pathlib.Path, kind: str, unit: int, layout: str) -> bytes:
+def _read(path: pathlib.Path, kind: str, *, unit: int, layout: str) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check --data_dir")
     content = path.read_bytes()

@@ -81,16 +81,16 @@ class _Scene:
     def color(self, base, spread: int = 25) -> tuple[int, int, int]:
         return tuple(int(v) for v in np.clip(self.rng.normal(base, spread), 0, 255))
 
-    def polygon(self, points, color, label: int) -> None:
+    def polygon(self, points, color, *, label: int) -> None:
         self._paint.polygon(points, fill=color)
         self._mark.polygon(points, fill=label)
 
-    def box(self, left, top, right, bottom, color, label: int) -> None:
+    def box(self, left, top, *, right, bottom, color, label: int) -> None:
         corners = [left, top, max(left, right), max(top, bottom)]
         self._paint.rectangle(corners, fill=color)
         self._mark.rectangle(corners, fill=label)
 
-    def ellipse(self, left, top, right, bottom, color, label: int) -> None:
+    def ellipse(self, left, top, *, right, bottom, color, label: int) -> None:
         corners = [left, top, max(left, right), max(top, bottom)]
         self._paint.ellipse(corners, fill=color)
         self._mark.ellipse(corners, fill=label)
@@ -104,12 +104,14 @@ def draw_scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     scene = _Scene(np.random.default_rng(seed))
     horizon = scene.rng.uniform(0.35, 0.55) * HEIGHT
-    scene.box(0, 0, WIDTH, HEIGHT, scene.color((150, 180, 215)), SKY)
-    scene.box(0, horizon, WIDTH, HEIGHT, scene.color((105, 140, 75), 18), GROUND)
+    scene.box(0, 0, right=WIDTH, bottom=HEIGHT, color=scene.color((150, 180, 215)), label=SKY)
+    scene.box(
+        0, horizon, right=WIDTH, bottom=HEIGHT, color=scene.color((105, 140, 75), 18), label=GROUND
+    )
     vanishing = scene.rng.uniform(0.3, 0.7) * WIDTH
     half = scene.rng.uniform(0.3, 0.6) * WIDTH
     _buildings(scene, horizon)
-    _road(scene, horizon, vanishing, half)
+    _road(scene, horizon, vanishing=vanishing, half=half)
     things = [_tree] * scene.rng.integers(1, 5) + [_pole] * scene.rng.integers(1, 4)
     things += [_vehicle] * scene.rng.integers(1, 4)
     placed = [(scene.rng.uniform(0.08, 0.75), thing) for thing in things]
@@ -125,50 +127,78 @@ def _buildings(scene: _Scene, horizon: float) -> None:
         if scene.rng.random() < 0.7:
             top = horizon - scene.rng.uniform(18, 85)
             wall = scene.color((150, 115, 95), 30)
-            scene.box(left, top, left + width, horizon + 3, wall, BUILDING)
+            scene.box(left, top, right=left + width, bottom=horizon + 3, color=wall, label=BUILDING)
             window = scene.color((70, 75, 90), 20)
             step = scene.rng.uniform(9, 15)
             for x in np.arange(left + 4, left + width - 6, step):
                 for y in np.arange(top + 5, horizon - 6, step):
-                    scene.box(x, y, x + step * 0.4, y + step * 0.5, window, BUILDING)
+                    scene.box(
+                        x,
+                        y,
+                        right=x + step * 0.4,
+                        bottom=y + step * 0.5,
+                        color=window,
+                        label=BUILDING,
+                    )
         left += width + scene.rng.uniform(0, 25)
 
 
-def _road(scene: _Scene, horizon: float, vanishing: float, half: float) -> None:
+def _road(scene: _Scene, horizon: float, *, vanishing: float, half: float) -> None:
     bottom = vanishing + scene.rng.uniform(-30, 30)
     edge = [(vanishing - 4, horizon), (vanishing + 4, horizon)]
     corners = [(bottom + half, HEIGHT), (bottom - half, HEIGHT)]
-    scene.polygon(edge + corners, scene.color((95, 95, 100), 15), ROAD)
+    scene.polygon(edge + corners, scene.color((95, 95, 100), 15), label=ROAD)
     stripe = scene.color((215, 215, 210), 10)
     for near in np.arange(0.15, 1.0, 0.2):
         y, size = horizon + near * (HEIGHT - horizon), near * 9
         x = vanishing + near * (bottom - vanishing)
-        scene.box(x - size / 6, y, x + size / 6, y + size, stripe, ROAD)
+        scene.box(x - size / 6, y, right=x + size / 6, bottom=y + size, color=stripe, label=ROAD)
 
 
-def _beside_road(scene: _Scene, depth: float, vanishing: float, half: float) -> float:
+def _beside_road(scene: _Scene, depth: float, *, vanishing: float, half: float) -> float:
     side = scene.rng.choice((-1, 1))
     return vanishing + side * (depth * half + scene.rng.uniform(8, 90))
 
 
 def _tree(scene: _Scene, base: float, depth: float, vanishing: float, half: float) -> None:
-    x, size = _beside_road(scene, depth, vanishing, half), 22 + 75 * depth
+    x, size = _beside_road(scene, depth, vanishing=vanishing, half=half), 22 + 75 * depth
     trunk = scene.color((85, 60, 40), 12)
-    scene.box(x - size * 0.06, base - size * 0.45, x + size * 0.06, base, trunk, TREE)
+    scene.box(
+        x - size * 0.06,
+        base - size * 0.45,
+        right=x + size * 0.06,
+        bottom=base,
+        color=trunk,
+        label=TREE,
+    )
     for _ in range(4):
         dx, dy = scene.rng.uniform(-0.2, 0.2, 2) * size
         radius = size * scene.rng.uniform(0.22, 0.36)
         cx, cy = x + dx, base - size * 0.68 + dy
         leaves = scene.color((45, 95, 40), 14)
-        scene.ellipse(cx - radius, cy - radius, cx + radius, cy + radius, leaves, TREE)
+        scene.ellipse(
+            cx - radius,
+            cy - radius,
+            right=cx + radius,
+            bottom=cy + radius,
+            color=leaves,
+            label=TREE,
+        )
 
 
 def _pole(scene: _Scene, base: float, depth: float, vanishing: float, half: float) -> None:
-    x, size = _beside_road(scene, depth, vanishing, half * 1.05), 45 + 95 * depth
+    x, size = _beside_road(scene, depth, vanishing=vanishing, half=half * 1.05), 45 + 95 * depth
     width = 2.5 + 5 * depth
     metal = scene.color((190, 185, 120), 18)
-    scene.box(x - width / 2, base - size, x + width / 2, base, metal, POLE)
-    scene.box(x - width * 1.6, base - size, x + width * 1.6, base - size + 2 * width, metal, POLE)
+    scene.box(x - width / 2, base - size, right=x + width / 2, bottom=base, color=metal, label=POLE)
+    scene.box(
+        x - width * 1.6,
+        base - size,
+        right=x + width * 1.6,
+        bottom=base - size + 2 * width,
+        color=metal,
+        label=POLE,
+    )
 
 
 def _vehicle(scene: _Scene, base: float, depth: float, vanishing: float, half: float) -> None:
@@ -178,12 +208,39 @@ def _vehicle(scene: _Scene, base: float, depth: float, vanishing: float, half: f
     paint = scene.color(scene.rng.choice(((190, 40, 40), (40, 60, 180), (225, 225, 230))), 20)
     dark = scene.color((30, 32, 38), 8)
     left, right, top = x - width / 2, x + width / 2, base - height
-    scene.box(left, top + height * 0.4, right, base - height * 0.12, paint, VEHICLE)
-    scene.box(left + width * 0.14, top, right - width * 0.14, base - height * 0.5, paint, VEHICLE)
-    inner = (left + width * 0.2, top + height * 0.08, right - width * 0.2, top + height * 0.4)
-    scene.box(*inner, dark, VEHICLE)
+    scene.box(
+        left,
+        top + height * 0.4,
+        right=right,
+        bottom=base - height * 0.12,
+        color=paint,
+        label=VEHICLE,
+    )
+    scene.box(
+        left + width * 0.14,
+        top,
+        right=right - width * 0.14,
+        bottom=base - height * 0.5,
+        color=paint,
+        label=VEHICLE,
+    )
+    scene.box(
+        left + width * 0.2,
+        top + height * 0.08,
+        right=right - width * 0.2,
+        bottom=top + height * 0.4,
+        color=dark,
+        label=VEHICLE,
+    )
     for wheel in (left + width * 0.08, right - width * 0.28):
-        scene.box(wheel, base - height * 0.2, wheel + width * 0.2, base, dark, VEHICLE)
+        scene.box(
+            wheel,
+            base - height * 0.2,
+            right=wheel + width * 0.2,
+            bottom=base,
+            color=dark,
+            label=VEHICLE,
+        )
 
 
 def _develop(scene: _Scene) -> np.ndarray:

@@ -53,7 +53,14 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
         Sample(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png")
         for stem in read_stems(root / _LISTS / f"{split}.txt")
     )
-    return FileDataset("voc", split, LABEL_SET, root, samples, identity_ids(LABEL_SET.num_classes))
+    return FileDataset(
+        "voc",
+        split,
+        label_set=LABEL_SET,
+        data_dir=root,
+        samples=samples,
+        id_table=identity_ids(LABEL_SET.num_classes),
+    )
 
 
 def _find_root(data_dir: pathlib.Path) -> pathlib.Path:

@@ -27,7 +27,7 @@ _FIRST_CHANNELS = 32
 _EPSILON = 1e-3
 
 
-def scaled_channels(channels: float, width_multiplier: float, divisor: int = 8) -> int:
+def scaled_channels(channels: float, width_multiplier: float, *, divisor: int = 8) -> int:
     """Channels times the multiplier, rounded to a multiple of 8, never below 90%."""
     scaled = channels * width_multiplier
     rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
@@ -61,13 +61,15 @@ def build_mobilenet_v2(image, form: BackboneForm) -> dict[int, object]:
         filters = scaled_channels(channels, form.width_multiplier)
         for repeat in range(repeats):
             step = walk.step(first_stride if repeat == 0 else 1)
-            x = _inverted_residual(x, expansion, filters, step, batch_norm, block)
+            x = _inverted_residual(
+                x, expansion, filters=filters, step=step, batch_norm=batch_norm, block=block
+            )
             block += 1
         features[walk.stride] = x
     return features
 
 
-def _inverted_residual(x, expansion, filters, step: Step, batch_norm, block):
+def _inverted_residual(x, expansion, *, filters, step: Step, batch_norm, block):
     prefix = f"block_{block}_" if block else "expanded_conv_"
     shortcut = x
     in_channels = x.shape[-1]

@@ -61,7 +61,14 @@ def build_mobilenet_v3_large(image, form: BackboneForm) -> dict[int, object]:
     features = {}
     for block, (expansion, channels, stride) in enumerate(_TABLE):
         filters = scaled_channels(channels, form.width_multiplier)
-        x = _inverted_residual(x, expansion, filters, walk.step(stride), batch_norm, block)
+        x = _inverted_residual(
+            x,
+            expansion,
+            filters=filters,
+            step=walk.step(stride),
+            batch_norm=batch_norm,
+            block=block,
+        )
         features[walk.stride] = x
     filters = scaled_channels(x.shape[-1] * _LAST_EXPANSION, 1)
     x = layers.Conv2D(filters, 1, use_bias=False, name="Conv_1")(x)
@@ -69,7 +76,7 @@ def build_mobilenet_v3_large(image, form: BackboneForm) -> dict[int, object]:
     return features
 
 
-def _inverted_residual(x, expansion, filters, step: Step, batch_norm, block):
+def _inverted_residual(x, expansion, *, filters, step: Step, batch_norm, block):
     prefix = f"expanded_conv_{block}_" if block else "expanded_conv_"
     shortcut = x
     in_channels = x.shape[-1]

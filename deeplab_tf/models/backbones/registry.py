@@ -48,7 +48,7 @@ BACKBONES = {
 }
 
 
-def build_backbone(name: str, image, form: BackboneForm) -> dict[int, object]:
+def build_backbone(name: str, image, *, form: BackboneForm) -> dict[int, object]:
     """Runs a backbone.
 
     Args:

@@ -21,30 +21,30 @@ _BOTTLENECK_EXPANSION = 4
 
 def build_resnet18(image, form: BackboneForm) -> dict[int, object]:
     """{2: 64 channels, 4: 64, 8: 128, 16: 256, 32: 512}; the last stride has 512."""
-    return _build(image, form, (2, 2, 2, 2), _basic_block)
+    return _build(image, form, repeats=(2, 2, 2, 2), block=_basic_block)
 
 
 def build_resnet50(image, form: BackboneForm) -> dict[int, object]:
     """{2: 64 channels, 4: 256, 8: 512, 16: 1024, 32: 2048}; the last stride has 2048."""
-    return _build(image, form, (3, 4, 6, 3), _bottleneck)
+    return _build(image, form, repeats=(3, 4, 6, 3), block=_bottleneck)
 
 
 def build_resnet101(image, form: BackboneForm) -> dict[int, object]:
     """{2: 64 channels, 4: 256, 8: 512, 16: 1024, 32: 2048}; the last stride has 2048."""
-    return _build(image, form, (3, 4, 23, 3), _bottleneck)
+    return _build(image, form, repeats=(3, 4, 23, 3), block=_bottleneck)
 
 
 def build_resnet50_v1(image, form: BackboneForm) -> dict[int, object]:
     """As ResNet-50, the strides in 1x1 convolutions."""
-    return _build(image, form, (3, 4, 6, 3), _bottleneck_v1)
+    return _build(image, form, repeats=(3, 4, 6, 3), block=_bottleneck_v1)
 
 
 def build_resnet101_v1(image, form: BackboneForm) -> dict[int, object]:
     """As ResNet-101, the strides in 1x1 convolutions."""
-    return _build(image, form, (3, 4, 23, 3), _bottleneck_v1)
+    return _build(image, form, repeats=(3, 4, 23, 3), block=_bottleneck_v1)
 
 
-def _build(image, form: BackboneForm, repeats, block) -> dict[int, object]:
+def _build(image, form: BackboneForm, *, repeats, block) -> dict[int, object]:
     """Runs the feature extractor.
 
     Args:
@@ -52,7 +52,7 @@ def _build(image, form: BackboneForm, repeats, block) -> dict[int, object]:
     """
     walk = StrideWalk(form)
     batch_norm = form.batch_norm(_EPSILON)
-    x = _conv(image, 64, 7, walk.step(2), "conv1")
+    x = _conv(image, 64, kernel_size=7, step=walk.step(2), name="conv1")
     x = layers.ReLU(name="relu")(batch_norm(x, "bn1"))
     features = {walk.stride: x}
     x = layers.ZeroPadding2D(1, name="maxpool_pad")(x)  # zeros lose against every ReLU's output
@@ -65,7 +65,7 @@ def _build(image, form: BackboneForm, repeats, block) -> dict[int, object]:
     return features
 
 
-def _conv(x, filters: int, kernel_size: int, step: Step, name: str):
+def _conv(x, filters: int, *, kernel_size: int, step: Step, name: str):
     """Convolution without bias, padded by (kernel_size - 1) / 2 on every side."""
     padding = "same"
     if max(step.strides) > 1 and kernel_size > 1:
@@ -84,37 +84,51 @@ def _conv(x, filters: int, kernel_size: int, step: Step, name: str):
 
 def _basic_block(x, channels: int, step: Step, walk: StrideWalk, batch_norm, name: str):
     """Two 3x3 convolutions; the second one takes the rate that holds from here on."""
-    y = _conv(x, channels, 3, step, f"{name}_conv1")
+    y = _conv(x, channels, kernel_size=3, step=step, name=f"{name}_conv1")
     y = layers.ReLU(name=f"{name}_relu1")(batch_norm(y, f"{name}_bn1"))
-    y = _conv(y, channels, 3, walk.step(), f"{name}_conv2")
-    return _join(x, batch_norm(y, f"{name}_bn2"), step, batch_norm, name)
+    y = _conv(y, channels, kernel_size=3, step=walk.step(), name=f"{name}_conv2")
+    return _join(x, batch_norm(y, f"{name}_bn2"), step=step, batch_norm=batch_norm, name=name)
 
 
 def _bottleneck(x, channels: int, step: Step, walk: StrideWalk, batch_norm, name: str):
     """1x1, 3x3, 1x1 to four times the channels."""
     del walk  # one 3x3 convolution, which takes the step
-    return _bottleneck_of(x, channels, (Step((1, 1), 1), step), step, batch_norm, name)
+    return _bottleneck_of(
+        x, channels, steps=(Step((1, 1), 1), step), step=step, batch_norm=batch_norm, name=name
+    )
 
 
 def _bottleneck_v1(x, channels: int, step: Step, walk: StrideWalk, batch_norm, name: str):
     """The same, its 3x3 behind the stride: it takes the rate that holds from here on."""
-    return _bottleneck_of(x, channels, (step, walk.step()), step, batch_norm, name)
+    return _bottleneck_of(
+        x, channels, steps=(step, walk.step()), step=step, batch_norm=batch_norm, name=name
+    )
 
 
-def _bottleneck_of(x, channels: int, steps: tuple[Step, Step], step: Step, batch_norm, name: str):
+def _bottleneck_of(
+    x, channels: int, *, steps: tuple[Step, Step], step: Step, batch_norm, name: str
+):
     """`steps`: of the first 1x1 and of the 3x3; `step`: of both together."""
-    y = _conv(x, channels, 1, steps[0], f"{name}_conv1")
+    y = _conv(x, channels, kernel_size=1, step=steps[0], name=f"{name}_conv1")
     y = layers.ReLU(name=f"{name}_relu1")(batch_norm(y, f"{name}_bn1"))
-    y = _conv(y, channels, 3, steps[1], f"{name}_conv2")
+    y = _conv(y, channels, kernel_size=3, step=steps[1], name=f"{name}_conv2")
     y = layers.ReLU(name=f"{name}_relu2")(batch_norm(y, f"{name}_bn2"))
-    y = _conv(y, channels * _BOTTLENECK_EXPANSION, 1, Step((1, 1), 1), f"{name}_conv3")
-    return _join(x, batch_norm(y, f"{name}_bn3"), step, batch_norm, name)
+    y = _conv(
+        y,
+        channels * _BOTTLENECK_EXPANSION,
+        kernel_size=1,
+        step=Step((1, 1), 1),
+        name=f"{name}_conv3",
+    )
+    return _join(x, batch_norm(y, f"{name}_bn3"), step=step, batch_norm=batch_norm, name=name)
 
 
-def _join(shortcut, y, step: Step, batch_norm: BatchNorm, name: str):
+def _join(shortcut, y, *, step: Step, batch_norm: BatchNorm, name: str):
     """ReLU of the sum; the shortcut is projected where it has another shape."""
     if shortcut.shape[-1] != y.shape[-1] or max(step.strides) > 1:
-        shortcut = _conv(shortcut, y.shape[-1], 1, step, f"{name}_downsample_conv")
+        shortcut = _conv(
+            shortcut, y.shape[-1], kernel_size=1, step=step, name=f"{name}_downsample_conv"
+        )
         shortcut = batch_norm(shortcut, f"{name}_downsample_bn")
     total = layers.Add(name=f"{name}_add")([shortcut, y])
     return layers.ReLU(name=f"{name}_relu")(total)

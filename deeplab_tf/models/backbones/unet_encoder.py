@@ -39,12 +39,12 @@ def build_unet_encoder(image, form: BackboneForm) -> dict[int, object]:
             if strides != (1, 1):
                 x = layers.MaxPooling2D(strides, name=f"down{level}_pool")(x)
         filters = scaled_channels(channels, form.width_multiplier)
-        x = double_conv(x, filters, batch_norm, f"down{level}", walk.rate)
+        x = double_conv(x, filters, batch_norm=batch_norm, name=f"down{level}", rate=walk.rate)
         features[walk.stride] = x
     return features
 
 
-def double_conv(x, filters: int, batch_norm, name: str, rate: int = 1):
+def double_conv(x, filters: int, *, batch_norm, name: str, rate: int = 1):
     """Two 3x3 convolutions without bias, each with batch norm and ReLU."""
     for index in range(2):
         x = layers.Conv2D(

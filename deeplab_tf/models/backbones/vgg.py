@@ -34,12 +34,12 @@ def build_vgg11_bn(image, form: BackboneForm) -> dict[int, object]:
             x = batch_norm(x, f"block{stage}_bn{index}")
             x = layers.ReLU(name=f"block{stage}_relu{index}")(x)
         features[walk.stride] = x
-        x = _pool(x, walk, f"block{stage}_pool")
+        x = _pool(x, walk, name=f"block{stage}_pool")
     features.setdefault(walk.stride, x)
     return features
 
 
-def _pool(x, walk: StrideWalk, name: str):
+def _pool(x, walk: StrideWalk, *, name: str):
     """Max pool by 2, or nothing past the output stride."""
     strides = walk.step(2).strides
     return x if strides == (1, 1) else layers.MaxPooling2D(strides, name=name)(x)

@@ -78,6 +78,7 @@ class AdaRound:
 def learn_rounding(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
+    *,
     batches: Iterable[np.ndarray],
     ranges: dict[str, tuple[float, float]],
     options: AdaRoundOptions,
@@ -116,9 +117,9 @@ def learn_rounding(
         ValueError: no photos, or of several sizes; NaN or infinity in photos or arrays; an
             array that is missing; a range of an unknown node, or without 0 inside.
     """
-    reached, _ = cut_after(description, {}, description.output_name)
+    reached, _ = cut_after(description, {}, name=description.output_name)
     photos = _checked_photos(description, batches)
-    _check_values(description, arrays, ranges)
+    _check_values(description, arrays, ranges=ranges)
     with_kernel = [node for node in description.nodes if node.kind in WITH_KERNEL]
     grids = {
         node.name: Grid.of(node, arrays[kernel_key(node)], per_channel) for node in with_kernel
@@ -142,19 +143,39 @@ def learn_rounding(
             grid = grids[node.name]
             random = np.random.default_rng((options.seed, index))
             read, given = quantized.values(node.inputs[0]), exact.values(node.name)
-            sample = draw_sample(grid, read, given, options, random, pixel_weights)
-            function = activation_behind(reached, node, arrays)
-            problem = pose_problem(grid, sample, arrays, function, options.batch_pixels)
-            steps, errors = solve_layer(problem, sample, grid, schedule)
+            sample = draw_sample(
+                grid,
+                read,
+                outputs=given,
+                options=options,
+                random=random,
+                every_weights=pixel_weights,
+            )
+            function = activation_behind(reached, node, arrays=arrays)
+            problem = pose_problem(
+                grid, sample, arrays=arrays, function=function, batch_pixels=options.batch_pixels
+            )
+            steps, errors = solve_layer(problem, sample, grid=grid, schedule=schedule)
             rounded[kernel_key(node)] = grid.kernel(steps)
             executor.set_weight(kernel_key(node), rounded[kernel_key(node)])
             changed = int((steps != grid.nearest).sum())
             seconds = time.perf_counter() - started
-            report.append(LayerRounding(node.name, *errors, changed, steps.size, seconds))
+            report.append(
+                LayerRounding(
+                    node.name,
+                    errors[0],
+                    error_learned=errors[1],
+                    changed=changed,
+                    weights=steps.size,
+                    seconds=seconds,
+                )
+            )
             if progress is not None:
                 progress(report[-1])
         quantized.step(node)
-    return AdaRound(rounded, tuple(report), tuple(f"{name}: {why}" for name, why in left.items()))
+    return AdaRound(
+        rounded, tuple(report), left=tuple(f"{name}: {why}" for name, why in left.items())
+    )
 
 
 def _checked_photos(description: NetworkDescription, batches) -> list[np.ndarray]:
@@ -172,7 +193,7 @@ def _checked_photos(description: NetworkDescription, batches) -> list[np.ndarray
     return [batch for batch in photos if len(batch)]
 
 
-def _check_values(description: NetworkDescription, arrays, ranges) -> None:
+def _check_values(description: NetworkDescription, arrays, *, ranges) -> None:
     names = {description.input_name} | {node.name for node in description.nodes}
     for node in description.nodes:
         if node.kind in WITH_KERNEL and kernel_key(node) not in arrays:

@@ -22,7 +22,7 @@ _PINNED = -20.0
 _LINEAR = (1.0, np.inf)
 
 
-def activation_behind(description: NetworkDescription, node: Node, arrays) -> tuple:
+def activation_behind(description: NetworkDescription, node: Node, *, arrays) -> tuple:
     """(slope, limit) of f(y) = min(max(y, slope * y), limit), the activation behind a layer."""
     follower = description.only_consumer(node.name)
     if follower is None:
@@ -77,7 +77,7 @@ class Schedule(typing.NamedTuple):
 
 
 def pose_problem(
-    grid: Grid, sample: Sample, arrays, function: tuple, batch_pixels: int
+    grid: Grid, sample: Sample, *, arrays, function: tuple, batch_pixels: int
 ) -> _Problem:
     size = min(batch_pixels, len(sample.teaching))
     used = sample.teaching[: len(sample.teaching) // size * size]
@@ -87,11 +87,11 @@ def pose_problem(
     start = np.where(grid.matrix(grid.fixed), _PINNED, -np.log(1.2 / (above + 0.1) - 1))
     channels = np.ones(len(grid.scales))
     slope, limit = function
-    inputs = _as_matrix(sample.windows[used], grid.groups, size)
+    inputs = _as_matrix(sample.windows[used], grid.groups, size=size)
     typical = np.sqrt(np.mean(np.square(inputs), (0, 2, 3)))[:, None, None]
     parts = {
         "inputs": inputs,
-        "targets": _as_matrix(sample.targets[used][:, None], grid.groups, size),
+        "targets": _as_matrix(sample.targets[used][:, None], grid.groups, size=size),
         "below": below,
         "start": start,
         "scale": grid.row(grid.scales),
@@ -103,14 +103,14 @@ def pose_problem(
     return _Problem(**{name: tf.constant(value, tf.float32) for name, value in parts.items()})
 
 
-def _as_matrix(windows: np.ndarray, groups: int, size: int) -> np.ndarray:
+def _as_matrix(windows: np.ndarray, groups: int, *, size: int) -> np.ndarray:
     """[positions, taps, channels] -> [positions / size, groups, size, taps * channels / groups]."""
     _, taps, channels = windows.shape
     split = windows.reshape(-1, size, taps, groups, channels // groups)
     return split.transpose(0, 3, 1, 2, 4).reshape(-1, groups, size, taps * channels // groups)
 
 
-def solve_layer(problem: _Problem, sample: Sample, grid: Grid, schedule: Schedule) -> tuple:
+def solve_layer(problem: _Problem, sample: Sample, *, grid: Grid, schedule: Schedule) -> tuple:
     """The steps of the kernel, and the errors on the judging positions before and after.
 
     An output channel that the learned rounding makes worse there is rounded to nearest.
@@ -118,10 +118,15 @@ def solve_layer(problem: _Problem, sample: Sample, grid: Grid, schedule: Schedul
     up = _rectified_sigmoid(_descend(problem, schedule)).numpy() >= 0.5
     nearest, learned = grid.matrix(grid.nearest), problem.below.numpy() + up
     count = len(sample.judging)
-    inputs = _as_matrix(sample.windows[sample.judging], grid.groups, count)[0]
-    targets = _as_matrix(sample.targets[sample.judging][:, None], grid.groups, count)[0]
+    inputs = _as_matrix(sample.windows[sample.judging], grid.groups, size=count)[0]
+    targets = _as_matrix(sample.targets[sample.judging][:, None], grid.groups, size=count)[0]
     before, after = (
-        np.mean(np.square(_differences(problem, inputs, targets, steps.astype(np.float32))), 1)
+        np.mean(
+            np.square(
+                _differences(problem, inputs, targets=targets, steps=steps.astype(np.float32))
+            ),
+            1,
+        )
         for steps in (nearest, learned)
     )
     steps = np.where(after[:, None] < before[:, None], learned, nearest)
@@ -132,7 +137,7 @@ def _rectified_sigmoid(value):
     return tf.clip_by_value(1.2 * tf.sigmoid(value) - 0.1, 0.0, 1.0)
 
 
-def _differences(problem: _Problem, inputs, targets, steps):
+def _differences(problem: _Problem, inputs, *, targets, steps):
     """Of the outputs behind the activation, [groups, p, outputs]."""
 
     def active(output):
@@ -161,7 +166,10 @@ def _descend(problem: _Problem, schedule: Schedule) -> tf.Tensor:
             tape.watch(value)
             up = _rectified_sigmoid(value)
             error = _differences(
-                problem, problem.inputs[part], problem.targets[part], problem.below + up
+                problem,
+                problem.inputs[part],
+                targets=problem.targets[part],
+                steps=problem.below + up,
             )
             error = tf.reduce_mean(tf.square(error / problem.unit), 1)
             beta, pull = _pull(step, schedule)

@@ -28,8 +28,8 @@ class Grid:
     @classmethod
     def of(cls, node: Node, kernel: np.ndarray, per_channel: bool) -> "Grid":
         kernel = kernel.astype(np.float64)
-        scales = int8_scales(node, kernel, per_channel)
-        return cls(node, kernel / along_outputs(node, kernel, scales), scales)
+        scales = int8_scales(node, kernel, per_channel=per_channel)
+        return cls(node, kernel / along_outputs(node, kernel, values=scales), scales)
 
     @property
     def nearest(self) -> np.ndarray:
@@ -47,7 +47,7 @@ class Grid:
 
     def kernel(self, steps: np.ndarray) -> np.ndarray:
         """scale * steps, float32."""
-        return (steps * along_outputs(self.node, self.exact, self.scales)).astype(np.float32)
+        return (steps * along_outputs(self.node, self.exact, values=self.scales)).astype(np.float32)
 
     @property
     def groups(self) -> int:

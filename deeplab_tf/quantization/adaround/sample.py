@@ -34,7 +34,7 @@ class Sample:
 
 
 def draw_sample(
-    grid: Grid, inputs, outputs, options: AdaRoundOptions, random, every_weights
+    grid: Grid, inputs, *, outputs, options: AdaRoundOptions, random, every_weights
 ) -> Sample:
     """Draws positions of all batches; `every_weights`: one a batch, or None where all count."""
     taps = grid.exact[..., 0, 0].size
@@ -50,17 +50,25 @@ def draw_sample(
             counting = np.flatnonzero(weights.of(wanted) > 0)
         size = min(int(np.ceil(share * len(given))), len(counting))
         chosen = np.sort(random.choice(counting, size, replace=False))
-        windows.append(windows_at(grid.node, grid.exact.shape, given, wanted.shape, chosen))
+        windows.append(
+            windows_at(
+                grid.node,
+                grid.exact.shape,
+                value=given,
+                output_shape=wanted.shape,
+                positions=chosen,
+            )
+        )
         targets.append(flat[chosen])
     windows, targets = np.concatenate(windows), np.concatenate(targets)
     cut = len(windows) - int(HELD_OUT_SHARE * len(windows))
     # Too few to hold any out: they judge what they taught.
     judging = np.arange(cut, len(windows)) if cut < len(windows) else np.arange(cut)
-    return Sample(windows, targets, random.permutation(cut), judging)
+    return Sample(windows, targets, teaching=random.permutation(cut), judging=judging)
 
 
 def windows_at(
-    node: Node, kernel_shape, value: np.ndarray, output_shape, positions: np.ndarray
+    node: Node, kernel_shape, *, value: np.ndarray, output_shape, positions: np.ndarray
 ) -> np.ndarray:
     """What a layer reads for some positions of its output.
 
@@ -77,16 +85,28 @@ def windows_at(
     if node.kind == "dense":
         return value.reshape(-1, 1, value.shape[-1])[positions]
     photo, row, column = np.unravel_index(positions, output_shape[:-1])
-    rows, row_inside = _read_lines(node, 0, row, kernel_shape[0], value.shape[1], output_shape[1])
+    rows, row_inside = _read_lines(
+        node,
+        0,
+        position=row,
+        taps=kernel_shape[0],
+        size=value.shape[1],
+        output_size=output_shape[1],
+    )
     columns, column_inside = _read_lines(
-        node, 1, column, kernel_shape[1], value.shape[2], output_shape[2]
+        node,
+        1,
+        position=column,
+        taps=kernel_shape[1],
+        size=value.shape[2],
+        output_size=output_shape[2],
     )
     windows = value[photo[:, None, None], rows[:, :, None], columns[:, None, :]]
     windows[~(row_inside[:, :, None] & column_inside[:, None, :])] = 0
     return windows.reshape(len(positions), -1, value.shape[-1])
 
 
-def _read_lines(node: Node, axis: int, position, taps: int, size: int, output_size: int):
+def _read_lines(node: Node, axis: int, *, position, taps: int, size: int, output_size: int):
     """Input rows (or columns) [positions, taps] of output rows, and whether they exist."""
     stride, dilation = (
         int(np.broadcast_to(node.attributes.get(name, 1), 2)[axis])

@@ -69,6 +69,7 @@ class Histogram:
 def observe(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
+    *,
     names: list[str],
     batches: list[np.ndarray],
     ignore_empty: bool = False,
@@ -107,13 +108,17 @@ def observe(
     for name, (low, high) in ends.items():
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError(f"{name} gives NaN or infinity on the calibration images")
-    found = {name: Histogram(low, high, np.zeros(NUM_BINS)) for name, (low, high) in ends.items()}
+    found = {
+        name: Histogram(low, high, counts=np.zeros(NUM_BINS)) for name, (low, high) in ends.items()
+    }
 
     def count(node: Node, value, *, weights) -> None:
         histogram = found.get(node.name)
         if histogram is not None:
             values, shares = _counting(value, weights)
-            histogram.counts += _bin_counts(values, histogram.low, histogram.high, shares)
+            histogram.counts += _bin_counts(
+                values, histogram.low, high=histogram.high, weights=shares
+            )
 
     for batch, weights in zip(batches, every, strict=True):
         executor.run(batch, functools.partial(count, weights=weights))
@@ -151,7 +156,7 @@ def _is_silent(low: float, high: float) -> bool:
     return max(-low, high) < _SILENT
 
 
-def _bin_counts(values: np.ndarray, low: float, high: float, weights=None) -> np.ndarray:
+def _bin_counts(values: np.ndarray, low: float, *, high: float, weights=None) -> np.ndarray:
     width = (high - low) / NUM_BINS
     if width <= 0:
         return np.bincount([0] * len(values), weights, minlength=NUM_BINS)
@@ -172,10 +177,10 @@ def choose_range(histogram: Histogram, method: RangeMethod) -> tuple[float, floa
         above = edges[np.searchsorted(share, PERCENTILE / 100) + 1]
         return min(float(below), 0.0), max(float(above), 0.0)
     cost = _squared_error if method is RangeMethod.MSE else _divergence
-    return _search(histogram, low, high, cost)
+    return _search(histogram, low, high=high, cost=cost)
 
 
-def _search(histogram: Histogram, low: float, high: float, cost) -> tuple[float, float]:
+def _search(histogram: Histogram, low: float, *, high: float, cost) -> tuple[float, float]:
     """Best common share of both ends, then of each end by itself."""
     best = min(((low * f, high * f) for f in _FRACTIONS), key=lambda ends: cost(histogram, *ends))
     if low < 0 < high:
@@ -221,7 +226,9 @@ def _without_spike_at_zero(histogram: Histogram) -> np.ndarray:
     """
     counts = histogram.counts.astype(np.float64)
     if histogram.low <= 0 <= histogram.high:
-        here = int(_bin_counts(np.zeros(1, np.float32), histogram.low, histogram.high).argmax())
+        here = int(
+            _bin_counts(np.zeros(1, np.float32), histogram.low, high=histogram.high).argmax()
+        )
         beside = [i for i in (here - 1, here + 1) if 0 <= i < NUM_BINS]
         counts[here] = counts[beside].mean()
     return counts

@@ -87,7 +87,8 @@ def warn_of_poor_sets(images: Iterable[np.ndarray]) -> None:
     elif different < len(prints):
         logging.warning(
             "%d of %d calibration images are repeats; they add nothing",
-            *(len(prints) - different, len(prints)),
+            len(prints) - different,
+            len(prints),
         )
 
 

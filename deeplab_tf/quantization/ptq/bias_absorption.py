@@ -52,6 +52,7 @@ class Absorption:
 def absorb_high_biases(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
+    *,
     batches: list[np.ndarray],
     ignore_empty: bool = False,
 ) -> Absorption:
@@ -76,16 +77,18 @@ def absorb_high_biases(
     arrays = dict(arrays)
     (pairs, left), kept = find_pairs(description, Relu6.EXACT), []
     for pair in pairs:
-        if reason := _why_not(pair, by_name, arrays):
+        if reason := _why_not(pair, by_name, arrays=arrays):
             left.append(f"{pair.first}: {reason}")
         else:
             kept.append(pair)
     names = {pair.first for pair in kept}
-    observed = _observe(description, arrays, names, batches, ignore_empty)
+    observed = _observe(
+        description, arrays, names=names, batches=batches, ignore_empty=ignore_empty
+    )
     absorbed = {}
     for pair in kept:
         mean, deviation, smallest = observed[pair.first]
-        limit = _limit_of(pair, by_name, arrays)
+        limit = _limit_of(pair, by_name, arrays=arrays)
         c = np.minimum(np.minimum(mean, limit) - 3 * deviation, smallest)
         c = np.clip(c, 0.0, (1 - _SMALLEST_LIMIT) * limit)
         if not c.any():
@@ -94,15 +97,15 @@ def absorb_high_biases(
         kernel = arrays[kernel_key(second)].astype(np.float64)
         arrays[bias_key(first)] = (arrays[bias_key(first)] - c).astype(np.float32)
         arrays[bias_key(second)] = (
-            arrays[bias_key(second)] + response_to_constant(second, kernel, c)
+            arrays[bias_key(second)] + response_to_constant(second, kernel, value=c)
         ).astype(np.float32)
         if (key := _limit_key(pair, by_name)) is not None:
             arrays[key] = (arrays[key] - c).astype(np.float32)
         absorbed[pair.first] = c
-    return Absorption(description, arrays, absorbed, tuple(left))
+    return Absorption(description, arrays, absorbed=absorbed, left=tuple(left))
 
 
-def _why_not(pair, by_name: dict[str, Node], arrays) -> str:
+def _why_not(pair, by_name: dict[str, Node], *, arrays) -> str:
     first, second = by_name[pair.first], by_name[pair.second]
     kinds = [by_name[name].kind for name in pair.between]
     if kinds not in (["relu"], ["channel_limit"]):
@@ -126,13 +129,13 @@ def _limit_key(pair, by_name: dict[str, Node]) -> str | None:
     return f"{name}/limit" if by_name[name].kind == "channel_limit" else None
 
 
-def _limit_of(pair, by_name: dict[str, Node], arrays) -> np.ndarray:
+def _limit_of(pair, by_name: dict[str, Node], *, arrays) -> np.ndarray:
     """Largest value of each channel behind the ReLU, float64; infinite without a limit."""
     key = _limit_key(pair, by_name)
     return np.asarray(np.inf if key is None else arrays[key], np.float64)
 
 
-def _observe(description, arrays, names: set[str], batches, ignore_empty: bool):
+def _observe(description, arrays, *, names: set[str], batches, ignore_empty: bool):
     """(mean, standard deviation, smallest value) of each channel, float64 [channels]."""
     sums: dict[str, list] = {}
 

@@ -53,13 +53,13 @@ class BiasCorrection:
     left: tuple[str, ...]
 
 
-def quantize_kernel(node: Node, kernel: np.ndarray, per_channel: bool = True) -> np.ndarray:
+def quantize_kernel(node: Node, kernel: np.ndarray, *, per_channel: bool = True) -> np.ndarray:
     """The kernel as 8-bit integers hold it: scale * q, -127 <= q <= 127, scale = max|kernel| / 127.
 
     One scale an output channel, or one for the kernel. A kernel of zeros stays as it is.
     """
     kernel = kernel.astype(np.float64)
-    scale = along_outputs(node, kernel, int8_scales(node, kernel, per_channel))
+    scale = along_outputs(node, kernel, values=int8_scales(node, kernel, per_channel=per_channel))
     steps = np.clip(np.rint(kernel / scale), -LARGEST_INT8, LARGEST_INT8)
     return (steps * scale).astype(np.float32)
 
@@ -67,6 +67,7 @@ def quantize_kernel(node: Node, kernel: np.ndarray, per_channel: bool = True) ->
 def correct_empirically(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
+    *,
     batches: list[np.ndarray],
     ranges: dict[str, tuple[float, float]],
     per_channel: bool = True,
@@ -96,7 +97,7 @@ def correct_empirically(
     (pixel_weights,) = weights_of([photos], ignore_empty)
     arrays = dict(arrays)
     rounded = arrays | {
-        kernel_key(node): quantize_kernel(node, arrays[kernel_key(node)], per_channel)
+        kernel_key(node): quantize_kernel(node, arrays[kernel_key(node)], per_channel=per_channel)
         for node in description.nodes
         if node.kind in WITH_KERNEL and node.name not in kept_float
     }
@@ -119,7 +120,7 @@ def correct_empirically(
             left.append(f"{node.name}: has no bias")
         corrected = node.kind in WITH_KERNEL and has_bias
         quantized.step(node, functools.partial(correct, node) if corrected else None)
-    return BiasCorrection(arrays, corrections, tuple(left))
+    return BiasCorrection(arrays, corrections, left=tuple(left))
 
 
 def _mean(value, weights: PixelWeights | None) -> np.ndarray:
@@ -134,6 +135,7 @@ def _mean(value, weights: PixelWeights | None) -> np.ndarray:
 def correct_analytically(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
+    *,
     statistics: dict[str, tuple[np.ndarray, np.ndarray]],
     per_channel: bool = True,
     reference: dict[str, np.ndarray] | None = None,
@@ -164,21 +166,21 @@ def correct_analytically(
                 left.append(f"{node.name}: what flows into it is not known")
             else:
                 key = kernel_key(node)
-                rounded = quantize_kernel(node, arrays[key], per_channel)
+                rounded = quantize_kernel(node, arrays[key], per_channel=per_channel)
                 error = rounded.astype(np.float64) - reference[key]
-                shift = -response_to_constant(node, error, given[0])
+                shift = -response_to_constant(node, error, value=given[0])
                 corrections[node.name] = shift
                 arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
             if node.name in normal:
                 expected[node.name] = normal[node.name][0]
-        elif (found := _mean_behind(node, given, normal, arrays)) is not None:
+        elif (found := _mean_behind(node, given, normal=normal, arrays=arrays)) is not None:
             expected[node.name] = found
             if node.kind == IDENTITY and node.inputs[0] in normal:
                 normal[node.name] = normal[node.inputs[0]]
-    return BiasCorrection(arrays, corrections, tuple(left))
+    return BiasCorrection(arrays, corrections, left=tuple(left))
 
 
-def _mean_behind(node: Node, given, normal, arrays):
+def _mean_behind(node: Node, given, *, normal, arrays):
     """E of a node that has no kernel, [channels]; None where it is not known."""
     if any(mean is None for mean in given):
         return None
@@ -192,13 +194,13 @@ def _mean_behind(node: Node, given, normal, arrays):
     odd = node.attributes.get("negative_slope") or node.attributes.get("threshold")
     if node.kind == "relu" and source in normal and not odd:
         limit = node.attributes.get("max_value")
-        return clipped_normal_mean(*normal[source], math.inf if limit is None else limit)
+        return clipped_normal_mean(*normal[source], limit=math.inf if limit is None else limit)
     if node.kind == "channel_limit" and source in normal:
-        return clipped_normal_mean(*normal[source], arrays[f"{node.name}/limit"])
+        return clipped_normal_mean(*normal[source], limit=arrays[f"{node.name}/limit"])
     return None
 
 
-def clipped_normal_mean(mean, deviation, limit) -> np.ndarray:
+def clipped_normal_mean(mean, deviation, *, limit) -> np.ndarray:
     """E[min(max(x, 0), limit)] of x normal; float64 of the shape of `mean`.
 
     With a = -mean / deviation, b = (limit - mean) / deviation, and p, P the standard normal's

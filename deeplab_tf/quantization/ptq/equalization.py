@@ -98,7 +98,7 @@ def find_pairs(description: NetworkDescription, relu6: Relu6) -> tuple[list[Pair
     for node in description.nodes:
         if node.kind not in WITH_KERNEL:
             continue
-        found = _pair_from(description, node, relu6)
+        found = _pair_from(description, node, relu6=relu6)
         if isinstance(found, Pair):
             pairs.append(found)
         else:
@@ -106,7 +106,7 @@ def find_pairs(description: NetworkDescription, relu6: Relu6) -> tuple[list[Pair
     return pairs, left
 
 
-def _pair_from(description: NetworkDescription, first: Node, relu6: Relu6) -> "Pair | str":
+def _pair_from(description: NetworkDescription, first: Node, *, relu6: Relu6) -> "Pair | str":
     between: list[str] = []
     current = first
     while True:
@@ -117,7 +117,7 @@ def _pair_from(description: NetworkDescription, first: Node, relu6: Relu6) -> "P
         if follower.kind in WITH_KERNEL:
             if int(follower.attributes.get("groups", 1)) != 1:
                 return f"{follower.name} is a grouped convolution"
-            return Pair(first.name, follower.name, tuple(between))
+            return Pair(first.name, follower.name, between=tuple(between))
         problem = _why_not_through(follower, relu6)
         if problem:
             return problem
@@ -149,6 +149,7 @@ def _why_not_through(node: Node, relu6: Relu6) -> str:
 def equalize(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
+    *,
     relu6: Relu6 = Relu6.EXACT,
     tolerance: float = 1e-3,
     max_iterations: int = 100,
@@ -169,7 +170,7 @@ def equalize(
     arrays = dict(arrays)
     _check_finite(by_name, arrays)
     pairs, left = find_pairs(description, relu6)
-    pairs, left = _fitting(pairs, left, by_name, arrays)
+    pairs, left = _fitting(pairs, left, by_name=by_name, arrays=arrays)
     scales = {
         pair.first: np.ones(
             output_channels(by_name[pair.first], arrays[kernel_key(by_name[pair.first])])
@@ -181,15 +182,24 @@ def equalize(
         iterations += 1
         moved = 0.0
         for pair in pairs:
-            step = _step(by_name[pair.first], by_name[pair.second], arrays)
+            step = _step(by_name[pair.first], by_name[pair.second], arrays=arrays)
             scales[pair.first] *= step
             moved = max(moved, float(np.abs(step - 1).max()))
         if moved <= tolerance:
             break
-    description, limits, replaced = _with_limits(description, arrays, pairs, scales, relu6)
+    description, limits, replaced = _with_limits(
+        description, arrays, pairs=pairs, scales=scales, relu6=relu6
+    )
     arrays = {key: np.asarray(value, np.float32) for key, value in arrays.items()}
     return Equalization(
-        description, arrays, tuple(pairs), scales, iterations, limits, replaced, tuple(left)
+        description,
+        arrays,
+        pairs=tuple(pairs),
+        scales=scales,
+        iterations=iterations,
+        limits=limits,
+        replaced=replaced,
+        left=tuple(left),
     )
 
 
@@ -206,7 +216,7 @@ class ReplacementCost:
     agreement: float | None
 
 
-def measure_replacement(before, behind, batches: list[np.ndarray]) -> ReplacementCost:
+def measure_replacement(before, behind, *, batches: list[np.ndarray]) -> ReplacementCost:
     """Compares two float networks on photos.
 
     Args:
@@ -233,7 +243,7 @@ def _check_finite(by_name: dict[str, Node], arrays: dict[str, np.ndarray]) -> No
             raise ValueError(f"{key} holds NaN or infinity; the training diverged")
 
 
-def _fitting(pairs, left, by_name, arrays):
+def _fitting(pairs, left, *, by_name, arrays):
     """Leaves out pairs whose channels do not match one to one (a reshape in a dense head)."""
     kept = []
     for pair in pairs:
@@ -247,21 +257,21 @@ def _fitting(pairs, left, by_name, arrays):
     return kept, left
 
 
-def _step(first: Node, second: Node, arrays: dict[str, np.ndarray]) -> np.ndarray:
+def _step(first: Node, second: Node, *, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """One equalization of one pair; `arrays` changed in place. Returns s, float64 [channels]."""
     kernel1, kernel2 = (arrays[kernel_key(node)].astype(np.float64) for node in (first, second))
     range1, range2 = largest_of_outputs(first, kernel1), largest_of_inputs(second, kernel2)
     alive = (range1 > SMALLEST_RANGE) & (range2 > SMALLEST_RANGE)
     s = np.ones_like(range1)
     s[alive] = np.clip(np.sqrt(range1[alive] / range2[alive]), 1 / LARGEST_STEP, LARGEST_STEP)
-    arrays[kernel_key(first)] = kernel1 / along_outputs(first, kernel1, s)
+    arrays[kernel_key(first)] = kernel1 / along_outputs(first, kernel1, values=s)
     if bias_key(first) in arrays:
         arrays[bias_key(first)] = arrays[bias_key(first)] / s
     arrays[kernel_key(second)] = kernel2 * along_inputs(second, s)
     return s
 
 
-def _with_limits(description, arrays, pairs, scales, relu6):
+def _with_limits(description, arrays, *, pairs, scales, relu6):
     """ReLU6 nodes of the pairs get one limit a channel, or none; `arrays` gains the limits."""
     changed, limits, replaced = {}, [], []
     by_name = {node.name: node for node in description.nodes}
@@ -280,7 +290,9 @@ def _with_limits(description, arrays, pairs, scales, relu6):
             else:
                 limits.append(name)
                 channels = len(scales[pair.first])
-                changed[name] = Node(name, "channel_limit", node.inputs, {"channels": channels})
+                changed[name] = Node(
+                    name, "channel_limit", inputs=node.inputs, attributes={"channels": channels}
+                )
                 arrays[f"{name}/limit"] = limit / scales[pair.first]
     nodes = tuple(changed.get(node.name, node) for node in description.nodes)
     return dataclasses.replace(description, nodes=nodes), tuple(limits), tuple(replaced)

@@ -107,6 +107,7 @@ class PostTrained:
 def quantize_post_training(
     model: keras.Model,
     plan: PostTraining,
+    *,
     batches: list[np.ndarray],
     input_range: tuple[float, float],
 ) -> PostTrained:
@@ -129,30 +130,34 @@ def quantize_post_training(
             raise ValueError("every pixel of every calibration image is empty; give others")
         network.report.append(f"{share:.0%} of the pixels are empty, left out of statistics")
     if plan.equalize:
-        _equalize(network, plan.relu6, photos)
+        _equalize(network, plan.relu6, photos=photos)
     if plan.absorb:
-        _absorb(network, plan, photos)
+        _absorb(network, plan, photos=photos)
     by_node = _with_node_names(plan, network)
     source = build_imported(network.description)
     unknown = scheme.unknown_layers(source)
     network.report += [f"left float, unknown: {name} ({kind})" for name, kind in unknown.items()]
     by_node = dataclasses.replace(by_node, keep_float=(*by_node.keep_float, *unknown))
-    ranges = _choose_ranges(network, source, plan, photos)
+    ranges = _choose_ranges(network, source, plan=plan, photos=photos)
     reference = network.arrays
     if plan.adaround:
-        _learn_rounding(network, by_node, photos, ranges)
+        _learn_rounding(network, by_node, photos=photos, ranges=ranges)
     if plan.bias is not BiasMethod.NONE:
-        _correct_biases(network, by_node, photos, ranges, reference)
+        _correct_biases(network, by_node, photos=photos, ranges=ranges, reference=reference)
     if plan.keep_float:
         network.report.append(f"float32: {', '.join(plan.keep_float)}")
     if plan.int16:
         network.report.append(f"16-bit activations: {', '.join(plan.int16)}")
-    quantized = quantize_aware(source, input_range, plan.per_channel)
-    fill_ranges(quantized, source, network.arrays, [], ranges)
+    quantized = quantize_aware(source, input_range, per_channel=plan.per_channel)
+    fill_ranges(quantized, source, arrays=network.arrays, batches=[], known=ranges)
     for line in network.report:
         logging.info("%s", line)
     return PostTrained(
-        quantized, network.description, network.arrays, ranges, tuple(network.report)
+        quantized,
+        network.description,
+        arrays=network.arrays,
+        ranges=ranges,
+        report=tuple(network.report),
     )
 
 
@@ -178,12 +183,14 @@ def _folded(model: keras.Model) -> _Network:
     report = [f"{len(folding.statistics)} batch norms folded"]
     if folding.left:
         report.append("batch norms left: " + ", ".join(folding.left))
-    return _Network(folding.description, folding.arrays, folding.statistics, report)
+    return _Network(
+        folding.description, folding.arrays, statistics=folding.statistics, report=report
+    )
 
 
-def _equalize(network: _Network, relu6: Relu6, photos: list[np.ndarray]) -> None:
+def _equalize(network: _Network, relu6: Relu6, *, photos: list[np.ndarray]) -> None:
     before = network.description, network.arrays
-    done = equalize(*before, relu6)
+    done = equalize(*before, relu6=relu6)
     network.description, network.arrays = done.description, done.arrays
     network.statistics = {
         name: (mean / done.scales.get(name, 1.0), deviation / done.scales.get(name, 1.0))
@@ -194,7 +201,7 @@ def _equalize(network: _Network, relu6: Relu6, photos: list[np.ndarray]) -> None
         f"{len(done.limits)} ReLU6 got a limit a channel, {len(done.replaced)} became ReLU"
     )
     if done.replaced:
-        cost = measure_replacement(before, (done.description, done.arrays), photos)
+        cost = measure_replacement(before, (done.description, done.arrays), batches=photos)
         same = "" if cost.agreement is None else f", arg max equal on {cost.agreement:.2%}"
         network.report.append(
             f"ReLU in place of ReLU6 costs: {cost.snr_db:.1f} dB signal-to-noise of the float "
@@ -203,8 +210,10 @@ def _equalize(network: _Network, relu6: Relu6, photos: list[np.ndarray]) -> None
     network.report += [f"not equalized: {line}" for line in done.left]
 
 
-def _absorb(network: _Network, plan: PostTraining, photos: list[np.ndarray]) -> None:
-    done = absorb_high_biases(network.description, network.arrays, photos, plan.ignore_empty)
+def _absorb(network: _Network, plan: PostTraining, *, photos: list[np.ndarray]) -> None:
+    done = absorb_high_biases(
+        network.description, network.arrays, batches=photos, ignore_empty=plan.ignore_empty
+    )
     network.arrays = done.arrays
     network.statistics = {
         name: (mean - done.absorbed.get(name, 0.0), deviation)
@@ -218,18 +227,18 @@ def _absorb(network: _Network, plan: PostTraining, photos: list[np.ndarray]) -> 
 
 
 def _choose_ranges(
-    network: _Network, source: keras.Model, plan: PostTraining, photos: list[np.ndarray]
+    network: _Network, source: keras.Model, *, plan: PostTraining, photos: list[np.ndarray]
 ) -> dict[str, tuple[float, float]]:
     names = [name for name, part in scheme.plan_layers(source).items() if part.output]
     before = network.description, network.arrays
-    histograms = observe(*before, names, photos, plan.ignore_empty)
+    histograms = observe(*before, names=names, batches=photos, ignore_empty=plan.ignore_empty)
     ranges = {name: choose_range(found, plan.ranges) for name, found in histograms.items()}
     ranges |= _cut_by_limits(network.description, ranges)
     network.report.append(f"{len(ranges)} activation ranges by {plan.ranges.value}")
     return ranges
 
 
-def _learn_rounding(network: _Network, plan: PostTraining, photos, ranges) -> None:
+def _learn_rounding(network: _Network, plan: PostTraining, *, photos, ranges) -> None:
     """Kernels that stay float are left as they are."""
     kept = {
         key: value
@@ -237,7 +246,11 @@ def _learn_rounding(network: _Network, plan: PostTraining, photos, ranges) -> No
         if key.rpartition("/")[0] in plan.keep_float
     }
     learned = learn_rounding(
-        *(network.description, network.arrays, photos, ranges, AdaRoundOptions()),
+        network.description,
+        network.arrays,
+        batches=photos,
+        ranges=ranges,
+        options=AdaRoundOptions(),
         per_channel=plan.per_channel,
         ignore_empty=plan.ignore_empty,
     )
@@ -251,18 +264,29 @@ def _learn_rounding(network: _Network, plan: PostTraining, photos, ranges) -> No
     network.report += [f"rounded to nearest: {line}" for line in learned.left]
 
 
-def _correct_biases(network: _Network, plan: PostTraining, photos, ranges, reference) -> None:
+def _correct_biases(network: _Network, plan: PostTraining, *, photos, ranges, reference) -> None:
     """`reference`: the weights before their rounding was learned."""
     description, arrays = network.description, network.arrays
     if plan.bias is BiasMethod.EMPIRICAL:
         few = [np.concatenate(photos)[:BIAS_IMAGES]]
         done = correct_empirically(
-            *(description, arrays, few, ranges, plan.per_channel, reference, plan.keep_float),
+            description,
+            arrays,
+            batches=few,
+            ranges=ranges,
+            per_channel=plan.per_channel,
+            reference=reference,
+            kept_float=plan.keep_float,
             ignore_empty=plan.ignore_empty,
         )
     else:
         done = correct_analytically(
-            description, arrays, network.statistics, plan.per_channel, reference, plan.keep_float
+            description,
+            arrays,
+            statistics=network.statistics,
+            per_channel=plan.per_channel,
+            reference=reference,
+            kept_float=plan.keep_float,
         )
     network.arrays = done.arrays
     network.report.append(f"{len(done.corrections)} biases corrected ({plan.bias.value})")

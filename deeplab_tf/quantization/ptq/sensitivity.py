@@ -94,7 +94,7 @@ def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -
                 layers.append(last)
         taken.update(layers)
         weights = arrays[kernel_key(node)].size if plan.weights else 0
-        units.append(Unit(_keras_name(layers), tuple(layers), weights))
+        units.append(Unit(_keras_name(layers), tuple(layers), weights=weights))
     return units
 
 
@@ -134,6 +134,7 @@ class SwitchedNetwork:
         self,
         description: NetworkDescription,
         arrays: dict[str, np.ndarray],
+        *,
         ranges: dict[str, tuple[float, float]],
         per_channel: bool = True,
     ):
@@ -153,13 +154,13 @@ class SwitchedNetwork:
         self.executor = Executor(
             description,
             arrays,
-            rounding={name: _switched(on, *ranges[name]) for name, on in self._on.items()},
+            rounding={name: _switched(on, ranges[name]) for name, on in self._on.items()},
         )
         self._kernels = {
             node.name: (
                 node,
                 arrays[kernel_key(node)],
-                quantize_kernel(node, arrays[kernel_key(node)], per_channel),
+                quantize_kernel(node, arrays[kernel_key(node)], per_channel=per_channel),
             )
             for node in description.nodes
             if node.kind in WITH_KERNEL
@@ -185,11 +186,12 @@ class SwitchedNetwork:
         self._integer = set(names)
 
 
-def _switched(on: tf.Variable, low: float, high: float):
+def _switched(on: tf.Variable, ends: tuple[float, float]):
     """Rounds to a range while a variable is True."""
+    low, high = ends
 
     def rounded(value):
-        return tf.cond(on, lambda: quantize_activation(value, low, high), lambda: value)
+        return tf.cond(on, lambda: quantize_activation(value, low, high=high), lambda: value)
 
     return rounded
 
@@ -222,6 +224,7 @@ class Judge:
         self,
         network: SwitchedNetwork,
         images: np.ndarray,
+        *,
         labels: np.ndarray,
         num_classes: int,
         alignment: Alignment = Alignment.HALF_PIXEL,
@@ -233,7 +236,7 @@ class Judge:
         @tf.function
         def predict(image):
             logits = network.executor.run(image)
-            full = resize_bilinear(logits, (height, width), alignment)
+            full = resize_bilinear(logits, (height, width), alignment=alignment)
             return logits, tf.argmax(full, -1, output_type=tf.int32)
 
         self._predict = predict
@@ -249,13 +252,16 @@ class Judge:
             logits, classes = self._predict(image[None])
             signal += float(np.square(wanted, dtype=np.float64).sum())
             noise += float(np.square(wanted - logits.numpy(), dtype=np.float64).sum())
-            matrix += confusion.confusion_matrix(label[None], classes.numpy(), self._num_classes)
+            matrix += confusion.confusion_matrix(
+                label[None], classes.numpy(), num_classes=self._num_classes
+            )
         return Score(confusion.mean_true_iou(matrix), snr_db(signal, noise))
 
 
 def measure_sensitivity(
     units: Sequence[Unit],
     judge: Judge,
+    *,
     images: int,
     progress: Callable[[str], None] | None = None,
 ) -> Sensitivity:
@@ -276,12 +282,17 @@ def measure_sensitivity(
     scores.sort(key=lambda row: row[1].snr_db)
     ranked, only_integer, only_float = (tuple(column) for column in zip(*scores, strict=True))
     return Sensitivity(
-        ranked, only_integer, only_float, judge.score(set()), judge.score(names), images
+        ranked,
+        only_integer,
+        only_float=only_float,
+        all_float=judge.score(set()),
+        all_integer=judge.score(names),
+        images=images,
     )
 
 
 def choose_float(
-    sensitivity: Sensitivity, judge: Judge, budget: float
+    sensitivity: Sensitivity, judge: Judge, *, budget: float
 ) -> tuple[tuple[str, ...], Score]:
     """The shortest head of the ranking that, kept float, brings mIoU within a budget of float's.
 

@@ -30,6 +30,7 @@ class QatScheme(enum.Enum):
 def quantize_aware(
     model: keras.Model,
     input_range: tuple[float, float],
+    *,
     per_channel: bool = True,
     qat_scheme: QatScheme = QatScheme.PLANNED,
 ) -> keras.Model:
@@ -52,7 +53,7 @@ def quantize_aware(
     plans, unknown = scheme.plan_layers(model), scheme.unknown_layers(model)
 
     def annotate(layer):
-        config = scheme.config_for(layer, plans[layer.name], per_channel)
+        config = scheme.config_for(layer, plans[layer.name], per_channel=per_channel)
         if layer.name in unknown:
             copy = type(layer).from_config(layer.get_config())
         else:

@@ -13,7 +13,7 @@ from deeplab_tf.quantization.qat.apply import load_float_weights, short_name, wr
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
 
 
-def observe_ranges(model: keras.Model, names: list[str], batches) -> dict[str, tuple]:
+def observe_ranges(model: keras.Model, names: list[str], *, batches) -> dict[str, tuple]:
     """Mean over batches of the smallest and largest value of each layer's output.
 
     Args:
@@ -57,6 +57,7 @@ def learned_ranges(model: keras.Model) -> dict[str, tuple[float, float]]:
 def fill_ranges(
     model: keras.Model,
     source: keras.Model,
+    *,
     arrays: dict[str, np.ndarray],
     batches,
     known: dict[str, tuple[float, float]] | None = None,
@@ -85,7 +86,7 @@ def fill_ranges(
     ranges = {name: known[name] for name in watched if known and name in known}
     count = len(ranges)
     if rest := [name for name in watched if name not in ranges]:
-        ranges |= observe_ranges(source, rest, batches)
+        ranges |= observe_ranges(source, rest, batches=batches)
     for name, wrapper in watched.items():
         for variable in wrapper.weights:
             if short_name(variable) in ("output_min", "output_max"):

@@ -99,7 +99,7 @@ _KNOWN = (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE)
 """Matched exactly: what Keras derives from one of these may compute something else."""
 
 
-def fusable_relu(max_value, negative_slope, threshold) -> bool:
+def fusable_relu(max_value, negative_slope, *, threshold) -> bool:
     """Whether a ReLU is one of the two, RELU and RELU6, that fuse into the operator before it.
 
     TFLite also has RELU_0_TO_1; the converter does not make one of a ReLU with a limit of 1.
@@ -112,7 +112,7 @@ def fusable_relu(max_value, negative_slope, threshold) -> bool:
 
 
 def _is_fusable(layer) -> bool:
-    return fusable_relu(layer.max_value, layer.negative_slope, layer.threshold)
+    return fusable_relu(layer.max_value, layer.negative_slope, threshold=layer.threshold)
 
 
 def integer_form(layer) -> keras.layers.Layer:
@@ -229,7 +229,7 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
         per_channel: one range a channel of the kernel, or one for all (legacy accelerators).
     """
 
-    def __init__(self, weight_kind: str | None, output: bool, per_channel: bool = True):
+    def __init__(self, weight_kind: str | None, output: bool, *, per_channel: bool = True):
         self.weight_kind, self.output, self.per_channel = weight_kind, output, per_channel
 
     def _kernel_name(self) -> str:
@@ -268,14 +268,17 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
         }
 
 
-def config_for(layer, plan: LayerPlan, per_channel: bool = True) -> PlannedConfig:
+def config_for(layer, plan: LayerPlan, *, per_channel: bool = True) -> PlannedConfig:
     """The part of the plan that concerns a layer, in tfmot's form; warns of an unknown one."""
     if why := _why_unknown(layer):
         logging.warning(
             "layer %r (%s) is not known to the quantization scheme and stays as it is",
-            *(layer.name, why),
+            layer.name,
+            why,
         )
-    return PlannedConfig(type(layer).__name__ if plan.weights else None, plan.output, per_channel)
+    return PlannedConfig(
+        type(layer).__name__ if plan.weights else None, plan.output, per_channel=per_channel
+    )
 
 
 class _FixedInputRange(transforms.Transform):

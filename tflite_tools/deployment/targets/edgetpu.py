@@ -50,18 +50,18 @@ def check(graph: Graph, target: str) -> TargetResult:
     """
     own = {operator.position: reason(graph, operator) for operator in graph.operators}
     refused = {position: text for position, text in own.items() if text}
-    front, reasons = one_run(graph, refused, _float_inputs(graph, refused))
+    front, reasons = one_run(graph, refused, inputs=_float_inputs(graph, refused))
     placements = tuple(
         Placement(operator, reasons.get(operator.position, "")) for operator in graph.operators
     )
     return TargetResult(
         target,
         graph,
-        placements,
-        _partition(graph, reasons, front),
-        _SOURCE,
-        tuple(_warnings(graph, placements)),
-        {
+        placements=placements,
+        partition=_partition(graph, reasons, front=front),
+        source=_SOURCE,
+        warnings=tuple(_warnings(graph, placements)),
+        estimates={
             "parameters_mib": _parameter_bytes(graph, placements) / 2**20,
             "sram_mib": SRAM_BYTES / 2**20,
         },
@@ -95,7 +95,7 @@ def _any(graph: Graph, operator: Operator) -> str:
 
 
 def _no_activation(graph: Graph, operator: Operator) -> str:
-    if operands.option(operator, "fusedActivationFunction", 0):
+    if operands.option(operator, "fusedActivationFunction", default=0):
         return "fused activation function"
     return ""
 
@@ -114,13 +114,13 @@ def _not_zeros(constant: Tensor) -> bool:
 
 
 def _convolution(graph: Graph, operator: Operator) -> str:
-    dilation = [operands.option(operator, f"dilation{axis}Factor", 1) for axis in "HW"]
+    dilation = [operands.option(operator, f"dilation{axis}Factor", default=1) for axis in "HW"]
     if dilation[0] != dilation[1]:
         return f"dilation {dilation[0]} x {dilation[1]}; the same in x and y is needed"
-    return _constant(graph, operator, 1)
+    return _constant(graph, operator, slot=1)
 
 
-def _constant(graph: Graph, operator: Operator, slot: int) -> str:
+def _constant(graph: Graph, operator: Operator, *, slot: int) -> str:
     inputs = operands.inputs(graph, operator)
     if slot >= len(inputs) or inputs[slot].data is None:
         return "parameters that are computed, not constant"
@@ -128,16 +128,16 @@ def _constant(graph: Graph, operator: Operator, slot: int) -> str:
 
 
 def _fully_connected(graph: Graph, operator: Operator) -> str:
-    if operands.option(operator, "weightsFormat", 0):
+    if operands.option(operator, "weightsFormat", default=0):
         return "shuffled weights format"
     output = graph.tensors[operator.outputs[0]]
     if math.prod(output.shape[:-1]) != 1:
         return f"output {list(output.shape)} is not one-dimensional"
-    return _constant(graph, operator, 1)
+    return _constant(graph, operator, slot=1)
 
 
 def _reduction(graph: Graph, operator: Operator) -> str:
-    axes = operands.axes(graph, operator, 1)
+    axes = operands.axes(graph, operator, slot=1)
     if axes is None:
         return "axes that are computed, not constant"
     shape = graph.tensors[operator.inputs[0]].shape
@@ -149,14 +149,14 @@ def _reduction(graph: Graph, operator: Operator) -> str:
 
 
 def _pack(graph: Graph, operator: Operator) -> str:
-    return "packing along the batch" if operands.option(operator, "axis", 0) == 0 else ""
+    return "packing along the batch" if operands.option(operator, "axis", default=0) == 0 else ""
 
 
 def _prelu(graph: Graph, operator: Operator) -> str:
     alpha = graph.tensors[operator.inputs[1]]
     if math.prod(alpha.shape[:-1]) != 1:
         return f"alpha {list(alpha.shape)} is not one-dimensional; share axes 1 and 2"
-    return _constant(graph, operator, 1)
+    return _constant(graph, operator, slot=1)
 
 
 def _resize(graph: Graph, operator: Operator) -> str:
@@ -179,7 +179,7 @@ def _softmax(graph: Graph, operator: Operator) -> str:
 
 
 def _split(graph: Graph, operator: Operator) -> str:
-    axes = operands.axes(graph, operator, 0, of=1)
+    axes = operands.axes(graph, operator, slot=0, of=1)
     batched = len(graph.tensors[operator.inputs[1]].shape) > 3
     return "split of the batch" if axes is None or (batched and 0 in axes) else ""
 
@@ -192,11 +192,15 @@ def _squeeze(graph: Graph, operator: Operator) -> str:
 
 
 def _strided_slice(graph: Graph, operator: Operator) -> str:
-    strides = operands.constant(graph, operator, 3)
+    strides = operands.constant(graph, operator, slot=3)
     if strides is None or np.any(strides != 1):
         return "strides other than 1"
     masks = ("ellipsisMask", "newAxisMask")
-    return "ellipsis or new axis" if any(operands.option(operator, m, 0) for m in masks) else ""
+    return (
+        "ellipsis or new axis"
+        if any(operands.option(operator, m, default=0) for m in masks)
+        else ""
+    )
 
 
 _RULES: dict[str, _Rule] = {
@@ -211,14 +215,14 @@ _RULES: dict[str, _Rule] = {
     "CONCATENATION": _concatenation,
     "FULLY_CONNECTED": _fully_connected,
     "PACK": _pack,
-    "PAD": lambda graph, operator: _constant(graph, operator, 1),  # batch: see _tensors
+    "PAD": lambda graph, operator: _constant(graph, operator, slot=1),  # batch: see _tensors
     "PRELU": _prelu,
     "SOFTMAX": _softmax,
     "SPLIT": _split,
     "SQUEEZE": _squeeze,
     "STRIDED_SLICE": _strided_slice,
     "TILE": _any,  # undocumented; mapped in the official Cityscapes model
-    "TRANSPOSE_CONV": lambda graph, operator: _constant(graph, operator, 1),
+    "TRANSPOSE_CONV": lambda graph, operator: _constant(graph, operator, slot=1),
 }
 
 _NOT_EVERYWHERE = {
@@ -238,7 +242,7 @@ def _float_inputs(graph: Graph, refused: dict[int, str]) -> set[int]:
     }
 
 
-def _partition(graph: Graph, reasons: dict[int, str], front: set[int]) -> str:
+def _partition(graph: Graph, reasons: dict[int, str], *, front: set[int]) -> str:
     left, total = len(reasons), len(graph.operators)
     ends = [position for position in sorted(reasons) if position not in front]
     if left == total:

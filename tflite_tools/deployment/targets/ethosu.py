@@ -57,18 +57,20 @@ def check(graph: Graph, target: str) -> TargetResult:
             "pip install 'deeplab-tflite[vela]'"
         )
     with tempfile.TemporaryDirectory() as folder:
-        text = _run_vela(graph.path, target, pathlib.Path(folder))
+        text = _run_vela(graph.path, target, folder=pathlib.Path(folder))
         compiled = _read_compiled(graph.path, pathlib.Path(folder) / "model_vela.tflite")
         summary = _summary(pathlib.Path(folder))
-    placements, strangers = _placements(graph, compiled, text)
+    placements, strangers = _placements(graph, compiled, text=text)
     return TargetResult(
         target,
         graph,
-        placements,
-        _partition(graph, compiled, placements),
-        _source(summary),
-        tuple(strangers),
-        {name: factor * _number(summary[key]) for key, (name, factor) in _ESTIMATES.items()},
+        placements=placements,
+        partition=_partition(graph, compiled, placements=placements),
+        source=_source(summary),
+        warnings=tuple(strangers),
+        estimates={
+            name: factor * _number(summary[key]) for key, (name, factor) in _ESTIMATES.items()
+        },
     )
 
 
@@ -89,7 +91,7 @@ def _source(summary: dict[str, str]) -> str:
     )
 
 
-def _run_vela(path: pathlib.Path, target: str, folder: pathlib.Path) -> str:
+def _run_vela(path: pathlib.Path, target: str, *, folder: pathlib.Path) -> str:
     shutil.copyfile(path, folder / "model.tflite")  # Vela names its files after the model
     command = [sys.executable, "-m", "ethosu.vela", str(folder / "model.tflite")]
     command += [f"--output-dir={folder}", f"--accelerator-config={target}"]
@@ -136,7 +138,7 @@ def _key(graph: Graph, operator: Operator) -> tuple[str, str]:
     return operator.kind, graph.tensors[operator.outputs[0]].name
 
 
-def _placements(graph: Graph, compiled: Graph, text: str):
+def _placements(graph: Graph, compiled: Graph, *, text: str):
     """Placements of the file's operators; one line for what Vela left that is not the file's."""
     left = collections.Counter(
         _key(compiled, operator) for operator in compiled.operators if operator.kind != _COMPILED
@@ -159,7 +161,7 @@ def _placements(graph: Graph, compiled: Graph, text: str):
     return tuple(placements), strangers
 
 
-def _partition(graph: Graph, compiled: Graph, placements) -> str:
+def _partition(graph: Graph, compiled: Graph, *, placements) -> str:
     blocks = sum(operator.kind == _COMPILED for operator in compiled.operators)
     mapped = sum(placement.mapped for placement in placements)
     return f"blocks on the NPU: {blocks}; {mapped} of {len(graph.operators)} operators of the file"

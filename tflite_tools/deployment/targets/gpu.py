@@ -80,7 +80,12 @@ def check(graph: Graph, target: str) -> TargetResult:
         f"{len(kept)} of {total} operators"
     )
     return TargetResult(
-        target, graph, placements, partition, _SOURCE, tuple(_warnings(graph, placements))
+        target,
+        graph,
+        placements=placements,
+        partition=partition,
+        source=_SOURCE,
+        warnings=tuple(_warnings(graph, placements)),
     )
 
 
@@ -104,7 +109,7 @@ def _tensors(graph: Graph, operator: Operator) -> str:
             return f"tensor {list(tensor.shape)} of more than 4 dimensions"
         if min(tensor.shape_signature, default=1) < 0:
             return f"tensor of dynamic size {list(tensor.shape_signature)}"
-    if operands.option(operator, "fusedActivationFunction", 0) == _SIGN_BIT:
+    if operands.option(operator, "fusedActivationFunction", default=0) == _SIGN_BIT:
         return "fused activation SIGN_BIT"
     return ""
 
@@ -150,7 +155,7 @@ def _cast(graph: Graph, operator: Operator) -> str:
 
 
 def _depthwise(graph: Graph, operator: Operator) -> str:
-    multiplier = operands.option(operator, "depthMultiplier", 1)
+    multiplier = operands.option(operator, "depthMultiplier", default=1)
     channels = graph.tensors[operator.inputs[0]].shape[-1]
     if multiplier != 1 and channels != 1:
         return f"depth multiplier {multiplier} of {channels} channels"
@@ -163,7 +168,7 @@ def _dequantize(graph: Graph, operator: Operator) -> str:
 
 
 def _fully_connected(graph: Graph, operator: Operator) -> str:
-    if operands.option(operator, "weightsFormat", 0):
+    if operands.option(operator, "weightsFormat", default=0):
         return "shuffled weights format"
     return "constant input" if graph.tensors[operator.inputs[0]].data is not None else ""
 
@@ -177,11 +182,11 @@ def _gather(graph: Graph, operator: Operator) -> str:
 
 
 def _reduction(graph: Graph, operator: Operator) -> str:
-    return "axes that are computed" if operands.axes(graph, operator, 1) is None else ""
+    return "axes that are computed" if operands.axes(graph, operator, slot=1) is None else ""
 
 
 def _pad(graph: Graph, operator: Operator) -> str:
-    mirrored = operator.kind == "MIRROR_PAD" and operands.option(operator, "mode", 0) != 0
+    mirrored = operator.kind == "MIRROR_PAD" and operands.option(operator, "mode", default=0) != 0
     if mirrored:
         return "symmetric mirror padding"
     shape = graph.tensors[operator.inputs[1]].shape
@@ -191,18 +196,18 @@ def _pad(graph: Graph, operator: Operator) -> str:
 def _slice(graph: Graph, operator: Operator) -> str:
     rank = len(graph.tensors[operator.inputs[0]].shape)
     masks = ("ellipsisMask", "newAxisMask", "shrinkAxisMask")
-    if any(operands.option(operator, mask, 0) for mask in masks):
+    if any(operands.option(operator, mask, default=0) for mask in masks):
         return "ellipsis, new or shrunk axis"
     return "" if rank in (3, 4) else f"slice of a tensor with {rank} dimensions"
 
 
 def _softmax(graph: Graph, operator: Operator) -> str:
-    beta = operands.option(operator, "beta", 1.0)
+    beta = operands.option(operator, "beta", default=1.0)
     return "" if beta == 1 else f"softmax with beta {beta:g}"
 
 
 def _block(graph: Graph, operator: Operator) -> str:
-    return "" if operands.option(operator, "blockSize", 2) > 1 else "block of size 1"
+    return "" if operands.option(operator, "blockSize", default=2) > 1 else "block of size 1"
 
 
 _RULES: dict[str, _Rule] = {

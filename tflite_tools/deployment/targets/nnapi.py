@@ -39,7 +39,7 @@ def check(graph: Graph, target: str) -> TargetResult:
     """
     _, _, level_name = target.partition("-")
     level = int(level_name or NEWEST)
-    reasons = {o.position: reason(graph, o, level) for o in graph.operators}
+    reasons = {o.position: reason(graph, o, level=level) for o in graph.operators}
     parts = delegated_parts(graph, {p for p, text in reasons.items() if not text})
     kept = largest(parts, PARTS)
     outside = f"supported, but outside the {PARTS} largest parts"
@@ -57,10 +57,17 @@ def check(graph: Graph, target: str) -> TargetResult:
     ]
     if len(parts) > 1:
         warnings.append("each part costs a copy to the accelerator and back")
-    return TargetResult(target, graph, placements, partition, _SOURCE, tuple(warnings))
+    return TargetResult(
+        target,
+        graph,
+        placements=placements,
+        partition=partition,
+        source=_SOURCE,
+        warnings=tuple(warnings),
+    )
 
 
-def reason(graph: Graph, operator: Operator, level: int = NEWEST) -> str:
+def reason(graph: Graph, operator: Operator, *, level: int = NEWEST) -> str:
     """Why the delegate keeps the operator at an API level; "" where it hands it on."""
     row = _TABLE.get(operator.kind)
     if row is None:
@@ -68,10 +75,10 @@ def reason(graph: Graph, operator: Operator, level: int = NEWEST) -> str:
     since, types, rule = row
     if level < since:
         return f"needs API level {since}"
-    return _tensors(graph, operator, types) or rule(graph, operator, level)
+    return _tensors(graph, operator, types=types) or rule(graph, operator, level)
 
 
-def _tensors(graph: Graph, operator: Operator, types: tuple[str, ...]) -> str:
+def _tensors(graph: Graph, operator: Operator, *, types: tuple[str, ...]) -> str:
     slot = {"SPLIT": 1, "TRANSPOSE_CONV": 2}.get(operator.kind, 0)
     tensor = graph.tensors[operator.inputs[slot]]
     if tensor.type_name not in types:
@@ -88,7 +95,10 @@ def _any(graph: Graph, operator: Operator, level: int) -> str:
 
 def _constant(slot: int) -> _Rule:
     def rule(graph: Graph, operator: Operator, level: int) -> str:
-        given = slot >= len(operator.inputs) or operands.constant(graph, operator, slot) is not None
+        given = (
+            slot >= len(operator.inputs)
+            or operands.constant(graph, operator, slot=slot) is not None
+        )
         return "" if given else "shape, size or axis that is computed"
 
     return rule
@@ -103,19 +113,19 @@ def _arithmetic(graph: Graph, operator: Operator, level: int) -> str:
     integers = graph.tensors[operator.inputs[0]].type_name == "INT32"
     if integers and level < 30:
         return "INT32 input before API level 30"
-    if integers and operands.option(operator, "fusedActivationFunction", 0):
+    if integers and operands.option(operator, "fusedActivationFunction", default=0):
         return "fused activation of INT32"
-    return _only_float(graph, operator, 29)(level) if operator.kind == "SUB" else ""
+    return _only_float(graph, operator, since=29)(level) if operator.kind == "SUB" else ""
 
 
 def _average_pool(graph: Graph, operator: Operator, level: int) -> str:
-    window = [operands.option(operator, f"filter{side}", 1) for side in ("Height", "Width")]
+    window = [operands.option(operator, f"filter{side}", default=1) for side in ("Height", "Width")]
     integers = not graph.tensors[operator.inputs[0]].is_float
     return f"window {window} above 256 elements" if integers and math.prod(window) > 256 else ""
 
 
 def _batch_to_space(graph: Graph, operator: Operator, level: int) -> str:
-    crops = operands.constant(graph, operator, 2)
+    crops = operands.constant(graph, operator, slot=2)
     return "" if crops is not None and crops.size == 4 and not np.any(crops) else "crops"
 
 
@@ -126,7 +136,7 @@ def _cast(graph: Graph, operator: Operator, level: int) -> str:
 
 
 def _concatenation(graph: Graph, operator: Operator, level: int) -> str:
-    if operands.option(operator, "fusedActivationFunction", 0):
+    if operands.option(operator, "fusedActivationFunction", default=0):
         return "fused activation function"
     inputs = operands.inputs(graph, operator)
     steps = {
@@ -144,7 +154,7 @@ def _convolution(graph: Graph, operator: Operator, level: int) -> str:
         return "convolution without bias"
     if level >= 29:
         return ""
-    if any(operands.option(operator, f"dilation{axis}Factor", 1) != 1 for axis in "HW"):
+    if any(operands.option(operator, f"dilation{axis}Factor", default=1) != 1 for axis in "HW"):
         return "dilation before API level 29"
     image, weights = (graph.tensors[index] for index in operator.inputs[:2])
     if image.type_name == "INT8" or image.is_float != weights.is_float:
@@ -164,18 +174,18 @@ def _restricted_scales(graph: Graph, operator: Operator) -> str:
 
 
 def _fully_connected(graph: Graph, operator: Operator, level: int) -> str:
-    if operands.option(operator, "keepNumDims", False) and level < 30:
+    if operands.option(operator, "keepNumDims", default=False) and level < 30:
         return "kept dimensions before API level 30"
     return _convolution(graph, operator, level)
 
 
-def _only_float(graph: Graph, operator: Operator, since: int) -> Callable[[int], str]:
+def _only_float(graph: Graph, operator: Operator, *, since: int) -> Callable[[int], str]:
     float_input = graph.tensors[operator.inputs[0]].is_float
     return lambda level: "" if float_input or level >= since else f"integers before level {since}"
 
 
 def _integers_since_29(graph: Graph, operator: Operator, level: int) -> str:
-    return _only_float(graph, operator, 29)(level)
+    return _only_float(graph, operator, since=29)(level)
 
 
 def _mean(graph: Graph, operator: Operator, level: int) -> str:
@@ -190,7 +200,7 @@ def _mean(graph: Graph, operator: Operator, level: int) -> str:
 
 
 def _pack(graph: Graph, operator: Operator, level: int) -> str:
-    last = operands.option(operator, "axis", 0) in (-1, len(_shape(graph, operator)))
+    last = operands.option(operator, "axis", default=0) in (-1, len(_shape(graph, operator)))
     return "packing along the last axis" if last else ""
 
 
@@ -216,7 +226,7 @@ def _resize(graph: Graph, operator: Operator, level: int) -> str:
     if len(_shape(graph, operator)) != 4:
         return "input that is not 4-dimensional"
     centres = ("alignCorners", "halfPixelCenters")
-    if level < 30 and any(operands.option(operator, name, False) for name in centres):
+    if level < 30 and any(operands.option(operator, name, default=False) for name in centres):
         return "half-pixel centres or aligned corners before API level 30"
     height, width = graph.tensors[operator.outputs[0]].shape[1:3]
     if level < 29 and height != width:

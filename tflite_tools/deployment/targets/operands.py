@@ -17,21 +17,21 @@ def computed(graph: Graph, operator: Operator) -> list[Tensor]:
     return [tensor for tensor in tensors if tensor.data is None]
 
 
-def option(operator: Operator, name: str, default):
+def option(operator: Operator, name: str, *, default):
     """A field of the schema's options; `default` where the file has none."""
     return getattr(operator.options, name, default)
 
 
-def constant(graph: Graph, operator: Operator, slot: int) -> np.ndarray | None:
+def constant(graph: Graph, operator: Operator, *, slot: int) -> np.ndarray | None:
     """Value of one input; None where it is computed or left out."""
     if slot >= len(operator.inputs) or operator.inputs[slot] < 0:
         return None
     return graph.tensors[operator.inputs[slot]].data
 
 
-def axes(graph: Graph, operator: Operator, slot: int, of: int = 0) -> set[int] | None:
+def axes(graph: Graph, operator: Operator, *, slot: int, of: int = 0) -> set[int] | None:
     """Constant axes in one input, counted from the front of input `of`; None if computed."""
-    values = constant(graph, operator, slot)
+    values = constant(graph, operator, slot=slot)
     if values is None:
         return None
     rank = len(graph.tensors[operator.inputs[of]].shape)

@@ -14,7 +14,9 @@ def name_of(operator: Operator) -> str:
     return f"operator {operator.position}, {operator.kind}"
 
 
-def spread_downstream(graph: Graph, reasons: dict[int, str], harmless: set[int]) -> dict[int, str]:
+def spread_downstream(
+    graph: Graph, reasons: dict[int, str], *, harmless: set[int]
+) -> dict[int, str]:
     """Adds every operator that depends on one that is not mapped.
 
     Args:
@@ -44,7 +46,7 @@ def spread_downstream(graph: Graph, reasons: dict[int, str], harmless: set[int])
 
 
 def one_run(
-    graph: Graph, reasons: dict[int, str], inputs: set[int]
+    graph: Graph, reasons: dict[int, str], *, inputs: set[int]
 ) -> tuple[set[int], dict[int, str]]:
     """The one partition of a compiler: a connected run of operators that can be mapped.
 
@@ -70,16 +72,16 @@ def one_run(
         if position in reasons and front.issuperset(before[position]):
             front.add(position)
         producer |= dict.fromkeys(operator.outputs, position)
-    spread = spread_downstream(graph, reasons, front)
+    spread = spread_downstream(graph, reasons, harmless=front)
     mapped = [operator for operator in graph.operators if operator.position not in spread]
-    run = _largest_run(_connected(graph, mapped), before, front - inputs)
+    run = _largest_run(_connected(graph, mapped), before, front=front - inputs)
     feeding: set[int] = set()
     waiting = list(run)
     while waiting:
         new = {position for position in before[waiting.pop()] if position in front} - feeding
         feeding |= new
         waiting += new
-    left = spread_downstream(graph, reasons, feeding)
+    left = spread_downstream(graph, reasons, harmless=feeding)
     for operator in mapped:  # another run behind the same operators
         if operator.position not in run:
             left.setdefault(operator.position, "not connected with the rest: one partition only")
@@ -103,7 +105,9 @@ def _connected(graph: Graph, operators: list[Operator]) -> list[set[int]]:
     return [positions for positions, _ in groups]
 
 
-def _largest_run(groups: list[set[int]], before: dict[int, list[int]], front: set[int]) -> set[int]:
+def _largest_run(
+    groups: list[set[int]], before: dict[int, list[int]], *, front: set[int]
+) -> set[int]:
     """The largest group, of equal ones the first; groups that no operator of `front` feeds begin
     where the graph does and count as one."""
     runs: list[set[int]] = []
@@ -131,7 +135,7 @@ def delegated_parts(graph: Graph, supported: set[int]) -> list[list[int]]:
     waiting = list(graph.operators)
     parts = []
     while first := next((o for o in waiting if ready.issuperset(o.inputs)), None):
-        taken = _take(waiting, ready, supported, first.position in supported)
+        taken = _take(waiting, ready, supported=supported, sort=first.position in supported)
         if first.position in supported:
             parts.append(taken)
         waiting = [operator for operator in waiting if operator.position not in set(taken)]
@@ -144,7 +148,7 @@ def largest(parts: Iterable[list[int]], limit: int) -> set[int]:
     return {position for part in chosen for position in part}
 
 
-def _take(waiting, ready: set[int], supported: set[int], sort: bool) -> list[int]:
+def _take(waiting, ready: set[int], *, supported: set[int], sort: bool) -> list[int]:
     taken = []
     for operator in waiting:
         if (operator.position in supported) is sort and ready.issuperset(operator.inputs):
