@@ -241,6 +241,9 @@ class SimulatedQuantization(keras.layers.Layer):
         half_away: the value is a mean of integers of the same scale and zero point.
         copied: (scale, zero point) of an input whose integers the kernel hands on as they are,
             whatever they stand for in the output.
+        addend: {input_scale, multiplier, offset, terms} of a sum with a constant in fixed point:
+            `offset` is the real constant and `terms` what it adds to the output's integers, both
+            one value or one a channel.
     """
 
     def __init__(
@@ -256,6 +259,7 @@ class SimulatedQuantization(keras.layers.Layer):
         inverse_scale=None,
         half_away=False,
         copied=None,
+        addend=None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -263,7 +267,7 @@ class SimulatedQuantization(keras.layers.Layer):
         self.quantized_min, self.quantized_max = quantized_min, quantized_max
         self.accumulator_scale, self.multiplier = accumulator_scale, multiplier
         self.half_up, self.inverse_scale = half_up, inverse_scale
-        self.half_away, self.copied = half_away, copied
+        self.half_away, self.copied, self.addend = half_away, copied, addend
 
     def call(self, inputs):
         """float32 or float64 of any shape -> float32."""
@@ -282,6 +286,13 @@ class SimulatedQuantization(keras.layers.Layer):
         if self.inverse_scale is not None:
             return tf.round(tf.cast(inputs, tf.float32) * self.inverse_scale)
         exact = tf.cast(inputs, tf.float64)
+        if self.addend is not None:
+            offset, terms = (
+                tf.constant(self.addend[key], tf.float64) for key in ("offset", "terms")
+            )
+            steps = tf.round((exact - offset) / self.addend["input_scale"])
+            sums = tf.floor(steps * self.addend["multiplier"] + terms + 0.5)
+            return tf.where(exact == 0, tf.minimum(sums, 0), sums)  # what a ReLU cut off stays 0
         if self.copied is not None:
             scale, zero_point = self.copied
             quantized = tf.floor(tf.round(exact / scale * 4096) / 4096 + 0.5) + zero_point
@@ -315,6 +326,7 @@ class SimulatedQuantization(keras.layers.Layer):
             "inverse_scale": self.inverse_scale,
             "half_away": self.half_away,
             "copied": self.copied,
+            "addend": self.addend,
         }
 
 

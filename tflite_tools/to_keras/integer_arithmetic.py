@@ -94,9 +94,9 @@ def _arithmetic(view: OperatorView) -> dict:
     if kind == "MUL":
         product = scale * second.scale[0]
         return _accumulator(product, product / out)
-    if any(view.is_constant(slot) for slot in (0, 1)):
-        return {}
     if kind in ("ADD", "SUB"):
+        if view.is_constant(0) or view.is_constant(1):
+            return _constant_addend(view, scale, second=second.scale[0], out=out)
         return {"addends": _addends(scale, second.scale[0], out=out, subtract=kind == "SUB")}
     return {}
 
@@ -134,6 +134,36 @@ def _accumulator(sums, multiplier, *, half_up: bool = False) -> dict:
             "accumulator_scale": np.squeeze(_finite(sums)).tolist(),
             "multiplier": np.squeeze(_finite(multiplier)).tolist(),
             "half_up": half_up,
+        }
+    }
+
+
+def _constant_addend(view: OperatorView, first, *, second, out) -> dict:
+    """A sum or difference of which one operand is constant, one value or one a channel.
+
+    A ReLU6 cuts the sum before its integers can be found again: nothing is said then.
+    """
+    constant = view.floats(0 if view.is_constant(0) else 1)
+    kind, fused = view.operator.kind, view.activation()
+    if constant.size not in (1, view.output.shape[-1]):
+        return {}
+    if any(step.kind != "relu" or "max_value" in step.attributes for step in fused):
+        return {}
+    multipliers = _addends(first, second, out=out, subtract=False)["multipliers"]
+    scales = [float(first), float(second)]
+    if view.is_constant(0):
+        multipliers, scales = multipliers[::-1], scales[::-1]
+    offset = np.float64(constant).ravel()
+    if kind == "SUB" and view.is_constant(1):
+        offset = -offset
+    return {
+        "accumulator": {
+            "addend": {
+                "input_scale": scales[0],
+                "multiplier": multipliers[0],
+                "offset": offset.tolist(),
+                "terms": (np.round(offset / scales[1]) * multipliers[1]).tolist(),
+            }
         }
     }
 
