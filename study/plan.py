@@ -129,7 +129,8 @@ class Study:
 
     def missing_teacher(self) -> str:
         """ "cell: folder" of the first run outside this study that a cell learns from and that is
-        not there; "" where none is missing."""
+        not there; "" where none is missing.
+        """
         for cell in self.cells:
             for flag in _TEACHER:
                 named = str(cell.train.get(flag, ""))

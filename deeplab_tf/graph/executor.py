@@ -61,8 +61,7 @@ class Executor:
         size: tuple[int, int] | None = None,
         rounding: Rounding | None = None,
     ):
-        """
-        Args:
+        """Args:
             network: the graph.
             arrays: its "layer/weight" arrays; others are not looked at.
             size: (height, width) of the input; None for the network's own.
@@ -156,14 +155,13 @@ class Run:
         keep: collections.abc.Callable[[Node], bool] | None = None,
         hold: collections.abc.Collection[str] = (),
     ):
-        """
-        Args:
-            executor: of the network.
-            batches: float32 [batch, *input_shape] each.
-            keep: which nodes' values are held in memory until their last reader is computed, as
-                integers where they lie on an integer grid. The others are computed again for
-                each reader. None holds every one as it is.
-            hold: nodes whose values are never freed; the output's is not, either.
+        """Args:
+        executor: of the network.
+        batches: float32 [batch, *input_shape] each.
+        keep: which nodes' values are held in memory until their last reader is computed, as
+            integers where they lie on an integer grid. The others are computed again for
+            each reader. None holds every one as it is.
+        hold: nodes whose values are never freed; the output's is not, either.
         """
         self._executor = executor
         self._nodes = {node.name: node for node in executor.network.nodes}

@@ -69,7 +69,7 @@ def response_to_constant(node: Node, kernel: np.ndarray, *, value: np.ndarray) -
 
 
 def int8_scales(node: Node, kernel: np.ndarray, *, per_channel: bool) -> np.ndarray:
-    """max |kernel| / 127 of each output channel, or of the kernel; 1 where all weights are 0.
+    """Max |kernel| / 127 of each output channel, or of the kernel; 1 where all weights are 0.
 
     Returns:
         float64 [out channels].
@@ -81,7 +81,7 @@ def int8_scales(node: Node, kernel: np.ndarray, *, per_channel: bool) -> np.ndar
 
 
 def largest_of_outputs(node: Node, kernel: np.ndarray) -> np.ndarray:
-    """max |kernel| of each output channel, [out channels]."""
+    """Max |kernel| of each output channel, [out channels]."""
     if node.kind == "depthwise_conv2d":
         return np.abs(kernel).max((0, 1)).ravel()
     axis = 2 if node.kind == "conv2d_transpose" else kernel.ndim - 1
@@ -89,6 +89,6 @@ def largest_of_outputs(node: Node, kernel: np.ndarray) -> np.ndarray:
 
 
 def largest_of_inputs(node: Node, kernel: np.ndarray) -> np.ndarray:
-    """max |kernel| of each input channel, [in channels]; for ungrouped nodes."""
+    """Max |kernel| of each input channel, [in channels]; for ungrouped nodes."""
     axis = 3 if node.kind == "conv2d_transpose" else kernel.ndim - 2
     return np.abs(kernel).max(tuple(i for i in range(kernel.ndim) if i != axis))

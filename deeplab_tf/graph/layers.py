@@ -282,7 +282,7 @@ class SimulatedQuantization(keras.layers.Layer):
         return passed + tf.stop_gradient(real - passed)
 
     def _steps(self, inputs):
-        """quantized - zero_point before it is cut to the type's range."""
+        """Quantized - zero_point before it is cut to the type's range."""
         if self.inverse_scale is not None:
             return tf.round(tf.cast(inputs, tf.float32) * self.inverse_scale)
         exact = tf.cast(inputs, tf.float64)

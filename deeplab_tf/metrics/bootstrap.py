@@ -50,7 +50,7 @@ def common_classes(
 def miou_difference(
     first: np.ndarray, second: np.ndarray, *, classes: tuple[int, ...] = (), seed: int = 0
 ) -> Interval:
-    """mIoU of the second file less that of the first, over the classes that both count.
+    """MIoU of the second file less that of the first, over the classes that both count.
 
     Args:
         first, second: [images, num_classes, num_classes + 1], confusion matrices of the same
@@ -93,7 +93,8 @@ def _mean_changes(first, second, *, counts: np.ndarray, classes: tuple[int, ...]
 
 def _ious(matrices: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """IoU of each class on each resampled list, float64 [resamples, num_classes]; NaN without a
-    union."""
+    union.
+    """
     hits, union = (counts @ values for values in _overlap(matrices))
     return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
 

@@ -128,7 +128,8 @@ class Stepper:
 
     def take(self, iterator) -> tf.Tensor:
         """One step; returns loss, cross-entropy and distillation term, float32 [3], mean over the
-        workers."""
+        workers.
+        """
         return self._train_step(iterator)
 
     @contextlib.contextmanager

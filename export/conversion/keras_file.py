@@ -137,7 +137,7 @@ def _extract(archive: zipfile.ZipFile, path: pathlib.Path, *, target: pathlib.Pa
 
 @contextlib.contextmanager
 def _archive_errors(path: pathlib.Path, name: str) -> Iterator[None]:
-    """zipfile and zlib each raise their own."""
+    """Zipfile and zlib each raise their own."""
     try:
         yield
     except OSError:

@@ -214,7 +214,8 @@ class _Graphs:
 
     def raised(self, spec: FileSpec, content: bytes) -> tuple[bytes, dict[int, str]]:
         """The file with layers of more than 8 bits where asked for, and which operators of
-        `content` these are: {position: type}."""
+        `content` these are: {position: type}.
+        """
         done, steps = self._post_trained, self._steps_of_int8
         if done is None or steps is None or not self.planned(spec):
             return content, {}

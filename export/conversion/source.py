@@ -130,7 +130,8 @@ class RunSource(Source):
 
     def float_twins(self, height: int, width: int) -> dict[Phase, keras.Model]:
         """The float networks that files of this run were made of: of the float phase, and, where
-        there is one, the network inside the quantization-aware one."""
+        there is one, the network inside the quantization-aware one.
+        """
         twins = {Phase.FLOAT: self.model(Phase.FLOAT, height, width)}
         if self._weights(Phase.QUANTIZED).is_file():
             inside = build_network(self._config.model, (height, width))

@@ -207,7 +207,7 @@ def climb(ladder: Ladder) -> list[Row]:
 def compare_with_float(
     base: ModelResult, result: ModelResult | None, *, classes: tuple[int, ...]
 ) -> tuple[Interval | None, tuple[int, ...]]:
-    """mIoU of a file less that of float, and the classes that both count; None without a score.
+    """MIoU of a file less that of float, and the classes that both count; None without a score.
 
     Args:
         base, result: with the matrix of every image.
@@ -433,7 +433,7 @@ def _csv(documents: list[dict]) -> str:
 
 
 def _plot(documents: list[dict], path: pathlib.Path) -> None:
-    """mIoU of each rung with the interval of its difference from float: all, and near float."""
+    """MIoU of each rung with the interval of its difference from float: all, and near float."""
     shown = [values for values in documents if "miou" in values]
     figure, panels = plt.subplots(
         1, 2, figsize=(12, 0.3 * len(shown) + 1.2), sharey=True, layout="constrained"

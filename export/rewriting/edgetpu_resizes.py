@@ -58,7 +58,7 @@ def _size(tensor: schema.TensorT) -> tuple[int, int]:
 
 
 def _doublings(before: tuple[int, int], after: tuple[int, int]) -> int:
-    """n where both axes grow by 2^n; 0 for anything else."""
+    """N where both axes grow by 2^n; 0 for anything else."""
     factor, rest = divmod(after[0], before[0])
     power = factor.bit_length() - 1
     if rest or factor != 1 << power or (before[0] * factor, before[1] * factor) != after:

@@ -113,7 +113,8 @@ def raised_positions(
 
 def _file_layout(node: Node, kernel: np.ndarray) -> np.ndarray:
     """[h, w, in, out], transposed [h, w, out, in] -> [out, h, w, in]; depthwise [h, w, in, m] ->
-    [1, h, w, in * m]."""
+    [1, h, w, in * m].
+    """
     if node.kind == "depthwise_conv2d":
         return kernel.reshape(1, *kernel.shape[:2], -1)
     outputs = 2 if node.kind == "conv2d_transpose" else 3

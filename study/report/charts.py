@@ -99,7 +99,7 @@ def front(points: list[tuple[float, float]]) -> list[int]:
 
 @TEXT_AS_IT_IS
 def pareto(document: dict) -> str:
-    """mIoU against time and against bytes; the line joins what nothing else beats."""
+    """MIoU against time and against bytes; the line joins what nothing else beats."""
     files = [
         (cell["number"], variant, file)
         for cell in document["cells"]

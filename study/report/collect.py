@@ -109,7 +109,7 @@ class StudyReport:
         return [scored[index] for index in order]
 
     def interval(self, file: FileReport) -> Interval | None:
-        """mIoU with its interval over photos: `difference` is the mIoU itself.
+        """MIoU with its interval over photos: `difference` is the mIoU itself.
 
         A file that finds nothing scores 0 on every resampled list that holds the class, so the
         difference from it is the score, and its interval that of the score.
@@ -125,7 +125,8 @@ class StudyReport:
 
     def change(self, first: FileReport, second: FileReport) -> Interval | None:
         """Change of mIoU between two files, photo by photo, over the classes that both count; None
-        if the photos differ."""
+        if the photos differ.
+        """
         if first is second or first.overlap is None or second.overlap is None:
             return None
         if first.overlap.shape != second.overlap.shape:

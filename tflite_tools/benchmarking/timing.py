@@ -1,5 +1,6 @@
 """Milliseconds of one invoke: files and numbers of threads in turn, the processor's peak among
-them, so that a noisy machine favours none."""
+them, so that a noisy machine favours none.
+"""
 
 import contextlib
 import dataclasses

@@ -168,7 +168,7 @@ def dead_channels(case: Case, seen: Observations) -> list[Finding]:
 
 
 def _stuck_channels(statistics: LayerStatistics, natural: tuple[bool, bool]) -> np.ndarray:
-    """bool [channels]. An activation's zero is no fault, its upper end is."""
+    """Bool [channels]. An activation's zero is no fault, its upper end is."""
     channels = len(statistics.low)
     if statistics.histogram is None:
         return np.zeros(channels, bool)
@@ -178,7 +178,7 @@ def _stuck_channels(statistics: LayerStatistics, natural: tuple[bool, bool]) -> 
 
 
 def _alive_in_reference(statistics: LayerStatistics, tensor: Tensor) -> np.ndarray:
-    """bool [channels]: the reference's channel moves by more than a few steps."""
+    """Bool [channels]: the reference's channel moves by more than a few steps."""
     comparison = statistics.comparison
     if comparison is None or tensor.quantization is None:
         return np.zeros(len(statistics.low), bool)

@@ -223,7 +223,8 @@ def score_samples(runner: ModelRunner, part: Part) -> _Score:
 
 def probe(runner: ModelRunner, image: np.ndarray) -> tuple[float, Kernels]:
     """Runs in a child of its own: one invoke; returns the memory that it took, in MB, and the
-    kernels that ran."""
+    kernels that ran.
+    """
     runner.class_map(image)
     return runner.memory_mb(), runner.kernels
 

@@ -41,8 +41,7 @@ class Editor:
     """
 
     def __init__(self, content: bytes | None = None, *, name: str = "model"):
-        """
-        Args:
+        """Args:
             content: the `.tflite`; None for an empty one.
             name: of the file, for messages.
 

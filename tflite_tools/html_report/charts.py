@@ -28,7 +28,7 @@ def colors_of(models: list[dict], reference: str | None) -> dict[str, object]:
 
 @TEXT_AS_IT_IS
 def trade_off(document: dict) -> str:
-    """mIoU against latency and against size, with the interval of the change from float."""
+    """MIoU against latency and against size, with the interval of the change from float."""
     models = [model for model in document["models"] if model.get("miou") is not None]
     timed = [model for model in models if model["latency_ms"]]
     colors = colors_of(document["models"], document["reference"])
@@ -48,7 +48,7 @@ def trade_off(document: dict) -> str:
 
 
 def interval_ends(model: dict) -> list[float]:
-    """mIoU in percent at both ends of the change's interval.
+    """MIoU in percent at both ends of the change's interval.
 
     Around the file's own mIoU: the change may be over other classes, see `changed_over`.
     """

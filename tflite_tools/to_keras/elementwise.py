@@ -13,7 +13,7 @@ def add(view: OperatorView) -> list[Step]:
 
 
 def subtract(view: OperatorView) -> list[Step]:
-    """x - constant, or constant - x where the constant comes first."""
+    """X - constant, or constant - x where the constant comes first."""
     return _binary(
         view,
         "subtract",
@@ -65,13 +65,14 @@ def _binary(view: OperatorView, kind: str, *, as_scale_and_offset) -> list[Step]
 
 def _activation(view: OperatorView) -> list[Step]:
     """A sum or product of values that are never negative needs no ReLU for its range; their
-    difference can be negative."""
+    difference can be negative.
+    """
     needs_none = view.operator.kind != "SUB" and all(view.never_negative(s) for s in (0, 1))
     return view.fused_activation() if needs_none else view.activation()
 
 
 def _scale_and_offset(view: OperatorView, scale, *, offset) -> list[Step]:
-    """scale * x + offset, each None, one value, one a channel, or any shape."""
+    """Scale * x + offset, each None, one value, one a channel, or any shape."""
     given = [value for value in (scale, offset) if value is not None]
     if all(value.size == 1 for value in given):
         settings: dict = {

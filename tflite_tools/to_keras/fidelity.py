@@ -44,7 +44,8 @@ def measure(run_file, model: keras.Model, *, real_inputs) -> Fidelity:
 
 def compare(pairs) -> Fidelity:
     """Compares outputs (reference, rebuilt); class maps are integers, all else has its classes
-    last. A batch of one may be missing on one side."""
+    last. A batch of one may be missing on one side.
+    """
     equal, total, largest = 0, 0, 0.0
     values: list[tuple[np.ndarray, np.ndarray]] = []
     for reference, rebuilt in pairs:

@@ -301,7 +301,7 @@ class _Builder:
         )
 
     def _fold(self, name: str, step: Step) -> None:
-        """kernel * scale, bias * scale + offset."""
+        """Kernel * scale, bias * scale + offset."""
         position = [node.name for node in self._nodes].index(name)
         node = self._nodes[position]
         scale = step.weights["depthwise_kernel"].ravel()

@@ -54,7 +54,8 @@ def integer_arithmetic(view: OperatorView) -> dict:
 
 def copies_other_scale(view: OperatorView) -> bool:
     """Whether it is a resize to another scale or zero point: XNNPACK refuses such a file, and the
-    built-in kernels copy the integers, so that the real values change."""
+    built-in kernels copy the integers, so that the real values change.
+    """
     tensors = view.input(0), view.output
     return (
         view.operator.kind in ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")

@@ -90,15 +90,16 @@ def fixed_point_product(values: np.ndarray, real: float) -> np.ndarray:
 
 
 def _doubling_high_product(values: np.ndarray, factor: int, *, bits: int) -> np.ndarray:
-    """values * factor / 2^bits, rounded to nearest, halves up: (product + nudge) / 2^bits, where
-    the division truncates towards zero."""
+    """Values * factor / 2^bits, rounded to nearest, halves up: (product + nudge) / 2^bits, where
+    the division truncates towards zero.
+    """
     product = values * factor
     nudge = np.where(product >= 0, 2 ** (bits - 1), 1 - 2 ** (bits - 1))
     return np.sign(product + nudge) * (np.abs(product + nudge) >> bits)
 
 
 def _divided_by_power_of_two(values: np.ndarray, exponent: int) -> np.ndarray:
-    """values / 2^exponent, rounded to nearest, halves away from zero."""
+    """Values / 2^exponent, rounded to nearest, halves away from zero."""
     if exponent == 0:
         return values
     mask = 2**exponent - 1
@@ -116,7 +117,7 @@ def _fixed_point_16(real: float) -> tuple[int, int]:
 
 
 def hard_swish(values: np.ndarray, scale: np.float32, *, out_scale: np.float32) -> np.ndarray:
-    """x * relu6(x + 3) / 6 in 16-bit fixed point (`reference/hard_swish.h`).
+    """X * relu6(x + 3) / 6 in 16-bit fixed point (`reference/hard_swish.h`).
 
     Args:
         values: quantized - zero_point of the input.

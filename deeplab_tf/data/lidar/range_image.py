@@ -53,12 +53,12 @@ class Projection:
 
     @property
     def placed(self) -> np.ndarray:
-        """bool [points]: whether a point has a pixel; it may be hidden by a nearer one."""
+        """Bool [points]: whether a point has a pixel; it may be hidden by a nearer one."""
         return self.rows != NO_PIXEL
 
     @property
     def occupied(self) -> np.ndarray:
-        """bool [height, width]: whether a pixel holds a point."""
+        """Bool [height, width]: whether a pixel holds a point."""
         return self.nearest != NO_PIXEL
 
     def to_points(self, values: np.ndarray, fill) -> np.ndarray:

@@ -122,7 +122,8 @@ def _divided(whole: FileDataset, split: str) -> SegmentationDataset:
 
 def _id_table() -> np.ndarray:
     """0 is ignored, 1..7 are the classes; 255 must not occur: masks whose ids somebody moved
-    down by one hold it, and would be read one class off."""
+    down by one hold it, and would be read one class off.
+    """
     table = np.full(LABEL_SET.num_classes + 1, IGNORE_LABEL, np.int16)
     table[1:] = np.arange(LABEL_SET.num_classes)
     return table

@@ -46,7 +46,7 @@ class Grid:
         return np.where(self.fixed, self.nearest, np.floor(self.exact))
 
     def kernel(self, steps: np.ndarray) -> np.ndarray:
-        """scale * steps, float32."""
+        """Scale * steps, float32."""
         return (steps * along_outputs(self.node, self.exact, values=self.scales)).astype(np.float32)
 
     @property

@@ -310,7 +310,8 @@ def _cut_by_limits(description: NetworkDescription, ranges) -> dict[str, tuple[f
 
 def _cuts_off(node: Node) -> bool:
     """Whether a node gives the same for a value outside the range of what it gives as for the
-    nearest end of that range."""
+    nearest end of that range.
+    """
     if node.kind == "relu":
         return not node.attributes.get("negative_slope")
     return node.kind in ("channel_limit", "clip")

@@ -138,11 +138,10 @@ class SwitchedNetwork:
         ranges: dict[str, tuple[float, float]],
         per_channel: bool = True,
     ):
-        """
-        Args:
-            description, arrays: a network without batch norms.
-            ranges: {layer: (min, max)} of its activations (`scheme.plan_layers` says which).
-            per_channel: one weight scale a channel, or one a kernel.
+        """Args:
+        description, arrays: a network without batch norms.
+        ranges: {layer: (min, max)} of its activations (`scheme.plan_layers` says which).
+        per_channel: one weight scale a channel, or one a kernel.
         """
         self.units = find_units(description, arrays)
         self._on = {

@@ -70,7 +70,7 @@ def quantize_aware(
 
 
 def wrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """tfmot's wrappers by the name of the float layer inside."""
+    """Tfmot's wrappers by the name of the float layer inside."""
     return {
         layer.name.removeprefix(WRAPPER_PREFIX): layer
         for layer in model.layers

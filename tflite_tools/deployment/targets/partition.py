@@ -109,7 +109,8 @@ def _largest_run(
     groups: list[set[int]], before: dict[int, list[int]], *, front: set[int]
 ) -> set[int]:
     """The largest group, of equal ones the first; groups that no operator of `front` feeds begin
-    where the graph does and count as one."""
+    where the graph does and count as one.
+    """
     runs: list[set[int]] = []
     begin: set[int] = set()
     for group in groups:
