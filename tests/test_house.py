@@ -1,13 +1,13 @@
 """The rules of the house that a reader would otherwise have to trust."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from tests.paths import ROOT
+
 PACKAGES = ("deeplab_tf", "export", "tflite_tools")
 COMMANDS = {  # a command may import what it joins
     "study/compare.py",

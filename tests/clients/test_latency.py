@@ -1,16 +1,14 @@
 """Times of other programs: files that are refused, programs that fail, die or hang."""
 
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
 from clients import latency
-from tests.zoo import CAMVID
+from tests.paths import CAMVID, ROOT
 from tflite_tools.manifest import manifest_path
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 INT8 = CAMVID / "int8.tflite"
 
 

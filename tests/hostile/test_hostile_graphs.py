@@ -1,7 +1,6 @@
 """SavedModels and frozen graphs that write or read files: refused before TensorFlow loads them."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -11,8 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from export.conversion import freeze
 from export.conversion.foreign_operators import TRUST_FLAG, checked_saved_model
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 
 class Resource(tf.saved_model.experimental.TrackableResource):

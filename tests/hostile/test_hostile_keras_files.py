@@ -19,8 +19,8 @@ from deeplab_tf.weights.matching import read_h5
 from deeplab_tf.weights.npz import read_weights
 from export.conversion.keras_file import LARGEST_CONFIGURATION, read_keras_file
 from study.report.curves import count_parameters
+from tests.paths import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")
 
 

@@ -1,7 +1,6 @@
 """`python -m study.compare` as a user types it: bad input, and a tiny grid for real."""
 
 import json
-import pathlib
 import re
 import signal
 import subprocess
@@ -10,7 +9,8 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 TINY = {
     "name": "tiny",
     "train": {

@@ -11,7 +11,8 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.data.preprocessing import Preprocessing, place, place_label
 from deeplab_tf.data.readers.synthetic import draw_scene
-from tests.diagnosis.surgery import (
+from tests.paths import CAMVID
+from tests.tflite_tools.surgery import (
     last_resize_with,
     low_logits,
     twin_bytes,
@@ -19,7 +20,6 @@ from tests.diagnosis.surgery import (
     write,
     write_manifest,
 )
-from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.file_contract import PreprocessingSource, pixel_table, read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.zoo import CAMVID
+from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.runtime.pool import InterpreterPool, Task

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -10,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.zoo import CAMVID
+from tests.paths import CAMVID, ROOT
 from tflite_tools.file_list import read_contracts
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 INT8 = CAMVID / "int8.tflite"
 
 
