@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.children import run_command
 from tests.paths import ROOT
 
 PACKAGES = ("deeplab_tf", "export", "tflite_tools")
@@ -112,14 +113,7 @@ def test_no_room_for_leftovers():
     ],
 )
 def test_every_command_explains_itself(module):
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_command(module, "--help", timeout=120)
     assert f"python -m {module}" in done.stdout
     assert "Traceback" not in done.stderr
     assert done.returncode == 0

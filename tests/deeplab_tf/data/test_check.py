@@ -1,14 +1,10 @@
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from deeplab_tf.data.check import check, report
 from deeplab_tf.data.readers import camvid, folder
-from tests.paths import ROOT
+from tests.children import run_command
 
 
 @pytest.fixture
@@ -39,14 +35,11 @@ def faulty(sound, write_image, photo):
 
 
 def _run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "deeplab_tf.data.check", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONWARNINGS": "error"},
-        capture_output=True,
-        text=True,
+    return run_command(
+        "deeplab_tf.data.check",
+        *arguments,
+        environment={"PYTHONWARNINGS": "error"},
         timeout=120,
-        check=False,
     )
 
 

@@ -1,19 +1,16 @@
 """Whole training runs on drawn scenes: killed and resumed, distributed, and with bad input."""
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.paths import ROOT
+from tests.children import Command
 
 TINY = (
     "--dataset=synthetic",
@@ -31,14 +28,9 @@ TINY = (
 
 
 def start(run_dir, *flags, environment=None):
-    return subprocess.Popen(
-        [sys.executable, "-m", "deeplab_tf.train", f"--run_dir={run_dir}", *TINY, *flags],
-        cwd=ROOT,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **(environment or {})},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    flags = (f"--run_dir={run_dir}", *TINY, *flags)
+    environment = {"CUDA_VISIBLE_DEVICES": "", **(environment or {})}
+    return Command("deeplab_tf.train", *flags, environment=environment)
 
 
 def finish(process):
@@ -51,7 +43,7 @@ def wait_for_checkpoint(process, run_dir, phase, step):
     wanted = run_dir / "checkpoints" / phase / "checkpoint"
     deadline = time.monotonic() + 300
     while not (wanted.is_file() and f"ckpt-{step}" in wanted.read_text()):
-        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert process.poll() is None, process.errors()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

@@ -1,8 +1,5 @@
 """Torch weights: names, layout, and, where torch is installed, the same features and logits."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tf_keras as keras
@@ -14,6 +11,7 @@ from deeplab_tf.weights.matching import load_named
 from deeplab_tf.weights.npz import read_weights
 from deeplab_tf.weights.pixel_normalization import PixelNormalization, fold_normalization
 from deeplab_tf.weights.torchvision import convert_state
+from tests.children import run_command
 
 SIZE = (64, 96)
 
@@ -109,9 +107,10 @@ def test_features_and_logits_equal_those_of_torch(name, tmp_path):
     torch, network = torch_twin(name)
     torch.save(network.state_dict(), tmp_path / "state.pth")
     output = tmp_path / "weights.npz"
-    command = [sys.executable, "-m", "deeplab_tf.weights.import_torch"]
-    command += [f"--weights={tmp_path / 'state.pth'}", f"--backbone={name}", f"--output={output}"]
-    subprocess.run([*command, "--nofold_normalization"], check=True, capture_output=True)
+    flags = [f"--weights={tmp_path / 'state.pth'}", f"--backbone={name}", f"--output={output}"]
+    run_command(
+        "deeplab_tf.weights.import_torch", *flags, "--nofold_normalization"
+    ).check_returncode()
     model = backbone(name)
     report = load_named(model, read_weights(output))
     assert not report.missing
@@ -205,15 +204,11 @@ def test_command_reads_safetensors_and_refuses_the_rest(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"text")
 
     def command(weights, backbone="resnet18"):
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "deeplab_tf.weights.import_torch"),
-                *(f"--weights={tmp_path / weights}", f"--backbone={backbone}"),
-                f"--output={tmp_path / 'out.npz'}",
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
+        return run_command(
+            "deeplab_tf.weights.import_torch",
+            f"--weights={tmp_path / weights}",
+            f"--backbone={backbone}",
+            f"--output={tmp_path / 'out.npz'}",
         )
 
     for done, message in (

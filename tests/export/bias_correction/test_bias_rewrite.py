@@ -7,8 +7,6 @@ with a planted shift must become, bit for bit, what the file without it becomes.
 import dataclasses
 import io
 import pathlib
-import subprocess
-import sys
 import warnings
 import zipfile
 
@@ -27,6 +25,7 @@ from export.bias_correction import correction as bias_rewrite
 from export.bias_correction.correction import correct_biases, rewrite_biases
 from export.bias_correction.plan import BiasCorrectionPlan
 from export.conversion.calibration import choose_samples
+from tests.children import run_command
 from tests.paths import CAMVID
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.flatbuffer.pack import share_equal_vectors
@@ -551,17 +550,14 @@ def _edit_last_kernel(change):
 
 def test_command_prints_a_table(files, tmp_path):
     """One line of status at the end, a row a layer before it."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            *("-m", "export.correct_bias"),
-            *("--dataset=synthetic", "--calibration_split=val", "--calibration_images=2"),
-            *(f"--model={files / 'int8.tflite'}", f"--reference={files / 'float32.tflite'}"),
-            f"--output={tmp_path / 'new.tflite'}",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_command(
+        "export.correct_bias",
+        "--dataset=synthetic",
+        "--calibration_split=val",
+        "--calibration_images=2",
+        f"--model={files / 'int8.tflite'}",
+        f"--reference={files / 'float32.tflite'}",
+        f"--output={tmp_path / 'new.tflite'}",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("CONV_2D") == 11

@@ -32,6 +32,7 @@ from export.conversion.convert import Conversion, ConverterProcess, convert
 from export.conversion.head import apply_head
 from export.conversion.pipeline import export_files
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant, plan_files
+from tests.children import run_command
 from tests.export.conftest import TrainedSource, make_plan
 from tests.paths import CAMVID, ROOT, ZOO
 from tests.zoo import LIVE_SIZE, pixels, trained_float_model
@@ -459,14 +460,7 @@ def test_saved_model_and_frozen_graph_come_out_as_files(exported, tmp_path):
 
 
 def command(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "export.to_tflite", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_command("export.to_tflite", *flags, timeout=300)
     return done.returncode, done.stderr
 
 

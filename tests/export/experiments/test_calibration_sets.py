@@ -1,8 +1,6 @@
 """Poor calibration sets are said, disjoint ones are disjoint, and two of them must agree."""
 
 import logging
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from deeplab_tf.metrics.bootstrap import Interval
 from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
 from export.conversion.calibration import calibrate, disjoint_samples
 from export.experiments.calibration_stability import Stability, compare
+from tests.children import run_command
 from tests.paths import CAMVID
 from tests.zoo import pixels, scenes, trained_float_model
 
@@ -118,14 +117,13 @@ def test_a_stray_pixel_does_not_make_a_calibration_unstable():
 @pytest.mark.slow
 def test_command_on_real_photos(shared_dir):
     def check(*flags):
-        return subprocess.run(
-            [
-                *(sys.executable, "-m", "export.check_calibration", f"--run_dir={CAMVID}"),
-                f"--data_dir={shared_dir / 'data' / 'camvid'}",
-                *("--calibration_images=2", "--score_images=4", *flags),
-            ],
-            capture_output=True,
-            text=True,
+        return run_command(
+            "export.check_calibration",
+            f"--run_dir={CAMVID}",
+            f"--data_dir={shared_dir / 'data' / 'camvid'}",
+            "--calibration_images=2",
+            "--score_images=4",
+            *flags,
             timeout=600,
         )
 

@@ -1,8 +1,6 @@
 """The comparison of quantization methods, on a few drawn scenes with trained weights."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,19 +13,14 @@ from export.experiments.comparison import (
     ladder_table,
     write_ladder,
 )
-from tests.paths import CAMVID, ROOT
+from tests.children import run_command
+from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 
 
 def compare(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "export.compare_quantization", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    return run_command("export.compare_quantization", *flags, timeout=900)
 
 
 @pytest.mark.slow

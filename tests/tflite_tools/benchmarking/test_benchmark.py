@@ -1,15 +1,14 @@
 """Timing of several files in turn, and the command."""
 
 import json
-import subprocess
-import sys
 
 import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.paths import CAMVID, ROOT
+from tests.children import run_command
+from tests.paths import CAMVID
 from tests.tflite_tools.surgery import CODES, new_operator, new_tensor, write
 from tflite_tools.benchmarking.timing import BenchmarkOptions, _timing, benchmark
 from tflite_tools.contract import read_contract
@@ -19,14 +18,7 @@ INT8 = CAMVID / "int8.tflite"
 
 
 def command(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "tflite_tools.benchmark", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_command("tflite_tools.benchmark", *flags, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 

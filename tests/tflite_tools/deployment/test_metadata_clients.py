@@ -2,15 +2,14 @@
 
 import dataclasses
 import shutil
-import subprocess
-import sys
 
 import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.paths import CAMVID, ROOT, ZOO
+from tests.children import run_command
+from tests.paths import CAMVID, ZOO
 from tests.tflite_tools.surgery import low_logits, unpacked, write, write_manifest
 from tflite_tools.contract import read_contract
 from tflite_tools.deployment.client_rules import Client, check_file
@@ -206,14 +205,7 @@ def test_small_logits_name_their_resize(tmp_path, resize):
 
 def test_command_says_it_and_ends_with_a_status():
     def command(*flags):
-        return subprocess.run(
-            [sys.executable, "-m", "tflite_tools.check_client", *flags],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command("tflite_tools.check_client", *flags, timeout=120)
 
     done = command(f"--model={INT8},{CLASS_MAP}", "--client=mediapipe,litertjs")
     assert done.returncode == 1

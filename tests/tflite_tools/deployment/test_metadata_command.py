@@ -4,13 +4,12 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from deeplab_tf.data.preprocessing import Preprocessing
-from tests.paths import CAMVID, ROOT, ZOO
+from tests.children import run_command
+from tests.paths import CAMVID, ZOO
 from tests.tflite_tools.surgery import twin_bytes
 from tflite_tools.contract import class_count, read_contract
 from tflite_tools.deployment.add_metadata import AddOptions, add_metadata, read_labels
@@ -45,14 +44,7 @@ def label_file(folder, names):
 
 
 def command(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "tflite_tools.add_metadata", *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command("tflite_tools.add_metadata", *map(str, flags), timeout=120)
 
 
 def test_command_writes_file_and_manifest(tmp_path):

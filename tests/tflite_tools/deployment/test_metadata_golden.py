@@ -2,15 +2,14 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from deeplab_tf.data.readers.synthetic import draw_scene
-from tests.paths import CAMVID, ROOT
+from tests.children import run_command
+from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.deployment.golden import GoldenOptions, compare, write_golden
 from tflite_tools.runtime.pool import InterpreterPool, Task
@@ -139,14 +138,7 @@ def test_existing_pair_is_kept(golden):
 
 def test_command(golden, tmp_path):
     def command(*flags):
-        return subprocess.run(
-            [sys.executable, "-m", "tflite_tools.golden", *flags],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        return run_command("tflite_tools.golden", *flags, timeout=120)
 
     check = f"--check={golden / 'output.bin'}"
     good = command(f"--output_dir={golden}", check)

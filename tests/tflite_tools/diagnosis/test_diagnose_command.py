@@ -1,25 +1,17 @@
 """The command: what it prints, writes and ends with."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.paths import CAMVID, ROOT
+from tests.children import run_command
+from tests.paths import CAMVID
 
 INT8 = CAMVID / "int8.tflite"
 
 
 def command(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "tflite_tools.diagnose", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_command("tflite_tools.diagnose", *flags, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 

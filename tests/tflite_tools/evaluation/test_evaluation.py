@@ -16,6 +16,7 @@ from deeplab_tf.data.preprocessing import Placement, Preprocessing, place, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics import confusion
 from deeplab_tf.metrics.cross_entropy import cross_entropy_sum, dequantize
+from tests.children import run_command
 from tests.paths import CAMVID, ROOT
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
@@ -50,14 +51,7 @@ def options(**changes):
 
 
 def command(*flags, timeout=300):
-    done = subprocess.run(
-        [sys.executable, "-m", "tflite_tools.evaluate", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    done = run_command("tflite_tools.evaluate", *flags, timeout=timeout)
     return done.returncode, done.stdout, done.stderr
 
 

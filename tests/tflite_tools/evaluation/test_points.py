@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.readers import semantic_kitti
 from deeplab_tf.data.readers.semantic_kitti import open_split
 from deeplab_tf.metrics import confusion
+from tests.children import run_command
 from tests.paths import ROOT
 from tflite_tools.evaluation.points import (
     Neighbours,
@@ -219,14 +218,7 @@ def sign_of_y(tmp_path_factory):
 
 
 def command(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "tflite_tools.evaluate_points", *map(str, flags)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = run_command("tflite_tools.evaluate_points", *map(str, flags), timeout=200)
     return done.returncode, done.stdout, done.stderr
 
 

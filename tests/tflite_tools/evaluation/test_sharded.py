@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 
 import flatbuffers
 import numpy as np
@@ -13,6 +11,7 @@ from PIL import Image
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.registry import open_dataset
+from tests.children import run_command
 from tests.paths import CAMVID, ROOT
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
@@ -157,18 +156,14 @@ def test_a_file_of_other_classes_is_not_run(contracts):
 
 
 def test_command_writes_the_local_numbers(folder, local, tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "tflite_tools.evaluate_sharded"),
-            f"--model={CAMVID / 'int8.tflite'},{CAMVID / 'qat_int8.tflite'}",
-            *("--dataset=folder", f"--data_dir={folder}", "--shards=2"),
-            f"--output_dir={tmp_path}",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+    done = run_command(
+        "tflite_tools.evaluate_sharded",
+        f"--model={CAMVID / 'int8.tflite'},{CAMVID / 'qat_int8.tflite'}",
+        "--dataset=folder",
+        f"--data_dir={folder}",
+        "--shards=2",
+        f"--output_dir={tmp_path}",
         timeout=300,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     models = json.loads((tmp_path / "metrics.json").read_text())["models"]

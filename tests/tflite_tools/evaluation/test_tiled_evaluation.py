@@ -1,8 +1,6 @@
 """Photos larger than the input, cut in tiles and stitched: against crops that are run by hand."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ from PIL import Image
 
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
+from tests.children import run_command
 from tests.paths import CAMVID, ROOT
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
@@ -67,14 +66,7 @@ def options(tile_overlap, **changes):
 
 
 def command(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "tflite_tools.evaluate", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_command("tflite_tools.evaluate", *flags, timeout=300)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 
 import flatbuffers
 import numpy as np
@@ -13,7 +12,8 @@ import pytest
 from PIL import Image
 
 from deeplab_tf.data.registry import open_dataset
-from tests.paths import CAMVID, ROOT, ZOO
+from tests.children import run_command
+from tests.paths import CAMVID, ZOO
 from tflite_tools.flatbuffer.graph import parse_model
 from tflite_tools.html_report.pictures import DIFFERENCE_COLORS, LOST, WON
 
@@ -36,14 +36,7 @@ def flat_copy(path):
 
 
 def run_report(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "tflite_tools.report", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_command("tflite_tools.report", *flags, timeout=300)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, errors

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
@@ -14,6 +12,7 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import NetworkDescription
 from deeplab_tf.weights.matching import load_named
 from deeplab_tf.weights.npz import read_weights
+from tests.children import run_command
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.metadata.packing import read_labels
 from tflite_tools.to_keras import convert as to_keras
@@ -99,15 +98,8 @@ def test_unknown_operator_writes_nothing(convert, tmp_path):
             [function.get_concrete_function()], tf.Module()
         ).convert()
     )
-    done = subprocess.run(
-        [
-            sys.executable,
-            *("-m", "tflite_tools.to_keras"),
-            *(f"--model={path}", f"--output_dir={tmp_path / 'out'}"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_command(
+        "tflite_tools.to_keras", f"--model={path}", f"--output_dir={tmp_path / 'out'}"
     )
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +11,8 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.graph.resize import resize_bilinear
 from deeplab_tf.training.config import read_config
-from tests.paths import CAMVID, ROOT
+from tests.children import run_command
+from tests.paths import CAMVID
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
 from tflite_tools.to_keras import convert as to_keras
 
@@ -37,13 +36,7 @@ def conversion(convert):
 
 
 def _command(module, *flags):
-    process = subprocess.run(
-        [sys.executable, "-m", module, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    process = run_command(module, *flags, timeout=500)
     assert process.returncode == 0, process.stderr[-3000:]
     return process.stdout + process.stderr
 
@@ -146,14 +139,12 @@ def test_requantize_scores_both_files(conversion, tmp_path):
 )
 def test_requantize_refuses_in_one_line(conversion, tmp_path, flags, message):
     out = tmp_path / "again"
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "export.requantize", f"--model={conversion.path}"),
-            *("--dataset=synthetic", f"--output_dir={out}", *flags),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+    process = run_command(
+        "export.requantize",
+        f"--model={conversion.path}",
+        "--dataset=synthetic",
+        f"--output_dir={out}",
+        *flags,
         timeout=300,
     )
     assert process.returncode == 1

@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import http.server
 import io
-import os
 import random
 import signal
 import socket
@@ -23,6 +22,7 @@ from deeplab_tf.data.download import fetching, sources
 from deeplab_tf.data.download.fetching import Retries, fetch
 from deeplab_tf.data.download.sources import SOURCES, Archive
 from deeplab_tf.data.registry import DATASETS, DRAWN, open_dataset
+from tests.children import run_command
 from tests.paths import ROOT
 
 CONTENT = random.Random(0).randbytes(1_000_000)
@@ -485,14 +485,11 @@ def kitti_archive(kind, size):
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "deeplab_tf.data.download", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONWARNINGS": "error", "NO_PROXY": "127.0.0.1"},
-        capture_output=True,
-        text=True,
+    return run_command(
+        "deeplab_tf.data.download",
+        *arguments,
+        environment={"PYTHONWARNINGS": "error", "NO_PROXY": "127.0.0.1"},
         timeout=120,
-        check=False,
     )
 
 

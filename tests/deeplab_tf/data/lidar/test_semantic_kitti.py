@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,7 +10,7 @@ from deeplab_tf.data.lidar import measure_sensor
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.readers import semantic_kitti
 from deeplab_tf.data.registry import open_dataset
-from tests.paths import ROOT
+from tests.children import run_command
 
 
 def write_scan(root, sequence="00", name="000000", points=None, ids=None):
@@ -32,14 +30,7 @@ def write_scan(root, sequence="00", name="000000", points=None, ids=None):
 
 
 def measure(*flags):
-    done = subprocess.run(
-        [sys.executable, "-m", "deeplab_tf.data.lidar.measure_sensor", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_command("deeplab_tf.data.lidar.measure_sensor", *flags, timeout=120)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from tests.paths import CAMVID, ROOT
+from tests.children import run_command
+from tests.paths import CAMVID
 from tests.tflite_tools.graphs import single
 from tflite_tools.deployment.targets.registry import TARGETS, check_target
 from tflite_tools.flatbuffer.graph import read_graph
@@ -19,14 +18,7 @@ MODEL = CAMVID / "int8.tflite"
 
 
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "tflite_tools.check_target", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command("tflite_tools.check_target", *arguments, timeout=120)
 
 
 def test_status_1_where_something_stays_off(tmp_path):
