@@ -16,7 +16,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from multiprocessing import forkserver
+
+import absl.app
 
 from tests.paths import ROOT
 
@@ -112,12 +115,16 @@ def run_command(
 def _run_module(arguments, environment, cwd, files, *, server) -> None:
     for descriptor, path in zip((1, 2), files, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    atexit._clear()
+    absl.app._init_callbacks.clear()  # of TensorFlow's own tests, which would start its devices
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
     sys.path.insert(0, cwd)
     sys.argv = list(arguments)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for action in filter(None, environment.get("PYTHONWARNINGS", "").split(",")):
+        warnings.simplefilter(action)  # as the interpreter does at its start
     # Children of the command come from the same server.
     forkserver._forkserver._forkserver_address = server
     forkserver._forkserver.ensure_running = lambda: None
