@@ -15,6 +15,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.graph import parse_model
+from tflite_tools.flatbuffer.graph_checks import LEFT_OUT
 from tflite_tools.flatbuffer.operators import NAMES, number_of, traits
 from tflite_tools.flatbuffer.pack import pack
 
@@ -27,8 +28,6 @@ _DTYPES = {
     schema.TensorType.INT64: "<i8",
 }
 _TYPES = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
-LEFT_OUT = -1
-"""Index that stands for an optional input that an operator does not have."""
 
 
 class Editor:
