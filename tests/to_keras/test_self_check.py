@@ -14,7 +14,7 @@ from tflite_tools.to_keras import convert as to_keras
 from tflite_tools.to_keras import file_tensors
 from tflite_tools.to_keras.importer import import_graph
 from tflite_tools.to_keras.pictures import built_in_pictures
-from tflite_tools.to_keras.rules import RULES, Rule
+from tflite_tools.to_keras.rules import RULES
 from tflite_tools.to_keras.view import Step
 
 _KERNEL = tf.constant(np.random.default_rng(2).normal(size=(3, 3, 3, 5)).astype(np.float32))
@@ -31,7 +31,7 @@ def _config(conversion, folder, **values):
 
 @pytest.fixture
 def wrong_elu(monkeypatch):
-    monkeypatch.setitem(RULES, "ELU", Rule(lambda view: [Step("relu")]))
+    monkeypatch.setitem(RULES, "ELU", lambda view: [Step("relu")])
 
 
 def test_agreement_is_written_unasked(convert, tmp_path):
@@ -61,7 +61,7 @@ def test_command_that_refuses_ends_with_status_1(convert, tmp_path):
     conversion = convert(_function, (32, 24, 3))
     script = (
         "import sys; from tflite_tools.to_keras import __main__, rules, view\n"
-        "rules.RULES['ELU'] = rules.Rule(lambda _: [view.Step('relu')])\n"
+        "rules.RULES['ELU'] = lambda _: [view.Step('relu')]\n"
         f"sys.argv = ['to_keras', '--model={conversion.path}', "
         f"'--output_dir={tmp_path / 'out'}']\n"
         "if __name__ == '__main__': __main__.console()\n"

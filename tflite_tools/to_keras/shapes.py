@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 
+@rule("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 def reshape(view: OperatorView) -> list[Step]:
     """RESHAPE, SQUEEZE and EXPAND_DIMS: the output's own shape says it all.
 
@@ -38,6 +40,7 @@ def _keeps_batch(view, source, *, target) -> bool:
     return 0 not in {int(axis) % len(source) for axis in removed}
 
 
+@rule("CONCATENATION")
 def concatenation(view: OperatorView) -> list[Step]:
     rank = len(view.output.shape)
     axis = view.options.axis % rank
@@ -52,6 +55,7 @@ def concatenation(view: OperatorView) -> list[Step]:
     return [Step("concatenate", {"axis": axis}, suffix="_linear"), *activation]
 
 
+@rule("ARG_MAX")
 def arg_max(view: OperatorView) -> list[Step]:
     rank = len(view.input(0).shape)
     axis = view.integers(1)[0] % rank

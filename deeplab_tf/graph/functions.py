@@ -1,0 +1,19 @@
+"""Functions of whole tensors that networks from files compute and no stock Keras layer does.
+
+A function is registered under its own name; the operator table names it
+(`tflite_tools.flatbuffer.operators`), and the layer `TensorFunction` applies it.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+Function = Callable[..., tf.Tensor]
+FUNCTIONS: dict[str, Function] = {}
+"""{name: function of one or more tensors that broadcast}; filled by `tensor_function`."""
+
+
+def tensor_function(function: Function) -> Function:
+    """Registers a function under its name."""
+    FUNCTIONS[function.__name__] = function
+    return function
