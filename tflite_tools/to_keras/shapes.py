@@ -65,3 +65,15 @@ def arg_max(view: OperatorView) -> list[Step]:
         raise ValueError(f"its output type {view.output.type_name} is not supported")
     settings = {"axis": axis, "output_type": view.output.type_name.lower()}
     return [Step("argmax", settings, note=view.output.type_name.lower())]
+
+
+@rule("TRANSPOSE")
+def transpose(view: OperatorView) -> list[Step]:
+    """Permutes the axes behind the batch."""
+    order = view.integers(1)
+    if order[0] != 0:
+        raise ValueError(f"it moves the batch: axes {order}")
+    if order == sorted(order):
+        return []
+    settings = {"class_name": "Permute", "config": {"dims": order[1:]}}
+    return [Step("layer", settings, note=f"axes {order}")]
