@@ -77,3 +77,16 @@ def transpose(view: OperatorView) -> list[Step]:
         return []
     settings = {"class_name": "Permute", "config": {"dims": order[1:]}}
     return [Step("layer", settings, note=f"axes {order}")]
+
+
+@rule("SPLIT")
+def split(view: OperatorView) -> list[Step]:
+    """Takes one of the equal parts that an axis is cut into, each an output of its own."""
+    rank = len(view.input(1).shape)
+    axis, parts = view.integers(0)[0] % rank, view.options.numSplits
+    if axis == 0:
+        raise ValueError("it cuts the batch")
+    length = view.input(1).shape[axis] // parts
+    cut = [None, None, 1] if parts == 1 else [view.slot * length, (view.slot + 1) * length, 1]
+    slices = [cut if index == axis else [None, None, 1] for index in range(1, rank)]
+    return [Step("strided_slice", {"slices": slices}, note=f"part {view.slot + 1} of {parts}")]
