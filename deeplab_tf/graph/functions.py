@@ -17,3 +17,9 @@ def tensor_function(function: Function) -> Function:
     """Registers a function under its name."""
     FUNCTIONS[function.__name__] = function
     return function
+
+
+@tensor_function
+def divide(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Divides element by element."""
+    return first / second
