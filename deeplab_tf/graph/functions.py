@@ -23,3 +23,9 @@ def tensor_function(function: Function) -> Function:
 def divide(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Divides element by element."""
     return first / second
+
+
+@tensor_function
+def rsqrt(value: tf.Tensor) -> tf.Tensor:
+    """One over the square root, element by element."""
+    return tf.math.rsqrt(value)
