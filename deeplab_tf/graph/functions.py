@@ -29,3 +29,9 @@ def divide(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 def rsqrt(value: tf.Tensor) -> tf.Tensor:
     """One over the square root, element by element."""
     return tf.math.rsqrt(value)
+
+
+@tensor_function
+def squared_difference(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """The square of the difference, element by element."""
+    return tf.math.squared_difference(first, second)

@@ -145,6 +145,9 @@ OPERATORS: dict[str, OperatorTraits] = {
     "PAD": OperatorTraits(least_inputs=2, same_scale=True, version=2),
     "TILE": OperatorTraits(least_inputs=2, same_scale=True, version=2),
     "GATHER": OperatorTraits(least_inputs=2),
+    "SQUARED_DIFFERENCE": OperatorTraits(
+        data=None, function="squared_difference", least_inputs=2, version=2
+    ),
     "RSQRT": OperatorTraits(function="rsqrt", least_inputs=1, version=2),
     "DIV": OperatorTraits(data=None, function="divide", least_inputs=2),
     "SPLIT": OperatorTraits(data=1, least_inputs=2, same_scale=True, version=2),
