@@ -119,6 +119,7 @@ OPERATORS = {
     "argmax_int32": (lambda x: tf.argmax(x, 3, tf.int32), "ARG_MAX"),
     "cast": (lambda x: tf.cast(x * 50, tf.int32), "CAST"),
     "tile": (lambda x: tf.tile(tf.reduce_mean(x, (1, 2), keepdims=True), (1, 4, 5, 1)), "TILE"),
+    "depth_to_space": (lambda x: tf.nn.depth_to_space(x, 2), "DEPTH_TO_SPACE"),
     "squared_difference": (
         lambda x: tf.math.squared_difference(x, tf.reduce_mean(x, 3, True)),
         "SQUARED_DIFFERENCE",

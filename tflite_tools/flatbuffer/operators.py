@@ -145,6 +145,9 @@ OPERATORS: dict[str, OperatorTraits] = {
     "PAD": OperatorTraits(least_inputs=2, same_scale=True, version=2),
     "TILE": OperatorTraits(least_inputs=2, same_scale=True, version=2),
     "GATHER": OperatorTraits(least_inputs=2),
+    "DEPTH_TO_SPACE": OperatorTraits(
+        least_inputs=1, input_ranks={0: _IMAGE}, output_rank=_IMAGE, same_scale=True
+    ),
     "SQUARED_DIFFERENCE": OperatorTraits(
         data=None, function="squared_difference", least_inputs=2, version=2
     ),

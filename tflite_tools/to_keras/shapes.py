@@ -90,3 +90,19 @@ def split(view: OperatorView) -> list[Step]:
     cut = [None, None, 1] if parts == 1 else [view.slot * length, (view.slot + 1) * length, 1]
     slices = [cut if index == axis else [None, None, 1] for index in range(1, rank)]
     return [Step("strided_slice", {"slices": slices}, note=f"part {view.slot + 1} of {parts}")]
+
+
+@rule("DEPTH_TO_SPACE")
+def depth_to_space(view: OperatorView) -> list[Step]:
+    """Moves blocks of channels into height and width, row by row of the block."""
+    block = view.options.blockSize
+    _, height, width, channels = view.input(0).shape
+    if block < 1 or channels % block**2:
+        raise ValueError(f"its {channels} channels are no multiple of {block}^2")
+    rest = channels // block**2
+    order = {"class_name": "Permute", "config": {"dims": [1, 3, 2, 4, 5]}}
+    return [
+        Step("reshape", {"target_shape": (height, width, block, block, rest)}, suffix="_blocks"),
+        Step("layer", order, suffix="_rows"),
+        Step("reshape", {"target_shape": (height * block, width * block, rest)}),
+    ]
