@@ -17,7 +17,7 @@ import zipfile
 import pytest
 from PIL import Image
 
-from deeplab_tf.data import download
+from deeplab_tf.data.download import __main__ as download
 from deeplab_tf.data.download import fetching, sources
 from deeplab_tf.data.download.fetching import Retries, fetch
 from deeplab_tf.data.download.sources import SOURCES, Archive
@@ -500,9 +500,8 @@ def get(name, data_dir, server, *contents, overwrite=False, checked=True):
         server.files[archive.name] = content
     digits = [hashlib.sha256(content).hexdigest() for content in contents] if checked else []
     urls = [server.url(archive.name) for archive in archives]
-    return download.download(
-        download.redirected(archives, urls, digits), data_dir, overwrite, AT_ONCE
-    )
+    redirected = download.redirected(archives, urls, sha256=digits)
+    return download.download(redirected, data_dir, overwrite=overwrite, retries=AT_ONCE)
 
 
 def test_camvid_from_the_command(server, tmp_path):
@@ -585,7 +584,7 @@ def test_an_archive_of_ones_own_is_checked_and_never_removed(server, tmp_path):
     with pytest.raises(ValueError, match="was already there and has not the checksum md5:6cd6e144"):
         download.download(SOURCES["voc"].archives, tmp_path)
     assert kept.read_bytes() == voc_archive()
-    own = download.redirected(SOURCES["voc"].archives, [], [sha256(voc_archive())[7:]])
+    own = download.redirected(SOURCES["voc"].archives, [], sha256=[sha256(voc_archive())[7:]])
     download.download(own, tmp_path)
     assert kept.exists()
     assert download.fault("voc", tmp_path) is None
@@ -711,7 +710,7 @@ def test_lists_of_the_tutorial_in_one_line_too(tmp_path):
 )
 def test_one_address_and_one_checksum_an_archive(urls, digits, match):
     with pytest.raises(ValueError, match=match):
-        download.redirected(SOURCES["loveda"].archives, urls, digits)
+        download.redirected(SOURCES["loveda"].archives, urls, sha256=digits)
 
 
 def test_an_archive_needs_a_plain_name():
