@@ -5,32 +5,25 @@ import json
 import pathlib
 import warnings
 
-import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from tests.paths import CAMVID
-from tflite_tools.flatbuffer.graph import parse_model
+from tflite_tools.flatbuffer.editor import Editor
+from tflite_tools.flatbuffer.pack import pack
 from tflite_tools.manifest import sha256_of
 
 INT8 = CAMVID / "int8.tflite"
-CODES = schema.BuiltinOperator
-DTYPES = {
-    schema.TensorType.INT8: np.int8,
-    schema.TensorType.UINT8: np.uint8,
-    schema.TensorType.INT32: np.int32,
-}
 
 
-def unpacked(path=INT8) -> schema.ModelT:
-    return parse_model(path.read_bytes(), path.name)
+def unpacked(path=INT8) -> Editor:
+    return Editor(path.read_bytes(), name=path.name)
 
 
-def write(path: pathlib.Path, model: schema.ModelT) -> pathlib.Path:
-    builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
+def write(path: pathlib.Path, model: Editor) -> pathlib.Path:
+    """Every tensor keeps its number, unlike in `to_bytes`: tests compare files by number."""
+    path.write_bytes(pack(model.model, 1 << 20))
     return path
 
 
@@ -42,69 +35,16 @@ def write_manifest(path: pathlib.Path, change=lambda values: None, source=INT8) 
     path.with_suffix(".json").write_text(json.dumps(values))
 
 
-def code_of(model, operator) -> int:
-    code = model.operatorCodes[operator.opcodeIndex]
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
-
-
-def operators(model, *codes):
-    return [op for op in model.subgraphs[0].operators if code_of(model, op) in codes]
-
-
-def opcode(model, builtin: int) -> int:
-    """Index of an operator code, added where it is missing."""
-    for index, code in enumerate(model.operatorCodes):
-        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
-
-
-def new_buffer(model, values: np.ndarray) -> int:
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-    model.buffers.append(buffer)
-    return len(model.buffers) - 1
-
-
-def new_tensor(model, name: str, kind: int, shape, values=None) -> int:
-    tensor = schema.TensorT()
-    tensor.name, tensor.type, tensor.shape = name.encode(), kind, np.array(shape, np.int32)
-    tensor.buffer = new_buffer(model, values) if values is not None else 0
-    graph = model.subgraphs[0]
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
-
-
-def new_operator(model, builtin: int, inputs, outputs, options=None, option_type=0):
-    operator = schema.OperatorT()
-    operator.opcodeIndex = opcode(model, builtin)
-    operator.inputs, operator.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
-    operator.builtinOptions, operator.builtinOptionsType = options, option_type
-    return operator
-
-
-def constant(model, index: int) -> np.ndarray | None:
-    """Stored integers of a tensor, or None."""
-    tensor = model.subgraphs[0].tensors[index]
-    data = model.buffers[tensor.buffer].data
-    if data is None or not len(data):
-        return None
-    values = np.frombuffer(np.asarray(data, np.uint8).tobytes(), DTYPES[tensor.type])
-    return values.reshape(tensor.shape)
-
-
 def set_constant(model, index: int, values: np.ndarray) -> None:
     """In a buffer of its own: equal constants may share one."""
-    model.subgraphs[0].tensors[index].buffer = new_buffer(model, values)
+    own = model.add_constant("own", values)
+    model.tensor(index).buffer = model.graph.tensors.pop(own).buffer
 
 
-def float_twin(model: schema.ModelT) -> schema.ModelT:
+def float_twin(model: Editor) -> Editor:
     """The integer file computed in float32: dequantized weights, no QUANTIZE, same names."""
-    graph = model.subgraphs[0]
-    first, last = operators(model, CODES.QUANTIZE)
+    graph = model.graph
+    first, last = model.operators("QUANTIZE")
     graph.operators = [op for op in graph.operators if op is not first and op is not last]
     for operator in graph.operators:
         operator.inputs = np.where(
@@ -117,7 +57,7 @@ def float_twin(model: schema.ModelT) -> schema.ModelT:
         quantization = tensor.quantization
         if quantization is None or quantization.scale is None:
             continue
-        if (values := constant(model, index)) is not None:
+        if (values := model.constant(index)) is not None:
             along = [1] * values.ndim
             if len(quantization.scale) > 1:
                 along[quantization.quantizedDimension] = -1
@@ -127,18 +67,18 @@ def float_twin(model: schema.ModelT) -> schema.ModelT:
     return model
 
 
-def low_logits(model: schema.ModelT) -> schema.ModelT:
+def low_logits(model: Editor) -> Editor:
     """The file cut in front of the resize that brings its logits to the photo's size."""
-    graph = model.subgraphs[0]
-    last = operators(model, CODES.RESIZE_BILINEAR)[-1]
+    graph = model.graph
+    last = model.operators("RESIZE_BILINEAR")[-1]
     graph.outputs = np.array([last.inputs[0]], np.int32)
     graph.operators = graph.operators[: graph.operators.index(last)]
-    model.signatureDefs = None
+    model.model.signatureDefs = None
     return model
 
 
-def last_resize_with(model: schema.ModelT, half_pixel: bool, align_corners: bool) -> schema.ModelT:
-    options = operators(model, CODES.RESIZE_BILINEAR)[-1].builtinOptions
+def last_resize_with(model: Editor, half_pixel: bool, align_corners: bool) -> Editor:
+    options = model.operators("RESIZE_BILINEAR")[-1].builtinOptions
     options.halfPixelCenters, options.alignCorners = half_pixel, align_corners
     return model
 
@@ -146,9 +86,7 @@ def last_resize_with(model: schema.ModelT, half_pixel: bool, align_corners: bool
 @functools.lru_cache(maxsize=1)
 def twin_bytes() -> bytes:
     model = float_twin(unpacked())
-    builder = flatbuffers.Builder(1 << 24)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    return pack(model.model, 1 << 24)
 
 
 def activation_ranges(images: list[np.ndarray]) -> dict[int, tuple[float, float]]:
@@ -176,27 +114,27 @@ def activation_ranges(images: list[np.ndarray]) -> dict[int, tuple[float, float]
     return ranges
 
 
-def calibrate(model: schema.ModelT, images: list[np.ndarray], stretch=1.0) -> schema.ModelT:
+def calibrate(model: Editor, images: list[np.ndarray], stretch=1.0) -> Editor:
     """Gives the integer file the activation ranges of these images, as the converter would.
 
     Args:
         images: float32 [height, width, 3], as the calibration sees them.
         stretch: factor of every range.
     """
-    graph = model.subgraphs[0]
+    graph = model.graph
     found = activation_ranges(images)
     ranges = {index: (low * stretch, high * stretch) for index, (low, high) in found.items()}
-    final = operators(model, CODES.QUANTIZE)[1]
+    final = model.operators("QUANTIZE")[1]
     ranges[final.inputs[0]] = ranges[final.outputs[0]]
-    tied = operators(model, CODES.RESIZE_BILINEAR, CODES.CONCATENATION)
+    tied = model.operators("RESIZE_BILINEAR", "CONCATENATION")
     for _ in range(4):  # kernels that demand one scale for input and output
         for operator in tied:
-            resize = code_of(model, operator) == CODES.RESIZE_BILINEAR
+            resize = model.kind(operator) == "RESIZE_BILINEAR"
             members = [*(operator.inputs[:1] if resize else operator.inputs), *operator.outputs]
             low = min(ranges[index][0] for index in members)
             high = max(ranges[index][1] for index in members)
             ranges |= dict.fromkeys(members, (low, high))
-    first = operators(model, CODES.QUANTIZE)[0]
+    first = model.operators("QUANTIZE")[0]
     written = {int(op.outputs[0]) for op in graph.operators} - {int(first.outputs[0])}
     for index in written:
         low, high = ranges[index]
@@ -204,10 +142,10 @@ def calibrate(model: schema.ModelT, images: list[np.ndarray], stretch=1.0) -> sc
         unsigned = graph.tensors[index].type == schema.TensorType.UINT8
         zero_point = int(np.clip(round(-low / scale), 0, 255)) - (0 if unsigned else 128)
         _set_scale(graph.tensors[index], scale, zero_point)
-    for operator in operators(model, CODES.CONV_2D, CODES.DEPTHWISE_CONV_2D):
+    for operator in model.operators("CONV_2D", "DEPTHWISE_CONV_2D"):
         source, weights, bias = (graph.tensors[index] for index in operator.inputs)
         scale = np.asarray(source.quantization.scale) * np.asarray(weights.quantization.scale)
-        real = constant(model, operator.inputs[2]) * np.asarray(bias.quantization.scale)
+        real = model.constant(operator.inputs[2]) * np.asarray(bias.quantization.scale)
         steps = np.rint(real / scale).clip(-(2**31) + 1, 2**31 - 1)
         set_constant(model, operator.inputs[2], steps.astype(np.int32))
         bias.quantization.scale = scale.astype(np.float32)
@@ -221,7 +159,7 @@ def _set_scale(tensor, scale: float, zero_point: int) -> None:
 
 def tensor_named(model, part: str):
     """Index and table of the computed tensor whose name begins with `deeplab/<part>`."""
-    graph = model.subgraphs[0]
+    graph = model.graph
     for operator in graph.operators:
         index = int(operator.outputs[0])
         if graph.tensors[index].name.decode().startswith(f"deeplab/{part}"):
@@ -230,14 +168,14 @@ def tensor_named(model, part: str):
 
 
 def writer_of(model, index: int):
-    return next(op for op in model.subgraphs[0].operators if index in op.outputs)
+    return next(op for op in model.graph.operators if index in op.outputs)
 
 
-def swap_height_and_width(model: schema.ModelT) -> schema.ModelT:
+def swap_height_and_width(model: Editor) -> Editor:
     """The same network on a canvas that is as wide as it was high."""
-    for operator in operators(model, CODES.RESIZE_BILINEAR):
-        set_constant(model, operator.inputs[1], constant(model, operator.inputs[1])[::-1])
-    graph = model.subgraphs[0]
+    for operator in model.operators("RESIZE_BILINEAR"):
+        set_constant(model, operator.inputs[1], model.constant(operator.inputs[1])[::-1])
+    graph = model.graph
     written = {int(index) for op in graph.operators for index in op.outputs}
     for index in written | set(map(int, graph.inputs)):
         tensor = graph.tensors[index]

@@ -206,7 +206,7 @@ def test_other_inputs_are_rounded_as_before():
 
 def test_bytes_instead_of_ties_are_said(tmp_path):
     model = unpacked()
-    image = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+    image = model.graph.tensors[model.graph.inputs[0]]
     image.quantization.scale = np.array([2 / 255], np.float32)
     path = write(tmp_path / "tie.tflite", model)
     write_manifest(path, lambda v: v["input"].update(mean=[127.5] * 3, std=[127.5] * 3))
@@ -256,7 +256,7 @@ def test_labels_of_a_zip_without_metadata_are_found(plain):
 
 def test_uint8_input_without_a_scale_takes_the_pixels(tmp_path):
     model = unpacked()
-    model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]].quantization = None
+    model.graph.tensors[model.graph.inputs[0]].quantization = None
     contract = read_contract(write(tmp_path / "plain.tflite", model))
     assert contract.preprocessing == Preprocessing((0.0,) * 3, (1.0,) * 3)
     assert contract.quantize_table() is None

@@ -3,7 +3,6 @@
 import os
 import signal
 
-import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -11,7 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.children import run_command
 from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
-from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
+from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.flatbuffer.pack import pack
 from tflite_tools.runtime.pool import InterpreterPool, Task
 
 
@@ -22,10 +22,8 @@ def changed(tmp_path):
     def change(function):
         model = schema.ModelT.InitFromPackedBuf((CAMVID / "int8.tflite").read_bytes(), 0)
         function(model, model.subgraphs[0])
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
         path = tmp_path / "changed.tflite"
-        path.write_bytes(bytes(builder.Output()))
+        path.write_bytes(pack(model, 1 << 20))
         return path
 
     return change

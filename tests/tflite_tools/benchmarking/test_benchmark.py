@@ -2,17 +2,15 @@
 
 import json
 
-import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from tests.children import run_command
 from tests.paths import CAMVID
-from tests.tflite_tools.surgery import CODES, new_operator, new_tensor, write
+from tests.tflite_tools.surgery import unpacked, write
 from tflite_tools.benchmarking.timing import BenchmarkOptions, _timing, benchmark
 from tflite_tools.contract import read_contract
-from tflite_tools.flatbuffer.graph import parse_model
 
 INT8 = CAMVID / "int8.tflite"
 
@@ -25,13 +23,9 @@ def command(*flags):
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
     """A file that reads well and that the runtime refuses: a version that does not exist."""
-    model = parse_model(INT8.read_bytes(), "int8")
-    model.operatorCodes[1].version = 99
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path = tmp_path_factory.mktemp("refused") / "refused.tflite"
-    path.write_bytes(bytes(builder.Output()))
-    return path
+    model = unpacked()
+    model.model.operatorCodes[1].version = 99
+    return write(tmp_path_factory.mktemp("refused") / "refused.tflite", model)
 
 
 def test_statistics_by_hand():
@@ -106,19 +100,19 @@ def test_user_errors_are_one_line(flags, message):
 
 def test_a_network_that_segments_nothing_is_timed(tmp_path):
     """Scores of a whole image are no class map, and take time all the same."""
-    model = parse_model(INT8.read_bytes(), "int8")
-    graph = model.subgraphs[0]
+    model = unpacked()
+    graph = model.graph
     first = graph.operators[0]  # QUANTIZE of the image
     graph.operators = [first]
-    scores = new_tensor(model, "scores", schema.TensorType.INT8, (1, 3))
+    scores = model.add_tensor("scores", (1, 3), kind=schema.TensorType.INT8)
     graph.tensors[scores].quantization = graph.tensors[first.outputs[0]].quantization
-    axes = new_tensor(model, "axes", schema.TensorType.INT32, (2,), np.int32([1, 2]))
-    options, union = schema.ReducerOptionsT(), schema.BuiltinOptions.ReducerOptions
+    axes = model.add_constant("axes", np.int32([1, 2]))
+    options = schema.ReducerOptionsT()
     graph.operators.append(
-        new_operator(model, CODES.MEAN, [first.outputs[0], axes], [scores], options, union)
+        model.new_operator("MEAN", [first.outputs[0], axes], outputs=[scores], options=options)
     )
     graph.outputs = np.array([scores], np.int32)
-    model.signatureDefs = None
+    model.model.signatureDefs = None
     path = write(tmp_path / "scores.tflite", model)
     with pytest.raises(ValueError, match="a segmentation model gives"):
         read_contract(path)

@@ -3,7 +3,6 @@
 import dataclasses
 import shutil
 
-import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -14,7 +13,8 @@ from tests.tflite_tools.surgery import low_logits, unpacked, write, write_manife
 from tflite_tools.contract import read_contract
 from tflite_tools.deployment.client_rules import Client, check_file
 from tflite_tools.deployment.metadata_description import describe
-from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, parse_model, read_graph
+from tflite_tools.flatbuffer.graph import parse_model, read_graph
+from tflite_tools.flatbuffer.pack import pack
 from tflite_tools.metadata import packing
 
 INT8 = CAMVID / "int8.tflite"
@@ -29,10 +29,8 @@ def broken(tmp_path):
         model = parse_model(INT8.read_bytes(), "model")
         graph = model.subgraphs[0]
         change(graph, graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]])
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
         path = tmp_path / "broken.tflite"
-        path.write_bytes(bytes(builder.Output()))
+        path.write_bytes(pack(model, 1 << 20))
         return path
 
     return write

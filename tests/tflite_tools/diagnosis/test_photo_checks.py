@@ -14,14 +14,9 @@ from deeplab_tf.data.readers.synthetic import draw_scene
 from deeplab_tf.data.registry import open_dataset
 from tests.paths import CAMVID
 from tests.tflite_tools.surgery import (
-    CODES,
     INT8,
     calibrate,
-    constant,
     float_twin,
-    new_operator,
-    new_tensor,
-    operators,
     set_constant,
     swap_height_and_width,
     tensor_named,
@@ -166,8 +161,8 @@ def test_a_way_to_feed_is_not_better_for_classes_that_no_photo_holds():
 @pytest.mark.slow
 def test_network_with_blue_first(six, tmp_path):
     model = unpacked()
-    first = operators(model, CODES.CONV_2D)[0]
-    kernel = constant(model, first.inputs[1])
+    first = model.operators("CONV_2D")[0]
+    kernel = model.constant(first.inputs[1])
     set_constant(model, first.inputs[1], kernel[..., ::-1])
     assert "channel_order" in problems(found(write(tmp_path / "bgr.tflite", model), six))
 
@@ -233,12 +228,12 @@ def change_channels(model, layer, channels, weights=None, bias=None):
     index, tensor = tensor_named(model, layer)
     operator = writer_of(model, index)
     if weights is not None:
-        values = constant(model, operator.inputs[1]).copy()
+        values = model.constant(operator.inputs[1]).copy()
         depthwise = values.shape[0] == 1 and values.shape[-1] == tensor.shape[-1]
         values[(..., channels) if depthwise else channels] = weights
         set_constant(model, operator.inputs[1], values)
     if bias is not None:
-        values = constant(model, operator.inputs[2]).copy()
+        values = model.constant(operator.inputs[2]).copy()
         values[channels] = bias
         set_constant(model, operator.inputs[2], values)
     return model
@@ -270,7 +265,7 @@ def test_saturated_channels(camvid, tmp_path):
 def test_tensor_at_which_the_error_explodes(camvid, twin, tmp_path, layer):
     model = unpacked()
     index, _ = tensor_named(model, layer)
-    weights = model.subgraphs[0].tensors[writer_of(model, index).inputs[1]]
+    weights = model.graph.tensors[writer_of(model, index).inputs[1]]
     weights.quantization.scale = np.asarray(weights.quantization.scale)[::-1].copy()
     path = write(tmp_path / "exploding.tflite", model)
     finding = found(path, camvid, reference=twin)["exploding_error"]
@@ -341,7 +336,7 @@ def test_data_set_that_counts_its_classes_otherwise(camvid):
 
 def test_file_that_does_not_run(camvid, tmp_path):
     model = unpacked()
-    operators(model, CODES.CONCATENATION)[0].builtinOptions.axis = 9
+    model.operators("CONCATENATION")[0].builtinOptions.axis = 9
     findings = found(write(tmp_path / "refused.tflite", model), camvid)
     assert set(findings) == {"does_not_run"}
 
@@ -367,21 +362,20 @@ def test_scans_of_another_sensor_say_nothing_of_masks():
 def test_network_of_other_pixels_is_not_called_broken(six, tmp_path):
     """Trained on pixel / 255, and nothing says so: fed by the assumption it scores badly."""
     model = float_twin(unpacked())
-    graph = model.subgraphs[0]
+    graph = model.graph
     image = int(graph.inputs[0])
     shape = graph.tensors[image].shape
-    factor = new_tensor(model, "factor", FLOAT32, [1], np.array([255 / 128], np.float32))
-    offset = new_tensor(model, "offset", FLOAT32, [1], np.array([-1], np.float32))
-    scaled, shifted = (new_tensor(model, name, FLOAT32, shape) for name in ("scaled", "shifted"))
+    factor = model.add_constant("factor", np.array([255 / 128], np.float32))
+    offset = model.add_constant("offset", np.array([-1], np.float32))
+    scaled, shifted = (
+        model.add_tensor(name, shape, kind=FLOAT32) for name in ("scaled", "shifted")
+    )
     for operator in graph.operators:
         operator.inputs = np.where(operator.inputs == image, shifted, operator.inputs)
-    options = schema.BuiltinOptions
     graph.operators[:0] = [
-        new_operator(
-            model, CODES.MUL, [image, factor], [scaled], schema.MulOptionsT(), options.MulOptions
-        ),
-        new_operator(
-            model, CODES.ADD, [scaled, offset], [shifted], schema.AddOptionsT(), options.AddOptions
+        model.new_operator("MUL", [image, factor], outputs=[scaled], options=schema.MulOptionsT()),
+        model.new_operator(
+            "ADD", [scaled, offset], outputs=[shifted], options=schema.AddOptionsT()
         ),
     ]
     path = write(tmp_path / "other.tflite", model)

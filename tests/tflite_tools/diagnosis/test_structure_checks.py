@@ -9,17 +9,11 @@ from ai_edge_litert import schema_py_generated as schema
 from deeplab_tf.data.preprocessing import Preprocessing
 from tests.paths import CAMVID
 from tests.tflite_tools.surgery import (
-    CODES,
     INT8,
     calibrate,
-    code_of,
-    constant,
     float_twin,
     last_resize_with,
     low_logits,
-    new_operator,
-    new_tensor,
-    operators,
     set_constant,
     tensor_named,
     unpacked,
@@ -75,13 +69,15 @@ def test_normalization_by_hand_that_an_integer_input_contradicts(mean, std, name
 
 def test_graph_that_normalizes_itself_and_is_fed_normalized(tmp_path):
     model = float_twin(unpacked())
-    graph = model.subgraphs[0]
+    graph = model.graph
     image = int(graph.inputs[0])
-    factor = new_tensor(model, "factor", FLOAT32, [1], np.array([1 / 128], np.float32))
-    scaled = new_tensor(model, "scaled", FLOAT32, graph.tensors[image].shape)
+    factor = model.add_constant("factor", np.array([1 / 128], np.float32))
+    scaled = model.add_tensor("scaled", graph.tensors[image].shape, kind=FLOAT32)
     for operator in graph.operators:
         operator.inputs = np.where(operator.inputs == image, scaled, operator.inputs)
-    multiply = new_operator(model, CODES.MUL, [image, factor], [scaled], schema.MulOptionsT(), 21)
+    multiply = model.new_operator(
+        "MUL", [image, factor], outputs=[scaled], options=schema.MulOptionsT()
+    )
     graph.operators.insert(0, multiply)
     path = write(tmp_path / "own.tflite", model)
     # Nobody says how it is fed: the assumption is no evidence, but it does not fit.
@@ -100,7 +96,7 @@ def test_graph_that_normalizes_itself_and_is_fed_normalized(tmp_path):
 )
 def test_input_scale_that_the_manifest_contradicts(tmp_path, scale, zero_point):
     model = unpacked()
-    image = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+    image = model.graph.tensors[model.graph.inputs[0]]
     image.quantization.scale = np.array([scale], np.float32)
     image.quantization.zeroPoint = np.array([zero_point], np.int64)
     path = write(tmp_path / "int8.tflite", model)
@@ -152,7 +148,7 @@ def test_calibration_on_one_image_by_the_manifest(tmp_path, images, severity):
 
 def test_resize_that_differs_from_the_reference(tmp_path, twin):
     model = unpacked()
-    for operator in operators(model, CODES.RESIZE_BILINEAR):
+    for operator in model.operators("RESIZE_BILINEAR"):
         operator.builtinOptions.halfPixelCenters = False
         operator.builtinOptions.alignCorners = True
     path = write(tmp_path / "corners.tflite", model)
@@ -212,16 +208,16 @@ def test_manifest_with_a_resize_that_nobody_knows(tmp_path):
 def test_resizes_pair_with_the_reference_by_name_not_by_place(tmp_path, twin):
     # The reference has one resize more, of another convention, in front of the decoder's.
     reference = unpacked(twin)
-    graph = reference.subgraphs[0]
-    decoder = operators(reference, CODES.RESIZE_BILINEAR)[1]
+    graph = reference.graph
+    decoder = reference.operators("RESIZE_BILINEAR")[1]
     source = int(decoder.inputs[0])
-    size = new_tensor(reference, "size", INT32, [2], np.array([46, 60], np.int32))
+    size = reference.add_constant("size", np.array([46, 60], np.int32))
     shape = [1, 46, 60, graph.tensors[source].shape[3]]
-    between = new_tensor(reference, "between", FLOAT32, shape)
+    between = reference.add_tensor("between", shape, kind=FLOAT32)
     options = schema.ResizeBilinearOptionsT()
-    options.alignCorners, kind = True, schema.BuiltinOptions.ResizeBilinearOptions
+    options.alignCorners = True
     inputs = [source, size]
-    more = new_operator(reference, CODES.RESIZE_BILINEAR, inputs, [between], options, kind)
+    more = reference.new_operator("RESIZE_BILINEAR", inputs, outputs=[between], options=options)
     decoder.inputs = np.array([between, decoder.inputs[1]], np.int32)
     position = next(i for i, op in enumerate(graph.operators) if op is decoder)
     graph.operators.insert(position, more)
@@ -234,7 +230,7 @@ def test_resizes_pair_with_the_reference_by_name_not_by_place(tmp_path, twin):
 
 def test_resizes_that_differ_among_themselves(tmp_path):
     model = unpacked()
-    operators(model, CODES.RESIZE_BILINEAR)[-1].builtinOptions.halfPixelCenters = False
+    model.operators("RESIZE_BILINEAR")[-1].builtinOptions.halfPixelCenters = False
     finding = found(write(tmp_path / "mixed.tflite", model))["resize_convention"]
     assert finding.severity is Severity.WARNING
     assert "half-pixel and legacy" in finding.evidence
@@ -242,21 +238,21 @@ def test_resizes_that_differ_among_themselves(tmp_path):
 
 def cast_logits(model, argmax: bool):
     """The twin's logits as int32, and where asked their argmax, as the outputs."""
-    graph = model.subgraphs[0]
+    graph = model.graph
     logits = int(graph.outputs[0])
     shape = graph.tensors[logits].shape
-    rounded = new_tensor(model, "rounded", INT32, shape)
-    graph.operators.append(new_operator(model, CODES.CAST, [logits], [rounded]))
+    rounded = model.add_tensor("rounded", shape, kind=INT32)
+    graph.operators.append(model.new_operator("CAST", [logits], outputs=[rounded]))
     output = rounded
     if argmax:
-        axis = new_tensor(model, "axis", INT32, [], np.array(3, np.int32))
-        output = new_tensor(model, "classes", INT32, shape[:3])
+        axis = model.add_constant("axis", np.array(3, np.int32))
+        output = model.add_tensor("classes", shape[:3], kind=INT32)
         options = schema.ArgMaxOptionsT()
         options.outputType = INT32
-        operator = new_operator(model, CODES.ARG_MAX, [rounded, axis], [output], options, 40)
+        operator = model.new_operator("ARG_MAX", [rounded, axis], outputs=[output], options=options)
         graph.operators.append(operator)
     graph.outputs = np.array([output], np.int32)
-    model.signatureDefs = None
+    model.model.signatureDefs = None
     return model
 
 
@@ -277,20 +273,20 @@ def test_label_list_of_the_wrong_length(tmp_path):
 
 def test_float_island(tmp_path):
     model = unpacked()
-    graph = model.subgraphs[0]
-    add = operators(model, CODES.ADD)[0]
+    graph = model.graph
+    add = model.operators("ADD")[0]
     position = next(i for i, operator in enumerate(graph.operators) if operator is add)
     inputs, output = list(map(int, add.inputs)), int(add.outputs[0])
     floats = [
-        new_tensor(model, f"float{index}", FLOAT32, graph.tensors[index].shape)
+        model.add_tensor(f"float{index}", graph.tensors[index].shape, kind=FLOAT32)
         for index in (*inputs, output)
     ]
     add.inputs, add.outputs = np.array(floats[:2], np.int32), np.array(floats[2:], np.int32)
     before = [
-        new_operator(model, CODES.DEQUANTIZE, [own], [new])
+        model.new_operator("DEQUANTIZE", [own], outputs=[new])
         for own, new in zip(inputs, floats[:2], strict=True)
     ]
-    after = new_operator(model, CODES.QUANTIZE, floats[2:], [output])
+    after = model.new_operator("QUANTIZE", floats[2:], outputs=[output])
     graph.operators[position : position + 1] = [*before, add, after]
     finding = found(write(tmp_path / "island.tflite", model))["float_islands"]
     assert "1 of 87 operators" in finding.evidence
@@ -299,17 +295,17 @@ def test_float_island(tmp_path):
 
 def test_atrous_convolution_taken_apart_by_a_dynamic_batch(tmp_path):
     model = unpacked()
-    graph = model.subgraphs[0]
+    graph = model.graph
     index, tensor = tensor_named(model, "block_14_expand")
-    block = new_tensor(model, "block", INT32, [2], np.array([2, 2], np.int32))
-    pads = new_tensor(model, "pads", INT32, [2, 2], np.zeros((2, 2), np.int32))
-    moved = new_tensor(model, "moved", INT8_TYPE, tensor.shape)
+    block = model.add_constant("block", np.array([2, 2], np.int32))
+    pads = model.add_constant("pads", np.zeros((2, 2), np.int32))
+    moved = model.add_tensor("moved", tensor.shape, kind=INT8_TYPE)
     graph.tensors[moved].quantization = tensor.quantization
     users = [op for op in graph.operators if index in op.inputs]
     for user in users:
         user.inputs = np.where(user.inputs == index, moved, user.inputs)
     place = next(i for i, op in enumerate(graph.operators) if op is writer_of(model, index))
-    moving = new_operator(model, CODES.SPACE_TO_BATCH_ND, [index, block, pads], [moved])
+    moving = model.new_operator("SPACE_TO_BATCH_ND", [index, block, pads], outputs=[moved])
     graph.operators.insert(place + 1, moving)
     finding = found(write(tmp_path / "batch.tflite", model))["space_to_batch"]
     assert finding.severity is Severity.PROBLEM
@@ -318,7 +314,7 @@ def test_atrous_convolution_taken_apart_by_a_dynamic_batch(tmp_path):
 
 def test_dynamic_batch_alone(tmp_path):
     model = unpacked()
-    image = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+    image = model.graph.tensors[model.graph.inputs[0]]
     image.shapeSignature = np.array([-1, *image.shape[1:]], np.int32)
     finding = found(write(tmp_path / "dynamic.tflite", model))["dynamic_batch"]
     assert finding.severity is Severity.WARNING
@@ -330,11 +326,11 @@ def test_dynamic_batch_alone(tmp_path):
 )
 def test_dynamic_range_mistaken_for_full_integer(tmp_path, stem, severity):
     whole, model = unpacked(), float_twin(unpacked())
-    for operator in operators(model, CODES.CONV_2D, CODES.DEPTHWISE_CONV_2D):
+    for operator in model.operators("CONV_2D", "DEPTHWISE_CONV_2D"):
         index = int(operator.inputs[1])
-        tensor, original = (m.subgraphs[0].tensors[index] for m in (model, whole))
+        tensor, original = (m.graph.tensors[index] for m in (model, whole))
         tensor.type, tensor.quantization = original.type, original.quantization
-        set_constant(model, index, constant(whole, index))
+        set_constant(model, index, whole.constant(index))
     finding = found(write(tmp_path / f"{stem}.tflite", model))["dynamic_range"]
     assert finding.severity is severity
     assert "66 of 66 convolutions" in finding.evidence
@@ -359,6 +355,6 @@ def test_surgery_keeps_a_file_whole(tmp_path):
     images = [np.random.default_rng(0).uniform(-1, 1, (368, 480, 3))]
     path = write(tmp_path / "calibrated.tflite", calibrate(unpacked(), images))
     assert found(path) == {}
-    assert [code_of(m, op) for m in (unpacked(path),) for op in m.subgraphs[0].operators] == [
-        code_of(m, op) for m in (unpacked(),) for op in m.subgraphs[0].operators
+    assert [m.kind(op) for m in (unpacked(path),) for op in m.graph.operators] == [
+        m.kind(op) for m in (unpacked(),) for op in m.graph.operators
     ]

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 
-import flatbuffers
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +20,7 @@ from tests.paths import CAMVID, ROOT
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
 from tflite_tools.flatbuffer.graph import parse_model, read_graph
+from tflite_tools.flatbuffer.pack import pack
 from tflite_tools.runtime.latency import measure_latency
 from tflite_tools.runtime.output_reader import OutputReader, argmax_channels
 from tflite_tools.runtime.pool import InterpreterPool, Task
@@ -59,9 +59,7 @@ def mutated(path, change):
     """A copy of a file with its tables changed by `change(model)`."""
     model = parse_model(INT8.read_bytes(), "int8")
     change(model)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
+    path.write_bytes(pack(model, 1 << 20))
     return path
 
 

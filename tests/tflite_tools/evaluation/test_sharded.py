@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import flatbuffers
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +15,7 @@ from tests.paths import CAMVID, ROOT
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
 from tflite_tools.flatbuffer.graph import parse_model
+from tflite_tools.flatbuffer.pack import pack
 
 pytest.importorskip("apache_beam", reason="the extra `beam` (Apache Beam) is not installed")
 
@@ -131,9 +131,7 @@ def test_a_damaged_photo_is_named_in_one_line(folder, contracts, tmp_path):
 def test_a_file_that_fails_costs_no_other_file(folder, contracts, local, tmp_path):
     model = parse_model(contracts[0].path.read_bytes(), "int8")
     model.operatorCodes[1].version = 99  # reads well, refused by the runtime
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    (tmp_path / "refused.tflite").write_bytes(bytes(builder.Output()))
+    (tmp_path / "refused.tflite").write_bytes(pack(model, 1 << 20))
     files = [read_contract(tmp_path / "refused.tflite"), contracts[1]]
     bad, good = evaluate_sharded(files, source(folder), shards=2, limit=0)
     assert bad.failure

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 
-import flatbuffers
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +14,7 @@ from deeplab_tf.data.registry import open_dataset
 from tests.children import run_command
 from tests.paths import CAMVID, ZOO
 from tflite_tools.flatbuffer.graph import parse_model
+from tflite_tools.flatbuffer.pack import pack
 from tflite_tools.html_report.pictures import DIFFERENCE_COLORS, LOST, WON
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -29,9 +29,7 @@ def flat_copy(path):
     last = [operator for operator in graph.operators if len(operator.inputs) == 3][-1]
     weights = model.buffers[graph.tensors[last.inputs[1]].buffer]
     weights.data = np.zeros_like(weights.data)
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    path.write_bytes(bytes(builder.Output()))
+    path.write_bytes(pack(model, 1 << 20))
     return path
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf.data.registry import open_dataset
-from tests.tflite_tools.surgery import CODES, INT8, operators, unpacked, write
+from tests.tflite_tools.surgery import INT8, unpacked, write
 from tflite_tools.benchmarking.report import benchmark_text
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
 from tflite_tools.contract import read_contract
@@ -21,8 +21,8 @@ def rescaled(path):
     """The zoo's file whose last resize has another scale at its output than at its input: XNNPACK
     has no kernel for that, the built-in one copies the integers."""
     model = unpacked()
-    tensors = model.subgraphs[0].tensors
-    last = operators(model, CODES.RESIZE_BILINEAR)[-1]
+    tensors = model.graph.tensors
+    last = model.operators("RESIZE_BILINEAR")[-1]
     tensors[last.outputs[0]].quantization.scale = np.float32([0.5])
     return write(path, model)
 

@@ -5,7 +5,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.data.preprocessing import Preprocessing
-from tests.tflite_tools.surgery import CODES, float_twin, new_operator, new_tensor, unpacked, write
+from tests.tflite_tools.surgery import float_twin, unpacked, write
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
 from tflite_tools.contract import read_contract
 from tflite_tools.file_contract import PreprocessingSource, read_file_contract
@@ -19,23 +19,21 @@ SHAPE = (1, 368, 480, 3)
 def cast_in_front(path, kind):
     """The float network behind CAST, SUB 128 (or 0 behind an int8) and MUL 1/128."""
     model = float_twin(unpacked())
-    graph = model.subgraphs[0]
+    graph = model.graph
     image = int(graph.inputs[0])
     offset = 128 if kind == TYPES.UINT8 else 0
-    pixels = new_tensor(model, "pixels", kind, SHAPE)
-    cast, moved = (new_tensor(model, name, TYPES.FLOAT32, SHAPE) for name in ("cast", "moved"))
-    mean = new_tensor(model, "mean", TYPES.FLOAT32, (1,), np.float32([offset]))
-    scale = new_tensor(model, "scale", TYPES.FLOAT32, (1,), np.float32([1 / 128]))
-    options, union = schema.SubOptionsT(), schema.BuiltinOptions
+    pixels = model.add_tensor("pixels", SHAPE, kind=kind)
+    cast, moved = (model.add_tensor(name, SHAPE, kind=TYPES.FLOAT32) for name in ("cast", "moved"))
+    mean = model.add_constant("mean", np.float32([offset]))
+    scale = model.add_constant("scale", np.float32([1 / 128]))
+    options = schema.SubOptionsT()
     graph.operators[:0] = [
-        new_operator(model, CODES.CAST, [pixels], [cast]),
-        new_operator(model, CODES.SUB, [cast, mean], [moved], options, union.SubOptions),
-        new_operator(
-            model, CODES.MUL, [moved, scale], [image], schema.MulOptionsT(), union.MulOptions
-        ),
+        model.new_operator("CAST", [pixels], outputs=[cast]),
+        model.new_operator("SUB", [cast, mean], outputs=[moved], options=options),
+        model.new_operator("MUL", [moved, scale], outputs=[image], options=schema.MulOptionsT()),
     ]
     graph.inputs = np.array([pixels], np.int32)
-    model.signatureDefs = None
+    model.model.signatureDefs = None
     return write(path, model)
 
 

@@ -8,7 +8,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from tests.tflite_tools.graphs import Builder
-from tests.tflite_tools.surgery import CODES, float_twin, new_operator, new_tensor, unpacked, write
+from tests.tflite_tools.surgery import float_twin, unpacked, write
 from tflite_tools.benchmarking.timing import _describe
 from tflite_tools.contract import read_contract
 from tflite_tools.diagnosis.case import open_case
@@ -24,14 +24,14 @@ GIVEN = Preprocessing((128.0,) * 3, (128.0,) * 3)
 
 
 def computed(model):
-    return {int(index) for op in model.subgraphs[0].operators for index in op.outputs}
+    return {int(index) for op in model.graph.operators for index in op.outputs}
 
 
 def shapeless(path):
     """The float network as a converter writes it that knows no shape: [] for each."""
     model = float_twin(unpacked())
     for index in computed(model):
-        tensor = model.subgraphs[0].tensors[index]
+        tensor = model.graph.tensors[index]
         tensor.shape, tensor.shapeSignature = None, None
     return write(path, model)
 
@@ -39,22 +39,20 @@ def shapeless(path):
 def stale(path):
     """ARG_MAX and RESHAPE behind it; ARG_MAX's stored shape still holds the dimension of one."""
     model = float_twin(unpacked())
-    graph = model.subgraphs[0]
+    graph = model.graph
     int64 = schema.TensorType.INT64
-    axis = new_tensor(model, "axis", schema.TensorType.INT32, (), np.int32(3))
-    shape = new_tensor(model, "shape", schema.TensorType.INT32, (3,), np.int32([1, 368, 480]))
-    chosen = new_tensor(model, "chosen", int64, (1, 368, 480, 1))
-    flat = new_tensor(model, "flat", int64, (1, 368, 480))
-    options, union = schema.ArgMaxOptionsT(), schema.BuiltinOptions
+    axis = model.add_constant("axis", np.int32(3))
+    shape = model.add_constant("shape", np.int32([1, 368, 480]))
+    chosen = model.add_tensor("chosen", (1, 368, 480, 1), kind=int64)
+    flat = model.add_tensor("flat", (1, 368, 480), kind=int64)
+    options = schema.ArgMaxOptionsT()
     options.outputType = int64
     graph.operators += [
-        new_operator(
-            model, CODES.ARG_MAX, [graph.outputs[0], axis], [chosen], options, union.ArgMaxOptions
-        ),
-        new_operator(model, CODES.RESHAPE, [chosen, shape], [flat]),
+        model.new_operator("ARG_MAX", [graph.outputs[0], axis], outputs=[chosen], options=options),
+        model.new_operator("RESHAPE", [chosen, shape], outputs=[flat]),
     ]
     graph.outputs = np.array([flat], np.int32)
-    model.signatureDefs = None
+    model.model.signatureDefs = None
     return write(path, model)
 
 
@@ -101,7 +99,7 @@ def test_the_runtime_that_refuses_leaves_the_first_reason(files, tmp_path):
 
 def test_an_input_without_a_shape_stays_damaged(tmp_path):
     model = unpacked()
-    graph = model.subgraphs[0]
+    graph = model.graph
     # behind the QUANTIZE that the zoo's file begins with, a convolution reads the input itself
     inputs = graph.operators[1].inputs
     graph.operators[1].inputs = np.array([graph.inputs[0], *inputs[1:]], np.int32)
