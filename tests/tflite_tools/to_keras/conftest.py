@@ -15,6 +15,9 @@ from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras.importer import import_graph
 
+_CONTENTS: dict[tuple, bytes] = {}
+"""Converted files by (function or model, shape, variant): many tests take the same one."""
+
 
 def _build_loaded(network, simulated=False) -> keras.Model:
     """The Keras model of an imported network, every weight of it loaded."""
@@ -68,7 +71,10 @@ def convert(tmp_path):
         random = np.random.default_rng(0)
         images = [random.normal(size=(1, *shape)).astype(np.float32) for _ in range(3)]
         path = tmp_path / "model.tflite"
-        path.write_bytes(_convert(source, shape, variant, images))
+        made = (source, tuple(shape), variant)
+        if made not in _CONTENTS:
+            _CONTENTS[made] = _convert(source, shape, variant, images)
+        path.write_bytes(_CONTENTS[made])
         graph = read_graph(path)
         return Conversion(path, graph, network=import_graph(graph, trim_head), images=images)
 

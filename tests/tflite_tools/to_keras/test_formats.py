@@ -1,6 +1,7 @@
 """One small network in every number format, and with its dilation written both ways."""
 
 import dataclasses
+import functools
 
 import flatbuffers
 import numpy as np
@@ -21,6 +22,7 @@ from tflite_tools.to_keras.importer import import_graph
 layers = keras.layers
 
 
+@functools.cache  # so that its file is converted once
 def _network(batch_size=1) -> keras.Model:
     """Layers with more than 1024 weights each: smaller ones stay float in dynamic range."""
     keras.utils.set_random_seed(3)

@@ -1,5 +1,7 @@
 """Cutting a network, giving it a new classifier, and putting batch norms back."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,6 +21,7 @@ from tflite_tools.to_keras.convert import unfold_batch_norm
 layers = keras.layers
 
 
+@functools.cache  # so that its file is converted once
 def _network() -> keras.Model:
     keras.utils.set_random_seed(5)
     image = keras.Input((16, 20, 3), batch_size=1)
