@@ -149,6 +149,7 @@ def objects(value) -> int:
     return 1 + sum(map(objects, vars(value).values()))
 
 
+@pytest.mark.slow
 def test_a_file_that_never_answers_is_stopped():
     contracts = [read_contract(CAMVID / "int8.tflite")] * 2
     with InterpreterPool(contracts, 1, patience_s=5.0) as pool:
