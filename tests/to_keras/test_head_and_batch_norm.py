@@ -183,7 +183,7 @@ def test_real_model_keeps_its_function(shared_dir):
     [
         ({"kind": "lambda"}, "unknown kind 'lambda'"),
         ({"kind": "activation", "attributes": {"activation": "eval"}}, "unknown activation 'eval'"),
-        ({"inputs": ["later"]}, "reads 'later', which is not before it"),
+        ({"inputs": ["later"]}, "reads 'later', which no earlier node computes"),
         ({"name": "image"}, "two nodes are named 'image'"),
         ({"color": "red"}, "not the description of a network"),
     ],
