@@ -107,7 +107,7 @@ def test_an_input_without_a_shape_stays_damaged(tmp_path):
     graph.operators[1].inputs = np.array([graph.inputs[0], *inputs[1:]], np.int32)
     graph.tensors[graph.inputs[0]].shape = None
     path = write(tmp_path / "damaged.tflite", model)
-    with pytest.raises(ValueError, match="where 4 dimensions are needed"):
+    with pytest.raises(ValueError, match="expected 4 dimensions, got a tensor of shape"):
         read_graph(path)
 
 
