@@ -1,8 +1,9 @@
-"""A graph out of a file becomes a description, float weights and activation ranges."""
+"""Imports the graph of a file as a network description, float weights and activation ranges."""
 
 import dataclasses
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
@@ -27,13 +28,13 @@ _NAME_PREFIXES = ("PartitionedCall/", "StatefulPartitionedCall/")
 
 @dataclasses.dataclass(frozen=True)
 class ReportRow:
-    """What an operator of the file became.
+    """The result of importing one operator.
 
     Attributes:
-        position: in the file's order of execution.
+        position: place in the file's order of execution.
         operator: kind in the schema.
-        tensor: name of what it computes.
-        became: the layers, or why there is none.
+        tensor: name of the tensor that it computes.
+        became: the layers, or why there are none.
     """
 
     position: int
@@ -44,15 +45,15 @@ class ReportRow:
 
 @dataclasses.dataclass(frozen=True)
 class ImportedNetwork:
-    """A file as a network.
+    """An imported file.
 
     Attributes:
         description: the layers.
         arrays: float32 weights, "layer/weight".
         ranges: {layer or input name: {scale, zero_point, quantized_min, quantized_max, min,
             max, dtype}} of every quantized activation; `min` and `max` are real values.
-        contract: what the file's input means; of the graph alone where no file was read.
-        rows: one an operator.
+        contract: preprocessing of the file's input; from the graph alone if no file was read.
+        rows: one per operator.
         nodes_of_tensors: {tensor name: node name}.
     """
 
@@ -76,7 +77,18 @@ def import_file(
     mean: float | None = None,
     std: float | None = None,
 ) -> ImportedNetwork:
-    """Reads a file, with its manifest or metadata, and imports its graph, see `import_graph`."""
+    """Reads a file with its manifest or metadata, and imports its graph.
+
+    Args:
+        path: the `.tflite`.
+        trim_head: tensor to cut after; empty for the whole network.
+        mean: mean of the input, in pixel units; None: the file's own.
+        std: standard deviation of the input, in pixel units; None: the file's own.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: see `import_graph`.
+    """
     graph = read_checked_graph(path)
     network = import_graph(graph, trim_head)
     contract = read_file_contract(path, graph, mean=mean, std=std)
@@ -84,14 +96,18 @@ def import_file(
 
 
 def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
-    """Turns a graph into a network, up to its output or to a named tensor.
+    """Converts a graph to a network, up to its output or to a named tensor.
 
-    Operators that the chosen tensor does not need are not looked at. Shapes that are not stored,
-    or stored stale, are asked of the runtime, as `with_runtime_shapes` does.
+    Operators that the chosen tensor does not depend on are ignored. Shapes that are missing or
+    wrong in the file are taken from the runtime, see `with_runtime_shapes`.
+
+    Args:
+        graph: the file.
+        trim_head: tensor to cut after; empty for the whole network.
 
     Raises:
-        ValueError: an operator that is not supported or damaged, several inputs or outputs, no
-            tensor of that name, a file compiled for Edge TPU.
+        ValueError: an operator is not supported or damaged, there are several inputs or outputs,
+            no tensor has that name, or the file is compiled for Edge TPU.
     """
     _check_edge_tpu(graph)
     graph = with_known_shapes(graph)
@@ -119,10 +135,14 @@ def _import(graph: Graph, trim_head: str) -> ImportedNetwork:
 
 
 def find_tensor(graph: Graph, name: str) -> int:
-    """Index of the computed tensor of that name, or of one of the names joined by ";".
+    """Returns the index of the computed tensor of a name.
+
+    Args:
+        graph: the file.
+        name: the tensor's name, one of its names joined by ";", or its layer name.
 
     Raises:
-        ValueError: none, or several.
+        ValueError: no tensor or several tensors have that name.
     """
     computed = [graph.tensors[index] for operator in graph.operators for index in operator.outputs]
     for matches in (
@@ -135,13 +155,17 @@ def find_tensor(graph: Graph, name: str) -> int:
             break
     if matches:
         found = ", ".join(repr(tensor.name) for tensor in matches)
-        raise ValueError(f"{graph.path}: {name!r} stands for several tensors: {found}; give one")
+        raise ValueError(f"{graph.path}: {name!r} matches several tensors: {found}; give one")
     last = ", ".join(repr(tensor.name) for tensor in computed[-8:])
     raise ValueError(f"{graph.path}: no operator computes a tensor {name!r}; the last are {last}")
 
 
 def layer_name(tensor: Tensor) -> str:
-    """A tensor's name as a layer's: the first of the joined ones, word characters only."""
+    """Returns a tensor's name as a layer name: the first joined name, with word characters only.
+
+    Args:
+        tensor: the tensor.
+    """
     name = tensor.name.split(";")[0]
     for prefix in _NAME_PREFIXES:
         name = name.removeprefix(prefix)
@@ -168,7 +192,7 @@ def _only_output(graph: Graph) -> int:
 
 
 def _needed_operators(graph: Graph, output: int) -> list[Operator]:
-    """What the output is computed from, in the order of execution."""
+    """Returns the operators that the output depends on, in the order of execution."""
     producers = {index: op for op in graph.operators for index in op.outputs}
     needed, waiting, seen = {}, [output], set()
     while waiting:
@@ -188,7 +212,7 @@ def _needed_operators(graph: Graph, output: int) -> list[Operator]:
 
 
 def _unknown(graph: Graph, operator: Operator) -> str:
-    # A command shows 600 characters: the list must fit.
+    # A command prints 600 characters of a message: the list must fit.
     return (
         _problem(graph, operator, reason="not supported")
         + f"; supported: {', '.join(supported_kinds())}"
@@ -196,7 +220,7 @@ def _unknown(graph: Graph, operator: Operator) -> str:
 
 
 def _problem(graph: Graph, operator: Operator, *, reason: str) -> str:
-    """Names an operator, where it stands and what surrounds it."""
+    """Returns a message with an operator, its position and its neighbors."""
     tensor = graph.tensors[operator.outputs[0]]
     producers = (graph.producer(index) for index in operator.inputs if index >= 0)
     before = sorted({producer.kind for producer in producers if producer is not None})
@@ -210,9 +234,13 @@ def _problem(graph: Graph, operator: Operator, *, reason: str) -> str:
 
 
 class _Builder:
-    """Collects nodes while the operators are walked through."""
+    """Collects the nodes of a network, one operator after the other.
 
-    def __init__(self, graph: Graph, operators: list[Operator]):
+    Attributes:
+        shapes: {node or input: its shape in the file, without the batch}.
+    """
+
+    def __init__(self, graph: Graph, operators: list[Operator]) -> None:
         self._graph = graph
         self._input = self._find_input(operators)
         self._nodes: list[Node] = []
@@ -251,8 +279,11 @@ class _Builder:
     def convert(self, operator: Operator) -> None:
         """Adds the nodes of one operator.
 
+        Args:
+            operator: the next operator.
+
         Raises:
-            ValueError: it cannot be expressed, or its file is damaged.
+            ValueError: the operator cannot be expressed, or the file is damaged.
         """
         for slot, index in enumerate(operator.outputs):
             if self._graph.consumers(index) or index in self._graph.outputs or slot == 0:
@@ -286,7 +317,7 @@ class _Builder:
     def _steps(self, view: OperatorView) -> list[Step]:
         operator = view.operator
         convert = rule_of(operator.kind)
-        assert convert is not None, operator.kind  # _needed_operators has looked
+        assert convert is not None, operator.kind  # checked by _needed_operators
         try:
             return convert(view)
         except ValueError as error:
@@ -297,7 +328,7 @@ class _Builder:
             raise ValueError(_problem(self._graph, operator, reason=reason)) from error
 
     def _folds(self, operator: Operator, source: str, *, steps: list[Step]) -> bool:
-        """Whether a constant a channel can go into the convolution that alone stands before."""
+        """Whether a constant per channel can be folded into the convolution before it."""
         if not steps or steps[0].note != PER_CHANNEL or source in self._ranges:
             return False
         (tensor,) = data_inputs(self._graph, operator)
@@ -310,7 +341,7 @@ class _Builder:
         )
 
     def _fold(self, name: str, step: Step) -> None:
-        """Kernel * scale, bias * scale + offset."""
+        """Folds a step: kernel * scale, bias * scale + offset."""
         position = [node.name for node in self._nodes].index(name)
         node = self._nodes[position]
         scale = step.weights["depthwise_kernel"].ravel()
@@ -326,7 +357,7 @@ class _Builder:
         self._nodes[position] = dataclasses.replace(node, attributes=attributes)
 
     def _is_first_range(self, operator: Operator, source: str) -> bool:
-        """Whether it quantizes a float tensor that nothing else reads: the range is that one's."""
+        """Whether it quantizes a float tensor that nothing else reads and that takes its range."""
         alone = len(self._graph.consumers(operator.inputs[0])) == 1
         return operator.kind == "QUANTIZE" and alone and source not in self._ranges
 
@@ -369,7 +400,10 @@ class _Builder:
             self._ranges[name] = found
 
     def finish(self, output: int) -> ImportedNetwork:
-        """The network up to a tensor.
+        """Returns the network up to a tensor.
+
+        Args:
+            output: tensor index.
 
         Raises:
             ValueError: the tensor is the input itself.
@@ -397,8 +431,8 @@ def _stays_in_batches(operator: Operator, in_batches: set[int]) -> bool:
     return operator.kind != "BATCH_TO_SPACE_ND" and not in_batches.isdisjoint(operator.inputs)
 
 
-def _plain(value):
-    """Attributes as JSON gives them back."""
+def _plain(value: Any) -> Any:
+    """Returns attributes as JSON values."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -417,17 +451,19 @@ def _became(steps: list[Step], operator: Operator) -> str:
     return " + ".join(words)
 
 
-def _check_shapes(graph: Graph, description: NetworkDescription, *, shapes: dict) -> None:
-    """Every layer must give the shape that the file says.
+def _check_shapes(
+    graph: Graph, description: NetworkDescription, *, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """Checks that every layer has the output shape of the file.
 
     Raises:
-        ValueError: naming the first that does not.
+        ValueError: a layer has another shape; the first one is named.
     """
     model = build_imported(description)
     built = {layer.name: tuple(layer.output.shape)[1:] for layer in model.layers}
     for name, shape in shapes.items():
         if name in built and built[name] != shape and name != description.output_name:
             raise ShapeMismatchError(
-                f"{graph.path}: layer {name!r} gives {list(built[name])}, the file says "
-                f"{list(shape)}; the file is damaged or its operator is not understood"
+                f"{graph.path}: layer {name!r}: expected shape {list(shape)} as in the file, got "
+                f"{list(built[name])}; the file is damaged or its operator is not supported"
             )
