@@ -46,12 +46,12 @@ def observe_inputs(
         ValueError: there are no batches.
     """
     taps = keras.Model(model.inputs, [layer.input for layer in batch_norms])
-    sums: list[np.ndarray] = []
+    sums: list[np.ndarray] | None = None
     squares: list[np.ndarray] = []
     count = [0] * len(batch_norms)
     for batch in batches:
         values = [np.asarray(value, np.float64) for value in taps(batch, training=False)]
-        if not sums:
+        if sums is None:
             sums = [np.zeros(value.shape[-1]) for value in values]
             squares = [np.zeros(value.shape[-1]) for value in values]
         for index, value in enumerate(values):
@@ -59,7 +59,7 @@ def observe_inputs(
             sums[index] += flat.sum(0)
             squares[index] += (flat**2).sum(0)
             count[index] += len(flat)
-    if not sums:
+    if sums is None:
         raise ValueError("no images to observe batch-norm statistics on; give at least one batch")
     result = []
     for total, square, number in zip(sums, squares, count, strict=True):
@@ -167,7 +167,7 @@ def insert_batch_norms(
     Raises:
         ValueError: the network has no convolution except the classifier.
     """
-    excluded = {last_convolution(description).name, *_behind_global_pool(description)}
+    excluded = {last_convolution(description).name, *_after_global_pool(description)}
     nodes, changed = [], dict(arrays)
     for node in description.nodes:
         if node.kind in CONVOLUTIONS and node.name not in excluded:
@@ -181,7 +181,7 @@ def insert_batch_norms(
     return dataclasses.replace(description, nodes=tuple(nodes)), changed
 
 
-def _behind_global_pool(description: NetworkDescription) -> set[str]:
+def _after_global_pool(description: NetworkDescription) -> set[str]:
     """Returns the nodes whose value is one pixel high and wide."""
     model = build_imported(description)
     return {layer.name for layer in model.layers if tuple(layer.output.shape[1:-1]) == (1, 1)}

@@ -53,7 +53,7 @@ def fold_batch_norms(description: NetworkDescription, arrays: dict[str, np.ndarr
     """
     by_name = {node.name: node for node in description.nodes}
     arrays = dict(arrays)
-    statistics, left, gone = {}, [], {}
+    statistics, left, replaced = {}, [], {}
     for norm in description.nodes:
         if norm.kind != "batch_norm":
             continue
@@ -67,19 +67,19 @@ def fold_batch_norms(description: NetworkDescription, arrays: dict[str, np.ndarr
             continue
         gamma, beta = _fold(node, norm, arrays=arrays)
         statistics[node.name] = (beta, np.abs(gamma))
-        gone[norm.name] = node.name
+        replaced[norm.name] = node.name
     nodes = tuple(
-        _rewired(node, gone, folded=statistics)
+        _rewired(node, replaced, folded=statistics)
         for node in description.nodes
-        if node.name not in gone
+        if node.name not in replaced
     )
-    output = gone.get(description.output_name, description.output_name)
+    output = replaced.get(description.output_name, description.output_name)
     folded = dataclasses.replace(description, nodes=nodes, output_name=output)
     return Folding(folded, arrays, statistics=statistics, left=tuple(left))
 
 
-def _rewired(node: Node, gone: dict[str, str], *, folded: Container[str]) -> Node:
-    inputs = tuple(gone.get(name, name) for name in node.inputs)
+def _rewired(node: Node, replaced: dict[str, str], *, folded: Container[str]) -> Node:
+    inputs = tuple(replaced.get(name, name) for name in node.inputs)
     attributes = node.attributes | {"use_bias": True} if node.name in folded else node.attributes
     return dataclasses.replace(node, inputs=inputs, attributes=attributes)
 

@@ -113,7 +113,7 @@ def test_unknown_operator_writes_nothing(convert, tmp_path):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for words in (
         "operator 1, CUMSUM",
-        "behind TANH, before RELU",
+        "after TANH, before RELU",
         "supported: ADD",
         "TRANSPOSE_CONV",
     ):

@@ -33,15 +33,15 @@ def read_convolutions(graph: Graph) -> list[Convolution]:
     Args:
         graph: the file.
     """
-    behind: dict[int, frozenset[int]] = {}  # tensor -> convolutions that it is computed from
+    sources_of: dict[int, frozenset[int]] = {}  # tensor -> nearest convolutions before it
     found: list[Convolution] = []
     for operator in graph.operators:
-        inputs = [index for index in operator.inputs if index in behind]
-        sources = frozenset().union(*(behind[index] for index in inputs))
+        inputs = [index for index in operator.inputs if index in sources_of]
+        sources = frozenset().union(*(sources_of[index] for index in inputs))
         if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             found.append(_read(graph, operator, sources=sources))
             sources = frozenset({len(found) - 1})
-        behind |= dict.fromkeys(operator.outputs, sources)
+        sources_of |= dict.fromkeys(operator.outputs, sources)
     return found
 
 

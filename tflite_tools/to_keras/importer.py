@@ -228,7 +228,7 @@ def _problem(graph: Graph, operator: Operator, *, reason: str) -> str:
     after = sorted({consumer.kind for group in consumers for consumer in group})
     return (
         f"{graph.path.name}: operator {operator.position}, {operator.kind} "
-        f"({tensor.name.split(';')[0][-40:]!r}, behind {', '.join(before) or 'the input'}, "
+        f"({tensor.name.split(';')[0][-40:]!r}, after {', '.join(before) or 'the input'}, "
         f"before {', '.join(after) or 'the output'}): {reason}"
     )
 
