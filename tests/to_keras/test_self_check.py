@@ -61,7 +61,7 @@ def test_float_file_that_deviates_is_rejected(convert, tmp_path, end):
 def test_command_that_rejects_a_file_exits_with_status_1(convert, tmp_path):
     conversion = convert(_function, (32, 24, 3))
     script = (
-        "import sys; from tflite_tools.to_keras import __main__, rules, view\n"
+        "import sys; from tflite_tools.to_keras import __main__, convert, rules, view\n"
         "rules.RULES['ELU'] = lambda _: [view.Step('relu')]\n"
         f"sys.argv = ['to_keras', '--model={conversion.path}', "
         f"'--output_dir={tmp_path / 'out'}']\n"
