@@ -28,6 +28,7 @@ class OperatorTraits:
         data: input slot of the data tensor; None: every input that is not constant.
         function: name in `deeplab_tf.graph.functions` of the function that it computes, for
             operators that need no import rule; else "".
+        several_outputs: whether its import rule looks at `OperatorView.slot`.
         weights: input slot of the weights, or None.
         bias: input slot of the bias, or None.
         channel_axis: axis of the weights that holds the output channels.
@@ -44,6 +45,7 @@ class OperatorTraits:
 
     data: int | None = 0
     function: str = ""
+    several_outputs: bool = False
     weights: int | None = None
     bias: int | None = None
     channel_axis: int = 0
@@ -154,7 +156,9 @@ OPERATORS: dict[str, OperatorTraits] = {
     ),
     "RSQRT": OperatorTraits(function="rsqrt", least_inputs=1, version=2),
     "DIV": OperatorTraits(data=None, function="divide", least_inputs=2),
-    "SPLIT": OperatorTraits(data=1, least_inputs=2, same_scale=True, version=2),
+    "SPLIT": OperatorTraits(
+        data=1, several_outputs=True, least_inputs=2, same_scale=True, version=2
+    ),
     "TRANSPOSE": OperatorTraits(least_inputs=2, same_scale=True, int16_version=4, version=2),
     "SPACE_TO_BATCH_ND": OperatorTraits(least_inputs=3, version=2),
     "BATCH_TO_SPACE_ND": OperatorTraits(least_inputs=3, version=2),

@@ -11,6 +11,7 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import KINDS, NetworkDescription, Node
 from tflite_tools.file_contract import FileContract, Said, file_contract, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
+from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
 from tflite_tools.to_keras import convolutions, spatial  # noqa: F401 - register their rules
 from tflite_tools.to_keras import shapes as _shapes  # noqa: F401 - registers its rules
@@ -126,10 +127,10 @@ def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
 def _import(graph: Graph, trim_head: str) -> ImportedNetwork:
     output = find_tensor(graph, trim_head) if trim_head else _only_output(graph)
     operators = _needed_operators(graph, output)
-    builder = _Builder(graph, operators)
+    builder = _Builder(graph, operators, output=output)
     for operator in operators:
         builder.convert(operator)
-    network = builder.finish(output)
+    network = builder.finish()
     _check_shapes(graph, network.description, shapes=builder.shapes)
     return network
 
@@ -240,8 +241,8 @@ class _Builder:
         shapes: {node or input: its shape in the file, without the batch}.
     """
 
-    def __init__(self, graph: Graph, operators: list[Operator]) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, operators: list[Operator], *, output: int) -> None:
+        self._graph, self._output = graph, output
         self._input = self._find_input(operators)
         self._nodes: list[Node] = []
         self._arrays: dict[str, np.ndarray] = {}
@@ -285,8 +286,11 @@ class _Builder:
         Raises:
             ValueError: the operator cannot be expressed, or the file is damaged.
         """
+        if len(operator.outputs) > 1 and not traits(operator.kind).several_outputs:
+            reason = f"it has {len(operator.outputs)} outputs, its layer has one"
+            raise ValueError(_problem(self._graph, operator, reason=reason))
         for slot, index in enumerate(operator.outputs):
-            if self._graph.consumers(index) or index in self._graph.outputs or slot == 0:
+            if index == self._output or self._graph.consumers(index):
                 self._convert_output(OperatorView(self._graph, operator, tuple(self._sizes), slot))
 
     def _convert_output(self, view: OperatorView) -> None:
@@ -399,11 +403,8 @@ class _Builder:
         if found and name not in self._ranges:
             self._ranges[name] = found
 
-    def finish(self, output: int) -> ImportedNetwork:
-        """Returns the network up to a tensor.
-
-        Args:
-            output: tensor index.
+    def finish(self) -> ImportedNetwork:
+        """Returns the network up to its output.
 
         Raises:
             ValueError: the tensor is the input itself.
@@ -413,7 +414,7 @@ class _Builder:
             layer_name(self._input),
             self._input.shape[1:],
             nodes=tuple(self._nodes),
-            output_name=self._names[output],
+            output_name=self._names[self._output],
         )
         return ImportedNetwork(
             description,
