@@ -85,7 +85,7 @@ def transpose(view: OperatorView) -> list[Step]:
 def split(view: OperatorView) -> list[Step]:
     """Imports one output of a split: one of the equal parts of an axis, as a slice."""
     rank = len(view.input(1).shape)
-    axis, parts = view.integers(0)[0] % rank, view.options.numSplits
+    axis, parts = view.integers(0)[0] % rank, len(view.operator.outputs)
     if axis == 0:
         raise ValueError("it cuts the batch")
     length = view.input(1).shape[axis] // parts
