@@ -10,6 +10,7 @@ import ast
 import importlib
 import json
 import pathlib
+import re
 import sys
 import tomllib
 
@@ -81,6 +82,7 @@ def _flag_row(flag) -> dict:
         "name": flag.name,
         "type": _type_name(flag, values),
         "default": "" if default is None else _without_machine(str(default)),
+        "values": list(values),
         "required": required,
         "help": text.removeprefix(f"<{'|'.join(values)}>: ") if values else text,
     }
@@ -148,7 +150,9 @@ def _text(docstring: str) -> str:
         if fenced and not command:
             lines.append("```")
         fenced = command
-        lines.append(line.removeprefix("    ") if command else line)
+        # Python joined lines that end in a backslash; they are broken again.
+        line = re.sub(r" {4,}(?=--)", " \\\\\n    ", line.strip()) if command else line
+        lines.append(line)
     return "\n".join([*lines, "```"] if fenced else lines)
 
 
