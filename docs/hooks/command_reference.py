@@ -13,6 +13,8 @@ import pathlib
 import re
 import sys
 import tomllib
+import types
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = ("deeplab_tf", "tflite_tools", "export", "study", "clients")
@@ -66,12 +68,12 @@ def _read_command(name: str) -> dict:
     return {"text": module.__doc__ or "", "flags": rows}
 
 
-def _import_main(name: str):
+def _import_main(name: str) -> types.ModuleType:
     module = importlib.import_module(name)
     return module if hasattr(module, "console") else importlib.import_module(f"{name}.__main__")
 
 
-def _flag_row(flag) -> dict:
+def _flag_row(flag: Any) -> dict:  # of absl, which is imported later
     required = any("must have a value other than None" in v.message for v in flag.validators)
     default = flag.default
     if isinstance(default, (list, tuple)):
@@ -92,7 +94,7 @@ def _without_machine(text: str) -> str:
     return text.replace(f"{ROOT}/", "")
 
 
-def _type_name(flag, values) -> str:
+def _type_name(flag: Any, values: list[str]) -> str:
     if values:
         return "one of " + ", ".join(f"`{value}`" for value in values)
     return "list" if flag.flag_type() in _LISTS else flag.flag_type()

@@ -5,8 +5,10 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _COMMANDS = pathlib.Path(__file__).with_name("command_reference.py")
@@ -15,7 +17,7 @@ _API, _API_FOLDER = "Python API", "reference/python/"
 _TOP_FILES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
 
-def on_config(config):
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Puts the pages of the Python API into the navigation."""
     pages = [{pathlib.PurePath(path).stem: path} for path, _ in _module_pages()]
     for entry in config.nav:
@@ -27,7 +29,7 @@ def on_config(config):
     return config
 
 
-def on_files(files, config):
+def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the made pages to those of the folder."""
     for path, text in (_command_page(), *_top_pages(), *_module_pages()):
         files.append(File.generated(config, path, content=text))
@@ -47,19 +49,21 @@ def _command_page() -> tuple[str, str]:
     return "reference/commands.md", reference.as_page(json.loads(done.stdout))
 
 
-def _top_pages():
+def _top_pages() -> Iterator[tuple[str, str]]:
     for name, page in _TOP_FILES.items():
         yield page, (ROOT / name).read_text().replace("](docs/", "](")
 
 
-def _module_pages():
+def _module_pages() -> Iterator[tuple[str, str]]:
     """One page per package and sub-package, with all of its modules."""
     for library in _LIBRARIES:
         for init in sorted((ROOT / library).rglob("__init__.py")):
             folder = init.parent
             package = ".".join(folder.relative_to(ROOT).parts)
             modules = [package] if init.stat().st_size else []
-            modules += [f"{package}.{p.stem}" for p in sorted(folder.glob("*.py")) if p.stem[0] != "_"]
+            modules += [
+                f"{package}.{p.stem}" for p in sorted(folder.glob("*.py")) if p.stem[0] != "_"
+            ]
             if modules:
                 body = "\n\n".join(f"## {module}\n\n::: {module}" for module in modules)
                 yield f"reference/python/{package}.md", f"# {package}\n\n{body}\n"
