@@ -48,7 +48,7 @@ format: $(INSTALLED)
 
 # The pages of docs/, with the reference of commands and of the Python API, in site/.
 docs: $(INSTALLED)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(DEMO) build site *.egg-info clients/.envs clients/browser/node_modules
