@@ -12,7 +12,6 @@ import json
 import pathlib
 import re
 import sys
-import tomllib
 import types
 from typing import Any
 
@@ -35,11 +34,10 @@ def command_modules() -> list[str]:
 
 def console_scripts() -> dict[str, str]:
     """{module: console script} of pyproject.toml, modules as `python -m` takes them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {
-        target.split(":")[0].removesuffix(".__main__"): script
-        for script, target in project["scripts"].items()
-    }
+    text = (ROOT / "pyproject.toml").read_text()  # tomllib is missing before Python 3.11
+    section = text.partition("[project.scripts]\n")[2].partition("\n[")[0]
+    scripts = re.findall(r'^([\w-]+) = "([\w.]+):console"$', section, re.MULTILINE)
+    return {target.removesuffix(".__main__"): script for script, target in scripts}
 
 
 def read_commands() -> dict[str, dict]:
