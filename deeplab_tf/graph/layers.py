@@ -4,8 +4,12 @@ Each layer is registered, holds nothing but JSON settings and, where it has one,
 is saved like any weight. The converter turns each into the operator that it came from.
 """
 
+from typing import Any
+
 import tensorflow as tf
 import tf_keras as keras
+
+from deeplab_tf.graph.functions import FUNCTIONS
 
 _register = keras.utils.register_keras_serializable(package="deeplab_tf")
 
@@ -464,3 +468,37 @@ class ChannelLimit(keras.layers.Layer):
 
     def get_config(self):
         return super().get_config() | {"channels": self.channels}
+
+
+@_register
+class TensorFunction(keras.layers.Layer):
+    """A registered function of its inputs and of constant operands, which are saved as weights.
+
+    Args:
+        function: name in `deeplab_tf.graph.functions.FUNCTIONS`.
+        constants: [slot, shape] of each operand that is constant; weight "constant<slot>".
+    """
+
+    def __init__(self, function: str, constants: list | tuple = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.function, self.constants = function, [(slot, tuple(s)) for slot, s in constants]
+        if function not in FUNCTIONS:
+            raise ValueError(f"expected one of {', '.join(sorted(FUNCTIONS))}; got {function!r}")
+
+    def build(self, input_shape: Any) -> None:
+        """Adds the constant operands as weights."""
+        for slot, shape in self.constants:
+            self.add_weight(f"constant{slot}", shape, trainable=False)
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """Tensors that broadcast -> float32 of the function's shape."""
+        operands = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        for (slot, _), weight in zip(self.constants, self.weights, strict=True):
+            operands.insert(slot, weight)
+        return FUNCTIONS[self.function](*operands)
+
+    def get_config(self) -> dict:
+        """The arguments of the constructor."""
+        constants = [[slot, list(shape)] for slot, shape in self.constants]
+        return super().get_config() | {"function": self.function, "constants": constants}

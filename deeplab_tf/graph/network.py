@@ -56,6 +56,7 @@ KINDS = {
     "strided_slice": graph_layers.StridedSlice,
     "channel_limit": graph_layers.ChannelLimit,
     "elementwise_constant": graph_layers.ElementwiseConstant,
+    "tensor_function": graph_layers.TensorFunction,
     "simulated_quantization": graph_layers.SimulatedQuantization,
     "simulated_add": graph_layers.SimulatedAdd,
     "simulated_table": graph_layers.SimulatedTable,

@@ -14,7 +14,8 @@ from tflite_tools.contract import read_contract
 from tflite_tools.diagnosis.case import open_case
 from tflite_tools.diagnosis.diagnosis import diagnose
 from tflite_tools.diagnosis.observation import Effort
-from tflite_tools.flatbuffer.graph import Operator, has_unknown_shapes, read_graph
+from tflite_tools.flatbuffer.graph import Operator, read_graph
+from tflite_tools.flatbuffer.graph_checks import has_unknown_shapes
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 from tflite_tools.to_keras.importer import find_tensor, import_file, import_graph

@@ -119,6 +119,16 @@ OPERATORS = {
     "argmax_int32": (lambda x: tf.argmax(x, 3, tf.int32), "ARG_MAX"),
     "cast": (lambda x: tf.cast(x * 50, tf.int32), "CAST"),
     "tile": (lambda x: tf.tile(tf.reduce_mean(x, (1, 2), keepdims=True), (1, 4, 5, 1)), "TILE"),
+    "depth_to_space": (lambda x: tf.nn.depth_to_space(x, 2), "DEPTH_TO_SPACE"),
+    "squared_difference": (
+        lambda x: tf.math.squared_difference(x, tf.reduce_mean(x, 3, True)),
+        "SQUARED_DIFFERENCE",
+    ),
+    "rsqrt": (lambda x: tf.math.rsqrt(1.0 + tf.sigmoid(x)), "RSQRT"),
+    "div": (lambda x: x / (1.0 + tf.sigmoid(x)), "DIV"),
+    "div_of_constant": (lambda x: _CHANNELS / (1.0 + tf.sigmoid(x)), "DIV"),
+    "split": (lambda x: tf.subtract(*tf.split(x, 2, 3)), "SPLIT"),
+    "transpose": (lambda x: tf.transpose(x, (0, 3, 1, 2)), "TRANSPOSE"),
 }
 for _kind in ("bilinear", "nearest"):
     for _align, _half in ((True, False), (False, True), (False, False)):

@@ -12,6 +12,7 @@ from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras import self_check
 from tflite_tools.to_keras.fidelity import measure
@@ -136,7 +137,7 @@ def test_simulated_file_gives_the_same_integers(shared_dir, name):
     contract = read_file_contract(graph.path, graph, mean=128.0, std=128.0)
     inputs = [contract.real_values(picture) for picture in pictures[1:3]]
     result = self_check.check(graph, network, inputs=inputs, description="two pictures")
-    assert result.kernels == "XNNPACK"
+    assert result.kernels is Kernels.XNNPACK
     (output,) = result.outputs
     assert output.agreement == 1.0
     assert not output.deviates

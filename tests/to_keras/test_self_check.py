@@ -10,11 +10,12 @@ import pytest
 import tensorflow as tf
 
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.to_keras import convert as to_keras
 from tflite_tools.to_keras import file_tensors
 from tflite_tools.to_keras.importer import import_graph
 from tflite_tools.to_keras.pictures import built_in_pictures
-from tflite_tools.to_keras.rules import RULES, Rule
+from tflite_tools.to_keras.rules import RULES
 from tflite_tools.to_keras.view import Step
 
 _KERNEL = tf.constant(np.random.default_rng(2).normal(size=(3, 3, 3, 5)).astype(np.float32))
@@ -31,7 +32,7 @@ def _config(conversion, folder, **values):
 
 @pytest.fixture
 def wrong_elu(monkeypatch):
-    monkeypatch.setitem(RULES, "ELU", Rule(lambda view: [Step("relu")]))
+    monkeypatch.setitem(RULES, "ELU", lambda view: [Step("relu")])
 
 
 def test_agreement_is_written_unasked(convert, tmp_path):
@@ -39,7 +40,7 @@ def test_agreement_is_written_unasked(convert, tmp_path):
     to_keras.convert(_config(conversion, tmp_path / "out"))
     check = json.loads((tmp_path / "out" / "report.json").read_text())["self_check"]
     assert (check["arithmetic"], check["inputs"]) == ("float", "4 built-in pictures")
-    assert (check["kernels"], check["first_deviating_node"]) == ("XNNPACK", "")
+    assert (check["kernels"], check["first_deviating_node"]) == ("XNNPACK and builtin", "")
     (output,) = check["outputs"]
     assert output["agreement"] == 1.0
     assert 5 < output["value_range"] <= 6  # 3 tanh
@@ -61,7 +62,7 @@ def test_command_that_refuses_ends_with_status_1(convert, tmp_path):
     conversion = convert(_function, (32, 24, 3))
     script = (
         "import sys; from tflite_tools.to_keras import __main__, rules, view\n"
-        "rules.RULES['ELU'] = rules.Rule(lambda _: [view.Step('relu')])\n"
+        "rules.RULES['ELU'] = lambda _: [view.Step('relu')]\n"
         f"sys.argv = ['to_keras', '--model={conversion.path}', "
         f"'--output_dir={tmp_path / 'out'}']\n"
         "if __name__ == '__main__': __main__.console()\n"
@@ -148,12 +149,10 @@ def test_any_tensor_of_a_file_can_be_read(convert):
     conversion = convert(_function, (32, 24, 3))
     graph = read_graph(conversion.path)
     elu = graph.tensors[graph.operators[1].outputs[0]]
-    (found,) = file_tensors.run_tensors(
-        conversion.path,
-        [elu.index, graph.outputs[0]],
-        inputs=conversion.images[:1],
-        input_tensor=graph.inputs[0],
+    (found,), kernels = file_tensors.run_tensors(
+        conversion.path, [elu.index, graph.outputs[0]], inputs=conversion.images[:1]
     )
+    assert kernels is Kernels.XNNPACK
     np.testing.assert_allclose(np.tanh(found[0]) * 3, found[1], atol=1e-5)
     network = import_graph(dataclasses.replace(graph, outputs=(elu.index,)))
     assert network.rows[-1].tensor == elu.name

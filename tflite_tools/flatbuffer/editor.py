@@ -15,6 +15,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.graph import parse_model
+from tflite_tools.flatbuffer.graph_checks import LEFT_OUT
 from tflite_tools.flatbuffer.operators import NAMES, number_of, traits
 from tflite_tools.flatbuffer.pack import pack
 
@@ -27,8 +28,6 @@ _DTYPES = {
     schema.TensorType.INT64: "<i8",
 }
 _TYPES = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
-LEFT_OUT = -1
-"""Index that stands for an optional input that an operator does not have."""
 
 
 class Editor:
@@ -37,7 +36,7 @@ class Editor:
     Attributes:
         model: everything, as the schema's objects.
         graph: its subgraph.
-        in_place: whether only constants with bytes of their own were replaced so far.
+        in_place: behind `to_bytes`: whether nothing but the bytes of replaced constants changed.
     """
 
     def __init__(self, content: bytes | None = None, *, name: str = "model"):
@@ -126,7 +125,6 @@ class Editor:
         tensor.shapeSignature = None if shape_signature is None else _indices(shape_signature)
         tensor.quantization = quantization
         self.graph.tensors.append(tensor)
-        self.in_place = False
         return len(self.graph.tensors) - 1
 
     def add_constant(
@@ -169,7 +167,6 @@ class Editor:
             name = type(options).__name__.removesuffix("T")
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, name)
             operator.builtinOptions = options
-        self.in_place = False
         return operator
 
     def opcode(self, kind: str, version: int) -> int:
@@ -182,7 +179,6 @@ class Editor:
         code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
         code.version = version
         self.model.operatorCodes.append(code)
-        self.in_place = False
         return len(self.model.operatorCodes) - 1
 
     # What is replaced and dropped
@@ -208,8 +204,6 @@ class Editor:
         else:
             self.model.buffers[tensor.buffer].data = stored
             self._replaced[tensor.buffer] = stored.tobytes()
-            return
-        self.in_place = False
 
     def drop_unread_operators(self) -> None:
         """Removes operators whose outputs nobody reads, and the constants that only they read."""
@@ -220,7 +214,6 @@ class Editor:
             if len(kept) == len(self.graph.operators):
                 break
             self.graph.operators = kept
-            self.in_place = False
         self._empty_unused_buffers()
 
     # The result
@@ -234,10 +227,9 @@ class Editor:
         if self._content is None:
             return pack(self.model, 1 << 16)
         size = len(self._content)
-        patched = self._patched() if self.in_place else None
-        if patched is not None:
-            ours = pack(parse_model(self._content, "model"), size) == self._content
-            if not ours or pack(parse_model(patched, "model"), size) == patched:
+        patched = self._patched()
+        if patched is not None and pack(self.model, size) == _packed(patched):
+            if _packed(self._content) != self._content or _packed(patched) == patched:
                 return patched
         self.in_place = False
         self._renumber()
@@ -252,6 +244,8 @@ class Editor:
         }
         views = {index: view for index, view in views.items() if not isinstance(view, int)}
         for index, data in self._replaced.items():
+            if index not in views or len(views[index]) != len(data):
+                return None
             others = (view for other, view in views.items() if other != index)
             if any(np.may_share_memory(views[index], view) for view in others):
                 return None
@@ -359,6 +353,11 @@ def _empty_model() -> schema.ModelT:
     model.version, model.subgraphs, model.operatorCodes = 3, [graph], []
     model.buffers = [schema.BufferT()]  # the schema keeps buffer 0 empty
     return model
+
+
+def _packed(content: bytes) -> bytes:
+    """A file as `pack` writes it."""
+    return pack(parse_model(content, "model"), len(content))
 
 
 def _items(vector) -> list:

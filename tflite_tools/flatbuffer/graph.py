@@ -6,12 +6,15 @@ before any interpreter sees the file.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tflite_tools.flatbuffer.graph_checks import check_graph
+from tflite_tools.flatbuffer.operators import NAMES
 from tflite_tools.flatbuffer.verifier import verify
 from tflite_tools.manifest import read_manifest
 
@@ -36,9 +39,6 @@ _DTYPES = {
 }
 _TYPE_NAMES = {
     value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")
-}
-_OPERATOR_NAMES = {
-    value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
 }
 
 
@@ -148,52 +148,23 @@ class Graph:
 
     def producer(self, tensor_index: int) -> Operator | None:
         """The operator that computes a tensor; None for inputs and constants."""
-        for operator in self.operators:
-            if tensor_index in operator.outputs:
-                return operator
-        return None
+        return self._producers.get(tensor_index)
 
     def consumers(self, tensor_index: int) -> list[Operator]:
-        return [operator for operator in self.operators if tensor_index in operator.inputs]
+        """The operators that read a tensor, in the order of execution."""
+        return self._consumers.get(tensor_index, [])
 
+    @functools.cached_property
+    def _producers(self) -> dict[int, Operator]:
+        return {index: op for op in reversed(self.operators) for index in op.outputs}
 
-# Inputs that an operator may leave out (index -1): everything else must be there, because
-# the native kernels of several operators dereference it without a look.
-_OPTIONAL_INPUTS = {
-    "CONV_2D": {2},
-    "DEPTHWISE_CONV_2D": {2},
-    "TRANSPOSE_CONV": {3},
-    "FULLY_CONNECTED": {2},
-}
-_LEAST_INPUTS = {
-    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"), 2),
-    **dict.fromkeys(("ADD", "SUB", "MUL", "MINIMUM", "MAXIMUM", "RESIZE_BILINEAR", "ARG_MAX"), 2),
-    **dict.fromkeys(("MEAN", "PAD", "PRELU", "GATHER", "TILE", "RESIZE_NEAREST_NEIGHBOR"), 2),
-    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "CONCATENATION", "SOFTMAX"), 1),
-    **dict.fromkeys(("MAX_POOL_2D", "AVERAGE_POOL_2D", "RELU", "RELU6", "LOGISTIC", "SQUEEZE"), 1),
-    **dict.fromkeys(("TRANSPOSE_CONV", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), 3),
-}
-_IMAGE, _MATRIX = range(4, 5), range(2, 3)
-_MATRICES, _VECTORS = range(2, MAX_RANK + 1), range(1, MAX_RANK + 1)
-_INPUT_RANKS: dict[str, tuple[tuple[int, range], ...]] = {
-    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), ((0, _IMAGE), (1, _IMAGE))),
-    **dict.fromkeys(("MAX_POOL_2D", "AVERAGE_POOL_2D"), ((0, _IMAGE),)),
-    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), ((0, _IMAGE),)),
-    "TRANSPOSE_CONV": ((1, _IMAGE), (2, _IMAGE)),
-    "FULLY_CONNECTED": ((1, _MATRIX),),
-    "BATCH_MATMUL": ((0, _MATRICES), (1, _MATRICES)),
-    "ARG_MAX": ((0, _VECTORS),),
-}
-"""(input slot, numbers of dimensions that the native kernels take there)."""
-_IMAGE_OUTPUT = set(_INPUT_RANKS) - {"FULLY_CONNECTED", "BATCH_MATMUL", "ARG_MAX"}
-_ANY_OPTIONAL = {
-    "LSTM",
-    "UNIDIRECTIONAL_SEQUENCE_LSTM",
-    "BIDIRECTIONAL_SEQUENCE_LSTM",
-    "UNIDIRECTIONAL_SEQUENCE_RNN",
-    "BIDIRECTIONAL_SEQUENCE_RNN",
-    "SVDF",
-}
+    @functools.cached_property
+    def _consumers(self) -> dict[int, list[Operator]]:
+        consumers: dict[int, list[Operator]] = {}
+        for operator in self.operators:
+            for index in dict.fromkeys(operator.inputs):
+                consumers.setdefault(index, []).append(operator)
+        return consumers
 
 
 def read_graph(path: str | pathlib.Path) -> Graph:
@@ -265,14 +236,7 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int)
     )
     inputs, outputs = _indices(subgraph.inputs), _indices(subgraph.outputs)
     operators = tuple(
-        _read_operator(
-            position,
-            operator,
-            codes=model.operatorCodes or [],
-            tensors=tensors,
-            path=path,
-            graph_inputs=inputs,
-        )
+        _read_operator(position, operator, codes=model.operatorCodes or [], path=path)
         for position, operator in enumerate(_items(subgraph.operators))
     )
     for index in inputs + outputs:
@@ -283,7 +247,7 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int)
     graph = Graph(
         path, tensors, operators=operators, inputs=inputs, outputs=outputs, size_bytes=size_bytes
     )
-    _check_order(graph)
+    check_graph(graph)
     return graph
 
 
@@ -367,87 +331,21 @@ def _read_quantization(name, shape, *, quantization, path) -> Quantization | Non
     return Quantization(scale, zero_point, quantized_dimension=dimension if len(scale) > 1 else 0)
 
 
-def _read_operator(position, operator, *, codes, tensors, path, graph_inputs) -> Operator:
+def _read_operator(
+    position: int, operator: schema.OperatorT, *, codes: list, path: pathlib.Path
+) -> Operator:
     if not 0 <= operator.opcodeIndex < len(codes):
         raise ValueError(f"{path}: damaged .tflite (operator {position} has no code)")
     code = codes[operator.opcodeIndex]
     # Files older than schema 3a keep the code in the deprecated int8 field.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    kind = _OPERATOR_NAMES.get(number, f"operator {number}")
+    kind = NAMES.get(number, f"operator {number}")
     if kind == "CUSTOM":
         kind = f"CUSTOM:{(code.customCode or b'').decode(errors='replace')}"
-    inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
-    optional = _OPTIONAL_INPUTS.get(kind, set())
-    for slot, index in enumerate(inputs):
-        allowed = index == -1 and (kind in _ANY_OPTIONAL or slot in optional)
-        if not allowed and not 0 <= index < len(tensors):
-            raise ValueError(
-                f"{path}: damaged .tflite (operator {position}, {kind}, reads tensor {index})"
-            )
-    if len(inputs) < _LEAST_INPUTS.get(kind, 0):
-        raise ValueError(
-            f"{path}: damaged .tflite (operator {position}, {kind}, has {len(inputs)} inputs)"
-        )
-    if not outputs or not all(0 <= index < len(tensors) for index in outputs):
-        raise ValueError(f"{path}: damaged .tflite (operator {position}, {kind}, writes nowhere)")
-    _check_ranks(
+    return Operator(
         position,
         kind,
-        inputs=inputs,
-        outputs=outputs,
-        tensors=tensors,
-        path=path,
-        graph_inputs=graph_inputs,
+        inputs=_indices(operator.inputs),
+        outputs=_indices(operator.outputs),
+        options=operator.builtinOptions,
     )
-    return Operator(position, kind, inputs=inputs, outputs=outputs, options=operator.builtinOptions)
-
-
-def _wanted_ranks(kind, inputs, *, outputs) -> list[tuple[int, range]]:
-    wanted = [(inputs[slot], ranks) for slot, ranks in _INPUT_RANKS.get(kind, ())]
-    if kind in _IMAGE_OUTPUT:
-        wanted.append((outputs[0], _IMAGE))
-    return wanted
-
-
-def _check_ranks(position, kind, *, inputs, outputs, tensors, path, graph_inputs) -> None:
-    for index, ranks in _wanted_ranks(kind, inputs, outputs=outputs):
-        shape = tensors[index].shape
-        # The runtime computes the shape of a computed tensor before any kernel reads it.
-        if not shape and tensors[index].data is None and index not in graph_inputs:
-            continue
-        if len(shape) not in ranks:
-            raise ValueError(
-                f"{path}: damaged .tflite (operator {position}, {kind}, has a tensor of shape "
-                f"{list(shape)} where {ranks.start} dimensions are needed)"
-            )
-
-
-def has_unknown_shapes(graph: Graph) -> bool:
-    """Whether a tensor that must be an image or a matrix has no stored shape."""
-    needed = {
-        index
-        for operator in graph.operators
-        for index, _ in _wanted_ranks(operator.kind, operator.inputs, outputs=operator.outputs)
-    }
-    return any(
-        not graph.tensors[index].shape and graph.producer(index) is not None for index in needed
-    )
-
-
-def _check_order(graph: Graph) -> None:
-    """Every computed tensor must be written once, before it is read."""
-    known = set(graph.inputs)
-    known |= {tensor.index for tensor in graph.tensors if tensor.data is not None}
-    computed = {index for operator in graph.operators for index in operator.outputs}
-    written: set[int] = set()
-    for operator in graph.operators:
-        for index in operator.inputs:
-            if index in computed and index not in written:
-                raise ValueError(
-                    f"{graph.path}: damaged .tflite (operator {operator.position}, "
-                    f"{operator.kind}, reads tensor {index} before it is written)"
-                )
-        for index in operator.outputs:
-            if index in written or index in known:
-                raise ValueError(f"{graph.path}: damaged .tflite (tensor {index} is written twice)")
-            written.add(index)

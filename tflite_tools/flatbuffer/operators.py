@@ -25,7 +25,9 @@ class OperatorTraits:
     """One operator.
 
     Attributes:
-        data: input slot of the tensor that is computed on.
+        data: input slot of the tensor that is computed on; None: every input that is not stored.
+        function: name in `deeplab_tf.graph.functions` of what it computes from whole tensors, for
+            operators that need no import rule of their own; else "".
         weights, bias: input slots, or None where it has none.
         channel_axis: axis of the weights that holds the output's channels.
         least_inputs: how many inputs the native kernel reads without a look.
@@ -39,7 +41,8 @@ class OperatorTraits:
         version: lowest version whose kernel takes 8-bit activations.
     """
 
-    data: int = 0
+    data: int | None = 0
+    function: str = ""
     weights: int | None = None
     bias: int | None = None
     channel_axis: int = 0
@@ -65,7 +68,7 @@ class OperatorTraits:
         Raises:
             ValueError: it has no weights.
         """
-        if self.weights is None or self.bias is None:
+        if self.data is None or self.weights is None or self.bias is None:
             raise ValueError("the operator has no weights")
         return self.data, self.weights, self.bias
 
@@ -83,7 +86,7 @@ _CONVOLUTION = OperatorTraits(
     float_kernel=True,
     version=3,
 )
-_BINARY = OperatorTraits(least_inputs=2, float_kernel=True, version=2)
+_BINARY = OperatorTraits(data=None, least_inputs=2, float_kernel=True, version=2)
 _UNARY = OperatorTraits(least_inputs=1)
 _ACTIVATION = OperatorTraits(least_inputs=1, float_kernel=True, version=2)
 _POOL = OperatorTraits(
@@ -111,7 +114,7 @@ OPERATORS: dict[str, OperatorTraits] = {
     "MINIMUM": _BINARY,
     "MAXIMUM": _BINARY,
     "CONCATENATION": OperatorTraits(
-        least_inputs=1, same_scale=True, float_kernel=True, int16_version=2, version=2
+        data=None, least_inputs=1, same_scale=True, float_kernel=True, int16_version=2, version=2
     ),
     "MEAN": OperatorTraits(least_inputs=2, float_kernel=True, int16_version=3, version=2),
     "RESIZE_BILINEAR": _replace(_RESIZE, float_kernel=True, int16_version=2),
@@ -128,12 +131,30 @@ OPERATORS: dict[str, OperatorTraits] = {
     "QUANTIZE": OperatorTraits(least_inputs=1, int16_version=2),
     "DEQUANTIZE": OperatorTraits(least_inputs=1, int16_version=2, version=2),
     "CAST": _UNARY,
+    "NEG": _UNARY,
+    "ELU": _UNARY,
+    "TANH": _UNARY,
+    "RELU_N1_TO_1": _UNARY,
+    "RELU_0_TO_1": _UNARY,
+    "EXPAND_DIMS": _replace(_UNARY, same_scale=True),
+    "STRIDED_SLICE": _replace(_UNARY, least_inputs=4, same_scale=True),
+    "PADV2": OperatorTraits(least_inputs=3, same_scale=True, version=2),
     "RESHAPE": _replace(_UNARY, same_scale=True),
     "SQUEEZE": _replace(_UNARY, same_scale=True),
     "ARG_MAX": OperatorTraits(least_inputs=2, input_ranks={0: _VECTORS}, version=2),
     "PAD": OperatorTraits(least_inputs=2, same_scale=True, version=2),
     "TILE": OperatorTraits(least_inputs=2, same_scale=True, version=2),
     "GATHER": OperatorTraits(least_inputs=2),
+    "DEPTH_TO_SPACE": OperatorTraits(
+        least_inputs=1, input_ranks={0: _IMAGE}, output_rank=_IMAGE, same_scale=True
+    ),
+    "SQUARED_DIFFERENCE": OperatorTraits(
+        data=None, function="squared_difference", least_inputs=2, version=2
+    ),
+    "RSQRT": OperatorTraits(function="rsqrt", least_inputs=1, version=2),
+    "DIV": OperatorTraits(data=None, function="divide", least_inputs=2),
+    "SPLIT": OperatorTraits(data=1, least_inputs=2, same_scale=True, version=2),
+    "TRANSPOSE": OperatorTraits(least_inputs=2, same_scale=True, int16_version=4, version=2),
     "SPACE_TO_BATCH_ND": OperatorTraits(least_inputs=3, version=2),
     "BATCH_TO_SPACE_ND": OperatorTraits(least_inputs=3, version=2),
     **dict.fromkeys(

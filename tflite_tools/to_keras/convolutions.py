@@ -10,6 +10,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.graph import Operator
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, Step
 
 _SAME, _VALID = schema.Padding.SAME, schema.Padding.VALID
@@ -45,6 +46,7 @@ class _Window:
         }
 
 
+@rule("CONV_2D")
 def conv2d(view: OperatorView) -> list[Step]:
     weights = view.floats(1)
     _need(weights.ndim == 4, f"its kernel has shape {list(weights.shape)}, not 4 dimensions")
@@ -65,6 +67,7 @@ def conv2d(view: OperatorView) -> list[Step]:
     )
 
 
+@rule("DEPTHWISE_CONV_2D")
 def depthwise_conv2d(view: OperatorView) -> list[Step]:
     weights = view.floats(1)
     _need(
@@ -87,6 +90,7 @@ def depthwise_conv2d(view: OperatorView) -> list[Step]:
     )
 
 
+@rule("TRANSPOSE_CONV")
 def transpose_conv(view: OperatorView) -> list[Step]:
     weights = view.floats(1)
     _need(weights.ndim == 4, f"its kernel has shape {list(weights.shape)}, not 4 dimensions")
@@ -124,6 +128,7 @@ def _output_padding(size: int, out: int, *, kernel: int, stride: int, same: bool
     return padding
 
 
+@rule("FULLY_CONNECTED")
 def fully_connected(view: OperatorView) -> list[Step]:
     _need(view.options.weightsFormat == 0, "its weights are shuffled")
     weights = view.floats(1)
@@ -222,6 +227,7 @@ def _batch_to_space(view: OperatorView) -> Operator:
     raise ValueError("SPACE_TO_BATCH_ND before it has no BATCH_TO_SPACE_ND behind it")
 
 
+@rule("SPACE_TO_BATCH_ND")
 def space_to_batch(view: OperatorView) -> list[Step]:
     """Nothing by itself: the convolution behind takes it in as its dilation."""
     kinds = {operator.kind for operator in view.graph.consumers(view.operator.outputs[0])}
@@ -232,6 +238,7 @@ def space_to_batch(view: OperatorView) -> list[Step]:
     return []
 
 
+@rule("BATCH_TO_SPACE_ND")
 def batch_to_space(view: OperatorView) -> list[Step]:
     """Nothing by itself, see `space_to_batch`."""
     tensor = view.operator.inputs[0]

@@ -2,16 +2,19 @@
 
 import numpy as np
 
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, Step, activation_steps
 
 PER_CHANNEL = "a constant for each channel"
 """Note of the 1x1 depthwise convolution that stands for a product or sum with constants."""
 
 
+@rule("ADD")
 def add(view: OperatorView) -> list[Step]:
     return _binary(view, "add", as_scale_and_offset=lambda constant, first: (None, constant))
 
 
+@rule("SUB")
 def subtract(view: OperatorView) -> list[Step]:
     """X - constant, or constant - x where the constant comes first."""
     return _binary(
@@ -23,18 +26,22 @@ def subtract(view: OperatorView) -> list[Step]:
     )
 
 
+@rule("MUL")
 def multiply(view: OperatorView) -> list[Step]:
     return _binary(view, "multiply", as_scale_and_offset=lambda constant, first: (constant, None))
 
 
+@rule("NEG")
 def negative(view: OperatorView) -> list[Step]:
     return [Step("rescaling", {"scale": -1.0}, suffix="_linear"), *view.range_activation()]
 
 
+@rule("MAXIMUM")
 def maximum(view: OperatorView) -> list[Step]:
     return [_limit(view, "maximum", bounds=lambda value: (value, float(np.finfo(np.float32).max)))]
 
 
+@rule("MINIMUM")
 def minimum(view: OperatorView) -> list[Step]:
     return [_limit(view, "minimum", bounds=lambda value: (float(np.finfo(np.float32).min), value))]
 
@@ -104,15 +111,18 @@ def _per_channel(channels: int, scale, *, offset) -> Step:
     return Step("depthwise_conv2d", settings, weights=arrays, suffix="_linear", note=PER_CHANNEL)
 
 
+@rule("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "ELU", "TANH", "LOGISTIC", "HARD_SWISH")
 def activation(view: OperatorView) -> list[Step]:
     """An activation that is an operator of its own."""
     return activation_steps(view.operator.kind)
 
 
+@rule("LEAKY_RELU")
 def leaky_relu(view: OperatorView) -> list[Step]:
     return [Step("leaky_relu", {"alpha": float(view.options.alpha)})]
 
 
+@rule("PRELU")
 def prelu(view: OperatorView) -> list[Step]:
     alpha = view.floats(1)
     rank = len(view.input(0).shape) - 1
@@ -125,6 +135,7 @@ def prelu(view: OperatorView) -> list[Step]:
     return [Step("prelu", settings, weights={"alpha": alpha})]
 
 
+@rule("SOFTMAX")
 def softmax(view: OperatorView) -> list[Step]:
     steps = [Step("softmax", {"axis": -1})]
     beta = float(view.options.beta)
@@ -133,6 +144,7 @@ def softmax(view: OperatorView) -> list[Step]:
     return steps
 
 
+@rule("QUANTIZE")
 def quantize(view: OperatorView) -> list[Step]:
     """Float values stay what they are, unless the new range cuts the negative ones off."""
     source, target = view.input(0), view.output
@@ -151,10 +163,12 @@ def _integer_steps(tensor):
     return float(quantization.scale[0]), int(quantization.zero_point[0]) - shift, wide
 
 
+@rule("DEQUANTIZE")
 def dequantize(view: OperatorView) -> list[Step]:
     return []
 
 
+@rule("CAST")
 def cast(view: OperatorView) -> list[Step]:
     """To float: nothing, all is float here. To an integer: a layer that cuts fractions off."""
     if view.output.is_float:

@@ -11,13 +11,15 @@ from deeplab_tf.graph.network import KINDS, NetworkDescription, Node
 from tflite_tools.file_contract import FileContract, Said, file_contract, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
 from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
+from tflite_tools.to_keras import convolutions, spatial  # noqa: F401 - register their rules
+from tflite_tools.to_keras import shapes as _shapes  # noqa: F401 - registers its rules
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
 from tflite_tools.to_keras.integer_arithmetic import (
     activation_range,
     copies_other_scale,
     integer_arithmetic,
 )
-from tflite_tools.to_keras.rules import RULES
+from tflite_tools.to_keras.rules import data_inputs, rule_of, supported_kinds
 from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 _NAME_PREFIXES = ("PartitionedCall/", "StatefulPartitionedCall/")
@@ -176,11 +178,10 @@ def _needed_operators(graph: Graph, output: int) -> list[Operator]:
         seen.add(index)
         operator = producers[index]
         needed[operator.position] = operator
-        rule = RULES.get(operator.kind)
-        if rule is None:
+        if rule_of(operator.kind) is None:
             raise ValueError(_unknown(graph, operator))
         try:
-            waiting += rule.data_inputs(graph, operator)
+            waiting += data_inputs(graph, operator)
         except IndexError as error:
             raise ValueError(_problem(graph, operator, reason="its inputs are missing")) from error
     return [needed[position] for position in sorted(needed)]
@@ -190,7 +191,7 @@ def _unknown(graph: Graph, operator: Operator) -> str:
     # A command shows 600 characters: the list must fit.
     return (
         _problem(graph, operator, reason="not supported")
-        + f"; supported: {', '.join(sorted(RULES))}"
+        + f"; supported: {', '.join(supported_kinds())}"
     )
 
 
@@ -231,7 +232,7 @@ class _Builder:
         used = {
             index
             for operator in operators
-            for index in RULES[operator.kind].data_inputs(graph, operator)
+            for index in data_inputs(graph, operator)
             if index in graph.inputs
         }
         if len(used) != 1:
@@ -253,19 +254,14 @@ class _Builder:
         Raises:
             ValueError: it cannot be expressed, or its file is damaged.
         """
-        if len(operator.outputs) > 1:
-            reason = f"it has {len(operator.outputs)} outputs, its layer has one"
-            raise ValueError(_problem(self._graph, operator, reason=reason))
-        view = OperatorView(self._graph, operator, sizes=tuple(self._sizes))
-        try:
-            steps = RULES[operator.kind].convert(view)
-        except ValueError as error:
-            kind = ShapeMismatchError if isinstance(error, ShapeMismatchError) else ValueError
-            raise kind(_problem(self._graph, operator, reason=str(error))) from error
-        except (AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
-            reason = f"damaged ({type(error).__name__}: {error})"
-            raise ValueError(_problem(self._graph, operator, reason=reason)) from error
+        for slot, index in enumerate(operator.outputs):
+            if self._graph.consumers(index) or index in self._graph.outputs or slot == 0:
+                self._convert_output(OperatorView(self._graph, operator, tuple(self._sizes), slot))
+
+    def _convert_output(self, view: OperatorView) -> None:
+        operator = view.operator
         inputs = self._inputs_of(operator)
+        steps = self._steps(view)
         first_range = self._is_first_range(operator, inputs[0])
         if first_range:
             steps = []
@@ -277,9 +273,9 @@ class _Builder:
             became = f"part of the convolution {inputs[0]}"
             steps = steps[1:]
         name = self._add(view.output, inputs, steps=steps) if steps else inputs[0]
-        self._names[operator.outputs[0]] = name
+        self._names[view.output.index] = name
         if _stays_in_batches(operator, self._in_batches):
-            self._in_batches.add(operator.outputs[0])
+            self._in_batches.add(view.output.index)
         self._remember(view.output, name)
         if name in self._ranges and (steps or first_range):
             self._ranges[name] |= integer_arithmetic(view)
@@ -287,11 +283,24 @@ class _Builder:
             ReportRow(operator.position, operator.kind, tensor=view.output.name, became=became)
         )
 
+    def _steps(self, view: OperatorView) -> list[Step]:
+        operator = view.operator
+        convert = rule_of(operator.kind)
+        assert convert is not None, operator.kind  # _needed_operators has looked
+        try:
+            return convert(view)
+        except ValueError as error:
+            kind = ShapeMismatchError if isinstance(error, ShapeMismatchError) else ValueError
+            raise kind(_problem(self._graph, operator, reason=str(error))) from error
+        except (AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
+            reason = f"damaged ({type(error).__name__}: {error})"
+            raise ValueError(_problem(self._graph, operator, reason=reason)) from error
+
     def _folds(self, operator: Operator, source: str, *, steps: list[Step]) -> bool:
         """Whether a constant a channel can go into the convolution that alone stands before."""
         if not steps or steps[0].note != PER_CHANNEL or source in self._ranges:
             return False
-        (tensor,) = RULES[operator.kind].data_inputs(self._graph, operator)
+        (tensor,) = data_inputs(self._graph, operator)
         node = next((node for node in self._nodes if node.name == source), None)
         return (
             node is not None
@@ -322,7 +331,7 @@ class _Builder:
         return operator.kind == "QUANTIZE" and alone and source not in self._ranges
 
     def _inputs_of(self, operator: Operator) -> list[str]:
-        indices = RULES[operator.kind].data_inputs(self._graph, operator)
+        indices = data_inputs(self._graph, operator)
         if missing := [index for index in indices if index not in self._names]:
             reason = f"damaged (tensor {missing[0]} is read before it is computed)"
             raise ValueError(_problem(self._graph, operator, reason=reason))

@@ -9,6 +9,7 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.flatbuffer.graph import Graph, Tensor
+from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.to_keras.file_tensors import run_tensors
 from tflite_tools.to_keras.importer import ImportedNetwork, layer_name
 from tflite_tools.to_keras.view import INTEGER_RANGES
@@ -74,7 +75,7 @@ class SelfCheck:
 
     arithmetic: str
     inputs: str
-    kernels: str
+    kernels: Kernels
     outputs: tuple[OutputCheck, ...]
     first_deviating_node: str = ""
     not_run: str = ""
@@ -161,7 +162,7 @@ class _Comparison:
     def __init__(self, graph: Graph, network: ImportedNetwork, *, arithmetic: str):
         self._graph, self._network = graph, network
         self._allowed = ROUGH_DEVIATION if arithmetic == DYNAMIC_RANGE else LARGEST_DEVIATION
-        self.kernels = "XNNPACK"
+        self.kernels = Kernels.XNNPACK
         self._operators = [graph.operators[row.position] for row in network.rows]
         self.output = graph.tensors[self._operators[-1].outputs[0]]
         self._input = next(
@@ -184,22 +185,13 @@ class _Comparison:
         """
         stored = [_stored(real, self._input) for real in inputs]
         indices = [tensor.index for tensor in tensors]
-        found = None
-        if self.kernels == "XNNPACK":
-            try:
-                found = run_tensors(
-                    self._graph.path, indices, inputs=stored, input_tensor=self._input.index
-                )
-            except RuntimeError:
-                self.kernels = "built-in"
-        if found is None:
-            found = run_tensors(
-                self._graph.path,
-                indices,
-                inputs=stored,
-                input_tensor=self._input.index,
-                builtin=True,
-            )
+        found, self.kernels = run_tensors(
+            self._graph.path,
+            indices,
+            inputs=stored,
+            position=self._graph.inputs.index(self._input.index),
+            kernels=Kernels.BUILTIN if self.kernels is Kernels.BUILTIN else None,
+        )
         return [[_real(*pair) for pair in zip(values, tensors, strict=True)] for values in found]
 
     def compare(

@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 
+@rule("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 def reshape(view: OperatorView) -> list[Step]:
     """RESHAPE, SQUEEZE and EXPAND_DIMS: the output's own shape says it all.
 
@@ -38,6 +40,7 @@ def _keeps_batch(view, source, *, target) -> bool:
     return 0 not in {int(axis) % len(source) for axis in removed}
 
 
+@rule("CONCATENATION")
 def concatenation(view: OperatorView) -> list[Step]:
     rank = len(view.output.shape)
     axis = view.options.axis % rank
@@ -52,6 +55,7 @@ def concatenation(view: OperatorView) -> list[Step]:
     return [Step("concatenate", {"axis": axis}, suffix="_linear"), *activation]
 
 
+@rule("ARG_MAX")
 def arg_max(view: OperatorView) -> list[Step]:
     rank = len(view.input(0).shape)
     axis = view.integers(1)[0] % rank
@@ -61,3 +65,44 @@ def arg_max(view: OperatorView) -> list[Step]:
         raise ValueError(f"its output type {view.output.type_name} is not supported")
     settings = {"axis": axis, "output_type": view.output.type_name.lower()}
     return [Step("argmax", settings, note=view.output.type_name.lower())]
+
+
+@rule("TRANSPOSE")
+def transpose(view: OperatorView) -> list[Step]:
+    """Permutes the axes behind the batch."""
+    order = view.integers(1)
+    if order[0] != 0:
+        raise ValueError(f"it moves the batch: axes {order}")
+    if order == sorted(order):
+        return []
+    settings = {"class_name": "Permute", "config": {"dims": order[1:]}}
+    return [Step("layer", settings, note=f"axes {order}")]
+
+
+@rule("SPLIT")
+def split(view: OperatorView) -> list[Step]:
+    """Takes one of the equal parts that an axis is cut into, each an output of its own."""
+    rank = len(view.input(1).shape)
+    axis, parts = view.integers(0)[0] % rank, view.options.numSplits
+    if axis == 0:
+        raise ValueError("it cuts the batch")
+    length = view.input(1).shape[axis] // parts
+    cut = [None, None, 1] if parts == 1 else [view.slot * length, (view.slot + 1) * length, 1]
+    slices = [cut if index == axis else [None, None, 1] for index in range(1, rank)]
+    return [Step("strided_slice", {"slices": slices}, note=f"part {view.slot + 1} of {parts}")]
+
+
+@rule("DEPTH_TO_SPACE")
+def depth_to_space(view: OperatorView) -> list[Step]:
+    """Moves blocks of channels into height and width, row by row of the block."""
+    block = view.options.blockSize
+    _, height, width, channels = view.input(0).shape
+    if block < 1 or channels % block**2:
+        raise ValueError(f"its {channels} channels are no multiple of {block}^2")
+    rest = channels // block**2
+    order = {"class_name": "Permute", "config": {"dims": [1, 3, 2, 4, 5]}}
+    return [
+        Step("reshape", {"target_shape": (height, width, block, block, rest)}, suffix="_blocks"),
+        Step("layer", order, suffix="_rows"),
+        Step("reshape", {"target_shape": (height * block, width * block, rest)}),
+    ]

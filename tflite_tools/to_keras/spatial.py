@@ -3,9 +3,11 @@
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, Step
 
 
+@rule("AVERAGE_POOL_2D")
 def average_pool2d(view: OperatorView) -> list[Step]:
     """A window over the whole input is a global pooling, which follows other input sizes."""
     kernel = (view.options.filterHeight, view.options.filterWidth)
@@ -15,6 +17,7 @@ def average_pool2d(view: OperatorView) -> list[Step]:
     return _pool(view, "average_pool2d")
 
 
+@rule("MAX_POOL_2D")
 def max_pool2d(view: OperatorView) -> list[Step]:
     return _pool(view, "max_pool2d")
 
@@ -33,6 +36,7 @@ def _fused(view: OperatorView) -> list[Step]:
     return view.fused_activation() or view.cut_by_range()
 
 
+@rule("MEAN")
 def mean(view: OperatorView) -> list[Step]:
     rank = len(view.input(0).shape)
     axes = sorted({axis % rank for axis in view.integers(1)})
@@ -47,10 +51,12 @@ def mean(view: OperatorView) -> list[Step]:
     return [step, *view.cut_by_range()]
 
 
+@rule("RESIZE_BILINEAR")
 def resize_bilinear(view: OperatorView) -> list[Step]:
     return _resize(view, "bilinear")
 
 
+@rule("RESIZE_NEAREST_NEIGHBOR")
 def resize_nearest(view: OperatorView) -> list[Step]:
     return _resize(view, "nearest")
 
@@ -83,6 +89,7 @@ def _like(view: OperatorView, size: tuple[int, int]) -> str | None:
     return names[-1] if names else None
 
 
+@rule("TILE")
 def tile(view: OperatorView) -> list[Step]:
     """One pixel over an area: how some networks spread their pooled features."""
     multiples = view.integers(1)
@@ -100,6 +107,7 @@ def tile(view: OperatorView) -> list[Step]:
     return [Step("resize", settings, note=f"one pixel over {multiples[1]}x{multiples[2]}")]
 
 
+@rule("PAD", "PADV2")
 def pad(view: OperatorView) -> list[Step]:
     paddings = np.reshape(view.integers(1), (-1, 2))
     if len(paddings) != 4 or paddings[[0, 3]].any():
@@ -110,6 +118,7 @@ def pad(view: OperatorView) -> list[Step]:
     return [Step("zero_padding2d", {"padding": zeros})] if paddings.any() else []
 
 
+@rule("STRIDED_SLICE")
 def strided_slice(view: OperatorView) -> list[Step]:
     options = view.options
     if options.ellipsisMask or options.newAxisMask:

@@ -61,11 +61,13 @@ class OperatorView:
         graph: the file.
         operator: the operator.
         sizes: (name, (height, width)) of every image-like tensor known so far, input first.
+        slot: of the operator's outputs, the one that is looked at.
     """
 
     graph: Graph
     operator: Operator
     sizes: tuple[tuple[str, tuple[int, int]], ...] = ()
+    slot: int = 0
 
     @property
     def options(self):
@@ -83,7 +85,7 @@ class OperatorView:
 
     @property
     def output(self) -> Tensor:
-        return self.graph.tensors[self.operator.outputs[0]]
+        return self.graph.tensors[self.operator.outputs[self.slot]]
 
     def has_input(self, slot: int) -> bool:
         return slot < len(self.operator.inputs) and self.operator.inputs[slot] >= 0
