@@ -1,4 +1,4 @@
-"""The folder of an import is a run: it trains, is exported, scored, and teaches."""
+"""Tests that the folder of an import is a run: training, export, evaluation, distillation."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def _import(conversion, folder, **values):
     return to_keras.convert(config)
 
 
-def test_the_sensor_of_range_images_comes_along(conversion, tmp_path):
+def test_the_sensor_of_range_images_is_kept(conversion, tmp_path):
     content = conversion.path.read_bytes()
     sensor = Sensor(*SIZE, 3.0, -25.0)
     manifest = dataclasses.replace(
@@ -71,7 +71,7 @@ def test_the_sensor_of_range_images_comes_along(conversion, tmp_path):
     assert read_config(tmp_path / "run").sensor == sensor
 
 
-def test_configuration_says_what_the_file_is(conversion, tmp_path):
+def test_configuration_describes_the_file(conversion, tmp_path):
     result = _import(conversion, tmp_path / "run")
     config = read_config(tmp_path / "run")
     assert config.model.network == "imported"
@@ -85,8 +85,8 @@ def test_configuration_says_what_the_file_is(conversion, tmp_path):
 
 
 @pytest.mark.slow
-def test_import_trains_is_exported_scored_and_teaches(conversion, tmp_path):
-    """Every command of the road takes the folder, typed as for any other run."""
+def test_import_is_trained_exported_evaluated_and_distilled(conversion, tmp_path):
+    """Every command accepts the folder like that of any other run."""
     imported, run = tmp_path / "imported", tmp_path / "run"
     _import(conversion, imported, unfold_batch_norm=True)
     log = _command(
@@ -133,7 +133,7 @@ def test_requantize_scores_both_files(conversion, tmp_path):
     assert "mIoU over classes of sky, road with a non-empty union" in table
     metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
     assert [model["model"] for model in metrics["models"]] == ["original", "int8_argmax"]
-    # Random weights decide many pixels by a hair; a broken conversion agrees by chance, 1/7.
+    # With random weights many pixels are near ties; a broken conversion agrees by chance, 1/7.
     assert metrics["models"][1]["agreement"] > 0.8
 
 
@@ -146,7 +146,7 @@ def test_requantize_scores_both_files(conversion, tmp_path):
         (("--heads=mask",), "--heads: unknown 'mask'"),
     ],
 )
-def test_requantize_refuses_in_one_line(conversion, tmp_path, flags, message):
+def test_requantize_rejects_in_one_line(conversion, tmp_path, flags, message):
     out = tmp_path / "again"
     process = subprocess.run(
         [
