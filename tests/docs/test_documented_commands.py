@@ -28,6 +28,9 @@ ALIASES = {
     "deeplab_tf.models.import_torch": "deeplab_tf.weights.import_torch",
 }
 _FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PATH = re.compile(
+    r"`((?:deeplab_tf|tflite_tools|export|study|tests|docs|clients|studies|zoo)/[\w/.-]*)`"
+)
 _INLINE = re.compile(r"(?<!`)`(python\s+-m\s[^`]+)`")
 
 
@@ -97,6 +100,12 @@ def faults(words: list[str], commands: dict) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_documented_commands_take_the_documented_flags(page, commands):
     assert [fault for words in documented(page) for fault in faults(words, commands)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_documented_paths_exist(page):
+    named = set(_PATH.findall(_FENCE.sub("", page.read_text())))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
 def test_every_guide_is_parsed():
