@@ -44,7 +44,7 @@ def augment(
     options: Augmentation,
     crop_height: int,
     crop_width: int,
-    odd_channels: tuple[int, ...] = (),
+    antisymmetric_channels: tuple[int, ...] = (),
 ):
     """One training example.
 
@@ -55,7 +55,7 @@ def augment(
         image: uint8 [height, width, channels].
         label: uint8 [height, width].
         seed: int32 [2].
-        odd_channels: those that change sign in a mirror.
+        antisymmetric_channels: those that change sign in a mirror.
 
     Returns:
         float32 [crop_height, crop_width, channels] in 0..255 and
@@ -64,7 +64,7 @@ def augment(
     seeds = tf.random.split(seed, 4)
     image, label = random_scale_crop(image, label, seeds[0], options, crop_height, crop_width)
     if options.flip:
-        image, label = random_flip(image, label, seeds[1], odd_channels)
+        image, label = random_flip(image, label, seeds[1], antisymmetric_channels)
     if options.color_jitter:
         image = jitter_colors(image, seeds[2], strength=options.color_jitter)
     return image, label
@@ -97,12 +97,12 @@ def random_scale_crop(image, label, seed, options: Augmentation, crop_height, cr
     return image, label
 
 
-def random_flip(image, label, seed, odd_channels: tuple[int, ...] = ()):
+def random_flip(image, label, seed, antisymmetric_channels: tuple[int, ...] = ()):
     """Mirrors left and right, both or neither; odd channels about their zero, 128."""
     mirrored = tf.random.stateless_uniform([], seed) < 0.5
     mirror = tf.reverse(image, [1])
-    if odd_channels:
-        odd = tf.constant([index in odd_channels for index in range(image.shape[-1])])
+    if antisymmetric_channels:
+        odd = tf.constant([index in antisymmetric_channels for index in range(image.shape[-1])])
         mirror = tf.where(odd, tf.clip_by_value(2.0 * PAD_PIXEL - mirror, 0.0, 255.0), mirror)
     return (
         tf.where(mirrored, mirror, image),

@@ -22,7 +22,7 @@ class SegmentationDataset(abc.ABC):
         channels: number of channels of an image.
         photographs: False where pixels are measurements, whose values mean nothing any more
             when colours are jittered or sizes scaled.
-        odd_channels: those that change sign in a mirror, such as "metres to the left"; 128
+        antisymmetric_channels: those that change sign in a mirror, such as "metres to the left"; 128
             stands for their mean, which should be about zero. None where a mirrored image is not
             one of a mirrored scene.
         sensor: what range images were made by; None for photos.
@@ -33,7 +33,7 @@ class SegmentationDataset(abc.ABC):
     label_set: LabelSet
     channels: int = 3
     photographs: bool = True
-    odd_channels: tuple[int, ...] | None = ()
+    antisymmetric_channels: tuple[int, ...] | None = ()
     sensor: Sensor | None = None
 
     @abc.abstractmethod
@@ -235,8 +235,8 @@ class Subset(SegmentationDataset):
         return self.source.photographs
 
     @property
-    def odd_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
-        return self.source.odd_channels
+    def antisymmetric_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        return self.source.antisymmetric_channels
 
     @property
     def sensor(self) -> Sensor | None:  # type: ignore[override]

@@ -59,7 +59,7 @@ class TrainingPipeline:
     cache_mb: int = 2048
 
     def __post_init__(self):
-        if self.augmentation.flip and self.dataset.odd_channels is None:
+        if self.augmentation.flip and self.dataset.antisymmetric_channels is None:
             raise ValueError(
                 f"{self.dataset.name}: a mirrored image is not one of a mirrored scene; no flip"
             )
@@ -104,7 +104,7 @@ class TrainingPipeline:
                 self.augmentation,
                 self.crop_height,
                 self.crop_width,
-                self.dataset.odd_channels or (),
+                self.dataset.antisymmetric_channels or (),
             )
             return self.preprocessing.normalize(image), label
 

@@ -214,12 +214,12 @@ def test_bad_options(options, message):
         Augmentation(**options)
 
 
-def test_odd_channels_change_sign_in_the_mirror():
+def test_antisymmetric_channels_change_sign_in_the_mirror():
     image = np.array([[[10, 100], [20, 128], [30, 255]]], np.float32)
     label = np.array([[1, 2, 3]], np.uint8)
     seen = set()
     for seed in range(8):
-        found, classes = random_flip(image, label, _seed(seed), odd_channels=(1,))
+        found, classes = random_flip(image, label, _seed(seed), antisymmetric_channels=(1,))
         order = tuple(classes.numpy()[0].tolist())
         seen.add(order)
         expected = image if order == (1, 2, 3) else [[[30, 1], [20, 128], [10, 156]]]

@@ -206,7 +206,7 @@ def test_validation_sees_the_middle_of_a_large_photo(memory_dataset, monkeypatch
 
 def test_what_a_mirror_falsifies_is_not_flipped(memory_dataset):
     dataset = memory_dataset([np.zeros((4, 6, 3), np.uint8)], [np.zeros((4, 6), np.uint8)])
-    dataset.odd_channels = None
+    dataset.antisymmetric_channels = None
     _pipeline(dataset, OFF)
     with pytest.raises(ValueError, match="a mirrored image is not one of a mirrored scene"):
         _pipeline(dataset, dataclasses.replace(OFF, flip=True))

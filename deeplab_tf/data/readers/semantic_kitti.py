@@ -85,7 +85,7 @@ class LidarDataset(FileDataset):
     photographs = False
 
     @property
-    def odd_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
+    def antisymmetric_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
         """What a mirror turns that stands along the sensor's view: None for an oblique one."""
         across = self.sensor.across
         return (CHANNELS.index(across),) if across else None
