@@ -57,7 +57,7 @@ def test_counts_by_hand(sound):
     assert findings.faults == ()
     assert findings.num_samples == 2
     assert findings.pixels.tolist() == [6, 1, 0]
-    assert findings.holders.tolist() == [2, 1, 0]
+    assert findings.masks_with_class.tolist() == [2, 1, 0]
     assert findings.ignored == 1
     assert findings.sizes == {(2, 3): 1, (1, 2): 1}
 
@@ -133,7 +133,7 @@ def test_real_list_against_pillow_histograms(shared_dir):
         holders += histogram > 0
     assert findings.faults == ()
     assert findings.pixels.tolist() == total[:11].tolist()
-    assert findings.holders.tolist() == holders[:11].tolist()
+    assert findings.masks_with_class.tolist() == holders[:11].tolist()
     assert findings.ignored == total[11]
     assert findings.sizes == {(360, 480): 101}
 

@@ -23,7 +23,7 @@ from deeplab_tf.data import download
 from deeplab_tf.data.download import fetching, sources
 from deeplab_tf.data.download.fetching import Retries, fetch
 from deeplab_tf.data.download.sources import SOURCES, Archive
-from deeplab_tf.data.registry import DATASETS, DRAWN, open_dataset
+from deeplab_tf.data.registry import DATASETS, GENERATED, open_dataset
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CONTENT = random.Random(0).randbytes(1_000_000)
@@ -505,7 +505,7 @@ def get(name, data_dir, server, *contents, overwrite=False, checked=True):
     digits = [hashlib.sha256(content).hexdigest() for content in contents] if checked else []
     urls = [server.url(archive.name) for archive in archives]
     return download.download(
-        download.redirected(archives, urls, digits), data_dir, overwrite, AT_ONCE
+        download.override_archives(archives, urls, digits), data_dir, overwrite, AT_ONCE
     )
 
 
@@ -551,9 +551,9 @@ def test_readers_open_what_is_unpacked(server, tmp_path, shared_dir, name):
         "ade20k": lambda: [ade_archive(shared_dir)],
         "loveda": lambda: [loveda_archive("Train"), loveda_archive("Val")],
     }[name]()
-    assert "no such" in download.fault(name, tmp_path) or "in it" in download.fault(name, tmp_path)
+    assert "no such" in download.reader_error(name, tmp_path) or "in it" in download.reader_error(name, tmp_path)
     assert get(name, tmp_path, server, *contents) == ()
-    assert download.fault(name, tmp_path) is None
+    assert download.reader_error(name, tmp_path) is None
     assert len(open_dataset(name, tmp_path, split="val")) == (2 if name == "loveda" else 1)
 
 
@@ -589,10 +589,10 @@ def test_an_archive_of_ones_own_is_checked_and_never_removed(server, tmp_path):
     with pytest.raises(ValueError, match="was already there and has not the checksum md5:6cd6e144"):
         download.download(SOURCES["voc"].archives, tmp_path)
     assert kept.read_bytes() == voc_archive()
-    own = download.redirected(SOURCES["voc"].archives, [], [sha256(voc_archive())[7:]])
+    own = download.override_archives(SOURCES["voc"].archives, [], [sha256(voc_archive())[7:]])
     download.download(own, tmp_path)
     assert kept.exists()
-    assert download.fault("voc", tmp_path) is None
+    assert download.reader_error("voc", tmp_path) is None
 
 
 def test_a_hostile_archive_leaves_the_folder_alone(server, tmp_path):
@@ -667,10 +667,10 @@ def test_semantic_kitti_gets_its_labels_and_asks_for_the_scans(server, tmp_path)
     order = (dataclasses.replace(labels, url=server.url(labels.name)), scans)
     assert download.download(order, tmp_path) == (scans,)
     assert (tmp_path / "dataset/sequences/08/labels/000000.label").exists()
-    assert "velodyne/000000.bin is missing" in download.fault("semantic_kitti", tmp_path)
+    assert "velodyne/000000.bin is missing" in download.reader_error("semantic_kitti", tmp_path)
     (tmp_path / "download" / scans.name).write_bytes(kitti_archive("velodyne", 16))
     assert download.download(order, tmp_path) == ()
-    assert download.fault("semantic_kitti", tmp_path) is None
+    assert download.reader_error("semantic_kitti", tmp_path) is None
     assert len(server.seen) == 1
 
 
@@ -684,7 +684,7 @@ def test_without_a_folder_it_only_tells(name):
 
 
 def test_every_data_set_with_a_folder_has_a_source():
-    assert set(SOURCES) == set(DATASETS) - set(DRAWN) - {"folder"}
+    assert set(SOURCES) == set(DATASETS) - set(GENERATED) - {"folder"}
 
 
 def test_what_has_no_checksum_is_fetched_encrypted():
@@ -715,7 +715,7 @@ def test_lists_of_the_tutorial_in_one_line_too(tmp_path):
 )
 def test_one_address_and_one_checksum_an_archive(urls, digits, match):
     with pytest.raises(ValueError, match=match):
-        download.redirected(SOURCES["loveda"].archives, urls, digits)
+        download.override_archives(SOURCES["loveda"].archives, urls, digits)
 
 
 def test_an_archive_needs_a_plain_name():

@@ -180,7 +180,7 @@ def test_a_mirrored_image_is_the_image_of_a_mirrored_scene(fov_left, fov_right, 
         mean=mean,
         std=std,
     )
-    assert sensor.across == across
+    assert sensor.lateral_axis == across
     rng = np.random.default_rng(3)
     azimuth = np.radians(rng.uniform(fov_right + 1, fov_left - 1, 400))
     distance = rng.uniform(3, 9, 400)
@@ -201,7 +201,7 @@ def test_a_mirrored_image_is_the_image_of_a_mirrored_scene(fov_left, fov_right, 
 
 
 def test_a_sensor_that_looks_askew_has_no_mirror():
-    assert Sensor(fov_left=90.0, fov_right=0.0).across == ""
+    assert Sensor(fov_left=90.0, fov_right=0.0).lateral_axis == ""
 
 
 class TestSensor:

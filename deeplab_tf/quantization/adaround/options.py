@@ -36,7 +36,7 @@ class AdaRoundOptions:
     beta_end: float = 2.0
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("iterations", "batch_pixels", "sample_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")

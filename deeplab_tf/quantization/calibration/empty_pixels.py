@@ -15,7 +15,7 @@ class PixelWeights:
         batch: float32 [batch, height, width, channels], normalized.
     """
 
-    def __init__(self, batch: np.ndarray):
+    def __init__(self, batch: np.ndarray) -> None:
         occupied = np.any(np.asarray(batch) != 0, axis=-1, keepdims=True)
         self._occupied = occupied.astype(np.float32)
         self._known: dict[tuple[int, int], np.ndarray] = {}

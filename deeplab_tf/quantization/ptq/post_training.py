@@ -75,7 +75,7 @@ class PostTraining:
     int16: tuple[str, ...] = ()
     ignore_empty: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if both := sorted(set(self.keep_float) & set(self.int16)):
             raise ValueError(f"keep_float and int16 both name {', '.join(both)}; choose one")
 

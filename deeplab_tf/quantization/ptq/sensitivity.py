@@ -137,7 +137,7 @@ class SwitchedNetwork:
         *,
         ranges: dict[str, tuple[float, float]],
         per_channel: bool = True,
-    ):
+    ) -> None:
         """Args:
         description, arrays: a network without batch norms.
         ranges: {layer: (min, max)} of its activations (`scheme.plan_layers` says which).
@@ -227,7 +227,7 @@ class Judge:
         labels: np.ndarray,
         num_classes: int,
         alignment: Alignment = Alignment.HALF_PIXEL,
-    ):
+    ) -> None:
         self._network, self._images, self._labels = network, images, labels
         self._num_classes = num_classes
         height, width = labels.shape[1:]

@@ -13,7 +13,7 @@ from deeplab_tf.graph.kernels import LARGEST_INT8
 class ConvolutionWeightQuantizer(quantizers.LastValueQuantizer):
     """Per output channel: kernel [height, width, in, out], ranges [out]."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(num_bits=8, per_axis=True, symmetric=True, narrow_range=True)
 
     def get_config(self):
@@ -49,7 +49,7 @@ class DepthwiseWeightQuantizer(ConvolutionWeightQuantizer):
 class PerTensorWeightQuantizer(quantizers.LastValueQuantizer):
     """One range for all channels of any kernel: what legacy accelerators need."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(num_bits=8, per_axis=False, symmetric=True, narrow_range=True)
 
     def get_config(self):
@@ -93,7 +93,7 @@ KERNEL_QUANTIZERS = (ConvolutionWeightQuantizer, DepthwiseWeightQuantizer, PerTe
 class FixedRangeQuantizer(quantizers.Quantizer):
     """Per tensor, over a range that is known and never learned."""
 
-    def __init__(self, range_min: float, range_max: float):
+    def __init__(self, range_min: float, range_max: float) -> None:
         self.range_min, self.range_max = range_min, range_max
 
     def build(self, tensor_shape, name, layer):

@@ -229,7 +229,7 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
         per_channel: one range a channel of the kernel, or one for all (legacy accelerators).
     """
 
-    def __init__(self, weight_kind: str | None, output: bool, *, per_channel: bool = True):
+    def __init__(self, weight_kind: str | None, output: bool, *, per_channel: bool = True) -> None:
         self.weight_kind, self.output, self.per_channel = weight_kind, output, per_channel
 
     def _kernel_name(self) -> str:
@@ -284,7 +284,7 @@ def config_for(layer, plan: LayerPlan, *, per_channel: bool = True) -> PlannedCo
 class _FixedInputRange(transforms.Transform):
     """InputLayer => InputLayer -> QuantizeLayer with the contract's range."""
 
-    def __init__(self, input_range: tuple[float, float]):
+    def __init__(self, input_range: tuple[float, float]) -> None:
         self._range = input_range
 
     def pattern(self):
@@ -303,7 +303,7 @@ class _FixedInputRange(transforms.Transform):
 
 
 class _Transform(quantize_layout_transform.QuantizeLayoutTransform):
-    def __init__(self, input_range):
+    def __init__(self, input_range) -> None:
         self._range = input_range
 
     def apply(self, model, layer_quantize_map):
@@ -318,7 +318,7 @@ class _Transform(quantize_layout_transform.QuantizeLayoutTransform):
 class FixedInputScheme(quantize_scheme.QuantizeScheme):
     """tfmot scheme that only fixes the input's range: the plan has decided all else."""
 
-    def __init__(self, input_range: tuple[float, float]):
+    def __init__(self, input_range: tuple[float, float]) -> None:
         self._range = input_range
 
     def get_layout_transformer(self):
