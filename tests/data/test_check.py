@@ -67,9 +67,9 @@ def test_every_fault_is_found_in_one_walk(faulty):
     (faulty / "images/gone.jpg").unlink()
     findings = check(dataset)
     expected = [
-        ("images/size.jpg", "the mask is 40x60, its photo 60x40"),
+        ("images/size.jpg", "the mask is 40x60, its image 60x40"),
         ("labels/id.png", "class id 9 is unknown"),
-        ("labels/colour.png", "a mask must store one class id a pixel"),
+        ("labels/colour.png", "a mask must store one class id per pixel"),
         ("images/cut.jpg", "not a readable image"),
         ("images/gone.jpg", "no such image"),
     ]
@@ -110,7 +110,7 @@ def test_report_by_hand(sound):
         ["land", "0", "0.000%", "0", "never", "seen"],
         ["(ignored)", "1"],
     ]
-    assert lines[5:] == ["samples: 2", "size 2x1: 1 photos", "size 3x2: 1 photos", "faults: 0"]
+    assert lines[5:] == ["samples: 2", "size 2x1: 1 images", "size 3x2: 1 images", "faults: 0"]
 
 
 def test_report_of_masks_that_are_all_ignored(sound, write_image):

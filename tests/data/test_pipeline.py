@@ -181,7 +181,7 @@ class TestValidation:
     def test_fault_names_the_sample(self, memory_dataset, photo, mask):
         dataset = memory_dataset([photo(4, 5)], [mask(5, 4)])
         with pytest.raises(
-            tf.errors.InvalidArgumentError, match="sample 0: the mask is 4x5, its photo 5x4"
+            tf.errors.InvalidArgumentError, match="sample 0: the mask is 4x5, its image 5x4"
         ):
             list(validation_batches(dataset, Preprocessing(), height=8, width=8, batch_size=1))
 
@@ -208,5 +208,5 @@ def test_what_a_mirror_falsifies_is_not_flipped(memory_dataset):
     dataset = memory_dataset([np.zeros((4, 6, 3), np.uint8)], [np.zeros((4, 6), np.uint8)])
     dataset.antisymmetric_channels = None
     _pipeline(dataset, OFF)
-    with pytest.raises(ValueError, match="a mirrored image is not one of a mirrored scene"):
+    with pytest.raises(ValueError, match="not an image of the mirrored scene; switch flip off"):
         _pipeline(dataset, dataclasses.replace(OFF, flip=True))

@@ -76,8 +76,8 @@ def test_input_range():
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        ((1.0, 2.0), (1.0,), "one value a channel; got 2 and 1"),
-        ((), (), "one value a channel; got 0 and 0"),
+        ((1.0, 2.0), (1.0,), "one value per channel; got 2 and 1"),
+        ((), (), "one value per channel; got 0 and 0"),
         ((1.0,), (0.0,), "std must be positive"),
         ((float("nan"), 1.0), (1.0, 1.0), "mean and std must be finite"),
         ((1.0, 1.0), (1.0, float("nan")), "mean and std must be finite"),

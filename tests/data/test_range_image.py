@@ -208,8 +208,8 @@ class TestSensor:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"height": 0}, "whole numbers from 1; got 0"),
-            ({"width": 512.0}, r"whole numbers from 1; got 64 and 512\.0"),
+            ({"height": 0}, "integers of at least 1; got 0"),
+            ({"width": 512.0}, r"integers of at least 1; got 64 and 512\.0"),
             ({"height": 1 << 20}, "has more than 16777216 pixels"),
             ({"fov_up": -30.0}, r"fov_up -30\.0 and fov_down -25\.0 must lie within"),
             ({"fov_up": 91.0}, "must lie within -90..90"),
@@ -244,7 +244,7 @@ class TestSensor:
             ('{"std": [1, 1, 1, 1, "a"]}', r"sensor\.json: must be real number"),
             ('{"fov_up": "3"}', r"sensor\.json: must be real number"),
             ('{"data_dir": 3}', "data_dir must be the path of a folder; got 3"),
-            ('{"height": 0}', r"sensor\.json: height and width are whole numbers"),
+            ('{"height": 0}', r"sensor\.json: height and width must be integers"),
         ],
     )
     def test_bad_files(self, tmp_path, text, message):

@@ -122,13 +122,15 @@ def test_only_larger_photos_need_tiles(size, needed):
 
 @pytest.mark.parametrize("overlap", [-1, 12, 16, 400])
 def test_overlap_must_be_smaller_than_a_tile(overlap):
-    message = rf"tiles of 16x12 pixels \(height x width\) overlap by 0 to 11 pixels; got {overlap}"
+    message = (
+        rf"tiles of 16x12 pixels \(height x width\) can overlap by 0 to 11 pixels; got {overlap}"
+    )
     with pytest.raises(ValueError, match=message):
         Tiling(50, 50, tile_height=16, tile_width=12, overlap=overlap)
 
 
 def test_empty_photo():
-    with pytest.raises(ValueError, match="need a pixel at least; got 0x5 and 16x16"):
+    with pytest.raises(ValueError, match="need at least one pixel; got 0x5 and 16x16"):
         Tiling(0, 5, tile_height=16, tile_width=16, overlap=0)
 
 
