@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
-from deeplab_tf.quantization.calibration.checks import check_photos
+from deeplab_tf.quantization.calibration.checks import check_images
 from deeplab_tf.quantization.ptq.bias_correction import correct_empirically
 from deeplab_tf.quantization.ptq.post_training import (
     BiasMethod,
@@ -29,7 +29,7 @@ def photos(count: int = 4) -> np.ndarray:
 
 def warnings_of(caplog, batches, input_range=INPUT_RANGE) -> str:
     with caplog.at_level(logging.WARNING, "absl"):
-        check_photos(batches, input_range)
+        check_images(batches, input_range)
     return caplog.text
 
 

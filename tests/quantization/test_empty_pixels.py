@@ -13,7 +13,11 @@ from deeplab_tf.quantization.adaround.grid import Grid
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.adaround.sample import draw_sample
 from deeplab_tf.quantization.calibration.activation_ranges import observe
-from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, empty_share, weights_of
+from deeplab_tf.quantization.calibration.empty_pixels import (
+    PixelWeights,
+    empty_share,
+    pixel_weights,
+)
 from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
 from deeplab_tf.quantization.ptq.bias_correction import correct_empirically
 from deeplab_tf.quantization.ptq.equalization import equalize
@@ -34,7 +38,7 @@ def test_positions_weigh_their_share_of_the_image():
     assert weights.of(np.zeros((2, 1, 1, 7))).tolist() == [5 / 16, 0]
     assert weights.of(np.zeros((2, 7))).tolist() == [1, 1]  # behind a pool that keeps no place
     assert empty_share([batch]) == 27 / 32
-    assert weights_of([batch, batch], False) == [None, None]
+    assert pixel_weights([batch, batch], False) == [None, None]
 
 
 def equalized_chain():
@@ -102,7 +106,7 @@ def test_rounding_learns_from_positions_that_see_something():
     batch[0, :4, :4] = 0.5  # 4 of 16 positions of the first photo, none of the second
     given, wanted = tf.constant(batch), Executor(description, arrays).run(batch)
     options = dataclasses.replace(AdaRoundOptions(), sample_pixels=64)
-    grid = Grid.of(node, arrays["c/kernel"], per_channel=True)
+    grid = Grid.from_kernel(node, arrays["c/kernel"], per_channel=True)
 
     def drawn(every_weights):
         return draw_sample(
@@ -114,7 +118,7 @@ def test_rounding_learns_from_positions_that_see_something():
             every_weights=every_weights,
         )
 
-    sample = drawn(weights_of([batch], True))
+    sample = drawn(pixel_weights([batch], True))
     assert sample.targets.tolist() == [[0.5]] * 4
     every = drawn([None])
     assert len(every.targets) == 32

@@ -14,7 +14,7 @@ from deeplab_tf.graph.edit import cut_after
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.graph.network import NetworkDescription, Node
-from deeplab_tf.quantization.calibration.activation_ranges import SILENT_RANGE
+from deeplab_tf.quantization.calibration.activation_ranges import ALL_ZERO_RANGE
 from deeplab_tf.quantization.ptq.post_training import (
     BiasMethod,
     PostTraining,
@@ -346,7 +346,7 @@ def test_tensor_that_calibration_sees_only_zero_of(output):
     done = quantize_post_training(
         source, PostTraining(), batches=[dark], input_range=(-1.0, 127 / 128)
     )
-    assert done.ranges["r"] == SILENT_RANGE
+    assert done.ranges["r"] == ALL_ZERO_RANGE
     photo = dark[0] if output == "logits" else -dark[0]
     # Steps of 12 / 255 of values of about 2, or of a bias.
     assert snr_db(source(photo[None]).numpy(), run(file_of(done.model), photo)) > 35

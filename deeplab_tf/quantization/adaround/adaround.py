@@ -25,14 +25,14 @@ from deeplab_tf.graph.kernels import WITH_KERNEL, kernel_key
 from deeplab_tf.graph.network import NetworkDescription, Node
 from deeplab_tf.quantization.adaround.descent import (
     Schedule,
-    activation_behind,
-    pose_problem,
+    activation_after,
+    build_problem,
     solve_layer,
 )
 from deeplab_tf.quantization.adaround.grid import Grid
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.adaround.sample import draw_sample
-from deeplab_tf.quantization.calibration.empty_pixels import weights_of
+from deeplab_tf.quantization.calibration.empty_pixels import pixel_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,8 @@ def learn_rounding(
     _check_values(description, arrays, ranges=ranges)
     with_kernel = [node for node in description.nodes if node.kind in WITH_KERNEL]
     grids = {
-        node.name: Grid.of(node, arrays[kernel_key(node)], per_channel) for node in with_kernel
+        node.name: Grid.from_kernel(node, arrays[kernel_key(node)], per_channel)
+        for node in with_kernel
     }
     left = {name: why for name, grid in grids.items() if (why := _why_not(reached, grid.node))}
     rounded = {key: np.asarray(value, np.float32) for key, value in arrays.items()}
@@ -133,7 +134,7 @@ def learn_rounding(
     executor = Executor(reached, rounded, size=size, rounding=rounding_of(ranges))
     quantized = executor.start(photos)
     schedule, report = Schedule.of(options), []
-    pixel_weights = weights_of(photos, ignore_empty)
+    weights_of_batches = pixel_weights(photos, ignore_empty)
     for index, node in enumerate(reached.nodes):
         if len(report) + len(left) == len(grids):
             break
@@ -149,10 +150,10 @@ def learn_rounding(
                 outputs=given,
                 options=options,
                 random=random,
-                every_weights=pixel_weights,
+                every_weights=weights_of_batches,
             )
-            function = activation_behind(reached, node, arrays=arrays)
-            problem = pose_problem(
+            function = activation_after(reached, node, arrays=arrays)
+            problem = build_problem(
                 grid, sample, arrays=arrays, function=function, batch_pixels=options.batch_pixels
             )
             steps, errors = solve_layer(problem, sample, grid=grid, schedule=schedule)

@@ -22,7 +22,7 @@ _PINNED = -20.0
 _LINEAR = (1.0, np.inf)
 
 
-def activation_behind(description: NetworkDescription, node: Node, *, arrays) -> tuple:
+def activation_after(description: NetworkDescription, node: Node, *, arrays) -> tuple:
     """(slope, limit) of f(y) = min(max(y, slope * y), limit), the activation behind a layer."""
     follower = description.only_consumer(node.name)
     if follower is None:
@@ -76,7 +76,7 @@ class Schedule(typing.NamedTuple):
         return cls(**{name: tf.constant(float(value)) for name, value in numbers.items()})
 
 
-def pose_problem(
+def build_problem(
     grid: Grid, sample: Sample, *, arrays, function: tuple, batch_pixels: int
 ) -> _Problem:
     size = min(batch_pixels, len(sample.teaching))

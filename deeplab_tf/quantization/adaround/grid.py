@@ -26,7 +26,7 @@ class Grid:
     scales: np.ndarray
 
     @classmethod
-    def of(cls, node: Node, kernel: np.ndarray, per_channel: bool) -> "Grid":
+    def from_kernel(cls, node: Node, kernel: np.ndarray, per_channel: bool) -> "Grid":
         kernel = kernel.astype(np.float64)
         scales = int8_scales(node, kernel, per_channel=per_channel)
         return cls(node, kernel / along_outputs(node, kernel, values=scales), scales)

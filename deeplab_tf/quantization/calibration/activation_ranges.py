@@ -13,7 +13,7 @@ from absl import logging
 
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.network import NetworkDescription, Node
-from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, weights_of
+from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, pixel_weights
 
 NUM_BINS = 2048
 LEVELS = 256
@@ -37,7 +37,7 @@ class RangeMethod(enum.Enum):
 
 PERCENTILE = 99.99
 
-SILENT_RANGE = (-6.0, 6.0)
+ALL_ZERO_RANGE = (-6.0, 6.0)
 """Of a tensor that calibration saw nothing but 0 in.
 
 0 is exact in every range. A scale near 0 lets the next layer's int32 bias, which has steps of
@@ -90,7 +90,7 @@ def observe(
     watched = set(names)
     ends = dict.fromkeys(names, (np.inf, -np.inf))
 
-    every = weights_of(batches, ignore_empty)
+    every = pixel_weights(batches, ignore_empty)
 
     executor = Executor(description, arrays)
 
@@ -143,13 +143,13 @@ def _warn_of_silence(histograms: dict[str, Histogram]) -> None:
                 "%s is 0 on every calibration image; its range is %g to %g, a guess: calibrate "
                 "with images on which it is not",
                 name,
-                *SILENT_RANGE,
+                *ALL_ZERO_RANGE,
             )
 
 
 def with_zero(low: float, high: float) -> tuple[float, float]:
-    """A range with 0 inside, as TFLite requires; `SILENT_RANGE` for one of no width."""
-    return SILENT_RANGE if _is_silent(low, high) else (min(low, 0.0), max(high, 0.0))
+    """A range with 0 inside, as TFLite requires; `ALL_ZERO_RANGE` for one of no width."""
+    return ALL_ZERO_RANGE if _is_silent(low, high) else (min(low, 0.0), max(high, 0.0))
 
 
 def _is_silent(low: float, high: float) -> bool:

@@ -13,7 +13,7 @@ _SHARE_BELOW_ZERO = 0.25
 """A network whose input range has less than this below 0 may well see nothing negative."""
 
 
-def usable(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+def non_empty_batches(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     """The batches that hold photos.
 
     Args:
@@ -32,7 +32,7 @@ def usable(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
     return found
 
 
-def check_photos(
+def check_images(
     batches: Sequence[np.ndarray], input_range: tuple[float, float]
 ) -> list[np.ndarray]:
     """Refuses what calibrates nothing, warns of what calibrates little.
@@ -47,7 +47,7 @@ def check_photos(
     Raises:
         ValueError: no photos, values that are not finite or outside the input range.
     """
-    batches = usable(batches)
+    batches = non_empty_batches(batches)
     low = min(float(batch.min()) for batch in batches)
     high = max(float(batch.max()) for batch in batches)
     slack = 0.01 * (input_range[1] - input_range[0])
@@ -62,7 +62,7 @@ def check_photos(
             "divided by 255? normalize them by its preprocessing",
             *input_range,
         )
-    warn_of_poor_sets(image for batch in batches for image in batch)
+    warn_about_repeats(image for batch in batches for image in batch)
     return batches
 
 
@@ -71,7 +71,7 @@ def _takes_negatives(input_range: tuple[float, float]) -> bool:
     return -low >= _SHARE_BELOW_ZERO * (high - low)
 
 
-def warn_of_poor_sets(images: Iterable[np.ndarray]) -> None:
+def warn_about_repeats(images: Iterable[np.ndarray]) -> None:
     """One image, or the same image several times, calibrates less than it seems to.
 
     Args:

@@ -35,7 +35,7 @@ class PixelWeights:
         return self._known[size]
 
 
-def weights_of(batches: list[np.ndarray], ignore_empty: bool) -> list[PixelWeights | None]:
+def pixel_weights(batches: list[np.ndarray], ignore_empty: bool) -> list[PixelWeights | None]:
     """One a batch; None where every pixel counts."""
     return [PixelWeights(batch) if ignore_empty else None for batch in batches]
 

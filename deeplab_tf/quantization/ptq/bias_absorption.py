@@ -24,8 +24,8 @@ import numpy as np
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.kernels import bias_key, kernel_key, response_to_constant
 from deeplab_tf.graph.network import NetworkDescription, Node
-from deeplab_tf.quantization.calibration.checks import usable
-from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, weights_of
+from deeplab_tf.quantization.calibration.checks import non_empty_batches
+from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, pixel_weights
 from deeplab_tf.quantization.ptq.equalization import Relu6, find_pairs
 
 _SMALLEST_LIMIT = 1 / 256
@@ -72,7 +72,7 @@ def absorb_high_biases(
     Raises:
         ValueError: no photos, or NaN or infinity in them.
     """
-    batches = usable(batches)
+    batches = non_empty_batches(batches)
     by_name = {node.name: node for node in description.nodes}
     arrays = dict(arrays)
     (pairs, left), kept = find_pairs(description, Relu6.EXACT), []
@@ -154,7 +154,7 @@ def _observe(description, arrays, *, names: set[str], batches, ignore_empty: boo
         sums[name] = found
 
     executor = Executor(description, arrays)
-    for batch, weights in zip(batches, weights_of(batches, ignore_empty), strict=True):
+    for batch, weights in zip(batches, pixel_weights(batches, ignore_empty), strict=True):
         executor.run(batch, functools.partial(add, weights=weights))
     return {
         name: (total / count, np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)), low)

@@ -25,8 +25,8 @@ from deeplab_tf.graph.kernels import (
     response_to_constant,
 )
 from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkDescription, Node
-from deeplab_tf.quantization.calibration.checks import usable
-from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, weights_of
+from deeplab_tf.quantization.calibration.checks import non_empty_batches
+from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, pixel_weights
 
 _SAME_MEAN = (
     IDENTITY,
@@ -93,8 +93,8 @@ def correct_empirically(
     Raises:
         ValueError: no photos, or NaN or infinity in them.
     """
-    photos = np.concatenate(usable(batches))
-    (pixel_weights,) = weights_of([photos], ignore_empty)
+    photos = np.concatenate(non_empty_batches(batches))
+    (weights,) = pixel_weights([photos], ignore_empty)
     arrays = dict(arrays)
     rounded = arrays | {
         kernel_key(node): quantize_kernel(node, arrays[kernel_key(node)], per_channel=per_channel)
@@ -107,7 +107,7 @@ def correct_empirically(
 
     def correct(node: Node, values: list) -> list:
         """Shifts what a layer gives, and its bias, to the float layer's mean."""
-        shift = _mean(exact.value(node.name, 0) - values[0], pixel_weights)
+        shift = _mean(exact.value(node.name, 0) - values[0], weights)
         corrections[node.name] = shift
         arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
         return [values[0] + tf.constant(shift, tf.float32)]

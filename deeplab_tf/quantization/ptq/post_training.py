@@ -22,7 +22,7 @@ from deeplab_tf.graph.network import NetworkDescription, Node
 from deeplab_tf.quantization.adaround.adaround import learn_rounding
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod, choose_range, observe
-from deeplab_tf.quantization.calibration.checks import check_photos
+from deeplab_tf.quantization.calibration.checks import check_images
 from deeplab_tf.quantization.calibration.empty_pixels import empty_share
 from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
 from deeplab_tf.quantization.ptq.bias_correction import correct_analytically, correct_empirically
@@ -123,7 +123,7 @@ def quantize_post_training(
         ValueError: no photos, photos or weights that are not finite, photos outside the input
             range, a layer that has no integer form.
     """
-    photos = check_photos(batches, input_range)
+    photos = check_images(batches, input_range)
     network = _folded(model)
     if plan.ignore_empty:
         if (share := empty_share(photos)) == 1:

@@ -208,7 +208,7 @@ def _readers(description: NetworkDescription, units: list[Unit]) -> dict[str, se
     return {unit.name: behind(unit.layers[-1]) for unit in units}
 
 
-class Judge:
+class NetworkScorer:
     """Scores a switched network on photos with labels.
 
     Args:
@@ -259,7 +259,7 @@ class Judge:
 
 def measure_sensitivity(
     units: Sequence[Unit],
-    judge: Judge,
+    judge: NetworkScorer,
     *,
     images: int,
     progress: Callable[[str], None] | None = None,
@@ -290,8 +290,8 @@ def measure_sensitivity(
     )
 
 
-def choose_float(
-    sensitivity: Sensitivity, judge: Judge, *, budget: float
+def choose_float_units(
+    sensitivity: Sensitivity, judge: NetworkScorer, *, budget: float
 ) -> tuple[tuple[str, ...], Score]:
     """The shortest head of the ranking that, kept float, brings mIoU within a budget of float's.
 
