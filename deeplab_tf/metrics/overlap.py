@@ -22,7 +22,7 @@ def overlap(image_matrices: np.ndarray) -> np.ndarray:
     return np.stack([hits, union], axis=-1)
 
 
-def shares(counts: np.ndarray) -> np.ndarray:
+def iou_from_counts(counts: np.ndarray) -> np.ndarray:
     """Divides intersections by unions.
 
     Args:
@@ -35,7 +35,7 @@ def shares(counts: np.ndarray) -> np.ndarray:
     return np.divide(intersection, union, out=np.full(intersection.shape, np.nan), where=union > 0)
 
 
-def change_of(
+def mean_iou_change(
     first: np.ndarray, second: np.ndarray, *, classes: tuple[int, ...] = ()
 ) -> Interval | None:
     """Computes the change of mean IoU over the common classes, with its confidence interval.
