@@ -43,7 +43,7 @@ def color_mask(ids) -> np.ndarray:
 
 @pytest.fixture
 def write_pair(write_image, photo, mask):
-    """Writes a photo and its mask; the ids are returned."""
+    """Writes an image and its mask; returns the ids."""
 
     def write(root, image, label, num_classes=7, colors=False):
         ids = mask(num_classes=num_classes, seed=sum(image.encode()))
@@ -112,7 +112,7 @@ class TestLoveda:
         with pytest.raises(ValueError, match=rf"1\.png: class id {wrong} is unknown to loveda"):
             loveda.open_split(tmp_path, "train").label(0)
 
-    def test_two_photos_of_one_name(self, tmp_path, write_pair, write_image, photo):
+    def test_two_images_of_the_same_name(self, tmp_path, write_pair, write_image, photo):
         write_pair(tmp_path, "images/1.png", "labels/1.png", 8)
         write_image(tmp_path / "images/1.jpg", photo())
         with pytest.raises(ValueError, match=r"images/1\.jpg and images/1\.png have the same name"):
@@ -198,7 +198,7 @@ class TestIsprs:
         np.testing.assert_array_equal(dataset.label(0), below_zero_is_ignored(ids))
 
     def test_areas_are_the_benchmarks(self):
-        """24 and 14 tiles of Potsdam, 16 and 17 of Vaihingen; no area stands in both."""
+        """24 and 14 tiles of Potsdam, 16 and 17 of Vaihingen; no area is in both."""
         counts = [(24, 14), (16, 17)]
         for city, (train, val) in zip((potsdam.POTSDAM, potsdam.VAIHINGEN), counts, strict=True):
             assert (len(city.areas["train"]), len(city.areas["val"])) == (train, val)
@@ -249,7 +249,7 @@ class TestIsprs:
         assert "skipped 1 images" in caplog.text
         assert "images/cover.png" in caplog.text
 
-    def test_photos_without_any_masks(self, tmp_path, write_image, photo):
+    def test_images_without_masks(self, tmp_path, write_image, photo):
         write_image(tmp_path / "top/top_mosaic_09cm_area1.tif", photo())
         with pytest.raises(
             FileNotFoundError, match="no masks next to top; unpack one of ISPRS_sem"

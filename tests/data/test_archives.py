@@ -65,7 +65,7 @@ def room(tmp_path):
 
 
 def refused(archive, room, match, limits=LIMITS):
-    """Nothing may be written: neither in the folder nor beside it."""
+    """Nothing may be written: neither in the folder nor next to it."""
     before = sorted(archive.parent.rglob("*"))
     with pytest.raises(ValueError, match=match) as caught, unpacked(archive, room, limits=limits):
         pass
@@ -377,7 +377,7 @@ def test_a_flipped_bit_is_found(tmp_path, room, kind):
     refused(path, room, "damaged or truncated")
 
 
-def test_encrypted_and_oddly_compressed_zips_are_refused(tmp_path, room):
+def test_zips_with_encryption_or_other_compression_are_rejected(tmp_path, room):
     refused(make_zip(tmp_path / "l", {"a": b"x"}, zipfile.ZIP_LZMA), room, "compression 14")
     path = make_zip(tmp_path / "e", {"a": b"x"})
     content = bytearray(path.read_bytes())
@@ -387,7 +387,7 @@ def test_encrypted_and_oddly_compressed_zips_are_refused(tmp_path, room):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>log in</html>", b"x" * 2000, bytes(2000)])
-def test_what_is_no_archive_is_refused(tmp_path, room, content):
+def test_other_files_are_rejected(tmp_path, room, content):
     (tmp_path / "page").write_bytes(content)
     refused(tmp_path / "page", room, "neither zip nor tar|no file|damaged")
 
@@ -427,7 +427,7 @@ def plant(folder, files):
     return folder
 
 
-def test_move_joins_folders_and_keeps_what_is_equal(tmp_path):
+def test_move_merges_folders_and_keeps_equal_files(tmp_path):
     staging = plant(tmp_path / "s", {"d/00/new": b"n", "d/01/a": b"a", "same": b"s"})
     target = plant(tmp_path / "t", {"d/00/old": b"o", "same": b"s"})
     before = (target / "same").stat().st_ino

@@ -80,7 +80,7 @@ def test_crops_reach_every_border():
     assert seen == expected
 
 
-def test_small_photo_is_padded_gray_and_ignored():
+def test_small_image_is_padded_gray_and_ignored():
     image, label = _encoded(10, 12)
     padded, target = _run(random_scale_crop, image, label, _seed(0), OFF, 16, 20)
     np.testing.assert_array_equal(target[:10, :12], label)
@@ -214,7 +214,7 @@ def test_bad_options(options, message):
         Augmentation(**options)
 
 
-def test_antisymmetric_channels_change_sign_in_the_mirror():
+def test_antisymmetric_channels_change_sign_when_mirrored():
     image = np.array([[[10, 100], [20, 128], [30, 255]]], np.float32)
     label = np.array([[1, 2, 3]], np.uint8)
     seen = set()

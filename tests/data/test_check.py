@@ -62,7 +62,7 @@ def test_counts_by_hand(sound):
     assert findings.sizes == {(2, 3): 1, (1, 2): 1}
 
 
-def test_every_fault_is_found_in_one_walk(faulty):
+def test_all_faults_are_found_in_one_pass(faulty):
     dataset = folder.open_split(faulty, "all")
     (faulty / "images/gone.jpg").unlink()
     findings = check(dataset)
@@ -84,7 +84,7 @@ def test_every_fault_is_found_in_one_walk(faulty):
     assert sum(findings.sizes.values()) == 5  # not cut, not gone
 
 
-def test_photos_that_phones_store_turned_are_faults(sound):
+def test_exif_orientation_is_a_fault(sound):
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees: no size tells
     with Image.open(sound / "images/b.jpg") as image:

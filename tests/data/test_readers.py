@@ -165,7 +165,7 @@ class TestCityscapes:
         with pytest.raises(ValueError, match=r"labelIds\.png: class id 34 is unknown to cityscape"):
             dataset.label(0)
 
-    def test_photo_without_mask(self, tmp_path, write_image, photo):
+    def test_image_without_mask(self, tmp_path, write_image, photo):
         write_image(tmp_path / "leftImg8bit/val/ulm/ulm_0_leftImg8bit.png", photo())
         (tmp_path / "gtFine/val").mkdir(parents=True)
         with pytest.raises(ValueError, match=r"image without a mask: leftImg8bit/val/ulm/ulm_0_le"):
@@ -311,11 +311,11 @@ class TestFolder:
         assert names[1] == set(sorted(stems, key=digests.get)[:4])
         assert [s.image for s in train.samples] == sorted(s.image for s in train.samples)
 
-    def test_division_gives_each_part_a_photo(self, write_pairs):
+    def test_division_gives_each_part_an_image(self, write_pairs):
         root = write_pairs("a", "b")
         assert [len(folder.open_split(root, split)) for split in ("train", "val")] == [1, 1]
 
-    def test_one_photo_cannot_be_divided(self, write_pairs):
+    def test_one_image_cannot_be_divided(self, write_pairs):
         with pytest.raises(ValueError, match=r"1 images cannot be divided .* or write train\.txt"):
             folder.open_split(write_pairs("a"), "train")
 
@@ -330,7 +330,7 @@ class TestFolder:
         with pytest.raises(FileNotFoundError, match=r"neither train\.txt nor images/train; .*val"):
             folder.open_split(root, "train")
 
-    def test_photo_without_mask(self, write_pairs, write_image, photo):
+    def test_image_without_mask(self, write_pairs, write_image, photo):
         root = write_pairs("a", "b")
         for name in ("c.jpg", "d.jpg"):
             write_image(root / "images" / name, photo())
@@ -339,7 +339,7 @@ class TestFolder:
         ):
             folder.open_split(root, "train")
 
-    def test_mask_without_photo(self, write_pairs, write_image, mask):
+    def test_mask_without_image(self, write_pairs, write_image, mask):
         root = write_pairs("a", "b")
         write_image(root / "labels/c.png", mask())
         with pytest.raises(ValueError, match=r"mask without an image: labels/c\.png; add"):
@@ -355,7 +355,7 @@ class TestFolder:
         with pytest.raises(ValueError, match=rf"val\.txt: no {kind} named b; add the file"):
             folder.open_split(root, "val")
 
-    def test_two_photos_of_one_name(self, write_pairs, write_image, photo):
+    def test_two_images_of_the_same_name(self, write_pairs, write_image, photo):
         root = write_pairs("a", "b")
         write_image(root / "images/a.png", photo())
         with pytest.raises(ValueError, match=r"images/a\.jpg and images/a\.png have the same name"):
@@ -450,7 +450,7 @@ class TestFileDataset:
         with pytest.raises(ValueError, match=r"a\.png: the mask is 2x1, its image 3x2; both must"):
             one([[0, 1]]).read(0)
 
-    def test_missing_photo(self, tmp_path, one):
+    def test_missing_image(self, tmp_path, one):
         dataset = one([[0, 1, 0], [1, 0, 0]])
         (tmp_path / "a.png").unlink()
         with pytest.raises(FileNotFoundError, match=r"a\.png: no such image"):

@@ -232,7 +232,7 @@ class TestFaults:
         with pytest.raises(ValueError, match="unknown split 'x'; known: train, val"):
             semantic_kitti.open_split(tmp_path, "x")
 
-    def test_sensor_beside_the_scans_and_a_lost_folder(self, tmp_path):
+    def test_sensor_file_next_to_the_scans_and_a_missing_folder(self, tmp_path):
         write_scan(tmp_path / "scans")
         assert self.open(tmp_path / "scans").sensor == Sensor()
         (tmp_path / "scans/sensor.json").write_text('{"width": 512}')

@@ -174,7 +174,7 @@ def test_names_and_layout():
     [
         ("layer3.1.conv2.weight", None, "the file has no layer3_1_conv2/kernel; give the whole"),
         ("conv1.weight", np.zeros((64, 3, 3, 3)), r"is \(7, 7, 3, 64\), the file's is \(3, 3, 3"),
-        ("bn1.bias", np.full(64, np.nan), "bn1/beta holds NaN or infinity"),
+        ("bn1.bias", np.full(64, np.nan), "bn1/beta contains NaN or infinity"),
         ("conv1.weight", np.zeros(5), r"conv1/kernel of resnet18 is .*, the file's is \(5,\)"),
     ],
 )

@@ -214,8 +214,8 @@ def test_gate_accepts_a_network_with_a_relu_that_does_not_fuse(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["4", "threshold and 6"])
-def test_what_a_limit_cuts_off_needs_no_steps_before_it(kind):
-    """Values below 0 and above the limit become 0 and the limit: before and behind, 256 steps of
+def test_values_clipped_by_a_limit_need_no_levels_before_it(kind):
+    """Values below 0 and above the limit become 0 and the limit: before and after it, 256 steps of
     the same range. A slope needs the values below 0."""
     random = np.random.default_rng(0)
     photos = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
@@ -327,7 +327,7 @@ def test_activation_inside_a_layer_that_has_no_kind_of_its_own():
 
 @pytest.mark.parametrize("output", ["logits", "r"])
 def test_tensor_that_calibration_sees_only_zero_of(output):
-    """Dark photos leave a ReLU at 0: what is behind it stays right, and bright ones get through."""
+    """Dark images leave a ReLU at 0: later layers stay right, and bright images pass."""
     first = Node("c", "conv2d", inputs=("image",), attributes=CONVOLUTION)
     nodes = (
         first,

@@ -5,8 +5,8 @@ import pytest
 
 from deeplab_tf.graph.network import NetworkDescription, Node
 from deeplab_tf.quantization.calibration.activation_ranges import (
-    NUM_BINS,
     ALL_ZERO_RANGE,
+    NUM_BINS,
     Histogram,
     RangeMethod,
     choose_range,
@@ -93,7 +93,7 @@ def test_range_holds_zero_and_is_never_empty():
     assert with_zero(0.0, 1e-5) == (0.0, 1e-5)
 
 
-def test_observed_values_are_counted_over_all_photos():
+def test_observed_values_are_counted_over_all_images():
     node = Node(
         "double",
         "elementwise_constant",
@@ -123,6 +123,6 @@ def test_tensor_that_is_always_zero_is_named(caplog):
     assert choose_range(found["sum"], RangeMethod.MSE) == (-2.0, 0.0)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
-        "dead is 0 on every calibration image; its range is -6 to 6, a guess: calibrate with "
-        "images on which it is not"
+        "dead is 0 on every calibration image; its range -6 to 6 is a guess: calibrate with "
+        "images on which it is not 0"
     )
