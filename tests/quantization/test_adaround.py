@@ -406,8 +406,8 @@ def test_windows_and_groups_belong_to_their_weights(groups):
         ({"batch_pixels": 0}, "batch_pixels must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"regularization": float("nan")}, "regularization must be positive"),
-        ({"warm_start": 1.0}, "warm_start is a share"),
-        ({"beta_start": 2.0, "beta_end": 20.0}, "beta falls"),
+        ({"warm_start": 1.0}, r"warm_start must be in \[0, 1\)"),
+        ({"beta_start": 2.0, "beta_end": 20.0}, "expected 1 < beta_end <= beta_start"),
         ({"seed": -1}, "seed must be 0 or more"),
     ],
 )
