@@ -92,7 +92,7 @@ def test_imagenet_weights_that_do_not_exist_or_do_not_come(monkeypatch):
 
 def test_nan_weights_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", **{"Conv1/kernel": np.array([np.nan])})
-    with pytest.raises(ValueError, match="Conv1/kernel holds NaN"):
+    with pytest.raises(ValueError, match="Conv1/kernel contains NaN"):
         read_weights(tmp_path / "bad.npz")
 
 

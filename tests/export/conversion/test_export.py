@@ -587,7 +587,7 @@ def test_range_images_are_calibrated_without_their_empty_pixels(tmp_path, monkey
     assert result.failure == ""
     steps = read_manifest(result.path).quantization
     assert steps["ignore_empty"] is True
-    said = " of the pixels are empty, left out of statistics"
+    said = " of the pixels are empty, excluded from statistics"
     (share,) = (line.removesuffix(said) for line in steps["report"] if line.endswith(said))
     assert share in ("74%", "75%")  # a row at the seam is blended by the resize
     (result,) = export_files(TrainedSource(), dataclasses.replace(plan, overwrite=True))
