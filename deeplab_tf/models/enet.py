@@ -31,16 +31,16 @@ _SLOPE = 0.25
 _REDUCTION = 4
 _EPSILON = 1e-3
 _SECTION = (
-    ("regular", 1),
-    ("dilated", 2),
-    ("asymmetric", 5),
-    ("dilated", 4),
-    ("regular", 1),
-    ("dilated", 8),
-    ("asymmetric", 5),
-    ("dilated", 16),
+    ("regular", {}),
+    ("dilated", {"rate": 2}),
+    ("asymmetric", {"length": 5}),
+    ("dilated", {"rate": 4}),
+    ("regular", {}),
+    ("dilated", {"rate": 8}),
+    ("asymmetric", {"length": 5}),
+    ("dilated", {"rate": 16}),
 )
-"""Bottlenecks 2.1 to 2.8 of the paper's table 1, and 3.1 to 3.8: kind, and rate or length."""
+"""Bottlenecks 2.1 to 2.8 of the paper's table 1, and 3.1 to 3.8: kind and its setting."""
 
 
 def build_enet(
@@ -73,8 +73,8 @@ def build_enet(
         quarter = block.regular(quarter, f"bottleneck1_{index}")
     x, quarter_pool = block.down(quarter, 128, name="bottleneck2_0")
     for section in (2, 3):
-        for index, (kind, size) in enumerate(_SECTION, 1):
-            x = getattr(block, kind)(x, f"bottleneck{section}_{index}", size)
+        for index, (kind, setting) in enumerate(_SECTION, 1):
+            x = getattr(block, kind)(x, f"bottleneck{section}_{index}", **setting)
     block = _Block(batch_norm, layers.ReLU)
     x = block.up(x, quarter_pool, filters=64, name="bottleneck4_0", max_unpooling=max_unpooling)
     for index in (1, 2):
