@@ -18,11 +18,15 @@ from deeplab_tf.data.registry import DATASETS, open_dataset
 from deeplab_tf.models.backbones.registry import BACKBONES
 from deeplab_tf.models.config import IMPORTED, OUTPUT_STRIDES, Aspp, ModelConfig, default_aspp
 from deeplab_tf.models.registry import NETWORKS
-from deeplab_tf.quantization.qat.apply import QatScheme
-from deeplab_tf.training.config import Distribution, TrainingConfig, read_config
-from deeplab_tf.training.distillation import Distillation, DistillLoss
-from deeplab_tf.training.losses import ClassWeighting
-from deeplab_tf.training.schedules import OptimizerName, Schedule
+from deeplab_tf.runs.choices import (
+    ClassWeighting,
+    DistillLoss,
+    Distribution,
+    OptimizerName,
+    QatScheme,
+    Schedule,
+)
+from deeplab_tf.runs.config import Distillation, TrainingConfig, read_config
 
 FLAGS = flags.FLAGS
 _SAME_NAME = (  # flags that are fields of TrainingConfig as they are
@@ -317,8 +321,8 @@ def _parity_check(config: TrainingConfig):
 
 def main() -> int:
     config = config_from_flags()
+    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from deeplab_tf.training.loop import TrainingRun  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
     from deeplab_tf.training.start import (  # noqa: PLC0415
         initial_ranges,
         initializer,

@@ -33,8 +33,8 @@ def _define_flags() -> None:
 
 
 def main() -> int:
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
+    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.experiments.calibration_stability import (  # noqa: PLC0415
         StabilityPlan,

@@ -66,8 +66,8 @@ def main() -> int:
             f"--calibration_split and --split are both {FLAGS.split}; a score on the calibration "
             "list says nothing, choose another"
         )
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
+    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from export.conversion.pipeline import ExportPlan  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.conversion.variants import Variant  # noqa: PLC0415

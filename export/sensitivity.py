@@ -43,8 +43,8 @@ def main() -> int:
         raise ValueError(f"--budget is a fraction of mIoU, 0 to below 1; got {FLAGS.budget}")
     if FLAGS.score_images < 1:
         raise ValueError(f"--score_images must be at least 1; got {FLAGS.score_images}")
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
+    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.experiments.sensitivity_report import (  # noqa: PLC0415
         SensitivityPlan,

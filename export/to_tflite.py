@@ -17,7 +17,7 @@ from deeplab_tf.data.registry import DATASETS, open_dataset
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
 from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.folder import RunFolder
 from export.conversion.variants import RULES, Head, IoDtype, Target, Variant, plan_files
 
 FLAGS = flags.FLAGS
@@ -222,7 +222,7 @@ def main() -> int:
             "--activation_ranges and --noper_channel apply to int8 alone; add it to --variants"
         )
     source = _open_source()
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415
     from export.conversion.pipeline import ExportPlan, export_files  # noqa: PLC0415
 
     config = read_config(pathlib.Path(FLAGS.run_dir)) if FLAGS.run_dir else None

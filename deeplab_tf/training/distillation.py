@@ -6,7 +6,6 @@ Hinton et al. 2015, arXiv:1503.02531 (logits); Shu et al. 2021, arXiv:2011.13256
 """
 
 import dataclasses
-import enum
 
 import tensorflow as tf
 import tf_keras as keras
@@ -14,49 +13,12 @@ import tf_keras as keras
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.graph.resize import resize_bilinear
+from deeplab_tf.runs.choices import DistillLoss
+from deeplab_tf.runs.config import Distillation
 
 _LABELLED_SHARE = 0.5
 _NO_PROBABILITY = -1e9
 """As a logit."""
-
-
-class DistillLoss(enum.Enum):
-    """What the student copies."""
-
-    LOGITS = "logits"
-    """At each pixel, the teacher's distribution over the classes."""
-    CHANNEL_WISE = "channel_wise"
-    """For each class, the teacher's distribution over the pixels."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-    """How much of a teacher goes into the loss.
-
-    Attributes:
-        teacher: run folder; empty = no teacher.
-        weight: of the distillation term, 0 to 1; the cross-entropy gets the rest.
-        temperature: that logits of both are divided by.
-        loss: which term.
-    """
-
-    teacher: str = ""
-    weight: float = 0.3
-    temperature: float = 1.0
-    loss: DistillLoss = DistillLoss.LOGITS
-
-    def __post_init__(self):
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"distill_weight must be 0 to 1; got {self.weight}")
-        if not self.temperature > 0:
-            raise ValueError(f"distill_temperature must be positive; got {self.temperature}")
-
-    def to_json(self) -> dict:
-        return {**dataclasses.asdict(self), "loss": self.loss.value}
-
-    @classmethod
-    def from_json(cls, values: dict) -> "Distillation":
-        return cls(**{**values, "loss": DistillLoss(values["loss"])})
 
 
 def distillation_loss(label, student, *, teacher, options: Distillation, alignment: Alignment):

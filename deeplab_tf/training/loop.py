@@ -22,13 +22,14 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics.confusion import iou_per_class, mean_iou, mean_true_iou
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.qat.apply import QatScheme, load_float_weights, quantize_aware
+from deeplab_tf.quantization.qat.apply import load_float_weights, quantize_aware
 from deeplab_tf.quantization.qat.ranges import fill_ranges, learned_ranges
 from deeplab_tf.quantization.qat.scheme import check_trainable
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
+from deeplab_tf.runs.choices import ClassWeighting, QatScheme
+from deeplab_tf.runs.config import NEVER, TrainingConfig
+from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.training import losses
-from deeplab_tf.training.config import NEVER, TrainingConfig
-from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.training.schedules import Decay
 from deeplab_tf.training.stepper import Stepper, freeze_batch_norms, make_strategy
 from deeplab_tf.training.validation import Validator
@@ -133,7 +134,7 @@ class TrainingRun:
         weighting = config.class_weighting
         self._class_weights = (
             np.ones(config.model.num_classes, np.float32)
-            if weighting is losses.ClassWeighting.NONE
+            if weighting is ClassWeighting.NONE
             else _class_weights(weighting, self.training)
         )
 
@@ -442,6 +443,6 @@ def _write_ranges(model: keras.Model, before: dict, *, step: int) -> dict:
     return ranges
 
 
-def _class_weights(weighting: losses.ClassWeighting, training: SegmentationDataset) -> np.ndarray:
+def _class_weights(weighting: ClassWeighting, training: SegmentationDataset) -> np.ndarray:
     pixels, present = class_frequencies(training)
     return losses.class_weights(weighting, pixels, present=present)

@@ -1,24 +1,12 @@
 """Pixel-wise cross-entropy with ignored pixels, label smoothing and class weights."""
 
-import enum
-
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.graph.resize import resize_bilinear
-
-
-class ClassWeighting(enum.Enum):
-    """How rare classes are weighted in the loss."""
-
-    NONE = "none"
-    """Every pixel counts the same."""
-    MEDIAN_FREQUENCY = "median_frequency"
-    """median(f) / f_c, f_c over the images that hold class c (Eigen & Fergus 2015)."""
-    ENET = "enet"
-    """1 / ln(1.02 + p_c) (Paszke et al. 2016, ENet, arXiv:1606.02147, section 5.2)."""
+from deeplab_tf.runs.choices import ClassWeighting
 
 
 def class_weights(weighting: ClassWeighting, pixels: np.ndarray, *, present: np.ndarray):

@@ -21,7 +21,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.runs.config import TrainingConfig
 from deeplab_tf.training.schedules import Decay
 from deeplab_tf.training.stepper import Stepper
 

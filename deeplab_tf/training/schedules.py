@@ -1,33 +1,11 @@
 """Learning-rate schedules and optimizers."""
 
-import enum
 import math
 
 import tensorflow as tf
 import tf_keras as keras
 
-
-class OptimizerName(enum.Enum):
-    """Which optimizer takes the steps."""
-
-    SGD = "sgd"
-    """Nesterov-free momentum 0.9, DeepLab's recipe."""
-    ADAMW = "adamw"
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
-
-
-class Schedule(enum.Enum):
-    """How the learning rate falls, p = step / total_steps."""
-
-    POLY = "poly"
-    """(1 - p)^power (DeepLab's)."""
-    COSINE = "cosine"
-    """(1 + cos(pi p)) / 2 (Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts)."""
-    STEP = "step"
-    """1, from p = 1/2 on 0.1, from p = 3/4 on 0.01."""
-    FIXED = "fixed"
-    """1."""
-
+from deeplab_tf.runs.choices import OptimizerName, Schedule
 
 _STEPS = ((0.5, 0.1), (0.75, 0.01))
 

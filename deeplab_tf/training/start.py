@@ -12,9 +12,9 @@ from deeplab_tf.models.backbones.registry import build_backbone
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.models.registry import WITH_BACKBONE, build_network
 from deeplab_tf.quantization.qat.apply import float_arrays_inside
-from deeplab_tf.training.config import TrainingConfig, read_config
+from deeplab_tf.runs.config import TrainingConfig, read_config
+from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.training.distillation import Teacher
-from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.weights import matching as initialization
 from deeplab_tf.weights.keras_applications import APPLICATIONS
 from deeplab_tf.weights.npz import read_weights

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.training.config import Distribution, TrainingConfig
+from deeplab_tf.runs.choices import Distribution
+from deeplab_tf.runs.config import TrainingConfig
 from deeplab_tf.training.distillation import Teacher, distillation_loss
 from deeplab_tf.training.losses import segmentation_loss
 from deeplab_tf.training.schedules import Decay, build_optimizer

@@ -15,8 +15,8 @@ from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.graph.kernels import WITH_KERNEL, kernel_key
 from deeplab_tf.graph.network import IDENTITY, NetworkDescription
 from deeplab_tf.quantization.calibration.empty_pixels import weights_of
-from deeplab_tf.training.config import read_config
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.runs.config import read_config
+from deeplab_tf.runs.folder import Phase, RunFolder
 from export.bias_correction.integer_network import (
     IntegerFile,
     LayerLeftAlone,

@@ -12,11 +12,12 @@ import tf_keras as keras
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.qat.apply import QatScheme, float_arrays_inside, quantize_aware
+from deeplab_tf.quantization.qat.apply import float_arrays_inside, quantize_aware
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
-from deeplab_tf.training.config import read_config
-from deeplab_tf.training.run_events import read_training_minutes
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.runs.choices import QatScheme
+from deeplab_tf.runs.config import read_config
+from deeplab_tf.runs.events import read_training_minutes
+from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.weights.matching import load_named
 from deeplab_tf.weights.npz import read_weights
 from export.conversion import freeze

@@ -8,7 +8,7 @@ import dataclasses
 import shutil
 
 from deeplab_tf.data.dataset import SegmentationDataset
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.folder import RunFolder
 from export.conversion.pipeline import ExportedFile, ExportPlan, export_files
 from export.conversion.source import RunSource
 from export.conversion.variants import RULES, Head, IoDtype, Variant, plan_files

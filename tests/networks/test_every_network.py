@@ -8,9 +8,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.config import Aspp, ModelConfig, default_aspp
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.runs.config import TrainingConfig
+from deeplab_tf.runs.folder import RunFolder
 from deeplab_tf.training.loop import TrainingRun
-from deeplab_tf.training.run_folder import RunFolder
 from export.conversion.pipeline import ExportPlan, export_files
 from export.conversion.source import RunSource
 from export.conversion.variants import Head, Variant, plan_files

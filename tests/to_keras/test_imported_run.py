@@ -13,7 +13,7 @@ import tensorflow as tf
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.graph.resize import resize_bilinear
-from deeplab_tf.training.config import read_config
+from deeplab_tf.runs.config import read_config
 from tests.zoo import CAMVID
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
 from tflite_tools.to_keras import convert as to_keras

@@ -15,9 +15,10 @@ from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.training.config import TrainingConfig, read_config
-from deeplab_tf.training.distillation import Distillation, DistillLoss, distillation_loss
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.runs.choices import DistillLoss
+from deeplab_tf.runs.config import Distillation, TrainingConfig, read_config
+from deeplab_tf.runs.folder import Phase, RunFolder
+from deeplab_tf.training.distillation import distillation_loss
 from deeplab_tf.training.start import teacher_maker
 from deeplab_tf.weights.matching import named_arrays
 from deeplab_tf.weights.npz import save_weights

@@ -11,8 +11,8 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.batch_norm import adopt_statistics
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.training.config import TrainingConfig, read_config
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.config import TrainingConfig, read_config
+from deeplab_tf.runs.folder import RunFolder
 from deeplab_tf.training.start import initializer
 from deeplab_tf.weights import matching as initialization
 from deeplab_tf.weights.keras_applications import APPLICATIONS, Application

@@ -13,13 +13,14 @@ from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
 from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.models.config import Aspp, ModelConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.qat.apply import QatScheme, quantize_aware, wrapped_layers
+from deeplab_tf.quantization.qat.apply import quantize_aware, wrapped_layers
 from deeplab_tf.quantization.qat.ranges import learned_ranges
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.runs.choices import OptimizerName, QatScheme
+from deeplab_tf.runs.config import TrainingConfig
+from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.training.loop import TrainingRun
-from deeplab_tf.training.run_folder import Phase, RunFolder
-from deeplab_tf.training.schedules import Decay, OptimizerName, build_optimizer
+from deeplab_tf.training.schedules import Decay, build_optimizer
 from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
 from deeplab_tf.weights.npz import read_weights

@@ -6,8 +6,8 @@ import pytest
 
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.models.config import ModelConfig
-from deeplab_tf.training.config import TrainingConfig
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.runs.config import TrainingConfig
+from deeplab_tf.runs.folder import Phase, RunFolder
 
 CONFIG = TrainingConfig(ModelConfig(2), "folder", train_steps=10)
 LABELS = LabelSet.from_names(["sky", "sea"])

@@ -9,7 +9,7 @@ import numpy as np
 
 from deeplab_tf import atomic_file
 from deeplab_tf.graph.network import NetworkDescription
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.folder import RunFolder
 from tflite_tools.to_keras.fidelity import Fidelity
 from tflite_tools.to_keras.importer import ImportedNetwork
 from tflite_tools.to_keras.run import ImportedRun

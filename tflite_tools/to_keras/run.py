@@ -9,7 +9,7 @@ from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import RESIZE, NetworkDescription
 from deeplab_tf.models.config import IMPORTED, ModelConfig
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.runs.config import TrainingConfig
 from tflite_tools.file_contract import FileContract
 from tflite_tools.to_keras.split_head import split_head
 

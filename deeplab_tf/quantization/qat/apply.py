@@ -6,25 +6,15 @@
 4. float weights are copied in, weight ranges follow from them
 """
 
-import enum
-
 import numpy as np
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 from deeplab_tf.quantization.qat import scheme
 from deeplab_tf.quantization.qat.stock import quantize_aware_stock
+from deeplab_tf.runs.choices import QatScheme
 
 WRAPPER_PREFIX = "quant_"
-
-
-class QatScheme(enum.Enum):
-    """Who decides which tensors are quantized, and how."""
-
-    PLANNED = "planned"
-    """This project's plan: per channel everywhere, ranges from calibration."""
-    TFMOT_DEFAULT = "tfmot_default"
-    """tfmot's defaults, to compare with: per tensor for depthwise, ranges from +-6."""
 
 
 def quantize_aware(

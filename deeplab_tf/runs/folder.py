@@ -19,7 +19,7 @@ from absl import logging
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.training.config import TrainingConfig, read_config
+from deeplab_tf.runs.config import TrainingConfig, read_config
 
 
 class Phase(enum.Enum):

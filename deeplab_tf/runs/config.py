@@ -10,25 +10,47 @@ from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.models.config import ModelConfig
-from deeplab_tf.quantization.qat.apply import QatScheme
-from deeplab_tf.training.distillation import Distillation
-from deeplab_tf.training.losses import ClassWeighting
-from deeplab_tf.training.schedules import OptimizerName, Schedule
-
-
-class Distribution(enum.Enum):
-    """Which tf.distribute strategy takes the steps."""
-
-    NONE = "none"
-    """One device."""
-    MIRRORED = "mirrored"
-    """All devices of this machine, weights mirrored."""
-    MULTI_WORKER = "multi_worker"
-    """Several machines, listed in the environment variable TF_CONFIG."""
-
+from deeplab_tf.runs.choices import (
+    ClassWeighting,
+    DistillLoss,
+    Distribution,
+    OptimizerName,
+    QatScheme,
+    Schedule,
+)
 
 NEVER = -1
 """Value of quantize_delay_step: never quantize."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """How much of a teacher goes into the loss.
+
+    Attributes:
+        teacher: run folder; empty = no teacher.
+        weight: of the distillation term, 0 to 1; the cross-entropy gets the rest.
+        temperature: that logits of both are divided by.
+        loss: which term.
+    """
+
+    teacher: str = ""
+    weight: float = 0.3
+    temperature: float = 1.0
+    loss: DistillLoss = DistillLoss.LOGITS
+
+    def __post_init__(self):
+        if not 0 <= self.weight <= 1:
+            raise ValueError(f"distill_weight must be 0 to 1; got {self.weight}")
+        if not self.temperature > 0:
+            raise ValueError(f"distill_temperature must be positive; got {self.temperature}")
+
+    def to_json(self) -> dict:
+        return {**dataclasses.asdict(self), "loss": self.loss.value}
+
+    @classmethod
+    def from_json(cls, values: dict) -> "Distillation":
+        return cls(**{**values, "loss": DistillLoss(values["loss"])})
 
 
 @dataclasses.dataclass(frozen=True)
