@@ -3,20 +3,31 @@
     python -m deeplab_tf.train --dataset=camvid --data_dir=DIR --run_dir=runs/camvid \
         --train_steps=4000 --quantize_delay_step=3000
 
-The same command goes on where it was stopped.
+The same command resumes a run that was stopped.
 """
 
 import dataclasses
 import pathlib
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import tf_keras as keras
 from absl import flags, logging
 
 from deeplab_tf import command
 from deeplab_tf.data.augmentation import Augmentation
+from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from deeplab_tf.models.backbones.registry import BACKBONES
-from deeplab_tf.models.config import IMPORTED, OUTPUT_STRIDES, Aspp, ModelConfig, default_aspp
+from deeplab_tf.models.config import (
+    IMPORTED,
+    OUTPUT_STRIDES,
+    Aspp,
+    DeepLabConfig,
+    ModelConfig,
+    configure,
+)
 from deeplab_tf.models.registry import NETWORKS
 from deeplab_tf.runs.choices import (
     ClassWeighting,
@@ -26,10 +37,13 @@ from deeplab_tf.runs.choices import (
     QatScheme,
     Schedule,
 )
-from deeplab_tf.runs.config import Distillation, TrainingConfig, read_config
+from deeplab_tf.runs.config import DataConfig, Distillation, TrainingConfig, read_config
+
+if TYPE_CHECKING:
+    from deeplab_tf.training.loop import ParityCheck
 
 FLAGS = flags.FLAGS
-_SAME_NAME = (  # flags that are fields of TrainingConfig as they are
+_SAME_NAME = (  # flags that are settings of a run as they are
     "data_dir",
     "split",
     "validation_split",
@@ -57,7 +71,7 @@ _SAME_NAME = (  # flags that are fields of TrainingConfig as they are
     "summary_interval",
     "cache_mb",
 )
-_MODEL = ModelConfig(num_classes=1)
+_MODEL = DeepLabConfig(num_classes=1)
 _AUGMENTATION = Augmentation()
 _MODEL_FLAGS = (
     "backbone",
@@ -72,7 +86,7 @@ _MODEL_FLAGS = (
     "keep_rows",
 )
 _DISTILLATION = Distillation()
-_RUN = TrainingConfig(model=_MODEL, dataset="")
+_RUN = TrainingConfig(_MODEL, DataConfig(dataset=""))
 
 
 def _define_flags() -> None:
@@ -81,7 +95,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("split", "train", "Training list.")
     flags.DEFINE_string("validation_split", "val", "Validation list, or holdout.")
     flags.DEFINE_integer("holdout_images", 0, "Samples held out of the training list.")
-    flags.DEFINE_string("run_dir", None, "Folder of the run; made if missing.", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder of the run; created if missing.", required=True)
     _define_model_flags()
     _define_step_flags()
     _define_quantized_phase_flags()
@@ -91,7 +105,9 @@ def _define_flags() -> None:
 
 def _define_model_flags() -> None:
     flags.DEFINE_enum("network", _MODEL.network, sorted(NETWORKS), "Network.")
-    flags.DEFINE_enum("backbone", _MODEL.backbone, sorted(BACKBONES), "Of deeplab and unet.")
+    flags.DEFINE_enum(
+        "backbone", _MODEL.backbone, sorted(BACKBONES), "Backbone of deeplab and unet."
+    )
     flags.DEFINE_float("width_multiplier", _MODEL.width_multiplier, "Width of the backbone.")
     flags.DEFINE_enum("output_stride", "16", [str(s) for s in OUTPUT_STRIDES], "Output stride.")
     flags.DEFINE_enum(
@@ -99,17 +115,17 @@ def _define_model_flags() -> None:
     )
     flags.DEFINE_list("atrous_rates", list(_MODEL.atrous_rates), "Rates of the pyramid.")
     flags.DEFINE_integer("aspp_channels", _MODEL.aspp_channels, "Channels of the pyramid.")
-    flags.DEFINE_bool("decoder", _MODEL.decoder, "Join low-level features in.")
+    flags.DEFINE_bool("decoder", _MODEL.decoder, "Join low-level features.")
     flags.DEFINE_integer("decoder_channels", _MODEL.decoder_channels, "Channels of the decoder.")
     flags.DEFINE_float("batch_norm_momentum", _MODEL.batch_norm_momentum, "Batch-norm momentum.")
-    flags.DEFINE_bool("keep_rows", False, "First stride along the width alone: range images.")
+    flags.DEFINE_bool("keep_rows", False, "First stride for the width only: range images.")
 
 
 def _define_step_flags() -> None:
-    flags.DEFINE_integer("train_steps", _RUN.train_steps, "Steps in all.")
+    flags.DEFINE_integer("train_steps", _RUN.optimization.train_steps, "Steps in all.")
     flags.DEFINE_integer(
         "quantize_delay_step",
-        _RUN.quantize_delay_step,
+        _RUN.quantization.delay_step,
         "Float before this step, quantization-aware from it on; 0 = from the start, -1 = never.",
     )
     flags.DEFINE_list(
@@ -117,19 +133,32 @@ def _define_step_flags() -> None:
         ["256", "256"],
         "Height,width of a training example; default of an imported network: its own size.",
     )
-    flags.DEFINE_integer("batch_size", _RUN.batch_size, "Examples a step, over all workers.")
+    flags.DEFINE_integer("batch_size", _RUN.data.batch_size, "Examples per step, over all workers.")
     flags.DEFINE_enum("optimizer", "sgd", [o.value for o in OptimizerName], "Optimizer.")
-    flags.DEFINE_float("learning_rate", _RUN.learning_rate, "Base rate of the float phase.")
     flags.DEFINE_float(
-        "quantize_learning_rate", _RUN.quantize_learning_rate, "Base rate of the quantized phase."
+        "learning_rate", _RUN.optimization.learning_rate, "Base rate of the float phase."
+    )
+    flags.DEFINE_float(
+        "quantize_learning_rate",
+        _RUN.quantization.learning_rate,
+        "Base rate of the quantized phase.",
     )
     flags.DEFINE_enum(
-        "schedule", _RUN.schedule.value, [s.value for s in Schedule], "Of the learning rate."
+        "schedule",
+        _RUN.optimization.schedule.value,
+        [s.value for s in Schedule],
+        "Schedule of the learning rate.",
     )
-    flags.DEFINE_float("decay_power", _RUN.decay_power, "Power of the poly decay.")
-    flags.DEFINE_integer("warmup_steps", _RUN.warmup_steps, "Linear warm-up of the float phase.")
-    flags.DEFINE_float("weight_decay", _RUN.weight_decay, "Decoupled weight decay of kernels.")
-    flags.DEFINE_float("label_smoothing", _RUN.label_smoothing, "Share spread over all classes.")
+    flags.DEFINE_float("decay_power", _RUN.optimization.decay_power, "Power of the poly decay.")
+    flags.DEFINE_integer(
+        "warmup_steps", _RUN.optimization.warmup_steps, "Linear warm-up of the float phase."
+    )
+    flags.DEFINE_float(
+        "weight_decay", _RUN.optimization.weight_decay, "Decoupled weight decay of kernels."
+    )
+    flags.DEFINE_float(
+        "label_smoothing", _RUN.optimization.label_smoothing, "Share spread over all classes."
+    )
     flags.DEFINE_enum(
         "class_weights", "none", [w.value for w in ClassWeighting], "Class weights in the loss."
     )
@@ -146,9 +175,9 @@ def _define_quantized_phase_flags() -> None:
     )
     flags.DEFINE_enum(
         "quantize_scheme",
-        _RUN.quantize_scheme.value,
+        _RUN.quantization.scheme.value,
         [member.value for member in QatScheme],
-        "Whose choice of quantized tensors; tfmot_default is there to compare with.",
+        "Which tensors are quantized, and how; tfmot_default is for comparison.",
     )
     flags.DEFINE_float(
         "quantize_weight_average", 0.0, "Decay of a moving average of the weights; 0 = none."
@@ -163,25 +192,29 @@ def _define_start_flags() -> None:
     flags.DEFINE_string(
         "backbone_weights", "none", "imagenet (downloads), none, or a .tflite, .npz or .h5 file."
     )
-    flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation and hold-out.")
+    flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and hold-out.")
     flags.DEFINE_bool("deterministic", False, "Bit-for-bit repeatable on one CPU; slower.")
-    flags.DEFINE_enum("distribution", "none", [d.value for d in Distribution], "tf.distribute.")
-    flags.DEFINE_integer("quantize_calibration_images", 64, "Photos that fill the ranges.")
-    flags.DEFINE_integer("validation_interval", _RUN.validation_interval, "Steps between.")
-    flags.DEFINE_integer("checkpoint_interval", _RUN.checkpoint_interval, "Steps between.")
-    flags.DEFINE_integer("summary_interval", _RUN.summary_interval, "Steps between.")
-    flags.DEFINE_integer("cache_mb", _RUN.cache_mb, "Memory for decoded training photos.")
+    flags.DEFINE_enum(
+        "distribution", "none", [d.value for d in Distribution], "Strategy of tf.distribute."
+    )
+    flags.DEFINE_integer("quantize_calibration_images", 64, "Images for calibration.")
+    flags.DEFINE_integer("validation_interval", _RUN.intervals.validation, "Steps between.")
+    flags.DEFINE_integer("checkpoint_interval", _RUN.intervals.checkpoint, "Steps between.")
+    flags.DEFINE_integer("summary_interval", _RUN.intervals.summary, "Steps between.")
+    flags.DEFINE_integer("cache_mb", _RUN.data.cache_mb, "Memory for decoded training images.")
 
 
 def _define_distillation_flags() -> None:
-    flags.DEFINE_string("teacher", "", "Run folder whose float network is copied, too.")
+    flags.DEFINE_string("teacher", "", "Run folder whose float network is the teacher.")
     flags.DEFINE_alias("distill_from", "teacher")
     flags.DEFINE_float(
-        "distill_weight", _DISTILLATION.weight, "Of the teacher; the labels get the rest."
+        "distill_weight",
+        _DISTILLATION.weight,
+        "Weight of the teacher's term; the labels get the rest.",
     )
-    flags.DEFINE_float("distill_temperature", _DISTILLATION.temperature, "Divides the logits.")
+    flags.DEFINE_float("distill_temperature", _DISTILLATION.temperature, "Divisor of the logits.")
     flags.DEFINE_enum(
-        "distill_loss", _DISTILLATION.loss.value, [d.value for d in DistillLoss], "Form."
+        "distill_loss", _DISTILLATION.loss.value, [d.value for d in DistillLoss], "What is copied."
     )
 
 
@@ -194,19 +227,25 @@ def _integers(name: str) -> tuple[int, ...]:
 
 
 def config_from_flags() -> TrainingConfig:
-    """Raises ValueError for values that do not fit together."""
+    """Returns the configuration that the flags describe.
+
+    Raises:
+        ValueError: values that do not fit together.
+    """
     dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split)
     imported = _imported_run()
     model = imported.model if imported else _model_from_flags(dataset)
     crop = _integers("crop_size")
     if imported and not FLAGS["crop_size"].present:
-        crop = (imported.crop_height, imported.crop_width)
+        crop = imported.data.crop_size
     if len(crop) != 2:
         raise ValueError(f"--crop_size takes height,width; got {','.join(FLAGS.crop_size)}")
-    return TrainingConfig(
+    return TrainingConfig.from_settings(
         model=model,
         dataset=FLAGS.dataset,
-        preprocessing=imported.preprocessing if imported else Preprocessing.of(dataset.channels),
+        preprocessing=imported.data.preprocessing
+        if imported
+        else Preprocessing.of(dataset.channels),
         augmentation=_augmentation_from_flags(dataset),
         sensor=dataset.sensor,
         crop_height=crop[0],
@@ -227,9 +266,9 @@ def config_from_flags() -> TrainingConfig:
 
 
 def _imported_run() -> TrainingConfig | None:
-    """The run that --init_from names, where its network came out of a `.tflite`."""
-    wanted = FLAGS.network == IMPORTED
-    if FLAGS["network"].present and not wanted:
+    """Returns the run of --init_from, if its network was imported from a `.tflite`."""
+    required = FLAGS.network == IMPORTED
+    if FLAGS["network"].present and not required:
         return None
     folder = pathlib.Path(FLAGS.init_from or "")
     if FLAGS.init_from and (folder / "config.json").is_file():
@@ -241,16 +280,16 @@ def _imported_run() -> TrainingConfig | None:
                     "graph is fixed; leave it out"
                 )
             return config
-    if wanted:
+    if required:
         raise ValueError(
             f"--network={IMPORTED} needs --init_from, a folder of tflite_tools.to_keras or a run "
-            f"that began with one; got {FLAGS.init_from or 'none'}"
+            f"that started with one; got {FLAGS.init_from or 'none'}"
         )
     return None
 
 
-def _augmentation_from_flags(dataset) -> Augmentation:
-    """Measurements keep their values and their size where nothing else is said."""
+def _augmentation_from_flags(dataset: SegmentationDataset) -> Augmentation:
+    """Returns the augmentation; by default, measurements keep their values and their size."""
     chosen = Augmentation(
         FLAGS.min_scale, FLAGS.max_scale, flip=FLAGS.flip, color_jitter=FLAGS.color_jitter
     )
@@ -265,8 +304,8 @@ def _augmentation_from_flags(dataset) -> Augmentation:
     if flip and dataset.odd_channels is None:
         if FLAGS["flip"].present:
             raise ValueError(
-                f"--flip would falsify {dataset.name}: this sensor looks along neither axis, and "
-                "its mirrored image is none that it can see; leave it out"
+                f"--flip would falsify {dataset.name}: this sensor looks along neither axis, so "
+                "it could not record the mirrored image; leave it out"
             )
         flip = False
     scales = {
@@ -276,50 +315,51 @@ def _augmentation_from_flags(dataset) -> Augmentation:
     return dataclasses.replace(chosen, color_jitter=0.0, flip=flip, **scales)
 
 
-def _model_from_flags(dataset) -> ModelConfig:
-    return ModelConfig(
-        num_classes=dataset.label_set.num_classes,
-        channels=dataset.channels,
-        network=FLAGS.network,
-        backbone=FLAGS.backbone,
-        width_multiplier=FLAGS.width_multiplier,
-        output_stride=int(FLAGS.output_stride),
-        aspp=Aspp(FLAGS.aspp) if FLAGS.aspp else default_aspp(FLAGS.network),
-        atrous_rates=_integers("atrous_rates"),
-        aspp_channels=FLAGS.aspp_channels,
-        decoder=FLAGS.decoder,
-        decoder_channels=FLAGS.decoder_channels,
-        batch_norm_momentum=FLAGS.batch_norm_momentum,
-        keep_rows=FLAGS.keep_rows,
-    )
+def _model_from_flags(dataset: SegmentationDataset) -> ModelConfig:
+    settings = {name: FLAGS[name].value for name in _MODEL_FLAGS}
+    settings["output_stride"] = int(FLAGS.output_stride)
+    settings["atrous_rates"] = _integers("atrous_rates")
+    if FLAGS.aspp:
+        settings["aspp"] = Aspp(FLAGS.aspp)
+    else:
+        del settings["aspp"]  # the network's own
+    settings["num_classes"] = dataset.label_set.num_classes
+    settings["channels"] = dataset.channels
+    return configure(FLAGS.network, settings)
 
 
-def _read_folded(path: pathlib.Path):
+def _read_folded(path: pathlib.Path) -> Any:
+    """Reads the convolutions of a `.tflite` in graph order."""
     from tflite_tools.flatbuffer.graph import read_checked_graph  # noqa: PLC0415
     from tflite_tools.to_keras.convolution_weights import read_convolutions  # noqa: PLC0415
 
     return read_convolutions(read_checked_graph(path))
 
 
-def _parity_check(config: TrainingConfig):
-    """The comparison with the interpreter, which training itself may not know."""
-    if not config.parity_interval:
+def _parity_check(config: TrainingConfig) -> "ParityCheck | None":
+    """Returns the comparison with the interpreter, which the training package may not import."""
+    if not config.intervals.parity:
         return None
     from export.conversion.parity import measure_parity  # noqa: PLC0415
 
-    def check(model, photos):
-        found = measure_parity(
+    def check(model: keras.Model, images: np.ndarray) -> dict[str, float]:
+        parity = measure_parity(
             model,
-            photos,
-            preprocessing=config.preprocessing,
+            images,
+            preprocessing=config.data.preprocessing,
             alignment=config.model.logits_alignment,
         )
-        return {"argmax_agreement": found.agreement, "snr_db": found.snr_db}
+        return {"argmax_agreement": parity.agreement, "snr_db": parity.snr_db}
 
     return check
 
 
 def main() -> int:
+    """Trains the run that the flags describe.
+
+    Returns:
+        exit status.
+    """
     config = config_from_flags()
     from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from deeplab_tf.training.loop import TrainingRun  # noqa: PLC0415 - flags are checked first
@@ -333,7 +373,9 @@ def main() -> int:
     start = initializer(config, _read_folded)
     teacher = None
     if config.distillation.teacher:
-        labels = open_dataset(config.dataset, config.data_dir, split=config.split).label_set
+        labels = open_dataset(
+            config.data.dataset, config.data.data_dir, split=config.data.split
+        ).label_set
         teacher = teacher_maker(config, labels.names)
     run = TrainingRun(
         config,
@@ -349,6 +391,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

@@ -43,7 +43,7 @@ def main() -> int:
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     config = read_config(folder.path)
-    dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
+    dataset, data_dir = FLAGS.dataset or config.data.dataset, FLAGS.data_dir or config.data.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     photos = open_dataset(dataset, data_dir, split=FLAGS.split)
@@ -54,7 +54,7 @@ def main() -> int:
         source=RunSource(folder),
         height=height,
         width=width,
-        preprocessing=config.preprocessing,
+        preprocessing=config.data.preprocessing,
         label_set=folder.read_labels(),
         dataset=photos,
         calibration_images=FLAGS.calibration_images,

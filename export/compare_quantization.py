@@ -87,7 +87,7 @@ def main() -> int:
         rungs.append(
             ladder.Rung(name, Variant.QAT_INT8, steps=None, source=RunSource(RunFolder(path)))
         )
-    dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
+    dataset, data_dir = FLAGS.dataset or config.data.dataset, FLAGS.data_dir or config.data.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     calibration = open_dataset(dataset, data_dir, split=FLAGS.calibration_split)
@@ -109,7 +109,7 @@ def main() -> int:
         height=height,
         width=width,
         files=[],
-        preprocessing=config.preprocessing,
+        preprocessing=config.data.preprocessing,
         label_set=folder.read_labels(),
         calibration_dataset=calibration,
         calibration_images=min(FLAGS.calibration_images, len(calibration)),

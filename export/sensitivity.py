@@ -55,7 +55,7 @@ def main() -> int:
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     config = read_config(folder.path)
-    dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
+    dataset, data_dir = FLAGS.dataset or config.data.dataset, FLAGS.data_dir or config.data.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     photos = open_dataset(dataset, data_dir, split=FLAGS.split)
@@ -65,7 +65,7 @@ def main() -> int:
         source=RunSource(folder),
         height=height,
         width=width,
-        preprocessing=config.preprocessing,
+        preprocessing=config.data.preprocessing,
         dataset=photos,
         calibration_images=FLAGS.calibration_images,
         score_images=FLAGS.score_images,

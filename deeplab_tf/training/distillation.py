@@ -1,4 +1,4 @@
-"""Learning from a teacher's logits beside the labels.
+"""Distillation: a loss that compares with a teacher's logits, in addition to the labels.
 
     loss = (1 - weight) * cross-entropy + weight * distillation
 
@@ -18,24 +18,31 @@ from deeplab_tf.runs.config import Distillation
 
 _LABELLED_SHARE = 0.5
 _NO_PROBABILITY = -1e9
-"""As a logit."""
+"""The logit of probability 0."""
 
 
-def distillation_loss(label, student, *, teacher, options: Distillation, alignment: Alignment):
-    """Kullback-Leibler divergence from the teacher's distribution to the student's.
+def distillation_loss(
+    label: tf.Tensor,
+    student: tf.Tensor,
+    *,
+    teacher: tf.Tensor,
+    options: Distillation,
+    alignment: Alignment,
+) -> tf.Tensor:
+    """Returns the Kullback-Leibler divergence from the teacher's distribution to the student's.
 
-    Ignored pixels, those of padding and of range images' gaps among them, do not count: a place
-    of the student's logits does where at least half of its labels are classes.
+    Ignored pixels, such as padding and the gaps of range images, do not count: a position of the
+    student's logits counts if at least half of its labels are classes.
 
     Args:
         label: uint8 [batch, height, width], 255 = ignored.
         student: float32 [batch, h, w, classes], logits.
-        teacher: float32 [batch, h2, w2, classes], logits; brought to the student's size.
-        options: temperature T and loss.
-        alignment: the teacher's convention of that resize.
+        teacher: float32 [batch, h2, w2, classes], logits; resized to the student's size.
+        options: temperature T and which loss.
+        alignment: convention of that resize, the teacher's.
 
     Returns:
-        float32 scalar, times T^2 so that gradients do not fade with T: the mean over pixels
+        float32 scalar, times T^2 so that gradients do not shrink with T: the mean over pixels
         (LOGITS) or over images and classes (CHANNEL_WISE); 0 if every pixel is ignored.
     """
     _, height, width, _ = student.shape
@@ -59,8 +66,8 @@ def distillation_loss(label, student, *, teacher, options: Distillation, alignme
     return options.temperature**2 * mean
 
 
-def _pixels_last(logits, counts):
-    """float32 [batch, classes, pixels]; pixels that do not count get no probability."""
+def _pixels_last(logits: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [batch, classes, pixels]; ignored pixels get no probability."""
     batch, height, width, classes = tf.unstack(tf.shape(logits))
     logits = tf.where(counts[..., tf.newaxis], logits, _NO_PROBABILITY)
     return tf.reshape(tf.transpose(logits, [0, 3, 1, 2]), [batch, classes, height * width])
@@ -68,12 +75,12 @@ def _pixels_last(logits, counts):
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained float network that only looks on.
+    """A trained float network whose logits are copied; it is not trained itself.
 
     Attributes:
-        model: image float32 [batch, height, width, channels] -> logits; at the crop's size.
-        options: how much of it counts.
-        alignment: how its logits are brought to another size.
+        model: image float32 [batch, height, width, channels] -> logits, for crops.
+        options: weight, temperature and loss.
+        alignment: how its logits are resized.
     """
 
     model: keras.Model

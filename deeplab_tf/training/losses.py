@@ -9,16 +9,18 @@ from deeplab_tf.graph.resize import resize_bilinear
 from deeplab_tf.runs.choices import ClassWeighting
 
 
-def class_weights(weighting: ClassWeighting, pixels: np.ndarray, *, present: np.ndarray):
-    """Weights of the classes.
+def class_weights(
+    weighting: ClassWeighting, pixels: np.ndarray, *, present: np.ndarray
+) -> np.ndarray:
+    """Returns the weight of each class in the loss.
 
     Args:
         weighting: the rule.
-        pixels: int64 [num_classes], see `data.dataset.class_frequencies`.
-        present: int64 [num_classes], likewise.
+        pixels: int64 [num_classes], pixels of each class, see `data.dataset.class_frequencies`.
+        present: int64 [num_classes], pixels of the images that contain the class, see there.
 
     Returns:
-        float32 [num_classes]. A class that never occurs weighs 1: it is never counted.
+        float32 [num_classes]. A class that never occurs has weight 1: it is never counted.
     """
     occurs = pixels > 0
     weights = np.ones(len(pixels), np.float32)
@@ -31,20 +33,20 @@ def class_weights(weighting: ClassWeighting, pixels: np.ndarray, *, present: np.
 
 
 def segmentation_loss(
-    label,
-    logits,
+    label: tf.Tensor,
+    logits: tf.Tensor,
     *,
     weights: np.ndarray,
     label_smoothing: float = 0.0,
     alignment: Alignment = Alignment.HALF_PIXEL,
-):
-    """Mean cross-entropy over labelled pixels, logits brought to the label's size.
+) -> tf.Tensor:
+    """Returns the mean cross-entropy over labelled pixels, logits resized to the label's size.
 
     Args:
         label: uint8 [batch, height, width], 255 = ignored.
         logits: float32 [batch, h, w, num_classes]; resized bilinearly.
         weights: float32 [num_classes].
-        label_smoothing: share of the target spread evenly over all classes.
+        label_smoothing: share of the target that is spread evenly over all classes.
         alignment: convention of the resize.
 
     Returns:

@@ -92,7 +92,7 @@ def read_reference(
 def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
     """The float network of a run that the file was made of: its weights say which."""
     twins = RunSource(RunFolder(path)).float_twins(*network.description.input_shape[:2])
-    preprocessing = read_config(path).preprocessing
+    preprocessing = read_config(path).data.preprocessing
     references = []
     for phase, model in twins.items():
         folded = fold_batch_norms(*describe(model))

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.models.config import Aspp, ModelConfig, default_aspp
+from deeplab_tf.models.config import Aspp, configure
 from deeplab_tf.runs.config import TrainingConfig
 from deeplab_tf.runs.folder import RunFolder
 from deeplab_tf.training.loop import TrainingRun
@@ -48,15 +48,10 @@ OFF_EDGETPU = {"enet": {"LEAKY_RELU"}}
 
 def config_of(name) -> TrainingConfig:
     values = dict((NETWORKS | DEEP)[name])
-    values.setdefault("aspp", default_aspp(values.get("network", "deeplab")))
-    model = ModelConfig(
-        num_classes=open_dataset("synthetic", None, split="train").label_set.num_classes,
-        aspp_channels=32,
-        decoder_channels=32,
-        batch_norm_momentum=0.8,
-        **values,
-    )
-    return TrainingConfig(
+    values["num_classes"] = open_dataset("synthetic", None, split="train").label_set.num_classes
+    values |= {"aspp_channels": 32, "decoder_channels": 32, "batch_norm_momentum": 0.8}
+    model = configure(values.pop("network", "deeplab"), values)
+    return TrainingConfig.from_settings(
         model=model,
         dataset="synthetic",
         crop_height=SIZE[0],
@@ -90,7 +85,7 @@ def walked(request, tmp_path_factory):
         height=SIZE[0],
         width=SIZE[1],
         files=files,
-        preprocessing=config.preprocessing,
+        preprocessing=config.data.preprocessing,
         label_set=dataset.label_set,
         calibration_dataset=dataset,
         calibration_images=8,

@@ -68,7 +68,7 @@ def test_the_sensor_of_range_images_comes_along(conversion, tmp_path):
     )
     manifest.write(manifest_path(conversion.path))
     _import(conversion, tmp_path / "run")
-    assert read_config(tmp_path / "run").sensor == sensor
+    assert read_config(tmp_path / "run").data.sensor == sensor
 
 
 def test_configuration_says_what_the_file_is(conversion, tmp_path):
@@ -76,10 +76,10 @@ def test_configuration_says_what_the_file_is(conversion, tmp_path):
     config = read_config(tmp_path / "run")
     assert config.model.network == "imported"
     assert config.model.logits_alignment is Alignment.ALIGN_CORNERS
-    assert (config.crop_height, config.crop_width) == SIZE
+    assert (config.data.crop_height, config.data.crop_width) == SIZE
     stored = conversion.graph.tensors[conversion.graph.inputs[0]].quantization
-    assert config.preprocessing.std == pytest.approx((1 / float(stored.scale[0]),) * 3)
-    assert config.preprocessing.mean == (float(stored.zero_point[0]) + 128,) * 3  # int8 input
+    assert config.data.preprocessing.std == pytest.approx((1 / float(stored.scale[0]),) * 3)
+    assert config.data.preprocessing.mean == (float(stored.zero_point[0]) + 128,) * 3  # int8 input
     assert not result.run.assumed
     assert "a run: train with" in (tmp_path / "run" / "report.md").read_text()
 

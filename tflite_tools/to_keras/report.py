@@ -153,7 +153,10 @@ def _run_line(result: Result) -> str:
     if result.run.head:
         words += f"; left to the export's heads: {', '.join(result.run.head)}"
     if result.run.assumed:
-        mean, std = result.run.config.preprocessing.mean[0], result.run.config.preprocessing.std[0]
+        mean, std = (
+            result.run.config.data.preprocessing.mean[0],
+            result.run.config.data.preprocessing.std[0],
+        )
         words += (
             f"; the file does not say its normalization, (pixel - {mean:g}) / {std:g} is ASSUMED: "
             "give --mean and --std if that is wrong"
