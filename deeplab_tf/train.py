@@ -7,6 +7,7 @@ The same command resumes a run that was stopped.
 """
 
 import dataclasses
+import enum
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,6 @@ _SAME_NAME = (  # flags that are settings of a run as they are
     "cache_mb",
 )
 _MODEL = DeepLabConfig(num_classes=1)
-_AUGMENTATION = Augmentation()
 _MODEL_FLAGS = (
     "backbone",
     "width_multiplier",
@@ -85,22 +85,30 @@ _MODEL_FLAGS = (
     "batch_norm_momentum",
     "keep_rows",
 )
-_DISTILLATION = Distillation()
 _RUN = TrainingConfig(_MODEL, DataConfig(dataset=""))
 
 
 def _define_flags() -> None:
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set.", required=True)
-    flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
-    flags.DEFINE_string("split", "train", "Training list.")
-    flags.DEFINE_string("validation_split", "val", "Validation list, or holdout.")
-    flags.DEFINE_integer("holdout_images", 0, "Samples held out of the training list.")
+    data = _RUN.data
+    flags.DEFINE_string("data_dir", data.data_dir, "Folder of the data set.")
+    flags.DEFINE_string("split", data.split, "Training list.")
+    flags.DEFINE_string("validation_split", data.validation_split, "Validation list, or holdout.")
+    flags.DEFINE_integer(
+        "holdout_images", data.holdout_images, "Samples held out of the training list."
+    )
     flags.DEFINE_string("run_dir", None, "Folder of the run; created if missing.", required=True)
     _define_model_flags()
-    _define_step_flags()
-    _define_quantized_phase_flags()
+    _define_example_flags()
+    _define_optimization_flags()
+    _define_quantization_flags()
     _define_start_flags()
+    _define_execution_flags()
     _define_distillation_flags()
+
+
+def _define_choice(name: str, default: enum.Enum, *, text: str) -> None:
+    flags.DEFINE_enum(name, default.value, [member.value for member in type(default)], text)
 
 
 def _define_model_flags() -> None:
@@ -109,113 +117,124 @@ def _define_model_flags() -> None:
         "backbone", _MODEL.backbone, sorted(BACKBONES), "Backbone of deeplab and unet."
     )
     flags.DEFINE_float("width_multiplier", _MODEL.width_multiplier, "Width of the backbone.")
-    flags.DEFINE_enum("output_stride", "16", [str(s) for s in OUTPUT_STRIDES], "Output stride.")
     flags.DEFINE_enum(
-        "aspp", None, [a.value for a in Aspp], "Pyramid; default: atrous for deeplab, else none."
+        "output_stride",
+        str(_MODEL.output_stride),
+        [str(stride) for stride in OUTPUT_STRIDES],
+        "Output stride.",
+    )
+    flags.DEFINE_enum(
+        "aspp",
+        None,
+        [member.value for member in Aspp],
+        "Pyramid; default: atrous for deeplab, else none.",
     )
     flags.DEFINE_list("atrous_rates", list(_MODEL.atrous_rates), "Rates of the pyramid.")
     flags.DEFINE_integer("aspp_channels", _MODEL.aspp_channels, "Channels of the pyramid.")
     flags.DEFINE_bool("decoder", _MODEL.decoder, "Join low-level features.")
     flags.DEFINE_integer("decoder_channels", _MODEL.decoder_channels, "Channels of the decoder.")
     flags.DEFINE_float("batch_norm_momentum", _MODEL.batch_norm_momentum, "Batch-norm momentum.")
-    flags.DEFINE_bool("keep_rows", False, "First stride for the width only: range images.")
-
-
-def _define_step_flags() -> None:
-    flags.DEFINE_integer("train_steps", _RUN.optimization.train_steps, "Steps in all.")
-    flags.DEFINE_integer(
-        "quantize_delay_step",
-        _RUN.quantization.delay_step,
-        "Float before this step, quantization-aware from it on; 0 = from the start, -1 = never.",
+    flags.DEFINE_bool(
+        "keep_rows", _MODEL.keep_rows, "First stride for the width only: range images."
     )
+
+
+def _define_example_flags() -> None:
+    data, augmentation = _RUN.data, _RUN.data.augmentation
     flags.DEFINE_list(
         "crop_size",
-        ["256", "256"],
+        [str(size) for size in data.crop_size],
         "Height,width of a training example; default of an imported network: its own size.",
     )
-    flags.DEFINE_integer("batch_size", _RUN.data.batch_size, "Examples per step, over all workers.")
-    flags.DEFINE_enum("optimizer", "sgd", [o.value for o in OptimizerName], "Optimizer.")
-    flags.DEFINE_float(
-        "learning_rate", _RUN.optimization.learning_rate, "Base rate of the float phase."
-    )
-    flags.DEFINE_float(
-        "quantize_learning_rate",
-        _RUN.quantization.learning_rate,
-        "Base rate of the quantized phase.",
-    )
-    flags.DEFINE_enum(
-        "schedule",
-        _RUN.optimization.schedule.value,
-        [s.value for s in Schedule],
-        "Schedule of the learning rate.",
-    )
-    flags.DEFINE_float("decay_power", _RUN.optimization.decay_power, "Power of the poly decay.")
-    flags.DEFINE_integer(
-        "warmup_steps", _RUN.optimization.warmup_steps, "Linear warm-up of the float phase."
-    )
-    flags.DEFINE_float(
-        "weight_decay", _RUN.optimization.weight_decay, "Decoupled weight decay of kernels."
-    )
-    flags.DEFINE_float(
-        "label_smoothing", _RUN.optimization.label_smoothing, "Share spread over all classes."
-    )
-    flags.DEFINE_enum(
-        "class_weights", "none", [w.value for w in ClassWeighting], "Class weights in the loss."
-    )
-    flags.DEFINE_float("min_scale", _AUGMENTATION.min_scale, "Smallest random scale.")
-    flags.DEFINE_float("max_scale", _AUGMENTATION.max_scale, "Largest random scale.")
-    flags.DEFINE_bool("flip", _AUGMENTATION.flip, "Mirror half of the examples.")
-    flags.DEFINE_float("color_jitter", _AUGMENTATION.color_jitter, "Colour change; 0 is off.")
-    flags.DEFINE_bool("freeze_batch_norm", False, "Freeze batch norms in the float phase.")
+    flags.DEFINE_integer("batch_size", data.batch_size, "Examples per step, over all workers.")
+    flags.DEFINE_integer("cache_mb", data.cache_mb, "Memory for decoded training images.")
+    flags.DEFINE_float("min_scale", augmentation.min_scale, "Smallest random scale.")
+    flags.DEFINE_float("max_scale", augmentation.max_scale, "Largest random scale.")
+    flags.DEFINE_bool("flip", augmentation.flip, "Mirror half of the examples.")
+    flags.DEFINE_float("color_jitter", augmentation.color_jitter, "Colour change; 0 is off.")
 
 
-def _define_quantized_phase_flags() -> None:
+def _define_optimization_flags() -> None:
+    run = _RUN.optimization
+    flags.DEFINE_integer("train_steps", run.train_steps, "Total number of steps.")
+    _define_choice("optimizer", run.optimizer, text="Optimizer.")
+    flags.DEFINE_float("learning_rate", run.learning_rate, "Base rate of the float phase.")
+    _define_choice("schedule", run.schedule, text="Schedule of the learning rate.")
+    flags.DEFINE_float("decay_power", run.decay_power, "Power of the poly decay.")
+    flags.DEFINE_integer("warmup_steps", run.warmup_steps, "Linear warm-up of the float phase.")
+    flags.DEFINE_float("weight_decay", run.weight_decay, "Decoupled weight decay of kernels.")
+    flags.DEFINE_float("label_smoothing", run.label_smoothing, "Share spread over all classes.")
+    _define_choice("class_weights", run.class_weighting, text="Class weights in the loss.")
     flags.DEFINE_bool(
-        "quantize_freeze_batch_norm", True, "Freeze batch norms in the quantized phase."
+        "freeze_batch_norm", run.freeze_batch_norm, "Freeze batch norms in the float phase."
     )
-    flags.DEFINE_enum(
-        "quantize_scheme",
-        _RUN.quantization.scheme.value,
-        [member.value for member in QatScheme],
-        "Which tensors are quantized, and how; tfmot_default is for comparison.",
-    )
-    flags.DEFINE_float(
-        "quantize_weight_average", 0.0, "Decay of a moving average of the weights; 0 = none."
+
+
+def _define_quantization_flags() -> None:
+    run = _RUN.quantization
+    flags.DEFINE_integer(
+        "quantize_delay_step",
+        run.delay_step,
+        "Float before this step, quantization-aware from it on; 0 = from the start, -1 = never.",
     )
     flags.DEFINE_integer(
-        "parity_interval", 0, "Steps between conversions that are compared with the network."
+        "quantize_calibration_images", run.calibration_images, "Images for calibration."
+    )
+    flags.DEFINE_float(
+        "quantize_learning_rate", run.learning_rate, "Base rate of the quantized phase."
+    )
+    flags.DEFINE_bool(
+        "quantize_freeze_batch_norm",
+        run.freeze_batch_norm,
+        "Freeze batch norms in the quantized phase.",
+    )
+    _define_choice(
+        "quantize_scheme",
+        run.scheme,
+        text="Which tensors are quantized, and how; tfmot_default is for comparison.",
+    )
+    flags.DEFINE_float(
+        "quantize_weight_average",
+        run.weight_average,
+        "Decay of a moving average of the weights; 0 = none.",
     )
 
 
 def _define_start_flags() -> None:
-    flags.DEFINE_string("init_from", "", "Run folder or .npz to start from.")
+    flags.DEFINE_string("init_from", _RUN.start.init_from, "Run folder or .npz to start from.")
     flags.DEFINE_string(
-        "backbone_weights", "none", "imagenet (downloads), none, or a .tflite, .npz or .h5 file."
+        "backbone_weights",
+        _RUN.start.backbone_weights,
+        "imagenet (downloads), none, or a .tflite, .npz or .h5 file.",
     )
-    flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation and hold-out.")
-    flags.DEFINE_bool("deterministic", False, "Bit-for-bit repeatable on one CPU; slower.")
-    flags.DEFINE_enum(
-        "distribution", "none", [d.value for d in Distribution], "Strategy of tf.distribute."
+
+
+def _define_execution_flags() -> None:
+    run, intervals = _RUN.execution, _RUN.intervals
+    flags.DEFINE_integer("seed", run.seed, "Seed of weights, order, augmentation and hold-out.")
+    flags.DEFINE_bool(
+        "deterministic", run.deterministic, "Bit-for-bit repeatable on one CPU; slower."
     )
-    flags.DEFINE_integer("quantize_calibration_images", 64, "Images for calibration.")
-    flags.DEFINE_integer("validation_interval", _RUN.intervals.validation, "Steps between.")
-    flags.DEFINE_integer("checkpoint_interval", _RUN.intervals.checkpoint, "Steps between.")
-    flags.DEFINE_integer("summary_interval", _RUN.intervals.summary, "Steps between.")
-    flags.DEFINE_integer("cache_mb", _RUN.data.cache_mb, "Memory for decoded training images.")
+    _define_choice("distribution", run.distribution, text="Strategy of tf.distribute.")
+    flags.DEFINE_integer("validation_interval", intervals.validation, "Steps between validations.")
+    flags.DEFINE_integer("checkpoint_interval", intervals.checkpoint, "Steps between checkpoints.")
+    flags.DEFINE_integer("summary_interval", intervals.summary, "Steps between summaries.")
+    flags.DEFINE_integer(
+        "parity_interval",
+        intervals.parity,
+        "Steps between conversions that are compared with the network; 0 = none.",
+    )
 
 
 def _define_distillation_flags() -> None:
-    flags.DEFINE_string("teacher", "", "Run folder whose float network is the teacher.")
+    run = _RUN.distillation
+    flags.DEFINE_string("teacher", run.teacher, "Run folder whose float network is the teacher.")
     flags.DEFINE_alias("distill_from", "teacher")
     flags.DEFINE_float(
-        "distill_weight",
-        _DISTILLATION.weight,
-        "Weight of the teacher's term; the labels get the rest.",
+        "distill_weight", run.weight, "Weight of the teacher's term; the labels get the rest."
     )
-    flags.DEFINE_float("distill_temperature", _DISTILLATION.temperature, "Divisor of the logits.")
-    flags.DEFINE_enum(
-        "distill_loss", _DISTILLATION.loss.value, [d.value for d in DistillLoss], "What is copied."
-    )
+    flags.DEFINE_float("distill_temperature", run.temperature, "Divisor of the logits.")
+    _define_choice("distill_loss", run.loss, text="What is copied.")
 
 
 def _integers(name: str) -> tuple[int, ...]:

@@ -224,44 +224,41 @@ class TrainingRun:
     def _new_stepper(
         self, model: keras.Model, phase: Phase, *, first_step: int, last_step: int
     ) -> Stepper:
-        config = self.config
         quantized = phase is Phase.QUANTIZED
-        if (
-            config.quantization.freeze_batch_norm
-            if quantized
-            else config.optimization.freeze_batch_norm
-        ):
+        optimization = self.config.optimization
+        of_phase = self.config.quantization if quantized else optimization
+        if of_phase.freeze_batch_norm:
             freeze_batch_norms(model)
         schedule = Decay(
-            config.quantization.learning_rate if quantized else config.optimization.learning_rate,
+            of_phase.learning_rate,
             last_step - first_step,
-            power=config.optimization.decay_power,
-            warmup_steps=config.optimization.warmup_steps if first_step == 0 else 0,
-            schedule=config.optimization.schedule,
+            power=optimization.decay_power,
+            warmup_steps=optimization.warmup_steps if first_step == 0 else 0,
+            schedule=optimization.schedule,
         )
-        teacher = self._make_teacher(config) if self._make_teacher else None
+        teacher = self._make_teacher(self.config) if self._make_teacher else None
         return Stepper(
             model,
-            config,
+            self.config,
             class_weights=self._class_weights,
             strategy=self.strategy,
             schedule=schedule,
             first_step=first_step,
             teacher=teacher,
-            average=config.quantization.weight_average if quantized else 0.0,
+            average=self.config.quantization.weight_average if quantized else 0.0,
         )
 
     def build(self, phase: Phase, height: int, width: int) -> keras.Model:
         """Builds the network of a phase for a size, with new weights."""
         model = build_network(self.config.model, (height, width))
-        config = self.config
-        if config.quantization.delay_step >= 0 and config.quantization.scheme is QatScheme.PLANNED:
+        quantization = self.config.quantization
+        if quantization.delay_step != NEVER and quantization.scheme is QatScheme.PLANNED:
             check_trainable(model)  # before the float phase, not after it
         if phase is Phase.QUANTIZED:
             model = quantize_aware(
                 model,
                 self.config.data.preprocessing.input_range,
-                qat_scheme=self.config.quantization.scheme,
+                qat_scheme=quantization.scheme,
             )
         return model
 
@@ -294,7 +291,7 @@ class TrainingRun:
     def _take_steps(
         self, stepper: Stepper, manager: tf.train.CheckpointManager, *, phase: Phase, last_step: int
     ) -> float:
-        config = self.config
+        intervals = self.config.intervals
         step = int(stepper.step.numpy())
         iterator = iter(self._distributed_batches(step))
         validator = self._validator(phase) if self._is_chief else None
@@ -309,30 +306,19 @@ class TrainingRun:
             unit="step",
             disable=not self._is_chief or None,
         )
-        losses = []  # since the last summary
+        recent: list[tf.Tensor] = []  # losses since the last summary
         with writer.as_default(), bar:
             while step < last_step:
-                losses.append(stepper.take(iterator))
+                recent.append(stepper.take(iterator))
                 step += 1
                 bar.update()
-                if step % config.intervals.summary == 0 or step == last_step:
-                    value, cross_entropy, copied = tf.reduce_mean(losses, 0).numpy().tolist()
-                    losses = []
-                    if not np.isfinite(value):
-                        raise RuntimeError(
-                            f"loss is {value} at step {step}; lower the learning rate and "
-                            "train again in a new --run_dir"
-                        )
-                    bar.set_postfix(loss=f"{value:.4f}")
-                    tf.summary.scalar("loss", value, step)
-                    tf.summary.scalar("loss_cross_entropy", cross_entropy, step)
-                    if self._make_teacher:
-                        tf.summary.scalar("loss_distillation", copied, step)
-                    tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
+                if step % intervals.summary == 0 or step == last_step:
+                    loss = self._summarize(stepper, recent, phase=phase, step=step)
+                    recent = []
+                    bar.set_postfix(loss=f"{loss:.4f}")
                     if phase is Phase.QUANTIZED:
                         ranges = _write_ranges(stepper.model, ranges, step=step)
-                    logging.info("%s step %d loss %.4f", phase.value, step, value)
-                validates = step % config.intervals.validation == 0 or step == last_step
+                validates = step % intervals.validation == 0 or step == last_step
                 compares = self._compares(phase, step, last_step=last_step)
                 if validates or compares:
                     with stepper.averaged() as model:
@@ -348,11 +334,28 @@ class TrainingRun:
                             best = line[CHOICE_KEY]
                             arrays = named_arrays(validator.model)
                             save_weights(arrays, self.folder.best_weights(phase))
-                        with self.folder.history.open("a") as stream:
-                            stream.write(json.dumps(line) + os.linesep)
-                if step % config.intervals.checkpoint == 0 or step == last_step:
+                        self._append_to_history(line)
+                if step % intervals.checkpoint == 0 or step == last_step:
                     manager.save(checkpoint_number=step)
         return score
+
+    def _summarize(
+        self, stepper: Stepper, losses: list[tf.Tensor], *, phase: Phase, step: int
+    ) -> float:
+        """Writes the mean of the losses to TensorBoard and the log, and returns it."""
+        loss, cross_entropy, distillation = tf.reduce_mean(losses, 0).numpy().tolist()
+        if not np.isfinite(loss):
+            raise RuntimeError(
+                f"loss is {loss} at step {step}; lower the learning rate and "
+                "train again in a new --run_dir"
+            )
+        tf.summary.scalar("loss", loss, step)
+        tf.summary.scalar("loss_cross_entropy", cross_entropy, step)
+        if self._make_teacher:
+            tf.summary.scalar("loss_distillation", distillation, step)
+        tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
+        logging.info("%s step %d loss %.4f", phase.value, step, loss)
+        return loss
 
     def _distributed_batches(self, step: int) -> collections.abc.Iterable:
         if self.strategy.num_replicas_in_sync == 1:
@@ -435,8 +438,10 @@ class TrainingRun:
             tf.summary.scalar(f"parity/{name}", value, step)
         text = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
         logging.info("step %d, file against network on %d images: %s", step, count, text)
+        self._append_to_history({"phase": Phase.QUANTIZED.value, "step": step, "parity": measures})
+
+    def _append_to_history(self, line: dict[str, Any]) -> None:
         with self.folder.history.open("a") as stream:
-            line = {"phase": Phase.QUANTIZED.value, "step": step, "parity": measures}
             stream.write(json.dumps(line) + os.linesep)
 
     def _best_so_far(self, phase: Phase) -> float:

@@ -30,7 +30,7 @@ FLAGS = flags.FLAGS
 
 def _define_flags() -> None:
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set.", required=True)
-    flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
+    flags.DEFINE_string("data_dir", "", "Folder of the data set.")
     flags.DEFINE_string("split", "train", "Training list.")
     flags.DEFINE_list("crop_size", ["288", "384"], "Height,width of a training example.")
     flags.DEFINE_integer("batch_size", 8, "Examples per step.")

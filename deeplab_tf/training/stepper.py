@@ -43,7 +43,7 @@ def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:
 def freeze_batch_norms(model: keras.Model) -> None:
     """Makes all batch norms use their moving statistics and not be trained."""
     for layer in model.layers:
-        inner = getattr(layer, "layer", layer)  # tfmot's wrapper holds the layer inside
+        inner = getattr(layer, "layer", layer)  # tfmot's wrapper contains the layer
         if isinstance(inner, keras.layers.BatchNormalization):
             inner.trainable = False
 
