@@ -16,7 +16,7 @@ from deeplab_tf.quantization.calibration.empty_pixels import weights_of
 from tflite_tools.flatbuffer.graph import Graph, Operator
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
-from tflite_tools.to_keras.rules import RULES
+from tflite_tools.to_keras.rules import rule_of
 from tflite_tools.to_keras.view import INTEGER_RANGES
 
 _INT32_MAX = 2**31 - 1
@@ -115,7 +115,7 @@ def known_end(graph: Graph) -> str:
     before: dict[int, frozenset[int]] = {index: frozenset() for index in graph.inputs}
     for operator in graph.operators:
         inputs = [i for i in operator.inputs if i >= 0 and graph.tensors[i].data is None]
-        if operator.kind in RULES and all(index in before for index in inputs):
+        if rule_of(operator.kind) is not None and all(index in before for index in inputs):
             own = {operator.position} if operator.kind in CONVOLUTIONS else set()
             joined = frozenset(own).union(*(before[index] for index in inputs))
             before.update(dict.fromkeys(operator.outputs, joined))
@@ -123,7 +123,7 @@ def known_end(graph: Graph) -> str:
         return ""
     end = max(before, key=lambda index: len(before[index]))
     if not before[end]:
-        unknown = sorted({op.kind for op in graph.operators if op.kind not in RULES})
+        unknown = sorted({op.kind for op in graph.operators if rule_of(op.kind) is None})
         raise ValueError(
             f"{graph.path} has no convolution that can be followed from its input; operators "
             f"that are not supported: {', '.join(unknown) or 'none'}"

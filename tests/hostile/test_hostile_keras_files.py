@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import pickle
-import subprocess
 import sys
 import zipfile
 
@@ -19,8 +18,8 @@ from deeplab_tf.weights.matching import read_h5
 from deeplab_tf.weights.npz import read_weights
 from export.conversion.keras_file import LARGEST_CONFIGURATION, read_keras_file
 from study.report.curves import count_parameters
+from tests.children import run_command
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5:UserWarning")
 
 
@@ -75,16 +74,13 @@ def test_hdf5_with_an_innocent_archive_behind_it(tmp_path):
     innocent = saved(tmp_path / "innocent.keras").read_bytes()
     path.write_bytes(path.read_bytes() + innocent)
     assert zipfile.is_zipfile(path)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "export.to_tflite", f"--keras_file={path}", "--size=8,8"),
-            *("--variants=float32", f"--output_dir={tmp_path / 'out'}"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
+    done = run_command(
+        "export.to_tflite",
+        f"--keras_file={path}",
+        "--size=8,8",
+        "--variants=float32",
+        f"--output_dir={tmp_path / 'out'}",
         timeout=300,
-        check=False,
     )
     assert done.returncode == 1
     assert "an HDF5 file and a ZIP archive at once" in done.stderr
