@@ -38,7 +38,7 @@ DEEP = {
     "deeplab_resnet101": {"backbone": "resnet101"},
     "unet_resnet50": {"network": "unet", "backbone": "resnet50", "aspp": Aspp.SLIM},
 }
-"""These take minutes each; ResNet-18 represents them, tests/deeplab_tf/models covers their blocks."""
+"""These take minutes each; ResNet-18 stands for them, tests/deeplab_tf/models has their blocks."""
 EVERY_NETWORK = pytest.mark.skipif(
     not os.environ.get("EVERY_NETWORK"), reason="minutes each; set EVERY_NETWORK=1 for them"
 )
