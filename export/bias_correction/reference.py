@@ -15,8 +15,8 @@ from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.graph.kernels import WITH_KERNEL, kernel_key
 from deeplab_tf.graph.network import IDENTITY, NetworkDescription
 from deeplab_tf.quantization.calibration.empty_pixels import pixel_weights
-from deeplab_tf.training.config import read_config
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.runs.config import read_config
+from deeplab_tf.runs.folder import Phase, RunFolder
 from export.bias_correction.integer_network import (
     IntegerFile,
     LayerLeftAlone,
@@ -92,7 +92,7 @@ def read_reference(
 def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
     """The float network of a run that the file was made of: its weights say which."""
     twins = RunSource(RunFolder(path)).float_twins(*network.description.input_shape[:2])
-    preprocessing = read_config(path).preprocessing
+    preprocessing = read_config(path).data.preprocessing
     references = []
     for phase, model in twins.items():
         folded = fold_batch_norms(*describe(model))

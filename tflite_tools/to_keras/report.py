@@ -10,7 +10,7 @@ import numpy as np
 
 from deeplab_tf import atomic_file
 from deeplab_tf.graph.network import NetworkDescription
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.folder import RunFolder
 from tflite_tools.to_keras.fidelity import Fidelity
 from tflite_tools.to_keras.importer import ImportedNetwork
 from tflite_tools.to_keras.run import ImportedRun
@@ -172,7 +172,10 @@ def _run_line(result: Result) -> str:
     if result.run.head:
         words += f"; left to the export's heads: {', '.join(result.run.head)}"
     if result.run.assumed:
-        mean, std = result.run.config.preprocessing.mean[0], result.run.config.preprocessing.std[0]
+        mean, std = (
+            result.run.config.data.preprocessing.mean[0],
+            result.run.config.data.preprocessing.std[0],
+        )
         words += (
             f"; the file does not specify its normalization, (pixel - {mean:g}) / {std:g} is "
             "ASSUMED: give --mean and --std if that is wrong"

@@ -9,8 +9,8 @@ from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import RESIZE, NetworkDescription
-from deeplab_tf.models.config import IMPORTED, ModelConfig
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.models.config import ImportedConfig
+from deeplab_tf.runs.config import DataConfig, TrainingConfig
 from tflite_tools.file_contract import FileContract
 from tflite_tools.to_keras.split_head import split_head
 
@@ -62,24 +62,24 @@ def as_run(
         alignment = contract.alignment or alignment
     num_classes = build_imported(shorter).output_shape[-1]
     height, width, channels = shorter.input_shape
-    model = ModelConfig(
+    model = ImportedConfig(
         num_classes=num_classes,
         channels=channels,
-        network=IMPORTED,
         logits_alignment=alignment,
         description=shorter,
     )
-    config = TrainingConfig(
-        model=model,
-        dataset=dataset,
-        data_dir=data_dir,
+    data = DataConfig(
+        dataset,
+        data_dir,
         preprocessing=contract.preprocessing,
         crop_height=height,
         crop_width=width,
         sensor=sensor,
     )
     labels = _labels(num_classes, contract.labels, label_set=label_set)
-    return ImportedRun(config, labels, head=head, assumed=not contract.is_known)
+    return ImportedRun(
+        TrainingConfig(model, data), labels, head=head, assumed=not contract.is_known
+    )
 
 
 def _labels(num_classes: int, names: Sequence[str], *, label_set: LabelSet | None) -> LabelSet:

@@ -6,8 +6,6 @@
 4. copy the float weights and set the weight ranges from them
 """
 
-import enum
-
 import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
@@ -15,17 +13,9 @@ import tf_keras as keras
 
 from deeplab_tf.quantization.qat import scheme
 from deeplab_tf.quantization.qat.stock import quantize_aware_stock
+from deeplab_tf.runs.choices import QatScheme
 
 WRAPPER_PREFIX = "quant_"
-
-
-class QatScheme(enum.Enum):
-    """Scheme that decides which tensors are quantized, and how."""
-
-    PLANNED = "planned"
-    """This project's plan: per channel everywhere, ranges from calibration."""
-    TFMOT_DEFAULT = "tfmot_default"
-    """tfmot's defaults, for comparison: per tensor for depthwise, ranges start at +-6."""
 
 
 def quantize_aware(

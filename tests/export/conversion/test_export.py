@@ -23,8 +23,8 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat import apply, ranges
-from deeplab_tf.training.config import read_config
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.config import read_config
+from deeplab_tf.runs.folder import RunFolder
 from deeplab_tf.weights.matching import named_arrays
 from export.conversion import freeze, gate, source
 from export.conversion.calibration import calibrate, choose_samples

@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import NetworkDescription
-from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.models.config import DeepLabConfig
 from deeplab_tf.models.deeplab import build_deeplab
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.runtime.pool import FileRunner
@@ -263,7 +263,7 @@ def test_imported_network_is_converted_again(convert, tmp_path):
 def test_own_network_is_imported_from_an_integer_file(build_loaded, tmp_path):
     """DeepLabV3+ with ASPP and decoder, uint8 input and output: bit-exact when simulated."""
     keras.utils.set_random_seed(1)
-    config = ModelConfig(num_classes=12, width_multiplier=0.35, aspp_channels=64)
+    config = DeepLabConfig(num_classes=12, width_multiplier=0.35, aspp_channels=64)
     source = build_deeplab(config, (64, 96))
     random = np.random.default_rng(1)
     images = [

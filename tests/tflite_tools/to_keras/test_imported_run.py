@@ -10,7 +10,7 @@ import tensorflow as tf
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.graph.resize import resize_bilinear
-from deeplab_tf.training.config import read_config
+from deeplab_tf.runs.config import read_config
 from tests.children import run_command
 from tests.paths import CAMVID
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
@@ -59,7 +59,7 @@ def test_the_sensor_of_range_images_is_kept(conversion, tmp_path):
     )
     manifest.write(manifest_path(conversion.path))
     _import(conversion, tmp_path / "run")
-    assert read_config(tmp_path / "run").sensor == sensor
+    assert read_config(tmp_path / "run").data.sensor == sensor
 
 
 def test_configuration_describes_the_file(conversion, tmp_path):
@@ -67,10 +67,10 @@ def test_configuration_describes_the_file(conversion, tmp_path):
     config = read_config(tmp_path / "run")
     assert config.model.network == "imported"
     assert config.model.logits_alignment is Alignment.ALIGN_CORNERS
-    assert (config.crop_height, config.crop_width) == SIZE
+    assert (config.data.crop_height, config.data.crop_width) == SIZE
     stored = conversion.graph.tensors[conversion.graph.inputs[0]].quantization
-    assert config.preprocessing.std == pytest.approx((1 / float(stored.scale[0]),) * 3)
-    assert config.preprocessing.mean == (float(stored.zero_point[0]) + 128,) * 3  # int8 input
+    assert config.data.preprocessing.std == pytest.approx((1 / float(stored.scale[0]),) * 3)
+    assert config.data.preprocessing.mean == (float(stored.zero_point[0]) + 128,) * 3  # int8 input
     assert not result.run.assumed
     assert "a run: train with" in (tmp_path / "run" / "report.md").read_text()
 
