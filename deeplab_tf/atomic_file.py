@@ -1,5 +1,6 @@
-"""Files that appear under their name only when they are whole."""
+"""Writes files that appear under their name only when they are complete."""
 
+import collections.abc
 import contextlib
 import os
 import pathlib
@@ -7,10 +8,16 @@ import tempfile
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | pathlib.Path):
-    """Yields a temporary path beside `path`, moved there when the block ends without error.
+def atomic_path(path: str | pathlib.Path) -> collections.abc.Iterator[pathlib.Path]:
+    """Yields a temporary path in the same folder, moved to `path` if the block ends without error.
 
-    Whatever goes wrong (disk full, Ctrl-C), the final name keeps its old content or none.
+    After any error (disk full, Ctrl-C) the file has its old content, or does not exist.
+
+    Args:
+        path: final name of the file.
+
+    Yields:
+        name under which the block writes the file.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,9 +41,11 @@ def _umask() -> int:
 
 
 def write_bytes(path: str | pathlib.Path, content: bytes) -> None:
+    """Writes a file of bytes."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_text(path: str | pathlib.Path, content: str) -> None:
+    """Writes a text file, UTF-8."""
     write_bytes(path, content.encode())

@@ -1,26 +1,33 @@
-"""How every command here begins and ends: flags in, one line and a status out."""
+"""Start and end of every command: flags in, one line and an exit status out."""
 
+import collections.abc
+import enum
 import logging as stdlib_logging
 import re
 import sys
+from typing import TypeVar
 
 from absl import app, flags, logging
 
+_Member = TypeVar("_Member", bound=enum.Enum)
 USER_ERRORS = (ValueError, OSError, RuntimeError)
 _INNER_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*?)(?:\s*Traceback|\Z)", re.DOTALL)
 
 
-def run(main) -> None:
-    """Runs `main()` after flag parsing; ends the process.
+def run(main: collections.abc.Callable[[], int | None]) -> None:
+    """Parses the flags, runs `main()` and ends the process.
 
-    Status 0 for success, the value that main returns if it is an int, 1 for what the user can
-    cause (one line on stderr), 2 for wrong flags, 130 for Ctrl-C. Any other exception is a
-    fault of this project and keeps its traceback.
+    The exit status is what main returns if that is an int, else 0; 1 for an error that the user
+    can cause (one line on stderr), 2 for wrong flags, 130 for Ctrl-C. Any other exception is an
+    error of this project and keeps its traceback.
+
+    Args:
+        main: the command.
     """
     app.run(lambda _: sys.exit(_guarded(main)), flags_parser=_parse_flags)
 
 
-def _parse_flags(argv):
+def _parse_flags(argv: list[str]) -> list[str]:
     try:
         rest = _parsed(argv)
         if len(rest) > 1:
@@ -36,23 +43,23 @@ def _parse_flags(argv):
     return rest
 
 
-def _parsed(argv):
+def _parsed(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except SystemExit:  # --help, which absl ends with status 1
         sys.exit(0)
 
 
-def _not_from_tensorflow(record) -> bool:
-    """Keeps TensorFlow's own chatter about files and fingerprints out of a command's log."""
+def _not_from_tensorflow(record: stdlib_logging.LogRecord) -> bool:
+    """Keeps TensorFlow's own messages about files and fingerprints out of the log."""
     return record.levelno >= stdlib_logging.WARNING or "site-packages" not in record.pathname
 
 
-def _guarded(main) -> int:
+def _guarded(main: collections.abc.Callable[[], int | None]) -> int:
     try:
         status = main()
     except KeyboardInterrupt:
-        _complain("interrupted; no half-written file is left under its final name")
+        _complain("interrupted; no incomplete file is left under its final name")
         return 130
     except USER_ERRORS as error:
         _complain(_one_line(str(error)) or type(error).__name__)
@@ -66,8 +73,16 @@ def _guarded(main) -> int:
     return status if isinstance(status, int) else 0
 
 
-def enum_members(flag: str, values: list[str], *, kind) -> list:
-    """Members of an enum from the values of a list flag; empty values are left out.
+def enum_members(flag: str, values: list[str], *, kind: type[_Member]) -> list[_Member]:
+    """Returns the enum members that a list flag names.
+
+    Args:
+        flag: name of the flag, for the message.
+        values: its values; empty ones are skipped.
+        kind: the enum.
+
+    Returns:
+        the members, in the order of the values.
 
     Raises:
         ValueError: a value that no member has.

@@ -3,29 +3,48 @@
     python -m deeplab_tf.train --dataset=camvid --data_dir=DIR --run_dir=runs/camvid \
         --train_steps=4000 --quantize_delay_step=3000
 
-The same command goes on where it was stopped.
+The same command resumes a run that was stopped.
 """
 
 import dataclasses
+import enum
 import pathlib
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import tf_keras as keras
 from absl import flags, logging
 
 from deeplab_tf import command
 from deeplab_tf.data.augmentation import Augmentation
+from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from deeplab_tf.models.backbones.registry import BACKBONES
-from deeplab_tf.models.config import IMPORTED, OUTPUT_STRIDES, Aspp, ModelConfig, default_aspp
+from deeplab_tf.models.config import (
+    IMPORTED,
+    OUTPUT_STRIDES,
+    Aspp,
+    DeepLabConfig,
+    ModelConfig,
+    configure,
+)
 from deeplab_tf.models.registry import NETWORKS
-from deeplab_tf.quantization.qat.apply import QatScheme
-from deeplab_tf.training.config import Distribution, TrainingConfig, read_config
-from deeplab_tf.training.distillation import Distillation, DistillLoss
-from deeplab_tf.training.losses import ClassWeighting
-from deeplab_tf.training.schedules import OptimizerName, Schedule
+from deeplab_tf.runs.choices import (
+    ClassWeighting,
+    DistillLoss,
+    Distribution,
+    OptimizerName,
+    QatScheme,
+    Schedule,
+)
+from deeplab_tf.runs.config import DataConfig, Distillation, TrainingConfig, read_config
+
+if TYPE_CHECKING:
+    from deeplab_tf.training.loop import ParityCheck
 
 FLAGS = flags.FLAGS
-_SAME_NAME = (  # flags that are fields of TrainingConfig as they are
+_SAME_NAME = (  # flags that are settings of a run as they are
     "data_dir",
     "split",
     "validation_split",
@@ -53,8 +72,7 @@ _SAME_NAME = (  # flags that are fields of TrainingConfig as they are
     "summary_interval",
     "cache_mb",
 )
-_MODEL = ModelConfig(num_classes=1)
-_AUGMENTATION = Augmentation()
+_MODEL = DeepLabConfig(num_classes=1)
 _MODEL_FLAGS = (
     "backbone",
     "width_multiplier",
@@ -67,118 +85,156 @@ _MODEL_FLAGS = (
     "batch_norm_momentum",
     "keep_rows",
 )
-_DISTILLATION = Distillation()
-_RUN = TrainingConfig(model=_MODEL, dataset="")
+_RUN = TrainingConfig(_MODEL, DataConfig(dataset=""))
 
 
 def _define_flags() -> None:
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set.", required=True)
-    flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
-    flags.DEFINE_string("split", "train", "Training list.")
-    flags.DEFINE_string("validation_split", "val", "Validation list, or holdout.")
-    flags.DEFINE_integer("holdout_images", 0, "Samples held out of the training list.")
-    flags.DEFINE_string("run_dir", None, "Folder of the run; made if missing.", required=True)
+    data = _RUN.data
+    flags.DEFINE_string("data_dir", data.data_dir, "Folder of the data set.")
+    flags.DEFINE_string("split", data.split, "Training list.")
+    flags.DEFINE_string("validation_split", data.validation_split, "Validation list, or holdout.")
+    flags.DEFINE_integer(
+        "holdout_images", data.holdout_images, "Samples held out of the training list."
+    )
+    flags.DEFINE_string("run_dir", None, "Folder of the run; created if missing.", required=True)
     _define_model_flags()
-    _define_step_flags()
-    _define_quantized_phase_flags()
+    _define_example_flags()
+    _define_optimization_flags()
+    _define_quantization_flags()
     _define_start_flags()
+    _define_execution_flags()
     _define_distillation_flags()
+
+
+def _define_choice(name: str, default: enum.Enum, *, text: str) -> None:
+    flags.DEFINE_enum(name, default.value, [member.value for member in type(default)], text)
 
 
 def _define_model_flags() -> None:
     flags.DEFINE_enum("network", _MODEL.network, sorted(NETWORKS), "Network.")
-    flags.DEFINE_enum("backbone", _MODEL.backbone, sorted(BACKBONES), "Of deeplab and unet.")
-    flags.DEFINE_float("width_multiplier", _MODEL.width_multiplier, "Width of the backbone.")
-    flags.DEFINE_enum("output_stride", "16", [str(s) for s in OUTPUT_STRIDES], "Output stride.")
     flags.DEFINE_enum(
-        "aspp", None, [a.value for a in Aspp], "Pyramid; default: atrous for deeplab, else none."
+        "backbone", _MODEL.backbone, sorted(BACKBONES), "Backbone of deeplab and unet."
+    )
+    flags.DEFINE_float("width_multiplier", _MODEL.width_multiplier, "Width of the backbone.")
+    flags.DEFINE_enum(
+        "output_stride",
+        str(_MODEL.output_stride),
+        [str(stride) for stride in OUTPUT_STRIDES],
+        "Output stride.",
+    )
+    flags.DEFINE_enum(
+        "aspp",
+        None,
+        [member.value for member in Aspp],
+        "Pyramid; default: atrous for deeplab, else none.",
     )
     flags.DEFINE_list("atrous_rates", list(_MODEL.atrous_rates), "Rates of the pyramid.")
     flags.DEFINE_integer("aspp_channels", _MODEL.aspp_channels, "Channels of the pyramid.")
-    flags.DEFINE_bool("decoder", _MODEL.decoder, "Join low-level features in.")
+    flags.DEFINE_bool("decoder", _MODEL.decoder, "Join low-level features.")
     flags.DEFINE_integer("decoder_channels", _MODEL.decoder_channels, "Channels of the decoder.")
     flags.DEFINE_float("batch_norm_momentum", _MODEL.batch_norm_momentum, "Batch-norm momentum.")
-    flags.DEFINE_bool("keep_rows", False, "First stride along the width alone: range images.")
-
-
-def _define_step_flags() -> None:
-    flags.DEFINE_integer("train_steps", _RUN.train_steps, "Steps in all.")
-    flags.DEFINE_integer(
-        "quantize_delay_step",
-        _RUN.quantize_delay_step,
-        "Float before this step, quantization-aware from it on; 0 = from the start, -1 = never.",
+    flags.DEFINE_bool(
+        "keep_rows", _MODEL.keep_rows, "First stride for the width only: range images."
     )
+
+
+def _define_example_flags() -> None:
+    data, augmentation = _RUN.data, _RUN.data.augmentation
     flags.DEFINE_list(
         "crop_size",
-        ["256", "256"],
+        [str(size) for size in data.crop_size],
         "Height,width of a training example; default of an imported network: its own size.",
     )
-    flags.DEFINE_integer("batch_size", _RUN.batch_size, "Examples a step, over all workers.")
-    flags.DEFINE_enum("optimizer", "sgd", [o.value for o in OptimizerName], "Optimizer.")
-    flags.DEFINE_float("learning_rate", _RUN.learning_rate, "Base rate of the float phase.")
-    flags.DEFINE_float(
-        "quantize_learning_rate", _RUN.quantize_learning_rate, "Base rate of the quantized phase."
-    )
-    flags.DEFINE_enum(
-        "schedule", _RUN.schedule.value, [s.value for s in Schedule], "Of the learning rate."
-    )
-    flags.DEFINE_float("decay_power", _RUN.decay_power, "Power of the poly decay.")
-    flags.DEFINE_integer("warmup_steps", _RUN.warmup_steps, "Linear warm-up of the float phase.")
-    flags.DEFINE_float("weight_decay", _RUN.weight_decay, "Decoupled weight decay of kernels.")
-    flags.DEFINE_float("label_smoothing", _RUN.label_smoothing, "Share spread over all classes.")
-    flags.DEFINE_enum(
-        "class_weights", "none", [w.value for w in ClassWeighting], "Class weights in the loss."
-    )
-    flags.DEFINE_float("min_scale", _AUGMENTATION.min_scale, "Smallest random scale.")
-    flags.DEFINE_float("max_scale", _AUGMENTATION.max_scale, "Largest random scale.")
-    flags.DEFINE_bool("flip", _AUGMENTATION.flip, "Mirror half of the examples.")
-    flags.DEFINE_float("color_jitter", _AUGMENTATION.color_jitter, "Colour change; 0 is off.")
-    flags.DEFINE_bool("freeze_batch_norm", False, "Freeze batch norms in the float phase.")
+    flags.DEFINE_integer("batch_size", data.batch_size, "Examples per step, over all workers.")
+    flags.DEFINE_integer("cache_mb", data.cache_mb, "Memory for decoded training images.")
+    flags.DEFINE_float("min_scale", augmentation.min_scale, "Smallest random scale.")
+    flags.DEFINE_float("max_scale", augmentation.max_scale, "Largest random scale.")
+    flags.DEFINE_bool("flip", augmentation.flip, "Mirror half of the examples.")
+    flags.DEFINE_float("color_jitter", augmentation.color_jitter, "Colour change; 0 is off.")
 
 
-def _define_quantized_phase_flags() -> None:
+def _define_optimization_flags() -> None:
+    run = _RUN.optimization
+    flags.DEFINE_integer("train_steps", run.train_steps, "Total number of steps.")
+    _define_choice("optimizer", run.optimizer, text="Optimizer.")
+    flags.DEFINE_float("learning_rate", run.learning_rate, "Base rate of the float phase.")
+    _define_choice("schedule", run.schedule, text="Schedule of the learning rate.")
+    flags.DEFINE_float("decay_power", run.decay_power, "Power of the poly decay.")
+    flags.DEFINE_integer("warmup_steps", run.warmup_steps, "Linear warm-up of the float phase.")
+    flags.DEFINE_float("weight_decay", run.weight_decay, "Decoupled weight decay of kernels.")
+    flags.DEFINE_float("label_smoothing", run.label_smoothing, "Share spread over all classes.")
+    _define_choice("class_weights", run.class_weighting, text="Class weights in the loss.")
     flags.DEFINE_bool(
-        "quantize_freeze_batch_norm", True, "Freeze batch norms in the quantized phase."
+        "freeze_batch_norm", run.freeze_batch_norm, "Freeze batch norms in the float phase."
     )
-    flags.DEFINE_enum(
-        "quantize_scheme",
-        _RUN.quantize_scheme.value,
-        [member.value for member in QatScheme],
-        "Whose choice of quantized tensors; tfmot_default is there to compare with.",
-    )
-    flags.DEFINE_float(
-        "quantize_weight_average", 0.0, "Decay of a moving average of the weights; 0 = none."
+
+
+def _define_quantization_flags() -> None:
+    run = _RUN.quantization
+    flags.DEFINE_integer(
+        "quantize_delay_step",
+        run.delay_step,
+        "Float before this step, quantization-aware from it on; 0 = from the start, -1 = never.",
     )
     flags.DEFINE_integer(
-        "parity_interval", 0, "Steps between conversions that are compared with the network."
+        "quantize_calibration_images", run.calibration_images, "Images for calibration."
+    )
+    flags.DEFINE_float(
+        "quantize_learning_rate", run.learning_rate, "Base rate of the quantized phase."
+    )
+    flags.DEFINE_bool(
+        "quantize_freeze_batch_norm",
+        run.freeze_batch_norm,
+        "Freeze batch norms in the quantized phase.",
+    )
+    _define_choice(
+        "quantize_scheme",
+        run.scheme,
+        text="Which tensors are quantized, and how; tfmot_default is for comparison.",
+    )
+    flags.DEFINE_float(
+        "quantize_weight_average",
+        run.weight_average,
+        "Decay of a moving average of the weights; 0 = none.",
     )
 
 
 def _define_start_flags() -> None:
-    flags.DEFINE_string("init_from", "", "Run folder or .npz to start from.")
+    flags.DEFINE_string("init_from", _RUN.start.init_from, "Run folder or .npz to start from.")
     flags.DEFINE_string(
-        "backbone_weights", "none", "imagenet (downloads), none, or a .tflite, .npz or .h5 file."
+        "backbone_weights",
+        _RUN.start.backbone_weights,
+        "imagenet (downloads), none, or a .tflite, .npz or .h5 file.",
     )
-    flags.DEFINE_integer("seed", 0, "Of weights, order, augmentation and hold-out.")
-    flags.DEFINE_bool("deterministic", False, "Bit-for-bit repeatable on one CPU; slower.")
-    flags.DEFINE_enum("distribution", "none", [d.value for d in Distribution], "tf.distribute.")
-    flags.DEFINE_integer("quantize_calibration_images", 64, "Photos that fill the ranges.")
-    flags.DEFINE_integer("validation_interval", _RUN.validation_interval, "Steps between.")
-    flags.DEFINE_integer("checkpoint_interval", _RUN.checkpoint_interval, "Steps between.")
-    flags.DEFINE_integer("summary_interval", _RUN.summary_interval, "Steps between.")
-    flags.DEFINE_integer("cache_mb", _RUN.cache_mb, "Memory for decoded training photos.")
+
+
+def _define_execution_flags() -> None:
+    run, intervals = _RUN.execution, _RUN.intervals
+    flags.DEFINE_integer("seed", run.seed, "Seed of weights, order, augmentation and hold-out.")
+    flags.DEFINE_bool(
+        "deterministic", run.deterministic, "Bit-for-bit repeatable on one CPU; slower."
+    )
+    _define_choice("distribution", run.distribution, text="Strategy of tf.distribute.")
+    flags.DEFINE_integer("validation_interval", intervals.validation, "Steps between validations.")
+    flags.DEFINE_integer("checkpoint_interval", intervals.checkpoint, "Steps between checkpoints.")
+    flags.DEFINE_integer("summary_interval", intervals.summary, "Steps between summaries.")
+    flags.DEFINE_integer(
+        "parity_interval",
+        intervals.parity,
+        "Steps between conversions that are compared with the network; 0 = none.",
+    )
 
 
 def _define_distillation_flags() -> None:
-    flags.DEFINE_string("teacher", "", "Run folder whose float network is copied, too.")
+    run = _RUN.distillation
+    flags.DEFINE_string("teacher", run.teacher, "Run folder whose float network is the teacher.")
     flags.DEFINE_alias("distill_from", "teacher")
     flags.DEFINE_float(
-        "distill_weight", _DISTILLATION.weight, "Of the teacher; the labels get the rest."
+        "distill_weight", run.weight, "Weight of the teacher's term; the labels get the rest."
     )
-    flags.DEFINE_float("distill_temperature", _DISTILLATION.temperature, "Divides the logits.")
-    flags.DEFINE_enum(
-        "distill_loss", _DISTILLATION.loss.value, [d.value for d in DistillLoss], "Form."
-    )
+    flags.DEFINE_float("distill_temperature", run.temperature, "Divisor of the logits.")
+    _define_choice("distill_loss", run.loss, text="What is copied.")
 
 
 def _integers(name: str) -> tuple[int, ...]:
@@ -190,19 +246,25 @@ def _integers(name: str) -> tuple[int, ...]:
 
 
 def config_from_flags() -> TrainingConfig:
-    """Raises ValueError for values that do not fit together."""
+    """Returns the configuration that the flags describe.
+
+    Raises:
+        ValueError: values that do not fit together.
+    """
     dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split)
     imported = _imported_run()
     model = imported.model if imported else _model_from_flags(dataset)
     crop = _integers("crop_size")
     if imported and not FLAGS["crop_size"].present:
-        crop = (imported.crop_height, imported.crop_width)
+        crop = imported.data.crop_size
     if len(crop) != 2:
         raise ValueError(f"--crop_size takes height,width; got {','.join(FLAGS.crop_size)}")
-    return TrainingConfig(
+    return TrainingConfig.from_settings(
         model=model,
         dataset=FLAGS.dataset,
-        preprocessing=imported.preprocessing if imported else Preprocessing.of(dataset.channels),
+        preprocessing=imported.data.preprocessing
+        if imported
+        else Preprocessing.of(dataset.channels),
         augmentation=_augmentation_from_flags(dataset),
         sensor=dataset.sensor,
         crop_height=crop[0],
@@ -223,9 +285,9 @@ def config_from_flags() -> TrainingConfig:
 
 
 def _imported_run() -> TrainingConfig | None:
-    """The run that --init_from names, where its network came out of a `.tflite`."""
-    wanted = FLAGS.network == IMPORTED
-    if FLAGS["network"].present and not wanted:
+    """Returns the run of --init_from, if its network was imported from a `.tflite`."""
+    required = FLAGS.network == IMPORTED
+    if FLAGS["network"].present and not required:
         return None
     folder = pathlib.Path(FLAGS.init_from or "")
     if FLAGS.init_from and (folder / "config.json").is_file():
@@ -237,16 +299,16 @@ def _imported_run() -> TrainingConfig | None:
                     "graph is fixed; leave it out"
                 )
             return config
-    if wanted:
+    if required:
         raise ValueError(
             f"--network={IMPORTED} needs --init_from, a folder of tflite_tools.to_keras or a run "
-            f"that began with one; got {FLAGS.init_from or 'none'}"
+            f"that started with one; got {FLAGS.init_from or 'none'}"
         )
     return None
 
 
-def _augmentation_from_flags(dataset) -> Augmentation:
-    """Measurements keep their values and their size where nothing else is said."""
+def _augmentation_from_flags(dataset: SegmentationDataset) -> Augmentation:
+    """Returns the augmentation; by default, measurements keep their values and their size."""
     chosen = Augmentation(
         FLAGS.min_scale, FLAGS.max_scale, flip=FLAGS.flip, color_jitter=FLAGS.color_jitter
     )
@@ -258,11 +320,11 @@ def _augmentation_from_flags(dataset) -> Augmentation:
             f"{dataset.name}; leave it out"
         )
     flip = FLAGS.flip
-    if flip and dataset.odd_channels is None:
+    if flip and dataset.antisymmetric_channels is None:
         if FLAGS["flip"].present:
             raise ValueError(
-                f"--flip would falsify {dataset.name}: this sensor looks along neither axis, and "
-                "its mirrored image is none that it can see; leave it out"
+                f"--flip would falsify {dataset.name}: this sensor looks along neither axis, so "
+                "it could not record the mirrored image; leave it out"
             )
         flip = False
     scales = {
@@ -272,53 +334,54 @@ def _augmentation_from_flags(dataset) -> Augmentation:
     return dataclasses.replace(chosen, color_jitter=0.0, flip=flip, **scales)
 
 
-def _model_from_flags(dataset) -> ModelConfig:
-    return ModelConfig(
-        num_classes=dataset.label_set.num_classes,
-        channels=dataset.channels,
-        network=FLAGS.network,
-        backbone=FLAGS.backbone,
-        width_multiplier=FLAGS.width_multiplier,
-        output_stride=int(FLAGS.output_stride),
-        aspp=Aspp(FLAGS.aspp) if FLAGS.aspp else default_aspp(FLAGS.network),
-        atrous_rates=_integers("atrous_rates"),
-        aspp_channels=FLAGS.aspp_channels,
-        decoder=FLAGS.decoder,
-        decoder_channels=FLAGS.decoder_channels,
-        batch_norm_momentum=FLAGS.batch_norm_momentum,
-        keep_rows=FLAGS.keep_rows,
-    )
+def _model_from_flags(dataset: SegmentationDataset) -> ModelConfig:
+    settings = {name: FLAGS[name].value for name in _MODEL_FLAGS}
+    settings["output_stride"] = int(FLAGS.output_stride)
+    settings["atrous_rates"] = _integers("atrous_rates")
+    if FLAGS.aspp:
+        settings["aspp"] = Aspp(FLAGS.aspp)
+    else:
+        del settings["aspp"]  # the network's own
+    settings["num_classes"] = dataset.label_set.num_classes
+    settings["channels"] = dataset.channels
+    return configure(FLAGS.network, settings)
 
 
-def _read_folded(path: pathlib.Path):
+def _read_folded(path: pathlib.Path) -> Any:
+    """Reads the convolutions of a `.tflite` in graph order."""
     from tflite_tools.flatbuffer.graph import read_checked_graph  # noqa: PLC0415
     from tflite_tools.to_keras.convolution_weights import read_convolutions  # noqa: PLC0415
 
     return read_convolutions(read_checked_graph(path))
 
 
-def _parity_check(config: TrainingConfig):
-    """The comparison with the interpreter, which training itself may not know."""
-    if not config.parity_interval:
+def _parity_check(config: TrainingConfig) -> "ParityCheck | None":
+    """Returns the comparison with the interpreter, which the training package may not import."""
+    if not config.intervals.parity:
         return None
     from export.conversion.parity import measure_parity  # noqa: PLC0415
 
-    def check(model, photos):
-        found = measure_parity(
+    def check(model: keras.Model, images: np.ndarray) -> dict[str, float]:
+        parity = measure_parity(
             model,
-            photos,
-            preprocessing=config.preprocessing,
+            images,
+            preprocessing=config.data.preprocessing,
             alignment=config.model.logits_alignment,
         )
-        return {"argmax_agreement": found.agreement, "snr_db": found.snr_db}
+        return {"argmax_agreement": parity.agreement, "snr_db": parity.snr_db}
 
     return check
 
 
 def main() -> int:
+    """Trains the run that the flags describe.
+
+    Returns:
+        exit status.
+    """
     config = config_from_flags()
+    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from deeplab_tf.training.loop import TrainingRun  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
     from deeplab_tf.training.start import (  # noqa: PLC0415
         initial_ranges,
         initializer,
@@ -329,7 +392,9 @@ def main() -> int:
     start = initializer(config, _read_folded)
     teacher = None
     if config.distillation.teacher:
-        labels = open_dataset(config.dataset, config.data_dir, split=config.split).label_set
+        labels = open_dataset(
+            config.data.dataset, config.data.data_dir, split=config.data.split
+        ).label_set
         teacher = teacher_maker(config, labels.names)
     run = TrainingRun(
         config,
@@ -345,6 +410,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

@@ -33,8 +33,8 @@ def _define_flags() -> None:
 
 
 def main() -> int:
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
+    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.experiments.calibration_stability import (  # noqa: PLC0415
         StabilityPlan,
@@ -43,7 +43,7 @@ def main() -> int:
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     config = read_config(folder.path)
-    dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
+    dataset, data_dir = FLAGS.dataset or config.data.dataset, FLAGS.data_dir or config.data.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     photos = open_dataset(dataset, data_dir, split=FLAGS.split)
@@ -54,7 +54,7 @@ def main() -> int:
         source=RunSource(folder),
         height=height,
         width=width,
-        preprocessing=config.preprocessing,
+        preprocessing=config.data.preprocessing,
         label_set=folder.read_labels(),
         dataset=photos,
         calibration_images=FLAGS.calibration_images,

@@ -66,8 +66,8 @@ def main() -> int:
             f"--calibration_split and --split are both {FLAGS.split}; a score on the calibration "
             "list says nothing, choose another"
         )
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
+    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from export.conversion.pipeline import ExportPlan  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.conversion.variants import Variant  # noqa: PLC0415
@@ -87,7 +87,7 @@ def main() -> int:
         rungs.append(
             ladder.Rung(name, Variant.QAT_INT8, steps=None, source=RunSource(RunFolder(path)))
         )
-    dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
+    dataset, data_dir = FLAGS.dataset or config.data.dataset, FLAGS.data_dir or config.data.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     calibration = open_dataset(dataset, data_dir, split=FLAGS.calibration_split)
@@ -109,7 +109,7 @@ def main() -> int:
         height=height,
         width=width,
         files=[],
-        preprocessing=config.preprocessing,
+        preprocessing=config.data.preprocessing,
         label_set=folder.read_labels(),
         calibration_dataset=calibration,
         calibration_images=min(FLAGS.calibration_images, len(calibration)),

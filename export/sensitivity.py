@@ -43,8 +43,8 @@ def main() -> int:
         raise ValueError(f"--budget is a fraction of mIoU, 0 to below 1; got {FLAGS.budget}")
     if FLAGS.score_images < 1:
         raise ValueError(f"--score_images must be at least 1; got {FLAGS.score_images}")
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
+    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.experiments.sensitivity_report import (  # noqa: PLC0415
         SensitivityPlan,
@@ -55,7 +55,7 @@ def main() -> int:
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     config = read_config(folder.path)
-    dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
+    dataset, data_dir = FLAGS.dataset or config.data.dataset, FLAGS.data_dir or config.data.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     photos = open_dataset(dataset, data_dir, split=FLAGS.split)
@@ -65,7 +65,7 @@ def main() -> int:
         source=RunSource(folder),
         height=height,
         width=width,
-        preprocessing=config.preprocessing,
+        preprocessing=config.data.preprocessing,
         dataset=photos,
         calibration_images=FLAGS.calibration_images,
         score_images=FLAGS.score_images,

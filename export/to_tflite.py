@@ -17,7 +17,7 @@ from deeplab_tf.data.registry import DATASETS, open_dataset
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
 from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.folder import RunFolder
 from export.conversion.variants import RULES, Head, IoDtype, Target, Variant, plan_files
 
 FLAGS = flags.FLAGS
@@ -133,14 +133,14 @@ def _open_source():
 def _calibration_dataset(config, variants, *, labels_known: bool):
     """The split that images are chosen from; None where nothing needs one."""
     needed = any(RULES[variant].calibrated for variant in variants)
-    size_known = any(FLAGS.size) or (config is not None and config.model.description is not None)
+    size_known = any(FLAGS.size) or (config is not None and config.model.fixed_size is not None)
     if not needed and labels_known and size_known:
         return None
-    dataset = FLAGS.dataset or (config.dataset if config else None)
+    dataset = FLAGS.dataset or (config.data.dataset if config else None)
     if not dataset:
         return None
-    data_dir = FLAGS.data_dir or (config.data_dir if config else "")
-    reported = REPORTED_SPLITS | ({config.validation_split} if config else set())
+    data_dir = FLAGS.data_dir or (config.data.data_dir if config else "")
+    reported = REPORTED_SPLITS | ({config.data.validation_split} if config else set())
     if needed and FLAGS.calibration_split in reported and not FLAGS.calibrate_on_evaluation:
         raise ValueError(
             f"--calibration_split={FLAGS.calibration_split} is a list that results are reported "
@@ -155,7 +155,7 @@ def _size(config, dataset) -> tuple[int, int]:
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"--size takes height,width; got {','.join(FLAGS.size)}")
         return size
-    if config is not None and config.model.description is not None:
+    if config is not None and config.model.fixed_size is not None:
         return config.model.padded_size(1, 1)
     if config is None or dataset is None:
         raise ValueError("give --size=height,width")
@@ -222,7 +222,7 @@ def main() -> int:
             "--activation_ranges and --noper_channel apply to int8 alone; add it to --variants"
         )
     source = _open_source()
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415
     from export.conversion.pipeline import ExportPlan, export_files  # noqa: PLC0415
 
     config = read_config(pathlib.Path(FLAGS.run_dir)) if FLAGS.run_dir else None
@@ -258,7 +258,7 @@ def main() -> int:
         height=height,
         width=width,
         files=files,
-        preprocessing=config.preprocessing
+        preprocessing=config.data.preprocessing
         if config
         else Preprocessing(_numbers("mean"), _numbers("std")),
         label_set=_labels(dataset),

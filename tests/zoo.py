@@ -8,7 +8,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.readers.synthetic import draw_scene
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat import apply, ranges
-from deeplab_tf.training.config import read_config
+from deeplab_tf.runs.config import read_config
 from deeplab_tf.weights.matching import load_named, named_arrays
 from deeplab_tf.weights.npz import read_weights
 from tests.paths import CAMVID

@@ -1,4 +1,4 @@
-"""Functions of whole tensors that networks from files compute and no stock Keras layer does.
+"""Tensor functions of imported networks that no stock Keras layer computes.
 
 A function is registered under its own name; the operator table names it
 (`tflite_tools.flatbuffer.operators`), and the layer `TensorFunction` applies it.
@@ -14,7 +14,14 @@ FUNCTIONS: dict[str, Function] = {}
 
 
 def tensor_function(function: Function) -> Function:
-    """Registers a function under its name."""
+    """Registers a function under its name.
+
+    Args:
+        function: function of one or more tensors that broadcast.
+
+    Returns:
+        The function itself.
+    """
     FUNCTIONS[function.__name__] = function
     return function
 
@@ -27,11 +34,11 @@ def divide(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
 @tensor_function
 def rsqrt(value: tf.Tensor) -> tf.Tensor:
-    """One over the square root, element by element."""
+    """Computes one over the square root, element by element."""
     return tf.math.rsqrt(value)
 
 
 @tensor_function
 def squared_difference(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """The square of the difference, element by element."""
+    """Computes the square of the difference, element by element."""
     return tf.math.squared_difference(first, second)

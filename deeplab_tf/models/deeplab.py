@@ -4,24 +4,27 @@ Chen et al. 2018, DeepLabv3+, arXiv:1802.02611. The slim pyramid (image pooling 
 branch) is that of the published mobile models.
 """
 
+import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.models.backbones.registry import build_backbone
 from deeplab_tf.models.blocks import BatchNorm, conv_bn, resize_like, separable_conv_bn
-from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.config import Aspp, BackboneConfig, DeepLabConfig
 
 layers = keras.layers
 
 _LOW_LEVEL_STRIDE = 4
 LOW_LEVEL_CHANNELS = 48
-"""Channels that the low-level features are reduced to (DeepLabv3+, table 1)."""
+"""Number of channels after the reduction of the low-level features (DeepLabv3+, table 1)."""
 
 
-def build_aspp(features, config: ModelConfig, *, batch_norm: BatchNorm):
-    """Atrous spatial pyramid pooling.
+def build_aspp(features: tf.Tensor, config: BackboneConfig, *, batch_norm: BatchNorm) -> tf.Tensor:
+    """Adds atrous spatial pyramid pooling.
 
     Args:
         features: [batch, height, width, channels] at the output stride.
+        config: what to build.
+        batch_norm: settings of the batch norms.
 
     Returns:
         [batch, height, width, config.aspp_channels], or `features` unchanged for Aspp.NONE.
@@ -46,12 +49,20 @@ def build_aspp(features, config: ModelConfig, *, batch_norm: BatchNorm):
     return conv_bn(joined, channels, batch_norm=batch_norm, name="aspp_project")
 
 
-def build_decoder(features, low_level_features, *, config: ModelConfig, batch_norm: BatchNorm):
-    """DeepLabv3+ decoder.
+def build_decoder(
+    features: tf.Tensor,
+    low_level_features: tf.Tensor,
+    *,
+    config: DeepLabConfig,
+    batch_norm: BatchNorm,
+) -> tf.Tensor:
+    """Adds the decoder of DeepLabv3+.
 
     Args:
         features: [batch, height / output_stride, width / output_stride, channels].
         low_level_features: [batch, height / 4, width / 4, channels].
+        config: what to build.
+        batch_norm: settings of the batch norms.
 
     Returns:
         [batch, height / 4, width / 4, config.decoder_channels].
@@ -68,18 +79,21 @@ def build_decoder(features, low_level_features, *, config: ModelConfig, batch_no
     return x
 
 
-def build_deeplab(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
+def build_deeplab(config: DeepLabConfig, size: tuple[int, int]) -> keras.Model:
     """Builds the network up to logits at its own resolution (stride 4 with decoder).
 
-    Upsampling to full size is not part of it: the loss does it in training, the export head in
-    a file (`export.conversion.head`).
+    Upsampling to full size is not part of it: the loss does it in training, the export head
+    (`export.conversion.head`) in a file.
 
     Args:
         config: what to build.
-        height, width: input size; a multiple of the output stride, or one more.
+        size: (height, width) of the input, multiples of the output stride, or one more.
 
     Returns:
         image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
+
+    Raises:
+        ValueError: another size.
     """
     height, width = size
     config.check_size(height, width)

@@ -1,15 +1,39 @@
-"""The networks by name. A new one is its own file and one line here."""
+"""The networks by name. A new one is its own file, its configuration and one line here."""
+
+import collections.abc
+import dataclasses
+from typing import Any
 
 import tf_keras as keras
 
 from deeplab_tf.graph.build import build_imported
-from deeplab_tf.models.config import IMPORTED, ModelConfig
+from deeplab_tf.models.config import (
+    DeepLabConfig,
+    ENetConfig,
+    ENetMaxUnpoolingConfig,
+    ImportedConfig,
+    ModelConfig,
+    UNetConfig,
+)
 from deeplab_tf.models.deeplab import build_deeplab
 from deeplab_tf.models.enet import build_enet, build_enet_max_unpooling
 from deeplab_tf.models.unet import build_unet
 
 
-def _build_imported(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network that can be built.
+
+    Attributes:
+        config: class of its configuration.
+        build: function of (configuration of that class, (height, width)) that returns the model.
+    """
+
+    config: type[ModelConfig]
+    build: collections.abc.Callable[[Any, tuple[int, int]], keras.Model]
+
+
+def _build_imported(config: ImportedConfig, size: tuple[int, int]) -> keras.Model:
     model = build_imported(config.description, size)
     if len(model.output_shape) != 4 or model.output_shape[-1] != config.num_classes:
         raise ValueError(
@@ -20,27 +44,28 @@ def _build_imported(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
 
 
 NETWORKS = {
-    "deeplab": build_deeplab,
-    "enet": build_enet,
-    "enet_max_unpooling": build_enet_max_unpooling,
-    "unet": build_unet,
-    IMPORTED: _build_imported,
+    network.config.network: network
+    for network in (
+        Network(DeepLabConfig, build_deeplab),
+        Network(ENetConfig, build_enet),
+        Network(ENetMaxUnpoolingConfig, build_enet_max_unpooling),
+        Network(UNetConfig, build_unet),
+        Network(ImportedConfig, _build_imported),
+    )
 }
-
-
-WITH_BACKBONE = ("deeplab", "unet")
-"""Networks over a backbone of `models.backbones`."""
 
 
 def build_network(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
     """Builds a network with new weights.
 
+    Args:
+        config: what to build.
+        size: (height, width) of the input.
+
     Returns:
         image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
 
     Raises:
-        ValueError: unknown network, or a size that its strides do not divide.
+        ValueError: a size that the network does not take.
     """
-    if config.network not in NETWORKS:
-        raise ValueError(f"unknown network {config.network!r}; known: {sorted(NETWORKS)}")
-    return NETWORKS[config.network](config, size)
+    return NETWORKS[config.network].build(config, size)

@@ -1,9 +1,9 @@
 """UNet over any backbone.
 
 Ronneberger et al. 2015, U-Net, arXiv:1505.04597. Over `unet_encoder` with decoder_channels=512 and
-no pyramid it is the classic network. "An upsampling of the feature map followed by a 2x2
-convolution" is taken at its word (bilinear), so that no transposed convolution is needed, which
-accelerators lack.
+no pyramid it is the classic network. The paper's "upsampling of the feature map followed by
+a 2x2 convolution" is a bilinear resize and a convolution: accelerators lack transposed
+convolutions.
 """
 
 import tf_keras as keras
@@ -11,31 +11,32 @@ import tf_keras as keras
 from deeplab_tf.models.backbones.registry import build_backbone
 from deeplab_tf.models.backbones.unet_encoder import double_conv
 from deeplab_tf.models.blocks import BatchNorm, resize_like
-from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.models.config import UNetConfig
 from deeplab_tf.models.deeplab import build_aspp
 
 layers = keras.layers
 
 _PLAN_STRIDE = 8
-"""Stride at which the expanding path has `decoder_channels`; half as many at half of it."""
+"""Stride at which the expanding path has `decoder_channels`; at half the stride it has half."""
 
 
-def build_unet(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
+def build_unet(config: UNetConfig, size: tuple[int, int]) -> keras.Model:
     """Builds the network up to logits at the finest resolution of its backbone.
 
     That is stride 1 over `unet_encoder` and `vgg11_bn`, 2 over the others.
 
     Args:
-        config: what to build; `decoder` must be on.
-        height, width: input size; a multiple of the output stride, or one more.
+        config: what to build.
+        size: (height, width) of the input, multiples of the output stride, or one more.
 
     Returns:
         image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
+
+    Raises:
+        ValueError: another size.
     """
     height, width = size
     config.check_size(height, width)
-    if not config.decoder:
-        raise ValueError("unet is nothing without its decoder; give --decoder")
     batch_norm = BatchNorm(config.batch_norm_momentum)
     image = keras.Input((height, width, config.channels), name="image")
     features = build_backbone(config.backbone, image, form=config.backbone_form())

@@ -1,4 +1,4 @@
-"""Learning from a teacher's logits beside the labels.
+"""Distillation: a loss that compares with a teacher's logits, in addition to the labels.
 
     loss = (1 - weight) * cross-entropy + weight * distillation
 
@@ -6,7 +6,6 @@ Hinton et al. 2015, arXiv:1503.02531 (logits); Shu et al. 2021, arXiv:2011.13256
 """
 
 import dataclasses
-import enum
 
 import tensorflow as tf
 import tf_keras as keras
@@ -14,66 +13,36 @@ import tf_keras as keras
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.graph.resize import resize_bilinear
+from deeplab_tf.runs.choices import DistillLoss
+from deeplab_tf.runs.config import Distillation
 
 _LABELLED_SHARE = 0.5
 _NO_PROBABILITY = -1e9
-"""As a logit."""
+"""The logit of probability 0."""
 
 
-class DistillLoss(enum.Enum):
-    """What the student copies."""
+def distillation_loss(
+    label: tf.Tensor,
+    student: tf.Tensor,
+    *,
+    teacher: tf.Tensor,
+    options: Distillation,
+    alignment: Alignment,
+) -> tf.Tensor:
+    """Returns the Kullback-Leibler divergence from the teacher's distribution to the student's.
 
-    LOGITS = "logits"
-    """At each pixel, the teacher's distribution over the classes."""
-    CHANNEL_WISE = "channel_wise"
-    """For each class, the teacher's distribution over the pixels."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-    """How much of a teacher goes into the loss.
-
-    Attributes:
-        teacher: run folder; empty = no teacher.
-        weight: of the distillation term, 0 to 1; the cross-entropy gets the rest.
-        temperature: that logits of both are divided by.
-        loss: which term.
-    """
-
-    teacher: str = ""
-    weight: float = 0.3
-    temperature: float = 1.0
-    loss: DistillLoss = DistillLoss.LOGITS
-
-    def __post_init__(self):
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"distill_weight must be 0 to 1; got {self.weight}")
-        if not self.temperature > 0:
-            raise ValueError(f"distill_temperature must be positive; got {self.temperature}")
-
-    def to_json(self) -> dict:
-        return {**dataclasses.asdict(self), "loss": self.loss.value}
-
-    @classmethod
-    def from_json(cls, values: dict) -> "Distillation":
-        return cls(**{**values, "loss": DistillLoss(values["loss"])})
-
-
-def distillation_loss(label, student, *, teacher, options: Distillation, alignment: Alignment):
-    """Kullback-Leibler divergence from the teacher's distribution to the student's.
-
-    Ignored pixels, those of padding and of range images' gaps among them, do not count: a place
-    of the student's logits does where at least half of its labels are classes.
+    Ignored pixels, such as padding and the gaps of range images, do not count: a position of the
+    student's logits counts if at least half of its labels are classes.
 
     Args:
         label: uint8 [batch, height, width], 255 = ignored.
         student: float32 [batch, h, w, classes], logits.
-        teacher: float32 [batch, h2, w2, classes], logits; brought to the student's size.
-        options: temperature T and loss.
-        alignment: the teacher's convention of that resize.
+        teacher: float32 [batch, h2, w2, classes], logits; resized to the student's size.
+        options: temperature T and which loss.
+        alignment: convention of that resize, the teacher's.
 
     Returns:
-        float32 scalar, times T^2 so that gradients do not fade with T: the mean over pixels
+        float32 scalar, times T^2 so that gradients do not shrink with T: the mean over pixels
         (LOGITS) or over images and classes (CHANNEL_WISE); 0 if every pixel is ignored.
     """
     _, height, width, _ = student.shape
@@ -97,8 +66,8 @@ def distillation_loss(label, student, *, teacher, options: Distillation, alignme
     return options.temperature**2 * mean
 
 
-def _pixels_last(logits, counts):
-    """float32 [batch, classes, pixels]; pixels that do not count get no probability."""
+def _pixels_last(logits: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
+    """Returns float32 [batch, classes, pixels]; ignored pixels get no probability."""
     batch, height, width, classes = tf.unstack(tf.shape(logits))
     logits = tf.where(counts[..., tf.newaxis], logits, _NO_PROBABILITY)
     return tf.reshape(tf.transpose(logits, [0, 3, 1, 2]), [batch, classes, height * width])
@@ -106,12 +75,12 @@ def _pixels_last(logits, counts):
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A trained float network that only looks on.
+    """A trained float network whose logits are copied; it is not trained itself.
 
     Attributes:
-        model: image float32 [batch, height, width, channels] -> logits; at the crop's size.
-        options: how much of it counts.
-        alignment: how its logits are brought to another size.
+        model: image float32 [batch, height, width, channels] -> logits, for crops.
+        options: weight, temperature and loss.
+        alignment: how its logits are resized.
     """
 
     model: keras.Model

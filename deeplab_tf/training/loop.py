@@ -1,14 +1,16 @@
 """A training run from its configuration: float phase, quantization switch, quantized phase.
 
 A run is a function of its configuration: batches depend on the seed and the step alone, the
-switch on the last float checkpoint alone. So a run that was killed anywhere goes on from its
-last checkpoint and ends with the weights of a run never stopped.
+switch on the last float checkpoint alone. So a run that was killed at any time resumes from its
+last checkpoint and ends with the weights of a run that was never stopped.
 """
 
+import collections.abc
 import json
 import os
 import pathlib
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,50 +24,58 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics.confusion import iou_per_class, mean_iou, mean_true_iou
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.qat.apply import QatScheme, load_float_weights, quantize_aware
+from deeplab_tf.quantization.qat.apply import load_float_weights, quantize_aware
 from deeplab_tf.quantization.qat.ranges import fill_ranges, learned_ranges
 from deeplab_tf.quantization.qat.scheme import check_trainable
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
+from deeplab_tf.runs.choices import ClassWeighting, QatScheme
+from deeplab_tf.runs.config import NEVER, TrainingConfig
+from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.training import losses
-from deeplab_tf.training.config import NEVER, TrainingConfig
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.training.distillation import Teacher
 from deeplab_tf.training.schedules import Decay
+from deeplab_tf.training.start import Initializer
 from deeplab_tf.training.stepper import Stepper, freeze_batch_norms, make_strategy
 from deeplab_tf.training.validation import Validator
 from deeplab_tf.weights.matching import named_arrays
 from deeplab_tf.weights.npz import read_weights, save_weights
 
+ParityCheck = collections.abc.Callable[[keras.Model, np.ndarray], dict[str, float]]
+"""Compares a quantization-aware model with the file made of it, on uint8 images."""
 WORKER_PATIENCE_S = 120
+"""Seconds that a worker waits for a file of the chief."""
 CHOICE_KEY = "miou_true_classes"
-"""Of a line of the history: mIoU over the classes that the validation list holds. The best weights
-are chosen by it: over those with a union, one pixel of a class that is not there costs points."""
+"""Key of the history: mIoU over the classes that occur in the validation list. It chooses the best
+weights: in a mean over all classes with a union, one pixel of an absent class costs points."""
 PARITY_IMAGES = 4
-"""Validation photos, evenly spread, that a file is compared with its network on."""
+"""Number of validation images, evenly spread, on which a file is compared with its network."""
 
 
 def open_training_lists(
     config: TrainingConfig,
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """The training list and the one that is validated on."""
-    training = open_dataset(config.dataset, config.data_dir, split=config.split)
-    if config.holdout_images:
-        return hold_out(training, config.holdout_images, seed=config.seed)
-    return training, open_dataset(config.dataset, config.data_dir, split=config.validation_split)
+    """Returns the training list and the validation list."""
+    training = open_dataset(config.data.dataset, config.data.data_dir, split=config.data.split)
+    if config.data.holdout_images:
+        return hold_out(training, config.data.holdout_images, seed=config.execution.seed)
+    return training, open_dataset(
+        config.data.dataset, config.data.data_dir, split=config.data.validation_split
+    )
 
 
 def phase_steps(config: TrainingConfig) -> list[tuple[Phase, int, int]]:
-    """(phase, first step, step after the last) of each phase that takes part."""
-    switch = config.train_steps
-    if config.quantize_delay_step != NEVER:
-        switch = config.quantize_delay_step
+    """Returns (phase, first step, step after the last) of each phase of a run."""
+    switch = config.optimization.train_steps
+    if config.quantization.delay_step != NEVER:
+        switch = config.quantization.delay_step
     phases = [(Phase.FLOAT, 0, switch)]
-    if config.quantize_delay_step != NEVER:
-        phases.append((Phase.QUANTIZED, switch, config.train_steps))
+    if config.quantization.delay_step != NEVER:
+        phases.append((Phase.QUANTIZED, switch, config.optimization.train_steps))
     return phases
 
 
 def _worker_number(strategy: tf.distribute.Strategy) -> int:
-    """0 for the one that writes: the chief where TF_CONFIG names one, else worker 0."""
+    """Returns 0 for the worker that writes: the chief if TF_CONFIG names one, else worker 0."""
     resolver = strategy.cluster_resolver
     if resolver is None:
         return 0
@@ -75,32 +85,45 @@ def _worker_number(strategy: tf.distribute.Strategy) -> int:
 
 
 class TrainingRun:
-    """One run in its folder. `initialize` is called once, on the new float network."""
+    """One run in its folder.
+
+    Attributes:
+        config: what to do.
+        folder: where its files are.
+        training: the training list.
+        validation: the validation list.
+        strategy: takes the steps.
+        pipeline: makes the training batches.
+    """
 
     def __init__(
         self,
         config: TrainingConfig,
         folder: RunFolder,
         *,
-        initialize=None,
-        known_ranges=None,
-        make_teacher=None,
-        check_parity=None,
-    ):
+        initialize: Initializer | None = None,
+        known_ranges: dict[str, tuple[float, float]] | None = None,
+        make_teacher: collections.abc.Callable[[TrainingConfig], Teacher] | None = None,
+        check_parity: ParityCheck | None = None,
+    ) -> None:
         """Opens the data and prepares the folder.
 
         Args:
             config: what to do.
-            folder: where to keep it.
-            initialize: function of (model, batches) that loads initial weights, or None.
-                batches: an iterator over normalized training crops, for batch-norm statistics.
-            known_ranges: {layer: (min, max)} that start the quantizers; the rest is calibrated.
+            folder: where to write its files.
+            initialize: function of (model, batches) that loads the first weights into the new float
+                network, or None. batches: an iterator over normalized training crops, for
+                batch-norm statistics.
+            known_ranges: {layer: (min, max)} that the quantizers start with; the rest is
+                calibrated.
             make_teacher: function of the configuration that builds the Teacher, or None.
-            check_parity: function of (quantization-aware model, uint8 photos of its size) that
+            check_parity: function of (quantization-aware model, uint8 images of its size) that
                 compares it with the file made of it and returns {measure: value}, or None.
 
         Raises:
-            ValueError, FileNotFoundError, FileExistsError: see the configuration and readers.
+            ValueError: the model has another number of classes than the data set.
+            FileNotFoundError: the data set is not there.
+            FileExistsError: the folder holds another run.
         """
         self.config, self.folder = config, folder
         self._initialize = initialize
@@ -110,30 +133,30 @@ class TrainingRun:
         self.training, self.validation = open_training_lists(config)
         if self.training.label_set.num_classes != config.model.num_classes:
             raise ValueError(
-                f"the model has {config.model.num_classes} classes, {config.dataset} has "
+                f"the model has {config.model.num_classes} classes, {config.data.dataset} has "
                 f"{self.training.label_set.num_classes}"
             )
-        keras.utils.set_random_seed(config.seed)
-        if config.deterministic:
+        keras.utils.set_random_seed(config.execution.seed)
+        if config.execution.deterministic:
             tf.config.experimental.enable_op_determinism()
-        self.strategy = make_strategy(config.distribution)
+        self.strategy = make_strategy(config.execution.distribution)
         self._worker = _worker_number(self.strategy)
         if self._is_chief:
             folder.prepare(config, self.training.label_set)
         self.pipeline = TrainingPipeline(
             self.training,
-            config.preprocessing,
-            augmentation=config.augmentation,
-            crop_height=config.crop_height,
-            crop_width=config.crop_width,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            cache_mb=config.cache_mb,
+            config.data.preprocessing,
+            augmentation=config.data.augmentation,
+            crop_height=config.data.crop_height,
+            crop_width=config.data.crop_width,
+            batch_size=config.data.batch_size,
+            seed=config.execution.seed,
+            cache_mb=config.data.cache_mb,
         )
-        weighting = config.class_weighting
+        weighting = config.optimization.class_weighting
         self._class_weights = (
             np.ones(config.model.num_classes, np.float32)
-            if weighting is losses.ClassWeighting.NONE
+            if weighting is ClassWeighting.NONE
             else _class_weights(weighting, self.training)
         )
 
@@ -142,7 +165,7 @@ class TrainingRun:
         return self._worker == 0
 
     def train(self) -> float:
-        """Trains to the end, from wherever the folder stands.
+        """Trains to the end, from the last checkpoint if there is one.
 
         Returns:
             validation mIoU at the last validation.
@@ -154,22 +177,22 @@ class TrainingRun:
 
     def _train_phase(self, phase: Phase, first_step: int, *, last_step: int) -> float:
         if phase is not self._last_phase and self.folder.weights(phase).is_file():
-            return float("nan")  # done before
+            return float("nan")  # finished before
         latest = tf.train.latest_checkpoint(self.folder.checkpoints(phase))
         with self.strategy.scope():
-            model = self.build(phase, self.config.crop_height, self.config.crop_width)
+            model = self.build(phase, *self.config.data.crop_size)
         if not latest:
             self._start(model, phase)
-        with self.strategy.scope():  # averages begin at the weights that the stepper finds
+        with self.strategy.scope():  # averages start at the weights that the stepper gets
             stepper = self._new_stepper(model, phase, first_step=first_step, last_step=last_step)
         manager = tf.train.CheckpointManager(
             stepper.checkpoint, self._checkpoint_folder(phase), max_to_keep=2
         )
         if latest:
             stepper.checkpoint.restore(latest).assert_existing_objects_matched()
-            logging.info("%s phase goes on from step %d", phase.value, int(stepper.step.numpy()))
+            logging.info("%s phase resumes from step %d", phase.value, int(stepper.step.numpy()))
         score = self._take_steps(stepper, manager, phase=phase, last_step=last_step)
-        # Statistics of several workers are gathered on reading: all must read, one writes.
+        # Reading gathers the statistics of several workers: all must read, one writes.
         with stepper.averaged() as model:
             if phase is Phase.QUANTIZED:
                 fit_weight_ranges(model)
@@ -180,7 +203,7 @@ class TrainingRun:
         return score
 
     def _await(self, path: pathlib.Path) -> None:
-        """Lets the other workers wait for what the chief writes on the file system they share."""
+        """Waits for a file that the chief writes on the shared file system."""
         deadline = time.monotonic() + WORKER_PATIENCE_S
         while not path.is_file():
             if time.monotonic() > deadline:
@@ -201,71 +224,74 @@ class TrainingRun:
     def _new_stepper(
         self, model: keras.Model, phase: Phase, *, first_step: int, last_step: int
     ) -> Stepper:
-        config = self.config
         quantized = phase is Phase.QUANTIZED
-        if config.quantize_freeze_batch_norm if quantized else config.freeze_batch_norm:
+        optimization = self.config.optimization
+        of_phase = self.config.quantization if quantized else optimization
+        if of_phase.freeze_batch_norm:
             freeze_batch_norms(model)
         schedule = Decay(
-            config.quantize_learning_rate if quantized else config.learning_rate,
+            of_phase.learning_rate,
             last_step - first_step,
-            power=config.decay_power,
-            warmup_steps=config.warmup_steps if first_step == 0 else 0,
-            schedule=config.schedule,
+            power=optimization.decay_power,
+            warmup_steps=optimization.warmup_steps if first_step == 0 else 0,
+            schedule=optimization.schedule,
         )
-        teacher = self._make_teacher(config) if self._make_teacher else None
+        teacher = self._make_teacher(self.config) if self._make_teacher else None
         return Stepper(
             model,
-            config,
+            self.config,
             class_weights=self._class_weights,
             strategy=self.strategy,
             schedule=schedule,
             first_step=first_step,
             teacher=teacher,
-            average=config.quantize_weight_average if quantized else 0.0,
+            average=self.config.quantization.weight_average if quantized else 0.0,
         )
 
     def build(self, phase: Phase, height: int, width: int) -> keras.Model:
-        """The network of a phase at a size, with new weights."""
+        """Builds the network of a phase for a size, with new weights."""
         model = build_network(self.config.model, (height, width))
-        config = self.config
-        if config.quantize_delay_step >= 0 and config.quantize_scheme is QatScheme.PLANNED:
+        quantization = self.config.quantization
+        if quantization.delay_step != NEVER and quantization.scheme is QatScheme.PLANNED:
             check_trainable(model)  # before the float phase, not after it
         if phase is Phase.QUANTIZED:
             model = quantize_aware(
                 model,
-                self.config.preprocessing.input_range,
-                qat_scheme=self.config.quantize_scheme,
+                self.config.data.preprocessing.input_range,
+                qat_scheme=quantization.scheme,
             )
         return model
 
     def _start(self, model: keras.Model, phase: Phase) -> None:
-        """First weights of a phase."""
+        """Loads the first weights of a phase."""
         if phase is Phase.QUANTIZED:
             self._switch(model)
         elif self._initialize is not None:
             self._initialize(model, self.calibration_batches())
 
-    def calibration_batches(self):
-        """Normalized training crops, float32 [batch, crop_height, crop_width, channels]."""
-        count = -(-self.config.quantize_calibration_images // self.config.batch_size)
+    def calibration_batches(self) -> collections.abc.Iterator[tf.Tensor]:
+        """Yields normalized training crops, float32 [batch, crop_height, crop_width, channels]."""
+        count = -(-self.config.quantization.calibration_images // self.config.data.batch_size)
         for image, _ in self.pipeline.batches(0).take(count):
             yield image
 
     def _switch(self, model: keras.Model) -> None:
-        """Float weights into the quantization-aware graph, ranges filled by calibration."""
-        source = self.build(Phase.FLOAT, self.config.crop_height, self.config.crop_width)
+        """Copies the float weights into the quantization-aware graph and calibrates its ranges."""
+        source = self.build(Phase.FLOAT, *self.config.data.crop_size)
         arrays = read_weights(self.folder.weights(Phase.FLOAT))
-        if self.config.quantize_scheme is QatScheme.TFMOT_DEFAULT:
+        if self.config.quantization.scheme is QatScheme.TFMOT_DEFAULT:
             load_float_weights(model, arrays)
-            logging.info("quantization-aware by tfmot's defaults from here on; no calibration")
+            logging.info("quantization-aware by tfmot's defaults from now on; no calibration")
             return
         batches = self.calibration_batches()
         known = fill_ranges(model, source, arrays=arrays, batches=batches, known=self._known_ranges)
         kept = f"; {known} ranges of the imported file" if known else ""
-        logging.info("quantization-aware from here on%s", kept)
+        logging.info("quantization-aware from now on%s", kept)
 
-    def _take_steps(self, stepper: Stepper, manager, *, phase: Phase, last_step: int) -> float:
-        config = self.config
+    def _take_steps(
+        self, stepper: Stepper, manager: tf.train.CheckpointManager, *, phase: Phase, last_step: int
+    ) -> float:
+        intervals = self.config.intervals
         step = int(stepper.step.numpy())
         iterator = iter(self._distributed_batches(step))
         validator = self._validator(phase) if self._is_chief else None
@@ -280,30 +306,19 @@ class TrainingRun:
             unit="step",
             disable=not self._is_chief or None,
         )
-        losses = []  # since the last summary
+        recent: list[tf.Tensor] = []  # losses since the last summary
         with writer.as_default(), bar:
             while step < last_step:
-                losses.append(stepper.take(iterator))
+                recent.append(stepper.take(iterator))
                 step += 1
                 bar.update()
-                if step % config.summary_interval == 0 or step == last_step:
-                    value, cross_entropy, copied = tf.reduce_mean(losses, 0).numpy().tolist()
-                    losses = []
-                    if not np.isfinite(value):
-                        raise RuntimeError(
-                            f"loss is {value} at step {step}; lower the learning rate and "
-                            "train again in a new --run_dir"
-                        )
-                    bar.set_postfix(loss=f"{value:.4f}")
-                    tf.summary.scalar("loss", value, step)
-                    tf.summary.scalar("loss_cross_entropy", cross_entropy, step)
-                    if self._make_teacher:
-                        tf.summary.scalar("loss_distillation", copied, step)
-                    tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
+                if step % intervals.summary == 0 or step == last_step:
+                    loss = self._summarize(stepper, recent, phase=phase, step=step)
+                    recent = []
+                    bar.set_postfix(loss=f"{loss:.4f}")
                     if phase is Phase.QUANTIZED:
                         ranges = _write_ranges(stepper.model, ranges, step=step)
-                    logging.info("%s step %d loss %.4f", phase.value, step, value)
-                validates = step % config.validation_interval == 0 or step == last_step
+                validates = step % intervals.validation == 0 or step == last_step
                 compares = self._compares(phase, step, last_step=last_step)
                 if validates or compares:
                     with stepper.averaged() as model:
@@ -319,13 +334,30 @@ class TrainingRun:
                             best = line[CHOICE_KEY]
                             arrays = named_arrays(validator.model)
                             save_weights(arrays, self.folder.best_weights(phase))
-                        with self.folder.history.open("a") as stream:
-                            stream.write(json.dumps(line) + os.linesep)
-                if step % config.checkpoint_interval == 0 or step == last_step:
+                        self._append_to_history(line)
+                if step % intervals.checkpoint == 0 or step == last_step:
                     manager.save(checkpoint_number=step)
         return score
 
-    def _distributed_batches(self, step: int):
+    def _summarize(
+        self, stepper: Stepper, losses: list[tf.Tensor], *, phase: Phase, step: int
+    ) -> float:
+        """Writes the mean of the losses to TensorBoard and the log, and returns it."""
+        loss, cross_entropy, distillation = tf.reduce_mean(losses, 0).numpy().tolist()
+        if not np.isfinite(loss):
+            raise RuntimeError(
+                f"loss is {loss} at step {step}; lower the learning rate and "
+                "train again in a new --run_dir"
+            )
+        tf.summary.scalar("loss", loss, step)
+        tf.summary.scalar("loss_cross_entropy", cross_entropy, step)
+        if self._make_teacher:
+            tf.summary.scalar("loss_distillation", distillation, step)
+        tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
+        logging.info("%s step %d loss %.4f", phase.value, step, loss)
+        return loss
+
+    def _distributed_batches(self, step: int) -> collections.abc.Iterable:
         if self.strategy.num_replicas_in_sync == 1:
             return self.pipeline.batches(step)
         return self.strategy.distribute_datasets_from_function(
@@ -343,11 +375,13 @@ class TrainingRun:
         return Validator(
             self.build(phase, height, width),
             self.validation,
-            preprocessing=self.config.preprocessing,
+            preprocessing=self.config.data.preprocessing,
             alignment=self.config.model.logits_alignment,
         )
 
-    def _validate(self, validator: Validator, weights, *, phase: Phase, step: int) -> dict:
+    def _validate(
+        self, validator: Validator, weights: list[np.ndarray], *, phase: Phase, step: int
+    ) -> dict[str, Any]:
         started = time.monotonic()
         matrix = validator.confusion_matrix(weights)
         score, counted = mean_iou(matrix)
@@ -382,29 +416,32 @@ class TrainingRun:
         return line
 
     def _compares(self, phase: Phase, step: int, *, last_step: int) -> bool:
-        interval = self.config.parity_interval
+        interval = self.config.intervals.parity
         if phase is not Phase.QUANTIZED or self._check_parity is None or not interval:
             return False
         return step % interval == 0 or step == last_step
 
-    def _compare(self, validator: Validator, weights, *, step: int) -> None:
-        """Reports how far the file made of these weights is from the network in training."""
+    def _compare(self, validator: Validator, weights: list[np.ndarray], *, step: int) -> None:
+        """Reports how the file made of these weights differs from the network in training."""
+        assert self._check_parity is not None  # see _compares
         validator.model.set_weights(weights)
         _, height, width, _ = validator.model.input_shape
         count = min(PARITY_IMAGES, len(self.validation))
         chosen = np.linspace(0, len(self.validation) - 1, count).astype(int)
-        photos = [place(self.validation.image(int(index)), (height, width))[0] for index in chosen]
+        images = [place(self.validation.image(int(index)), (height, width))[0] for index in chosen]
         try:
-            measures = self._check_parity(validator.model, np.stack(photos))
-        except (RuntimeError, ValueError, OSError) as error:  # the training is not to blame
-            logging.warning("step %d: no file to compare with: %s", step, error)
+            measures = self._check_parity(validator.model, np.stack(images))
+        except (RuntimeError, ValueError, OSError) as error:  # not an error of the training
+            logging.warning("step %d: no file to compare the network with: %s", step, error)
             return
         for name, value in measures.items():
             tf.summary.scalar(f"parity/{name}", value, step)
         text = ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
-        logging.info("step %d, file against network on %d photos: %s", step, count, text)
+        logging.info("step %d, file against network on %d images: %s", step, count, text)
+        self._append_to_history({"phase": Phase.QUANTIZED.value, "step": step, "parity": measures})
+
+    def _append_to_history(self, line: dict[str, Any]) -> None:
         with self.folder.history.open("a") as stream:
-            line = {"phase": Phase.QUANTIZED.value, "step": step, "parity": measures}
             stream.write(json.dumps(line) + os.linesep)
 
     def _best_so_far(self, phase: Phase) -> float:
@@ -416,17 +453,19 @@ class TrainingRun:
                 values = json.loads(line)
             except json.JSONDecodeError:  # the last line of a killed run may be cut
                 continue
-            # Runs of before have no such line: their mIoU is never above it.
+            # Older runs lack the key; their mIoU is never larger than it.
             score = values.get(CHOICE_KEY, values.get("miou", float("nan")))
             if values["phase"] == phase.value and np.isfinite(score):
                 scores.append(score)
         return max(scores)
 
 
-def _write_ranges(model: keras.Model, before: dict, *, step: int) -> dict:
-    """Activation ranges to TensorBoard, and the largest change of one since `before`.
+def _write_ranges(
+    model: keras.Model, before: dict[str, tuple[float, float]], *, step: int
+) -> dict[str, tuple[float, float]]:
+    """Writes the activation ranges and their largest change since `before` to TensorBoard.
 
-    The change is relative to the width of the range: a scheme has converged where it is small.
+    The change is relative to the width of the range: ranges have converged when it is small.
     """
     ranges = learned_ranges(model)
     for name, (low, high) in ranges.items():
@@ -442,6 +481,6 @@ def _write_ranges(model: keras.Model, before: dict, *, step: int) -> dict:
     return ranges
 
 
-def _class_weights(weighting: losses.ClassWeighting, training: SegmentationDataset) -> np.ndarray:
+def _class_weights(weighting: ClassWeighting, training: SegmentationDataset) -> np.ndarray:
     pixels, present = class_frequencies(training)
     return losses.class_weights(weighting, pixels, present=present)

@@ -1,36 +1,26 @@
 """Pixel-wise cross-entropy with ignored pixels, label smoothing and class weights."""
 
-import enum
-
 import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.graph.resize import resize_bilinear
+from deeplab_tf.runs.choices import ClassWeighting
 
 
-class ClassWeighting(enum.Enum):
-    """How rare classes are weighted in the loss."""
-
-    NONE = "none"
-    """Every pixel counts the same."""
-    MEDIAN_FREQUENCY = "median_frequency"
-    """median(f) / f_c, f_c over the images that hold class c (Eigen & Fergus 2015)."""
-    ENET = "enet"
-    """1 / ln(1.02 + p_c) (Paszke et al. 2016, ENet, arXiv:1606.02147, section 5.2)."""
-
-
-def class_weights(weighting: ClassWeighting, pixels: np.ndarray, *, present: np.ndarray):
-    """Weights of the classes.
+def class_weights(
+    weighting: ClassWeighting, pixels: np.ndarray, *, present: np.ndarray
+) -> np.ndarray:
+    """Returns the weight of each class in the loss.
 
     Args:
         weighting: the rule.
-        pixels: int64 [num_classes], see `data.dataset.class_frequencies`.
-        present: int64 [num_classes], likewise.
+        pixels: int64 [num_classes], pixels of each class, see `data.dataset.class_frequencies`.
+        present: int64 [num_classes], pixels of the images that contain the class, see there.
 
     Returns:
-        float32 [num_classes]. A class that never occurs weighs 1: it is never counted.
+        float32 [num_classes]. A class that never occurs has weight 1: it is never counted.
     """
     occurs = pixels > 0
     weights = np.ones(len(pixels), np.float32)
@@ -43,20 +33,20 @@ def class_weights(weighting: ClassWeighting, pixels: np.ndarray, *, present: np.
 
 
 def segmentation_loss(
-    label,
-    logits,
+    label: tf.Tensor,
+    logits: tf.Tensor,
     *,
     weights: np.ndarray,
     label_smoothing: float = 0.0,
     alignment: Alignment = Alignment.HALF_PIXEL,
-):
-    """Mean cross-entropy over labelled pixels, logits brought to the label's size.
+) -> tf.Tensor:
+    """Returns the mean cross-entropy over labelled pixels, logits resized to the label's size.
 
     Args:
         label: uint8 [batch, height, width], 255 = ignored.
         logits: float32 [batch, h, w, num_classes]; resized bilinearly.
         weights: float32 [num_classes].
-        label_smoothing: share of the target spread evenly over all classes.
+        label_smoothing: share of the target that is spread evenly over all classes.
         alignment: convention of the resize.
 
     Returns:

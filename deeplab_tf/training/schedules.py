@@ -1,47 +1,18 @@
 """Learning-rate schedules and optimizers."""
 
-import enum
 import math
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
 
-
-class OptimizerName(enum.Enum):
-    """Which optimizer takes the steps."""
-
-    SGD = "sgd"
-    """Nesterov-free momentum 0.9, DeepLab's recipe."""
-    ADAMW = "adamw"
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2017, arXiv:1711.05101)."""
-
-
-class Schedule(enum.Enum):
-    """How the learning rate falls, p = step / total_steps."""
-
-    POLY = "poly"
-    """(1 - p)^power (DeepLab's)."""
-    COSINE = "cosine"
-    """(1 + cos(pi p)) / 2 (Loshchilov & Hutter 2016, arXiv:1608.03983, without restarts)."""
-    STEP = "step"
-    """1, from p = 1/2 on 0.1, from p = 3/4 on 0.01."""
-    FIXED = "fixed"
-    """1."""
-
+from deeplab_tf.runs.choices import OptimizerName, Schedule
 
 _STEPS = ((0.5, 0.1), (0.75, 0.01))
 
 
 class Decay(keras.optimizers.schedules.LearningRateSchedule):
-    """base * the schedule's factor, after a linear warm-up.
-
-    Args:
-        base: rate at the start.
-        total_steps: of the phase.
-        power: of the poly schedule.
-        warmup_steps: of the linear rise, 0 = none.
-        schedule: how it falls.
-    """
+    """The base rate times the schedule's factor, after a linear warm-up."""
 
     def __init__(
         self,
@@ -51,12 +22,21 @@ class Decay(keras.optimizers.schedules.LearningRateSchedule):
         power: float = 0.9,
         warmup_steps: int = 0,
         schedule: Schedule = Schedule.POLY,
-    ):
+    ) -> None:
+        """Keeps the settings.
+
+        Args:
+            base: rate at the start.
+            total_steps: steps of the phase.
+            power: power of the poly schedule.
+            warmup_steps: steps of the linear warm-up, 0 = none.
+            schedule: how the rate falls.
+        """
         self.base, self.total_steps = base, total_steps
         self.power, self.warmup_steps = power, warmup_steps
         self.schedule = schedule
 
-    def _factor(self, progress):
+    def _factor(self, progress: tf.Tensor) -> tf.Tensor:
         if self.schedule is Schedule.POLY:
             return tf.pow(1.0 - progress, self.power)
         if self.schedule is Schedule.COSINE:
@@ -67,7 +47,8 @@ class Decay(keras.optimizers.schedules.LearningRateSchedule):
                 factor = tf.where(progress >= start, value, factor)
         return factor
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor | int) -> tf.Tensor:
+        """Returns the rate of a step, float32 scalar."""
         step = tf.cast(step, tf.float32)
         progress = tf.minimum(step / max(self.total_steps, 1), 1.0)
         rate = self.base * self._factor(progress)
@@ -75,7 +56,8 @@ class Decay(keras.optimizers.schedules.LearningRateSchedule):
             rate *= tf.minimum((step + 1.0) / self.warmup_steps, 1.0)
         return rate
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the settings, as Keras serializes them."""
         return {
             "base": self.base,
             "total_steps": self.total_steps,
@@ -87,14 +69,19 @@ class Decay(keras.optimizers.schedules.LearningRateSchedule):
 
 def build_optimizer(
     name: OptimizerName, schedule: Decay, *, weight_decay: float, average: float = 0.0
-):
-    """An optimizer whose decay is decoupled from the gradient and skips biases and batch norm.
+) -> keras.optimizers.Optimizer:
+    """Builds an optimizer with decoupled weight decay that skips biases and batch norms.
 
     Keras multiplies decoupled decay by the learning rate, so it follows the schedule.
 
     Args:
-        name, schedule, weight_decay: of the steps.
-        average: decay of a moving average of the weights, kept beside them; 0 = none.
+        name: which optimizer.
+        schedule: learning rate of each step.
+        weight_decay: decay of the kernels.
+        average: decay of a moving average of the weights, kept in addition to them; 0 = none.
+
+    Returns:
+        the optimizer, not yet built.
     """
     kept = {"use_ema": True, "ema_momentum": average} if average else {}
     if name is OptimizerName.SGD:

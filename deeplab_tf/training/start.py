@@ -1,53 +1,70 @@
-"""Where a network's first weights come from: another run, or a pretrained backbone."""
+"""The first weights of a network, from another run or a pretrained backbone; and the teacher's."""
 
+import collections.abc
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 
 from deeplab_tf.graph.batch_norm import adopt_statistics
 from deeplab_tf.models.backbones.registry import build_backbone
-from deeplab_tf.models.config import ModelConfig
-from deeplab_tf.models.registry import WITH_BACKBONE, build_network
+from deeplab_tf.models.config import BackboneConfig, ModelConfig
+from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat.apply import float_arrays_inside
-from deeplab_tf.training.config import TrainingConfig, read_config
+from deeplab_tf.runs.config import TrainingConfig, read_config
+from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.training.distillation import Teacher
-from deeplab_tf.training.run_folder import Phase, RunFolder
 from deeplab_tf.weights import matching as initialization
 from deeplab_tf.weights.keras_applications import APPLICATIONS
 from deeplab_tf.weights.npz import read_weights
 
+Batches = collections.abc.Iterator[tf.Tensor]
+"""Normalized training crops, float32 [batch, crop_height, crop_width, channels]."""
+Initializer = collections.abc.Callable[[keras.Model, Batches], None]
+"""Loads first weights into a network; batches are for batch-norm statistics."""
+
 RANGES = "ranges.json"
-"""Activation ranges of an imported integer file, beside its weights."""
+"""Activation ranges of an imported integer file, next to its weights."""
 
 
-def initializer(config: TrainingConfig, read_folded=None):
-    """The function that loads a run's first weights, or None for random ones.
+def initializer(
+    config: TrainingConfig,
+    read_folded: collections.abc.Callable[[pathlib.Path], Any] | None = None,
+) -> Initializer | None:
+    """Returns the function that loads the first weights of a run, or None for random ones.
 
     Args:
-        config: with `init_from` and `backbone_weights`.
+        config: configuration of the run.
         read_folded: reader of a `.tflite`: path -> convolutions in graph order. Given by the
-            command, because this package reads no `.tflite` itself.
+            command, because this package does not read `.tflite` files itself.
 
     Returns:
         function of (model, batches).
+
+    Raises:
+        FileNotFoundError: no such weights.
+        ValueError: settings that exclude each other, or weights that do not fit.
     """
-    if config.init_from and config.backbone_weights != "none":
+    if config.start.init_from and config.start.backbone_weights != "none":
         raise ValueError("--init_from and --backbone_weights exclude each other; give one")
-    if config.init_from:
-        arrays = _start_arrays(pathlib.Path(config.init_from))
+    if config.start.init_from:
+        arrays = _start_arrays(pathlib.Path(config.start.init_from))
         return lambda model, batches: _report(initialization.load_named(model, arrays))
-    if config.backbone_weights == "none":
+    if config.start.backbone_weights == "none":
         return None
-    if config.backbone_weights == "imagenet":
-        _check_imagenet(config)
-        return lambda model, batches: _load_imagenet(model, config)
-    path = pathlib.Path(config.backbone_weights)
+    if config.start.backbone_weights == "imagenet":
+        network = _check_imagenet(config.model)
+        return lambda model, batches: _load_imagenet(model, network)
+    path = pathlib.Path(config.start.backbone_weights)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weights; give imagenet, none or a file")
     if path.suffix == ".tflite":
+        if read_folded is None:
+            raise ValueError(f"{path}: cannot read a .tflite here; give a .npz or .h5 file")
         convolutions = read_folded(path)
         return lambda model, batches: _load_folded(
             model, config, convolutions=convolutions, batches=batches
@@ -58,25 +75,37 @@ def initializer(config: TrainingConfig, read_folded=None):
 
 
 def initial_ranges(config: TrainingConfig) -> dict[str, tuple[float, float]]:
-    """Activation ranges that start the quantizers: {layer: (min, max)}, empty where none are known.
+    """Returns the activation ranges that the quantizers start with, if any are known.
 
     Only a run that is quantization-aware from its first step takes the ranges of the `.tflite`
-    that `init_from` was imported from: after float steps they are not its own any more.
+    that `init_from` was imported from: after float steps they no longer fit.
+
+    Args:
+        config: configuration of the run.
+
+    Returns:
+        {layer: (min, max)}.
 
     Raises:
         ValueError: a damaged `ranges.json`.
     """
-    path = pathlib.Path(config.init_from or ".") / RANGES
-    if not config.init_from or config.quantize_delay_step != 0 or not path.is_file():
+    path = pathlib.Path(config.start.init_from or ".") / RANGES
+    if not config.start.init_from or config.quantization.delay_step != 0 or not path.is_file():
         return {}
     return read_ranges(path)
 
 
 def read_ranges(path: pathlib.Path) -> dict[str, tuple[float, float]]:
-    """{layer: (min, max)} of a `ranges.json`.
+    """Reads a `ranges.json`.
+
+    Args:
+        path: the file.
+
+    Returns:
+        {layer: (min, max)}.
 
     Raises:
-        ValueError: not such a file.
+        ValueError: another kind of file.
     """
     try:
         values = json.loads(path.read_text())
@@ -86,13 +115,13 @@ def read_ranges(path: pathlib.Path) -> dict[str, tuple[float, float]]:
 
 
 def trained_float_arrays(folder: RunFolder) -> dict[str, np.ndarray]:
-    """The trained float network of a run.
+    """Returns the weights of the trained float network of a run, "layer/weight": array.
 
-    That of a run that was quantization-aware from its first step is the one inside the
-    quantization-aware network: its `float.npz` holds the weights that it began with.
+    For a run that was quantization-aware from its first step it is the network inside the
+    quantization-aware one: its `float.npz` has the weights that it started with.
     """
     quantized = folder.weights(Phase.QUANTIZED)
-    if read_config(folder.path).quantize_delay_step != 0 or not quantized.is_file():
+    if read_config(folder.path).quantization.delay_step != 0 or not quantized.is_file():
         return read_weights(folder.weights(Phase.FLOAT))
     return float_arrays_inside(read_weights(quantized))
 
@@ -100,53 +129,66 @@ def trained_float_arrays(folder: RunFolder) -> dict[str, np.ndarray]:
 def _start_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     if path.is_dir() and (path / "config.json").is_file():
         folder = RunFolder(path)
-        if read_config(path).quantize_delay_step == 0 and folder.weights(Phase.QUANTIZED).is_file():
+        if (
+            read_config(path).quantization.delay_step == 0
+            and folder.weights(Phase.QUANTIZED).is_file()
+        ):
             return trained_float_arrays(folder)
     return read_weights(run_weights(path))
 
 
 def run_weights(path: pathlib.Path) -> pathlib.Path:
-    """The weights file that a run folder or a file name stands for."""
+    """Returns the weights file of a run folder.
+
+    Args:
+        path: a run folder, or a weights file, which is returned as it is.
+
+    Returns:
+        the weights of the float phase, else of the quantized phase.
+
+    Raises:
+        FileNotFoundError: no finished run.
+    """
     if not path.is_dir():
         return path
     for phase in (Phase.FLOAT, Phase.QUANTIZED):
         if (weights := RunFolder(path).weights(phase)).is_file():
             return weights
-    raise FileNotFoundError(
-        f"{path}: no finished run; it holds neither float.npz nor quantized.npz"
-    )
+    raise FileNotFoundError(f"{path}: no finished run; it has neither float.npz nor quantized.npz")
 
 
-def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
-    """The function that builds a run's teacher, or None without one.
+def teacher_maker(
+    config: TrainingConfig, class_names: tuple[str, ...]
+) -> collections.abc.Callable[[TrainingConfig], Teacher] | None:
+    """Returns the function that builds the teacher of a run, or None without one.
 
     Args:
-        config: of the student.
-        class_names: of the student's data set.
+        config: configuration of the student.
+        class_names: classes of the student's data set.
 
     Returns:
-        function of the configuration -> Teacher, to be called in the strategy's scope.
+        function of the student's configuration, to be called in the strategy's scope.
 
     Raises:
-        FileNotFoundError: the teacher is no run with float weights.
-        ValueError: the teacher knows other classes or takes other pixels than the student.
+        FileNotFoundError: the teacher is not a run with float weights.
+        ValueError: the teacher has other classes or another preprocessing than the student.
     """
     if not config.distillation.teacher:
         return None
     folder = RunFolder(pathlib.Path(config.distillation.teacher))
-    taught = read_config(folder.path)
+    source = read_config(folder.path)
     names = folder.read_labels().names
     if names != class_names:
         raise ValueError(
             f"the teacher {folder.path} knows {len(names)} classes ({', '.join(names)}), the "
             f"student {len(class_names)} ({', '.join(class_names)}); they must be the same"
         )
-    if taught.preprocessing != config.preprocessing:
+    if source.data.preprocessing != config.data.preprocessing:
         raise ValueError(
-            f"the teacher {folder.path} takes {taught.preprocessing}, the student "
-            f"{config.preprocessing}; they must be the same"
+            f"the teacher {folder.path} takes {source.data.preprocessing}, the student "
+            f"{config.data.preprocessing}; they must be the same"
         )
-    if taught.sensor and (other := taught.sensor.difference(config.sensor)):
+    if source.data.sensor and (other := source.data.sensor.difference(config.data.sensor)):
         raise ValueError(
             f"the teacher {folder.path} was trained on range images of another sensor ({other}); "
             "they must be the same"
@@ -154,64 +196,71 @@ def teacher_maker(config: TrainingConfig, class_names: tuple[str, ...]):
     arrays = trained_float_arrays(folder)
 
     def make(student: TrainingConfig) -> Teacher:
-        model = build_network(taught.model, (student.crop_height, student.crop_width))
+        model = build_network(source.model, student.data.crop_size)
         report = initialization.load_named(model, arrays)
         if report.missing or report.mismatched:
             raise ValueError(f"{folder.path}: its weights do not fit ({report.lines()[1]})")
         model.trainable = False
-        return Teacher(model, student.distillation, alignment=taught.model.logits_alignment)
+        return Teacher(model, student.distillation, alignment=source.model.logits_alignment)
 
     return make
 
 
-def _load_folded(model: keras.Model, config: TrainingConfig, *, convolutions, batches) -> None:
+def _load_folded(
+    model: keras.Model, config: TrainingConfig, *, convolutions: Any, batches: Batches
+) -> None:
     report = initialization.load_convolutions(model, convolutions)
-    if config.model.network in WITH_BACKBONE:
-        left = [name for name in _backbone_layers(config.model) if name in report.missing]
-        if left:
+    if isinstance(config.model, BackboneConfig):
+        unmatched = [name for name in _backbone_layers(config.model) if name in report.missing]
+        if unmatched:
             raise ValueError(
-                f"{config.backbone_weights} has no weights for {len(left)} convolutions of the "
-                f"backbone {config.model.backbone} (first: {left[0]}); give a file of the same "
-                "backbone and width"
+                f"{config.start.backbone_weights} has no weights for {len(unmatched)} convolutions "
+                f"of the backbone {config.model.backbone} (first: {unmatched[0]}); give a file of "
+                "the same backbone and width"
             )
     _report(report)
     adopt_statistics(model, batches)
 
 
-def _backbone_layers(config: ModelConfig) -> list[str]:
-    """Names of the layers between the image and the features at the output stride."""
+def _backbone_layers(config: BackboneConfig) -> list[str]:
+    """Returns the names of the layers from the image to the features at the output stride."""
     image = keras.Input((2 * config.output_stride, 2 * config.output_stride, config.channels))
     features = build_backbone(config.backbone, image, form=config.backbone_form())
     last = features[config.output_stride]
     return [layer.name for layer in keras.Model(image, last).layers]
 
 
-def _check_imagenet(config: TrainingConfig) -> None:
-    """Raises ValueError where Keras Applications has no weights of this graph."""
-    backbone = config.model.backbone
-    if config.model.network not in WITH_BACKBONE or backbone not in APPLICATIONS:
+def _check_imagenet(model: ModelConfig) -> BackboneConfig:
+    """Returns the model, whose backbone Keras Applications has weights of.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if not isinstance(model, BackboneConfig) or model.backbone not in APPLICATIONS:
+        over = f" over {model.backbone}" if isinstance(model, BackboneConfig) else ""
         raise ValueError(
-            f"no weights of Keras Applications fit {config.model.network} over {backbone}, only "
-            f"over {', '.join(APPLICATIONS)}; take one of these, or convert torchvision's with "
+            f"no weights of Keras Applications fit {model.network}{over}, only networks over "
+            f"{', '.join(APPLICATIONS)}; choose one of these, or convert torchvision's with "
             "deeplab_tf.weights.import_torch"
         )
-    if config.model.channels != 3:
+    if model.channels != 3:
         raise ValueError(
-            f"ImageNet weights take 3 channels, these images have {config.model.channels}; "
+            f"ImageNet weights take 3 channels, these images have {model.channels}; "
             "give --backbone_weights=none"
         )
+    return model
 
 
-def _load_imagenet(model: keras.Model, config: TrainingConfig) -> None:
-    application = APPLICATIONS[config.model.backbone]
+def _load_imagenet(model: keras.Model, config: BackboneConfig) -> None:
+    application = APPLICATIONS[config.backbone]
     try:
-        source = application.model(config.model.width_multiplier)
+        source = application.model(config.width_multiplier)
     except Exception as error:  # the download raises a bare Exception
         raise RuntimeError(
             f"cannot load Keras Applications' ImageNet weights ({error}); check the connection and "
             "the width, or give --backbone_weights=FILE"
         ) from error
-    arrays = application.convert(initialization.named_arrays(source), config.model.backbone)
+    arrays = application.convert(initialization.named_arrays(source), config.backbone)
     _report(initialization.load_named(model, arrays))
 
 

@@ -1,5 +1,6 @@
 """One phase of training: a model, its optimizer and the compiled step, under a strategy."""
 
+import collections.abc
 import contextlib
 import json
 import os
@@ -8,14 +9,25 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.training.config import Distribution, TrainingConfig
+from deeplab_tf.runs.choices import Distribution
+from deeplab_tf.runs.config import TrainingConfig
 from deeplab_tf.training.distillation import Teacher, distillation_loss
 from deeplab_tf.training.losses import segmentation_loss
 from deeplab_tf.training.schedules import Decay, build_optimizer
 
 
 def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:
-    """The tf.distribute strategy of a run; multi_worker reads TF_CONFIG."""
+    """Returns the tf.distribute strategy of a run; multi_worker reads TF_CONFIG.
+
+    Args:
+        distribution: which strategy.
+
+    Returns:
+        the strategy.
+
+    Raises:
+        ValueError: multi_worker without TF_CONFIG.
+    """
     if distribution is Distribution.MIRRORED:
         return tf.distribute.MirroredStrategy()
     if distribution is Distribution.MULTI_WORKER:
@@ -29,18 +41,18 @@ def make_strategy(distribution: Distribution) -> tf.distribute.Strategy:
 
 
 def freeze_batch_norms(model: keras.Model) -> None:
-    """Batch norms compute with their moving statistics and learn nothing."""
+    """Makes all batch norms use their moving statistics and not be trained."""
     for layer in model.layers:
-        inner = getattr(layer, "layer", layer)  # tfmot's wrapper holds the layer inside
+        inner = getattr(layer, "layer", layer)  # tfmot's wrapper contains the layer
         if isinstance(inner, keras.layers.BatchNormalization):
             inner.trainable = False
 
 
 def learning_variables(model: keras.Model) -> list[tf.Variable]:
-    """Trainable variables without those of frozen layers inside tfmot's wrappers.
+    """Returns the trainable variables without those of frozen layers inside tfmot's wrappers.
 
     A wrapper keeps its own list of the trainable weights of the layer inside, made when it was
-    built, so that freezing the layer alone would let scale and offset go on learning.
+    built, so that scale and offset would still be trained if only the layer were frozen.
     """
     frozen = {
         id(weight)
@@ -52,11 +64,13 @@ def learning_variables(model: keras.Model) -> list[tf.Variable]:
 
 
 class Stepper:
-    """Takes optimizer steps; all of its state is in `checkpoint`.
+    """Takes optimizer steps; all its state is in `checkpoint`.
 
     Attributes:
         model: the network in training.
-        step: int64 variable, steps of the whole run taken so far.
+        step: int64 variable, number of steps of the whole run taken so far.
+        schedule: learning rate of the phase.
+        first_step: step at which the phase begins.
         checkpoint: tf.train.Checkpoint of model, optimizer and step.
     """
 
@@ -71,14 +85,28 @@ class Stepper:
         first_step: int,
         teacher: Teacher | None = None,
         average: float = 0.0,
-    ):
-        """Must be called inside `strategy.scope()`, where `model` was built too."""
+    ) -> None:
+        """Builds the optimizer and the step; to be called inside `strategy.scope()`.
+
+        Args:
+            model: the network, built inside the same scope.
+            config: of the run.
+            class_weights: float32 [num_classes].
+            strategy: takes the steps.
+            schedule: learning rate by the step in the phase.
+            first_step: step of the run at which the phase begins.
+            teacher: network whose logits are copied, or None.
+            average: decay of a moving average of the weights; 0 = none.
+        """
         self.model = model
         self.schedule = schedule
         self.first_step = first_step
         self.step = tf.Variable(first_step, dtype=tf.int64, trainable=False, name="step")
         self._optimizer = build_optimizer(
-            config.optimizer, schedule, weight_decay=config.weight_decay, average=average
+            config.optimization.optimizer,
+            schedule,
+            weight_decay=config.optimization.weight_decay,
+            average=average,
         )
         variables = learning_variables(model)
         self._learning = variables
@@ -91,15 +119,15 @@ class Stepper:
 
         alignment = config.model.logits_alignment
 
-        def replica_step(image, label):
-            wanted = teacher.model(image, training=False) if teacher else None
+        def replica_step(image: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+            target = teacher.model(image, training=False) if teacher else None
             with tf.GradientTape() as tape:
                 logits = model(image, training=True)
                 loss = cross_entropy = segmentation_loss(
                     label,
                     logits,
                     weights=class_weights,
-                    label_smoothing=config.label_smoothing,
+                    label_smoothing=config.optimization.label_smoothing,
                     alignment=alignment,
                 )
                 copied = tf.zeros([])
@@ -108,7 +136,7 @@ class Stepper:
                     copied = distillation_loss(
                         label,
                         logits,
-                        teacher=wanted,
+                        teacher=target,
                         options=teacher.options,
                         alignment=teacher.alignment,
                     )
@@ -119,22 +147,27 @@ class Stepper:
             return tf.stack([loss, cross_entropy, copied])
 
         @tf.function
-        def train_step(iterator):
+        def train_step(iterator: collections.abc.Iterator) -> tf.Tensor:
             losses = strategy.run(replica_step, args=next(iterator))
             self.step.assign_add(1)
             return strategy.reduce(tf.distribute.ReduceOp.MEAN, losses, axis=None)
 
         self._train_step = train_step
 
-    def take(self, iterator) -> tf.Tensor:
-        """One step; returns loss, cross-entropy and distillation term, float32 [3], mean over the
-        workers.
+    def take(self, iterator: collections.abc.Iterator) -> tf.Tensor:
+        """Takes one step.
+
+        Args:
+            iterator: over (image, label) batches, one of which is used.
+
+        Returns:
+            loss, cross-entropy and distillation term, float32 [3], mean over the workers.
         """
         return self._train_step(iterator)
 
     @contextlib.contextmanager
-    def averaged(self):
-        """Inside, the model holds the moving average of its weights, where one is kept."""
+    def averaged(self) -> collections.abc.Iterator[keras.Model]:
+        """Yields the model with the moving average of its weights, if one is kept."""
         if not self._average:
             yield self.model
             return
@@ -147,5 +180,5 @@ class Stepper:
                 variable.assign(value)
 
     def learning_rate(self) -> float:
-        """Rate of the next step."""
+        """Returns the learning rate of the next step."""
         return float(self.schedule(int(self.step.numpy()) - self.first_step))

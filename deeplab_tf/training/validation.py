@@ -1,4 +1,4 @@
-"""Validation mIoU of a model in training, on the whole list at the photos' own size."""
+"""Validation mIoU of a model in training, on the whole list at the images' own size."""
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +15,8 @@ from deeplab_tf.metrics import confusion
 class Validator:
     """Runs a copy of the network, built at the validation size, over a list.
 
-    The size is that of the first photo, padded to what the network takes; others are placed on
-    the same canvas.
+    The size is that of the first image, padded to a size that the network takes; other images are
+    placed on a canvas of that size.
 
     Attributes:
         model: the copy, with the weights of the last `confusion_matrix`.
@@ -30,8 +30,17 @@ class Validator:
         preprocessing: Preprocessing,
         batch_size: int = 4,
         alignment: Alignment = Alignment.HALF_PIXEL,
-    ):
-        """`model` must have the weights' order of the trained one; its own are overwritten."""
+    ) -> None:
+        """Prepares the batches.
+
+        Args:
+            model: network of the validation size, with its weights in the same order as in the
+                trained one; they are overwritten.
+            dataset: the list.
+            preprocessing: how pixels are normalized.
+            batch_size: images per batch.
+            alignment: how logits are resized to the image.
+        """
         self.model = model
         self._num_classes = dataset.label_set.num_classes
         _, height, width, _ = model.input_shape
@@ -40,7 +49,7 @@ class Validator:
         )
 
         @tf.function
-        def predict(image):
+        def predict(image: tf.Tensor) -> tf.Tensor:
             low = model(image, training=False)
             logits = resize_bilinear(low, (height, width), alignment=alignment)
             return tf.argmax(logits, axis=-1, output_type=tf.int32)
@@ -49,7 +58,14 @@ class Validator:
         self._height, self._width = height, width
 
     def confusion_matrix(self, weights: list[np.ndarray]) -> np.ndarray:
-        """int64 [num_classes, num_classes + 1] over the whole list."""
+        """Returns the confusion matrix of the network over the whole list.
+
+        Args:
+            weights: weights of the trained network, in its order.
+
+        Returns:
+            int64 [num_classes, num_classes + 1].
+        """
         self.model.set_weights(weights)
         total = np.zeros((self._num_classes, self._num_classes + 1), np.int64)
         for image, label in self._batches:
@@ -58,11 +74,14 @@ class Validator:
             )
         return total
 
-    def pictures(self, count: int = 3):
-        """Photos, truths and predictions of the first samples.
+    def pictures(self, count: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns images, labels and predictions of the first samples.
+
+        Args:
+            count: number of samples, at most a batch.
 
         Returns:
-            uint8 [count, height, width, channels], uint8 [count, height, width] and
+            float32 [count, height, width, channels], normalized; uint8 [count, height, width];
             int32 [count, height, width].
         """
         image, label = next(iter(self._batches))

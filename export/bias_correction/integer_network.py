@@ -12,7 +12,7 @@ from deeplab_tf.graph.executor import QUANTIZED, Executor
 from deeplab_tf.graph.kernels import WITH_KERNEL, bias_key
 from deeplab_tf.graph.network import Node
 from deeplab_tf.graph.simulate import simulate_quantization
-from deeplab_tf.quantization.calibration.empty_pixels import weights_of
+from deeplab_tf.quantization.calibration.empty_pixels import pixel_weights
 from tflite_tools.flatbuffer.graph import Graph, Operator
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
@@ -214,7 +214,7 @@ class FileRun:
         for layer in file.layers:  # float32 does not hold every int32
             self.set_bias(layer.node, layer.bias * layer.scale)
         self.images = images
-        self._weights = weights_of(images, ignore_empty)
+        self._weights = pixel_weights(images, ignore_empty)
         follower = simulated.only_consumer(logits)
         rounded = follower is not None and follower.kind == QUANTIZED
         # With an activation inside, the reference has a value to compare before it alone.

@@ -14,9 +14,9 @@ from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
 from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.graph.kernels import WITH_KERNEL, kernel_key
 from deeplab_tf.graph.network import IDENTITY, NetworkDescription
-from deeplab_tf.quantization.calibration.empty_pixels import weights_of
-from deeplab_tf.training.config import read_config
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.quantization.calibration.empty_pixels import pixel_weights
+from deeplab_tf.runs.config import read_config
+from deeplab_tf.runs.folder import Phase, RunFolder
 from export.bias_correction.integer_network import (
     IntegerFile,
     LayerLeftAlone,
@@ -92,7 +92,7 @@ def read_reference(
 def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
     """The float network of a run that the file was made of: its weights say which."""
     twins = RunSource(RunFolder(path)).float_twins(*network.description.input_shape[:2])
-    preprocessing = read_config(path).preprocessing
+    preprocessing = read_config(path).data.preprocessing
     references = []
     for phase, model in twins.items():
         folded = fold_batch_norms(*describe(model))
@@ -236,7 +236,7 @@ def reference_means(
     outputs = []
     for image in pixels:
         given = reference.preprocessing.normalize(image[None])
-        (weights,) = weights_of([given], ignore_empty)
+        (weights,) = pixel_weights([given], ignore_empty)
         shares = {n: weights.of(v) for n, v in partners.items()} if weights else {}
         found, output = measure(tf.constant(given), {n: tf.constant(s) for n, s in shares.items()})
         for name, mean in found.items():

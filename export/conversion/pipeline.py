@@ -19,7 +19,7 @@ from deeplab_tf.quantization.ptq.post_training import (
     PostTraining,
     quantize_post_training,
 )
-from deeplab_tf.training.run_folder import Phase
+from deeplab_tf.runs.folder import Phase
 from export.conversion import gate
 from export.conversion.calibration import Calibration, calibrate
 from export.conversion.convert import Conversion, ConverterProcess

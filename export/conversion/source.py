@@ -12,11 +12,12 @@ import tf_keras as keras
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.qat.apply import QatScheme, float_arrays_inside, quantize_aware
+from deeplab_tf.quantization.qat.apply import float_arrays_inside, quantize_aware
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
-from deeplab_tf.training.config import read_config
-from deeplab_tf.training.run_events import read_training_minutes
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.runs.choices import QatScheme
+from deeplab_tf.runs.config import read_config
+from deeplab_tf.runs.events import read_training_minutes
+from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.weights.matching import load_named
 from deeplab_tf.weights.npz import read_weights
 from export.conversion import freeze
@@ -91,8 +92,8 @@ class RunSource(Source):
                 "give --checkpoint=best if it has validated once"
             )
         self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
-        self.tolerated = self._config.quantize_scheme is QatScheme.TFMOT_DEFAULT
-        self.description = f"{self._config.model.describe()}, {self._config.dataset}"
+        self.tolerated = self._config.quantization.scheme is QatScheme.TFMOT_DEFAULT
+        self.description = f"{self._config.model.describe()}, {self._config.data.dataset}"
 
     def fingerprint(self) -> str:
         content = [json.dumps(self._config.to_json(), sort_keys=True).encode()]
@@ -116,10 +117,10 @@ class RunSource(Source):
         if phase is Phase.QUANTIZED:
             config = self._config
             model = quantize_aware(
-                model, config.preprocessing.input_range, qat_scheme=config.quantize_scheme
+                model, config.data.preprocessing.input_range, qat_scheme=config.quantization.scheme
             )
             arrays = read_weights(stored)
-        elif stored.is_file() and self._config.quantize_delay_step != 0:
+        elif stored.is_file() and self._config.quantization.delay_step != 0:
             arrays = read_weights(stored)
         else:
             arrays = self._arrays_inside_quantized()
@@ -151,7 +152,7 @@ class RunSource(Source):
 
     @property
     def sensor(self) -> Sensor | None:
-        return self._config.sensor
+        return self._config.data.sensor
 
     @property
     def logits_alignment(self) -> Alignment:

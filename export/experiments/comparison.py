@@ -29,7 +29,7 @@ from deeplab_tf.metrics.bootstrap import Interval, common_classes, miou_differen
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
 from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
-from deeplab_tf.training.run_folder import Phase
+from deeplab_tf.runs.folder import Phase
 from export.conversion.calibration import choose_samples
 from export.conversion.pipeline import ExportPlan, export_files
 from export.conversion.source import Source

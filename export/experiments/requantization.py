@@ -8,7 +8,7 @@ import dataclasses
 import shutil
 
 from deeplab_tf.data.dataset import SegmentationDataset
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.folder import RunFolder
 from export.conversion.pipeline import ExportedFile, ExportPlan, export_files
 from export.conversion.source import RunSource
 from export.conversion.variants import RULES, Head, IoDtype, Variant, plan_files
@@ -91,7 +91,7 @@ def requantize(plan: RequantizationPlan) -> Requantization:
             f"{plan.imported.model} gives {run.config.model.num_classes} classes, "
             f"{plan.calibration.name} has {wanted.num_classes}; give the data set it was made for"
         )
-    original = read_contract(plan.imported.model, run.config.preprocessing, name="original")
+    original = read_contract(plan.imported.model, run.config.data.preprocessing, name="original")
     own = Head.ARGMAX if original.classes_output else Head.LOGITS
     specs, _ = plan_files(
         list(plan.variants), list(plan.heads or (own,)), input_dtype=_integer(original.input_dtype)
@@ -104,7 +104,7 @@ def requantize(plan: RequantizationPlan) -> Requantization:
             folder / FILES,
             *model.padded_size(1, 1),
             specs,
-            run.config.preprocessing,
+            run.config.data.preprocessing,
             wanted,
             plan.calibration,
             min(plan.calibration_images, len(plan.calibration)),

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from deeplab_tf.training.run_events import read_events
+from deeplab_tf.runs.events import read_events
 
 Curve = list[tuple[int, float]]
 """(step, value), steps rising."""

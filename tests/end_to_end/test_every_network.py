@@ -1,4 +1,4 @@
-"""Each network walks the whole road: trained, switched, converted, checked, scored."""
+"""Each network through the whole pipeline: trained, quantized, converted, checked, scored."""
 
 import os
 
@@ -7,10 +7,10 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.models.config import Aspp, ModelConfig, default_aspp
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.models.config import Aspp, configure
+from deeplab_tf.runs.config import TrainingConfig
+from deeplab_tf.runs.folder import RunFolder
 from deeplab_tf.training.loop import TrainingRun
-from deeplab_tf.training.run_folder import RunFolder
 from export.conversion.pipeline import ExportPlan, export_files
 from export.conversion.source import RunSource
 from export.conversion.variants import Head, Variant, plan_files
@@ -22,9 +22,9 @@ from tflite_tools.flatbuffer.graph import read_graph
 SIZE = (64, 96)
 STEPS, SWITCH = 24, 18
 MORE_STEPS = {"enet": 120}
-"""Float steps more: a network this narrow begins slowly, and wavers between classes till then."""
+"""Additional float steps: a network this narrow learns slowly and is unstable until then."""
 VARIANTS = (Variant.FLOAT32, Variant.INT8, Variant.QAT_INT8)
-# DeepLab over MobileNetV2 walks the road in every other room.
+# DeepLab over MobileNetV2 is tested by every other test.
 NETWORKS = {
     "deeplab_mobilenet_v3_large": {"backbone": "mobilenet_v3_large", "width_multiplier": 0.5},
     "deeplab_resnet18": {"backbone": "resnet18"},
@@ -38,25 +38,20 @@ DEEP = {
     "deeplab_resnet101": {"backbone": "resnet101"},
     "unet_resnet50": {"network": "unet", "backbone": "resnet50", "aspp": Aspp.SLIM},
 }
-"""These take minutes each; ResNet-18 stands for them, tests/deeplab_tf/models for their blocks."""
+"""These take minutes each; ResNet-18 stands for them, tests/deeplab_tf/models has their blocks."""
 EVERY_NETWORK = pytest.mark.skipif(
     not os.environ.get("EVERY_NETWORK"), reason="minutes each; set EVERY_NETWORK=1 for them"
 )
 OFF_EDGETPU = {"enet": {"LEAKY_RELU"}}
-"""Operators beside the resizes, whose forms depend on --target, that the Edge TPU lacks."""
+"""Operators that the Edge TPU lacks, except the resizes, whose forms depend on --target."""
 
 
 def config_of(name) -> TrainingConfig:
     values = dict((NETWORKS | DEEP)[name])
-    values.setdefault("aspp", default_aspp(values.get("network", "deeplab")))
-    model = ModelConfig(
-        num_classes=open_dataset("synthetic", None, split="train").label_set.num_classes,
-        aspp_channels=32,
-        decoder_channels=32,
-        batch_norm_momentum=0.8,
-        **values,
-    )
-    return TrainingConfig(
+    values["num_classes"] = open_dataset("synthetic", None, split="train").label_set.num_classes
+    values |= {"aspp_channels": 32, "decoder_channels": 32, "batch_norm_momentum": 0.8}
+    model = configure(values.pop("network", "deeplab"), values)
+    return TrainingConfig.from_settings(
         model=model,
         dataset="synthetic",
         crop_height=SIZE[0],
@@ -78,7 +73,7 @@ def config_of(name) -> TrainingConfig:
     scope="module",
     params=[*sorted(NETWORKS), *(pytest.param(name, marks=EVERY_NETWORK) for name in DEEP)],
 )
-def walked(request, tmp_path_factory):
+def exported_run(request, tmp_path_factory):
     """(name, run folder, exported files) of one network."""
     folder = RunFolder(tmp_path_factory.mktemp(request.param) / "run")
     TrainingRun(config_of(request.param), folder).train()
@@ -90,7 +85,7 @@ def walked(request, tmp_path_factory):
         height=SIZE[0],
         width=SIZE[1],
         files=files,
-        preprocessing=config.preprocessing,
+        preprocessing=config.data.preprocessing,
         label_set=dataset.label_set,
         calibration_dataset=dataset,
         calibration_images=8,
@@ -99,8 +94,8 @@ def walked(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def contracts(walked):
-    _, folder, _ = walked
+def contracts(exported_run):
+    _, folder, _ = exported_run
     return [read_contract(folder.path / "tflite" / f"{v.value}.tflite") for v in VARIANTS]
 
 
@@ -113,8 +108,8 @@ def first_and_last_loss(folder) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-def test_it_learns_and_the_gate_lets_every_file_pass(walked):
-    _, folder, results = walked
+def test_it_learns_and_the_gate_lets_every_file_pass(exported_run):
+    _, folder, results = exported_run
     assert [result.failure for result in results] == ["", "", ""]
     first, last = first_and_last_loss(folder)
     assert last < 0.9 * first
@@ -132,8 +127,8 @@ def test_the_evaluator_scores_every_file(contracts):
 
 
 @pytest.mark.slow
-def test_accelerators_take_every_operator_but_resizes(walked, contracts):
-    name = walked[0]
+def test_accelerators_take_every_operator_but_resizes(exported_run, contracts):
+    name = exported_run[0]
     for contract in contracts[1:]:
         graph = read_graph(contract.path)
         left = check_target(graph, "edgetpu").rows()

@@ -5,7 +5,7 @@ import pytest
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.training.run_folder import Phase
+from deeplab_tf.runs.folder import Phase
 from export.conversion import freeze
 from export.conversion.pipeline import ExportPlan, export_files
 from export.conversion.source import Source

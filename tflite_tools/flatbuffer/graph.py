@@ -1,14 +1,16 @@
-"""A `.tflite` file as a graph, read through the schema that the runtime's package ships.
+"""Reads a `.tflite` file as a graph, through the schema in the runtime's package.
 
-Nothing here runs the file. A foreign or damaged file ends in one ValueError: the native
-runtime can crash on an index that points nowhere, so indices and buffer sizes are checked
-before any interpreter sees the file.
+Nothing here runs the file. A foreign or damaged file raises ValueError: the native runtime can
+crash on an invalid index, so indices and buffer sizes are checked before any interpreter loads
+the file.
 """
 
 import dataclasses
 import functools
 import math
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -21,7 +23,7 @@ from tflite_tools.manifest import read_manifest
 FILE_IDENTIFIER = b"TFL3"
 MAX_RANK = 8
 LARGEST_TENSOR_BYTES = 2**31 - 1
-"""The runtime counts bytes of a tensor in 32 bits on many devices."""
+"""On many devices the runtime counts the bytes of a tensor in 32 bits."""
 
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
@@ -44,7 +46,7 @@ _TYPE_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """real = scale * (quantized - zero_point), along one axis where there are several scales.
+    """Quantization of a tensor: real = scale * (quantized - zero_point).
 
     Attributes:
         scale: float32 [1] or [channels].
@@ -58,6 +60,7 @@ class Quantization:
 
     @property
     def per_channel(self) -> bool:
+        """Whether there is one scale per channel."""
         return len(self.scale) > 1
 
 
@@ -66,15 +69,15 @@ class Tensor:
     """One tensor of the graph.
 
     Attributes:
-        index: in the file.
-        name: in the file; need not be unique.
-        shape: as stored; a dynamic dimension is stored as 1, and a computed tensor of which even
-            the number of dimensions is unknown has [], as a scalar has.
-        shape_signature: the same with -1 for dynamic dimensions.
+        index: position in the file.
+        name: name in the file; need not be unique.
+        shape: as stored. A dynamic dimension is stored as 1; a computed tensor with an unknown
+            number of dimensions has [], like a scalar.
+        shape_signature: the shape with -1 for dynamic dimensions.
         dtype: NumPy dtype, or None for types that NumPy lacks (`type_name` has the name).
         type_name: name in the schema.
         quantization: None for float tensors.
-        data: constant value with `shape`, or None for what is computed.
+        data: constant value with `shape`, or None for a computed tensor.
     """
 
     index: int
@@ -88,10 +91,11 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
+        """Whether its type is a floating-point type."""
         return self.type_name in ("FLOAT16", "FLOAT32", "FLOAT64")
 
     def dequantized(self) -> np.ndarray:
-        """The constant value as float32.
+        """Returns the constant value as float32.
 
         Raises:
             ValueError: the tensor is not constant.
@@ -113,9 +117,9 @@ class Operator:
     """One operator of the graph.
 
     Attributes:
-        position: in the order of execution.
+        position: place in the order of execution.
         kind: builtin name such as "CONV_2D", or "CUSTOM:<name>".
-        inputs: tensor indices; -1 stands for an optional input that is left out.
+        inputs: tensor indices; -1 for an optional input that is omitted.
         outputs: tensor indices.
         options: the schema's options object, or None.
     """
@@ -124,19 +128,20 @@ class Operator:
     kind: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    options: object | None
+    options: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """The one subgraph of a file.
+    """The subgraph of a file with one subgraph.
 
     Attributes:
         path: the file.
-        tensors: all of them, by index.
-        operators: in the order of execution.
-        inputs, outputs: tensor indices.
-        size_bytes: of the file.
+        tensors: all tensors, by index.
+        operators: all operators in the order of execution.
+        inputs: tensor indices.
+        outputs: tensor indices.
+        size_bytes: size of the file.
     """
 
     path: pathlib.Path
@@ -147,11 +152,11 @@ class Graph:
     size_bytes: int
 
     def producer(self, tensor_index: int) -> Operator | None:
-        """The operator that computes a tensor; None for inputs and constants."""
+        """Returns the operator that computes a tensor; None for inputs and constants."""
         return self._producers.get(tensor_index)
 
     def consumers(self, tensor_index: int) -> list[Operator]:
-        """The operators that read a tensor, in the order of execution."""
+        """Returns the operators that read a tensor, in the order of execution."""
         return self._consumers.get(tensor_index, [])
 
     @functools.cached_property
@@ -169,6 +174,9 @@ class Graph:
 
 def read_graph(path: str | pathlib.Path) -> Graph:
     """Reads and checks a file with one subgraph.
+
+    Args:
+        path: the `.tflite` file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -188,11 +196,14 @@ def read_graph(path: str | pathlib.Path) -> Graph:
 
 
 def read_checked_graph(path: str | pathlib.Path) -> Graph:
-    """The same for a file that somebody ships: it must be the one that its manifest describes.
+    """Reads a file as `read_graph` does, and compares it with its manifest if there is one.
+
+    Args:
+        path: the `.tflite` file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: as `read_graph`, or the manifest beside it has another sha256.
+        ValueError: as `read_graph`, or the manifest next to the file has another sha256.
     """
     graph = read_graph(path)
     read_manifest(graph.path)
@@ -200,16 +211,20 @@ def read_checked_graph(path: str | pathlib.Path) -> Graph:
 
 
 def parse_model(content: bytes, name: str) -> schema.ModelT:
-    """Unpacks a flatbuffer, in a time that its size bounds.
+    """Unpacks a flatbuffer in a time that is bounded by its size.
+
+    Args:
+        content: the `.tflite`.
+        name: name of the file, for messages.
 
     Raises:
-        ValueError: not a `.tflite`, its tables point outside the file, or so many references
-            point to the same ones that unpacking would not end.
+        ValueError: not a `.tflite`, tables point outside the file, or so many references point to
+            the same tables that unpacking would not end.
     """
     if len(content) < 16 or content[4:8] != FILE_IDENTIFIER:
         raise ValueError(
-            f"{name}: not a .tflite file (identifier {content[4:8]!r} instead of "
-            f"{FILE_IDENTIFIER!r}); give the converter's output"
+            f"{name}: not a .tflite file (expected identifier {FILE_IDENTIFIER!r}, got "
+            f"{content[4:8]!r}); give the converter's output"
         )
     try:
         verify(content)
@@ -251,15 +266,18 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int)
     return graph
 
 
-def _items(vector):
+def _items(vector: Any) -> Any:
+    """Returns a vector of the schema; an empty list where the file has none."""
     return [] if vector is None else vector
 
 
-def _indices(vector) -> tuple[int, ...]:
+def _indices(vector: Iterable[int] | None) -> tuple[int, ...]:
     return tuple(int(index) for index in _items(vector))
 
 
-def _read_tensor(index, tensor, *, buffers, path) -> Tensor:
+def _read_tensor(
+    index: int, tensor: schema.TensorT, *, buffers: list[schema.BufferT], path: pathlib.Path
+) -> Tensor:
     shape = _indices(tensor.shape)
     name = (tensor.name or b"").decode(errors="replace")
     if len(shape) > MAX_RANK or min(shape, default=0) < 0:
@@ -295,7 +313,16 @@ def _read_tensor(index, tensor, *, buffers, path) -> Tensor:
     )
 
 
-def _constant(name, shape, *, dtype, type_name, raw, sparsity, path):
+def _constant(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    dtype: type[np.generic] | None,
+    type_name: str,
+    raw: np.ndarray,
+    sparsity: schema.SparsityParametersT | None,
+    path: pathlib.Path,
+) -> np.ndarray | None:
     if sparsity is not None:
         raise ValueError(
             f"{path}: tensor {name!r} is stored sparse; convert the model without sparsity"
@@ -310,14 +337,20 @@ def _constant(name, shape, *, dtype, type_name, raw, sparsity, path):
     expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if len(raw) != expected:
         raise ValueError(
-            f"{path}: damaged .tflite (tensor {name!r} holds {len(raw)} bytes, "
-            f"its shape {list(shape)} needs {expected})"
+            f"{path}: damaged .tflite (tensor {name!r} of shape {list(shape)}: expected "
+            f"{expected} bytes, got {len(raw)})"
         )
     # A view: tensors may share a buffer, and copies of a large one would fill the memory.
     return np.frombuffer(raw, dtype).reshape(shape)
 
 
-def _read_quantization(name, shape, *, quantization, path) -> Quantization | None:
+def _read_quantization(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    quantization: schema.QuantizationParametersT | None,
+    path: pathlib.Path,
+) -> Quantization | None:
     if quantization is None or quantization.scale is None or not len(quantization.scale):
         return None
     scale = np.asarray(quantization.scale, np.float32)
@@ -332,7 +365,11 @@ def _read_quantization(name, shape, *, quantization, path) -> Quantization | Non
 
 
 def _read_operator(
-    position: int, operator: schema.OperatorT, *, codes: list, path: pathlib.Path
+    position: int,
+    operator: schema.OperatorT,
+    *,
+    codes: list[schema.OperatorCodeT],
+    path: pathlib.Path,
 ) -> Operator:
     if not 0 <= operator.opcodeIndex < len(codes):
         raise ValueError(f"{path}: damaged .tflite (operator {position} has no code)")

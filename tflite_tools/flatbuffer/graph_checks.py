@@ -1,6 +1,6 @@
-"""Checks of a graph before any interpreter sees it: native kernels dereference without a look.
+"""Checks a graph before any interpreter loads it: native kernels use indices unchecked.
 
-What an operator needs stands in the operator table (`tflite_tools.flatbuffer.operators`).
+The requirements of an operator are in the operator table (`tflite_tools.flatbuffer.operators`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ if typing.TYPE_CHECKING:
     from tflite_tools.flatbuffer.graph import Graph, Operator
 
 LEFT_OUT = -1
-"""Index that stands for an optional input that an operator does not have."""
+"""Index of an optional input that is omitted."""
 
 
 def check_graph(graph: Graph) -> None:
     """Checks every operator's inputs, outputs and ranks, and the order of execution.
+
+    Args:
+        graph: the graph.
 
     Raises:
         ValueError: the file is damaged; the first faulty operator is named.
@@ -32,7 +35,7 @@ def check_graph(graph: Graph) -> None:
 
 
 def has_unknown_shapes(graph: Graph) -> bool:
-    """Whether a tensor that must be an image or a matrix has no stored shape."""
+    """Returns whether a computed tensor that must be an image or a matrix has no stored shape."""
     needed = {index for operator in graph.operators for index, _ in _ranks(operator)}
     return any(
         not graph.tensors[index].shape and graph.producer(index) is not None for index in needed
@@ -40,7 +43,7 @@ def has_unknown_shapes(graph: Graph) -> bool:
 
 
 def _fault(operator: Operator, count: int) -> str:
-    """What is wrong with the tensors that an operator names, of `count` in all; else empty."""
+    """Returns the fault of an operator's tensor indices, given `count` tensors; "" for none."""
     row = traits(operator.kind)
     for slot, index in enumerate(operator.inputs):
         omitted = index == LEFT_OUT and row.may_omit(slot)
@@ -54,7 +57,7 @@ def _fault(operator: Operator, count: int) -> str:
 
 
 def _ranks(operator: Operator) -> list[tuple[int, range]]:
-    """(tensor, numbers of dimensions that the native kernel takes there)."""
+    """Returns (tensor, numbers of dimensions that the native kernel accepts there)."""
     row = traits(operator.kind)
     needed = [(operator.inputs[slot], ranks) for slot, ranks in row.input_ranks.items()]
     if row.output_rank is not ANY_RANK:
@@ -65,14 +68,11 @@ def _ranks(operator: Operator) -> list[tuple[int, range]]:
 def _wrong_rank(graph: Graph, operator: Operator) -> str:
     for index, ranks in _ranks(operator):
         tensor = graph.tensors[index]
-        # The runtime computes the shape of a computed tensor before any kernel reads it.
+        # The runtime infers the shape of a computed tensor before any kernel reads it.
         if not tensor.shape and tensor.data is None and index not in graph.inputs:
             continue
         if len(tensor.shape) not in ranks:
-            return (
-                f"has a tensor of shape {list(tensor.shape)} where {ranks.start} dimensions are "
-                "needed"
-            )
+            return f"expected {ranks.start} dimensions, got a tensor of shape {list(tensor.shape)}"
     return ""
 
 

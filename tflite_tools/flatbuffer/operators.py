@@ -1,9 +1,9 @@
-"""What is known of each operator of a `.tflite`: one row each, read by everything that needs it.
+"""The operator table: the properties of each `.tflite` operator, one row per operator.
 
-A new operator is taught here, and by one function that says how it is computed
+To support a new operator, add its row here and one function that computes it
 (docs/contributing: "How to add an operator").
 
-Source: schema.fbs and the register of the runtime's kernels (versions, same-scale rules).
+Source: schema.fbs and the registry of the runtime's kernels (versions, same-scale rules).
 """
 
 import dataclasses
@@ -22,27 +22,30 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class OperatorTraits:
-    """One operator.
+    """Properties of one operator.
 
     Attributes:
-        data: input slot of the tensor that is computed on; None: every input that is not stored.
-        function: name in `deeplab_tf.graph.functions` of what it computes from whole tensors, for
-            operators that need no import rule of their own; else "".
-        weights, bias: input slots, or None where it has none.
-        channel_axis: axis of the weights that holds the output's channels.
-        least_inputs: how many inputs the native kernel reads without a look.
-        optional: slots that may be left out (index -1).
-        any_optional: whether every slot may.
-        input_ranks: {slot: numbers of dimensions that the native kernel takes there}.
+        data: input slot of the data tensor; None: every input that is not constant.
+        function: name in `deeplab_tf.graph.functions` of the function that it computes, for
+            operators that need no import rule; else "".
+        several_outputs: whether its import rule looks at `OperatorView.slot`.
+        weights: input slot of the weights, or None.
+        bias: input slot of the bias, or None.
+        channel_axis: axis of the weights that holds the output channels.
+        least_inputs: number of inputs that the native kernel reads without a check.
+        optional: slots that may be omitted (index -1).
+        any_optional: whether every slot may be omitted.
+        input_ranks: {slot: numbers of dimensions that the native kernel accepts there}.
         output_rank: numbers of dimensions of the output.
-        same_scale: whether its integer kernel wants one scale for inputs and output.
+        same_scale: whether its integer kernel requires one scale for inputs and output.
         float_kernel: whether it can be computed in float32 inside an integer file.
-        int16_version: lowest version whose kernel takes 16-bit activations; None: there is none.
-        version: lowest version whose kernel takes 8-bit activations.
+        int16_version: lowest version whose kernel accepts 16-bit activations; None: no version.
+        version: lowest version whose kernel accepts 8-bit activations.
     """
 
     data: int | None = 0
     function: str = ""
+    several_outputs: bool = False
     weights: int | None = None
     bias: int | None = None
     channel_axis: int = 0
@@ -66,14 +69,14 @@ class OperatorTraits:
         """Input slots of data, weights and bias of a convolution or dense layer.
 
         Raises:
-            ValueError: it has no weights.
+            ValueError: the operator has no weights.
         """
         if self.data is None or self.weights is None or self.bias is None:
             raise ValueError("the operator has no weights")
         return self.data, self.weights, self.bias
 
     def may_omit(self, slot: int) -> bool:
-        """Whether an input may be left out."""
+        """Returns whether the input of a slot may be omitted."""
         return self.any_optional or slot in self.optional or slot == self.bias
 
 
@@ -153,7 +156,9 @@ OPERATORS: dict[str, OperatorTraits] = {
     ),
     "RSQRT": OperatorTraits(function="rsqrt", least_inputs=1, version=2),
     "DIV": OperatorTraits(data=None, function="divide", least_inputs=2),
-    "SPLIT": OperatorTraits(data=1, least_inputs=2, same_scale=True, version=2),
+    "SPLIT": OperatorTraits(
+        data=1, several_outputs=True, least_inputs=2, same_scale=True, version=2
+    ),
     "TRANSPOSE": OperatorTraits(least_inputs=2, same_scale=True, int16_version=4, version=2),
     "SPACE_TO_BATCH_ND": OperatorTraits(least_inputs=3, version=2),
     "BATCH_TO_SPACE_ND": OperatorTraits(least_inputs=3, version=2),
@@ -165,19 +170,27 @@ OPERATORS: dict[str, OperatorTraits] = {
         _RECURRENT,
     ),
 }
-"""{name in the schema: what is known of it}."""
+"""{name in the schema: properties}."""
 
 UNKNOWN = OperatorTraits()
-"""Of an operator without a row: nothing is promised, nothing is checked."""
+"""Properties of an operator without a row: nothing is assumed or checked."""
 
 
 def traits(kind: str) -> OperatorTraits:
-    """The row of an operator, `UNKNOWN` where it has none."""
+    """Returns the row of an operator; `UNKNOWN` where it has none.
+
+    Args:
+        kind: name in the schema.
+    """
     return OPERATORS.get(kind, UNKNOWN)
 
 
 def number_of(kind: str) -> int:
-    """Number of a builtin operator in the schema."""
+    """Returns the number of a builtin operator in the schema.
+
+    Args:
+        kind: name in the schema.
+    """
     return getattr(schema.BuiltinOperator, kind)
 
 

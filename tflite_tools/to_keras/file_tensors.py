@@ -1,4 +1,4 @@
-"""Values of any tensors of a file as the runtime computes them, in a child process."""
+"""Reads the values of any tensors of a file as the runtime computes them, in a child process."""
 
 import pathlib
 import tempfile
@@ -10,17 +10,21 @@ from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.runtime.pool import AnyFile, FileInterpreter, InterpreterPool, Task
 
 PATIENCE_S = 300.0
-"""Longest time that loading a file and running it on all inputs may take."""
+"""Longest time for loading a file and running it on all inputs."""
 
 
 def with_outputs(content: bytes, tensors: list[int]) -> bytes:
     """Returns the file with other tensors as its outputs.
 
-    Delegated kernels keep no intermediate tensor, but they do write every output.
+    Delegated kernels do not keep intermediate tensors, but they write every output.
+
+    Args:
+        content: the `.tflite`.
+        tensors: indices of computed tensors.
     """
     editor = Editor(content)
     editor.graph.outputs = tensors
-    editor.model.signatureDefs = None  # they name the outputs that were
+    editor.model.signatureDefs = None  # they name the old outputs
     return editor.to_bytes()
 
 
@@ -37,16 +41,16 @@ def run_tensors(
     Args:
         path: the file.
         tensors: indices of computed tensors.
-        inputs: one run each, in the type of the file's input.
-        position: which of the file's inputs they are for; others hold zeros.
-        kernels: which to use; None: XNNPACK's, or the built-in ones where it refuses the file.
+        inputs: one array per run, in the type of the file's input.
+        position: which of the file's inputs receives them; the others are zero.
+        kernels: kernels to use; None: XNNPACK's, or the built-in ones where XNNPACK rejects the
+            file.
 
     Returns:
-        for each input the values of each tensor, in the tensor's own type; and the kernels that
-        ran.
+        Per input the values of each tensor, in the tensor's own type; and the kernels that ran.
 
     Raises:
-        RuntimeError: the runtime refuses the file, crashes, or gives no answer.
+        RuntimeError: the runtime rejects the file, crashes, or does not answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder) / "tensors.tflite"

@@ -1,7 +1,7 @@
-"""The registry of import rules: each says how one kind of operator becomes layers.
+"""Registry of import rules: each converts one kind of operator to layers.
 
-Which inputs carry data stands in the operator table (`tflite_tools.flatbuffer.operators`); so does
-the function of an operator that computes on whole tensors and needs no rule of its own.
+The operator table (`tflite_tools.flatbuffer.operators`) specifies which inputs carry data, and the
+function of an operator that needs no rule because one layer computes it from whole tensors.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,20 @@ from tflite_tools.flatbuffer.operators import OPERATORS, traits
 from tflite_tools.to_keras.view import OperatorView, Step, is_constant
 
 Rule = Callable[[OperatorView], list[Step]]
-"""View of an operator -> steps, none where the value passes unchanged.
+"""View of an operator -> steps; no steps where the value passes unchanged.
 
-Raises ValueError with "it ..." or "its ..." for what cannot be expressed.
+A rule raises ValueError with "it ..." or "its ..." for an operator that cannot be expressed.
 """
 RULES: dict[str, Rule] = {}
 """{kind of operator: its rule}; filled by `rule`."""
 
 
 def rule(*kinds: str) -> Callable[[Rule], Rule]:
-    """Registers a function as the rule of some kinds of operators."""
+    """Returns a decorator that registers a function as the rule of some kinds of operators.
+
+    Args:
+        *kinds: names in the schema.
+    """
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(kinds, function))
@@ -30,20 +34,28 @@ def rule(*kinds: str) -> Callable[[Rule], Rule]:
 
 
 def rule_of(kind: str) -> Rule | None:
-    """The rule of an operator; None where it cannot be imported."""
+    """Returns the rule of an operator; None where it cannot be imported.
+
+    Args:
+        kind: name in the schema.
+    """
     if kind in RULES:
         return RULES[kind]
     return _tensor_function if traits(kind).function else None
 
 
 def supported_kinds() -> list[str]:
-    """Kinds of operators that can be imported, sorted."""
+    """Returns the kinds of operators that can be imported, sorted."""
     functions = [kind for kind, row in OPERATORS.items() if row.function]
     return sorted({*RULES, *functions})
 
 
 def data_inputs(graph: Graph, operator: Operator) -> list[int]:
-    """Tensor indices of the inputs that carry data.
+    """Returns the tensor indices of the inputs that carry data.
+
+    Args:
+        graph: the file.
+        operator: the operator.
 
     Raises:
         IndexError: the operator has fewer inputs than it needs.
@@ -55,7 +67,7 @@ def data_inputs(graph: Graph, operator: Operator) -> list[int]:
 
 
 def _tensor_function(view: OperatorView) -> list[Step]:
-    """One layer that applies the table's function; constant operands are its weights."""
+    """Returns one layer that applies the table's function; constant inputs are its weights."""
     slots = [slot for slot in range(len(view.operator.inputs)) if view.is_constant(slot)]
     constants = {f"constant{slot}": view.floats(slot) for slot in slots}
     settings = {

@@ -1,4 +1,4 @@
-"""Rules for what moves values without changing them."""
+"""Import rules for operators that move values without changing them."""
 
 import numpy as np
 
@@ -8,17 +8,17 @@ from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 @rule("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 def reshape(view: OperatorView) -> list[Step]:
-    """RESHAPE, SQUEEZE and EXPAND_DIMS: the output's own shape says it all.
+    """Imports RESHAPE, SQUEEZE and EXPAND_DIMS as a reshape to the output's stored shape.
 
-    A network keeps its batch: where the last operator of a file drops a batch of one, the
-    network's output has it still.
+    A network keeps its batch dimension: where the last operator of a file drops a batch of 1,
+    the network's output still has it.
     """
     source, target = view.input(0).shape, view.output.shape
     if int(np.prod(source)) != int(np.prod(target)):
         raise ShapeMismatchError(f"its shapes {list(source)} and {list(target)} differ in size")
     if source == target:
         return []
-    if not target or target[0] != source[0] or not _keeps_batch(view, source, target=target):
+    if not target or target[0] != source[0] or not _keeps_batch(view, source):
         if source[0] != 1 or view.graph.consumers(view.operator.outputs[0]):
             raise ValueError(f"it moves the batch: {list(source)} to {list(target)}")
         target = (1, *target)
@@ -31,17 +31,18 @@ def reshape(view: OperatorView) -> list[Step]:
     return [Step("reshape", {"target_shape": shape}, note=note or str(list(shape)))]
 
 
-def _keeps_batch(view, source, *, target) -> bool:
+def _keeps_batch(view: OperatorView, source: tuple[int, ...]) -> bool:
     if view.operator.kind != "SQUEEZE" or source[0] != 1:
         return True
     removed = view.operator.options.squeezeDims if view.operator.options else None
     if removed is None or len(removed) == 0:
-        return False  # every dimension of one goes, the batch too
+        return False  # all dimensions of 1 are removed, including the batch
     return 0 not in {int(axis) % len(source) for axis in removed}
 
 
 @rule("CONCATENATION")
 def concatenation(view: OperatorView) -> list[Step]:
+    """Imports a concatenation of computed tensors along any axis except the batch."""
     rank = len(view.output.shape)
     axis = view.options.axis % rank
     if axis == 0:
@@ -57,6 +58,7 @@ def concatenation(view: OperatorView) -> list[Step]:
 
 @rule("ARG_MAX")
 def arg_max(view: OperatorView) -> list[Step]:
+    """Imports an arg max along any axis except the batch."""
     rank = len(view.input(0).shape)
     axis = view.integers(1)[0] % rank
     if axis == 0:
@@ -69,7 +71,7 @@ def arg_max(view: OperatorView) -> list[Step]:
 
 @rule("TRANSPOSE")
 def transpose(view: OperatorView) -> list[Step]:
-    """Permutes the axes behind the batch."""
+    """Imports a permutation of the axes after the batch."""
     order = view.integers(1)
     if order[0] != 0:
         raise ValueError(f"it moves the batch: axes {order}")
@@ -81,9 +83,9 @@ def transpose(view: OperatorView) -> list[Step]:
 
 @rule("SPLIT")
 def split(view: OperatorView) -> list[Step]:
-    """Takes one of the equal parts that an axis is cut into, each an output of its own."""
+    """Imports one output of a split: one of the equal parts of an axis, as a slice."""
     rank = len(view.input(1).shape)
-    axis, parts = view.integers(0)[0] % rank, view.options.numSplits
+    axis, parts = view.integers(0)[0] % rank, len(view.operator.outputs)
     if axis == 0:
         raise ValueError("it cuts the batch")
     length = view.input(1).shape[axis] // parts
@@ -94,11 +96,11 @@ def split(view: OperatorView) -> list[Step]:
 
 @rule("DEPTH_TO_SPACE")
 def depth_to_space(view: OperatorView) -> list[Step]:
-    """Moves blocks of channels into height and width, row by row of the block."""
+    """Imports the move of channel blocks into height and width, row by row of the block."""
     block = view.options.blockSize
     _, height, width, channels = view.input(0).shape
     if block < 1 or channels % block**2:
-        raise ValueError(f"its {channels} channels are no multiple of {block}^2")
+        raise ValueError(f"its {channels} channels are not a multiple of {block}^2")
     rest = channels // block**2
     order = {"class_name": "Permute", "config": {"dims": [1, 3, 2, 4, 5]}}
     return [

@@ -1,1 +1,1 @@
-"""Backbones: the networks that features come from."""
+"""Backbones: the networks that extract features."""

@@ -1,4 +1,4 @@
-"""What a network asks of a backbone, and how strides become atrous rates past the output stride.
+"""What a network requires of a backbone, and how strides after the output stride become rates.
 
 Chen et al. 2017, DeepLabv3, arXiv:1706.05587, section 3.1.
 """
@@ -10,14 +10,15 @@ from deeplab_tf.models.blocks import BatchNorm
 
 @dataclasses.dataclass(frozen=True)
 class BackboneForm:
-    """The form that a backbone takes in a network.
+    """How a backbone is built for a network.
 
     Attributes:
         output_stride: 8, 16 or 32; later strides become atrous rates.
-        batch_norm_momentum: of the moving statistics.
-        width_multiplier: of backbones that are published in several widths.
-        keep_rows: the first stride goes along the width alone. Range images are many times
-            wider than high: 64 rows over 16 would leave four.
+        batch_norm_momentum: momentum of the moving statistics.
+        width_multiplier: factor of the channels, for backbones that are published in several
+            widths.
+        keep_rows: apply the first stride to the width only. Range images are much wider than
+            high: with stride 16, 64 rows would become 4.
     """
 
     output_stride: int
@@ -26,40 +27,47 @@ class BackboneForm:
     keep_rows: bool = False
 
     def batch_norm(self, epsilon: float) -> BatchNorm:
+        """Returns the settings of the batch norms."""
         return BatchNorm(self.batch_norm_momentum, epsilon)
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """How a layer moves.
+    """Stride and rate of a layer.
 
     Attributes:
         strides: (rows, columns).
-        rate: atrous rate of its own 3x3 kernel.
+        rate: atrous rate of its 3x3 kernel.
     """
 
     strides: tuple[int, int]
     rate: int
 
 
-class StrideWalk:
-    """Follows a backbone from layer to layer.
+class StrideTracker:
+    """Tracks stride and rate from layer to layer of a backbone.
 
     Attributes:
-        stride: of the columns so far.
+        stride: of the width, over all layers so far.
         rate: atrous rate of the next layer that keeps the resolution.
     """
 
-    def __init__(self, form: BackboneForm):
+    def __init__(self, form: BackboneForm) -> None:
         self._form = form
         self.stride = 1
         self.rate = 1
 
     def step(self, stride: int = 1) -> Step:
-        """The next layer, published with this stride.
+        """Returns stride and rate of the next layer.
 
-        A layer that would go past the output stride keeps the resolution: its own kernel keeps
-        the old rate, those after it take twice as wide a one.
+        A layer that would exceed the output stride keeps the resolution: its own kernel has the
+        rate so far, the layers after it have `stride` times that rate.
+
+        Args:
+            stride: stride of the published layer.
+
+        Returns:
+            its stride and rate here.
         """
         rate = self.rate
         if stride == 1:

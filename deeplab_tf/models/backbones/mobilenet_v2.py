@@ -1,15 +1,16 @@
 """MobileNetV2 as a segmentation backbone.
 
 Sandler et al. 2018, MobileNetV2, arXiv:1801.04381, table 2; atrous rates in place of strides
-after Chen et al. 2017, DeepLabv3, arXiv:1706.05587. Layer names and padding follow Keras
+as in Chen et al. 2017, DeepLabv3, arXiv:1706.05587. Layer names and padding follow Keras
 Applications, so that its weights load by name ("same" padding equals its explicit padding for
 even and odd sizes).
 """
 
+import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.backbones.form import BackboneForm, Step, StrideWalk
-from deeplab_tf.models.blocks import relu6
+from deeplab_tf.models.backbones.form import BackboneForm, Step, StrideTracker
+from deeplab_tf.models.blocks import BatchNorm, relu6
 
 layers = keras.layers
 
@@ -28,28 +29,28 @@ _EPSILON = 1e-3
 
 
 def scaled_channels(channels: float, width_multiplier: float, *, divisor: int = 8) -> int:
-    """Channels times the multiplier, rounded to a multiple of 8, never below 90%."""
+    """Returns channels * multiplier, rounded to a multiple of `divisor`, but to at least 90%."""
     scaled = channels * width_multiplier
     rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * scaled else rounded
 
 
-def build_mobilenet_v2(image, form: BackboneForm) -> dict[int, object]:
-    """Runs the feature extractor.
+def build_mobilenet_v2(image: tf.Tensor, form: BackboneForm) -> dict[int, tf.Tensor]:
+    """Adds the feature extractor.
 
     Args:
         image: Keras tensor, float32 [batch, height, width, channels].
-        form: width multiplier 0.25 to 1.4.
+        form: how it is built; width multiplier 0.25 to 1.4.
 
     Returns:
         {2: 16 * multiplier channels, 4: 24, 8: 32, 16: 96, 32: 320}; the last stride has 320.
     """
-    walk = StrideWalk(form)
+    tracker = StrideTracker(form)
     batch_norm = form.batch_norm(_EPSILON)
     x = layers.Conv2D(
         scaled_channels(_FIRST_CHANNELS, form.width_multiplier),
         3,
-        strides=walk.step(2).strides,
+        strides=tracker.step(2).strides,
         padding="same",
         use_bias=False,
         name="Conv1",
@@ -60,16 +61,24 @@ def build_mobilenet_v2(image, form: BackboneForm) -> dict[int, object]:
     for expansion, channels, repeats, first_stride in _TABLE:
         filters = scaled_channels(channels, form.width_multiplier)
         for repeat in range(repeats):
-            step = walk.step(first_stride if repeat == 0 else 1)
+            step = tracker.step(first_stride if repeat == 0 else 1)
             x = _inverted_residual(
                 x, expansion, filters=filters, step=step, batch_norm=batch_norm, block=block
             )
             block += 1
-        features[walk.stride] = x
+        features[tracker.stride] = x
     return features
 
 
-def _inverted_residual(x, expansion, *, filters, step: Step, batch_norm, block):
+def _inverted_residual(
+    x: tf.Tensor,
+    expansion: int,
+    *,
+    filters: int,
+    step: Step,
+    batch_norm: BatchNorm,
+    block: int,
+) -> tf.Tensor:
     prefix = f"block_{block}_" if block else "expanded_conv_"
     shortcut = x
     in_channels = x.shape[-1]

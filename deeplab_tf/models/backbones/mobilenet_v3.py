@@ -3,14 +3,15 @@
 Howard et al. 2019, MobileNetV3, arXiv:1905.02244, table 1, in the form that its authors published
 as "large minimalistic": no squeeze-and-excite, no hard-swish, 3x3 kernels; ReLU6 in place of ReLU.
 Layer names follow Keras Applications with "_" for "/", so that the weights of
-`MobileNetV3Large(minimalistic=True)` load by name. The classifier's 1280 channels are left out.
+`MobileNetV3Large(minimalistic=True)` load by name. The classifier's 1280 channels are omitted.
 """
 
+import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.backbones.form import BackboneForm, Step, StrideWalk
+from deeplab_tf.models.backbones.form import BackboneForm, Step, StrideTracker
 from deeplab_tf.models.backbones.mobilenet_v2 import scaled_channels
-from deeplab_tf.models.blocks import relu6
+from deeplab_tf.models.blocks import BatchNorm, relu6
 
 layers = keras.layers
 
@@ -37,22 +38,22 @@ _LAST_EXPANSION = 6
 _EPSILON = 1e-3
 
 
-def build_mobilenet_v3_large(image, form: BackboneForm) -> dict[int, object]:
-    """Runs the feature extractor.
+def build_mobilenet_v3_large(image: tf.Tensor, form: BackboneForm) -> dict[int, tf.Tensor]:
+    """Adds the feature extractor.
 
     Args:
         image: Keras tensor, float32 [batch, height, width, channels].
-        form: width multiplier 0.25 to 1.4; published are 0.75 and 1.
+        form: how it is built; width multiplier 0.25 to 1.4, published are 0.75 and 1.
 
     Returns:
         {2: 16 * multiplier channels, 4: 24, 8: 40, 16: 112, 32: 160}; the last stride has 960.
     """
-    walk = StrideWalk(form)
+    tracker = StrideTracker(form)
     batch_norm = form.batch_norm(_EPSILON)
     x = layers.Conv2D(
         _FIRST_CHANNELS,  # of every width, as published
         3,
-        strides=walk.step(2).strides,
+        strides=tracker.step(2).strides,
         padding="same",
         use_bias=False,
         name="Conv",
@@ -65,18 +66,26 @@ def build_mobilenet_v3_large(image, form: BackboneForm) -> dict[int, object]:
             x,
             expansion,
             filters=filters,
-            step=walk.step(stride),
+            step=tracker.step(stride),
             batch_norm=batch_norm,
             block=block,
         )
-        features[walk.stride] = x
+        features[tracker.stride] = x
     filters = scaled_channels(x.shape[-1] * _LAST_EXPANSION, 1)
     x = layers.Conv2D(filters, 1, use_bias=False, name="Conv_1")(x)
-    features[walk.stride] = relu6(batch_norm(x, "Conv_1_BatchNorm"), "Conv_1_relu")
+    features[tracker.stride] = relu6(batch_norm(x, "Conv_1_BatchNorm"), "Conv_1_relu")
     return features
 
 
-def _inverted_residual(x, expansion, *, filters, step: Step, batch_norm, block):
+def _inverted_residual(
+    x: tf.Tensor,
+    expansion: float,
+    *,
+    filters: int,
+    step: Step,
+    batch_norm: BatchNorm,
+    block: int,
+) -> tf.Tensor:
     prefix = f"expanded_conv_{block}_" if block else "expanded_conv_"
     shortcut = x
     in_channels = x.shape[-1]

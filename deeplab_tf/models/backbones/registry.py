@@ -1,12 +1,14 @@
 """The backbones by name. A new one is its own file and one line here.
 
 Each is a function of (image, BackboneForm) that returns {stride: features}: the last tensor at
-every stride from 1 or 2 up to the output stride, [batch, height / stride, width / stride, channels]
-(rows keep twice that with `keep_rows`).
+every stride from 1 or 2 to the output stride, [batch, height / stride, width / stride, channels]
+(twice as many rows with `keep_rows`).
 """
 
 import collections.abc
 import dataclasses
+
+import tensorflow as tf
 
 from deeplab_tf.models.backbones.form import BackboneForm
 from deeplab_tf.models.backbones.mobilenet_v2 import build_mobilenet_v2
@@ -28,10 +30,10 @@ class Backbone:
 
     Attributes:
         build: (image, form) -> {stride: features}.
-        many_widths: whether it takes a width multiplier other than 1.
+        many_widths: whether it can be built with a width multiplier other than 1.
     """
 
-    build: collections.abc.Callable[[object, BackboneForm], dict[int, object]]
+    build: collections.abc.Callable[[tf.Tensor, BackboneForm], dict[int, tf.Tensor]]
     many_widths: bool = False
 
 
@@ -48,18 +50,19 @@ BACKBONES = {
 }
 
 
-def build_backbone(name: str, image, *, form: BackboneForm) -> dict[int, object]:
-    """Runs a backbone.
+def build_backbone(name: str, image: tf.Tensor, *, form: BackboneForm) -> dict[int, tf.Tensor]:
+    """Adds a backbone.
 
     Args:
         name: key of BACKBONES.
         image: Keras tensor, float32 [batch, height, width, channels].
+        form: how it is built.
 
     Returns:
         {stride: features}, strides ascending, the last one `form.output_stride`.
 
     Raises:
-        ValueError: unknown name, or a width that it is not made in.
+        ValueError: an unknown name, or a width that the backbone does not have.
     """
     if name not in BACKBONES:
         raise ValueError(f"unknown backbone {name!r}; known: {', '.join(sorted(BACKBONES))}")

@@ -80,7 +80,7 @@ def test_crops_reach_every_border():
     assert seen == expected
 
 
-def test_small_photo_is_padded_gray_and_ignored():
+def test_small_image_is_padded_gray_and_ignored():
     image, label = _encoded(10, 12)
     padded, target = _run(random_scale_crop, image, label, _seed(0), OFF, 16, 20)
     np.testing.assert_array_equal(target[:10, :12], label)
@@ -205,7 +205,7 @@ class TestJitter:
     [
         ({"min_scale": 0.0}, "0 < min_scale <= max_scale; got 0.0 and 2.0"),
         ({"min_scale": 1.5, "max_scale": 1.0}, "got 1.5 and 1.0"),
-        ({"color_jitter": 1.0}, "color_jitter must be 0 to below 1; got 1.0"),
+        ({"color_jitter": 1.0}, "color_jitter must be in \\[0, 1\\); got 1\\.0"),
         ({"color_jitter": -0.1}, "got -0.1"),
     ],
 )
@@ -214,12 +214,12 @@ def test_bad_options(options, message):
         Augmentation(**options)
 
 
-def test_odd_channels_change_sign_in_the_mirror():
+def test_antisymmetric_channels_change_sign_when_mirrored():
     image = np.array([[[10, 100], [20, 128], [30, 255]]], np.float32)
     label = np.array([[1, 2, 3]], np.uint8)
     seen = set()
     for seed in range(8):
-        found, classes = random_flip(image, label, _seed(seed), odd_channels=(1,))
+        found, classes = random_flip(image, label, _seed(seed), antisymmetric_channels=(1,))
         order = tuple(classes.numpy()[0].tolist())
         seen.add(order)
         expected = image if order == (1, 2, 3) else [[[30, 1], [20, 128], [10, 156]]]

@@ -48,19 +48,19 @@ def test_counts_by_hand(sound):
     assert findings.faults == ()
     assert findings.num_samples == 2
     assert findings.pixels.tolist() == [6, 1, 0]
-    assert findings.holders.tolist() == [2, 1, 0]
+    assert findings.masks_with_class.tolist() == [2, 1, 0]
     assert findings.ignored == 1
     assert findings.sizes == {(2, 3): 1, (1, 2): 1}
 
 
-def test_every_fault_is_found_in_one_walk(faulty):
+def test_all_faults_are_found_in_one_pass(faulty):
     dataset = folder.open_split(faulty, "all")
     (faulty / "images/gone.jpg").unlink()
     findings = check(dataset)
     expected = [
-        ("images/size.jpg", "the mask is 40x60, its photo 60x40"),
+        ("images/size.jpg", "the mask is 40x60, its image 60x40"),
         ("labels/id.png", "class id 9 is unknown"),
-        ("labels/colour.png", "a mask must store one class id a pixel"),
+        ("labels/colour.png", "a mask must store one class id per pixel"),
         ("images/cut.jpg", "not a readable image"),
         ("images/gone.jpg", "no such image"),
     ]
@@ -75,7 +75,7 @@ def test_every_fault_is_found_in_one_walk(faulty):
     assert sum(findings.sizes.values()) == 5  # not cut, not gone
 
 
-def test_photos_that_phones_store_turned_are_faults(sound):
+def test_exif_orientation_is_a_fault(sound):
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees: no size tells
     with Image.open(sound / "images/b.jpg") as image:
@@ -101,7 +101,7 @@ def test_report_by_hand(sound):
         ["land", "0", "0.000%", "0", "never", "seen"],
         ["(ignored)", "1"],
     ]
-    assert lines[5:] == ["samples: 2", "size 2x1: 1 photos", "size 3x2: 1 photos", "faults: 0"]
+    assert lines[5:] == ["samples: 2", "size 2x1: 1 images", "size 3x2: 1 images", "faults: 0"]
 
 
 def test_report_of_masks_that_are_all_ignored(sound, write_image):
@@ -124,7 +124,7 @@ def test_real_list_against_pillow_histograms(shared_dir):
         holders += histogram > 0
     assert findings.faults == ()
     assert findings.pixels.tolist() == total[:11].tolist()
-    assert findings.holders.tolist() == holders[:11].tolist()
+    assert findings.masks_with_class.tolist() == holders[:11].tolist()
     assert findings.ignored == total[11]
     assert findings.sizes == {(360, 480): 101}
 

@@ -51,10 +51,10 @@ def test_no_class_is_refused():
 
 def test_class_255_is_taken_by_the_ignored_label():
     assert LabelSet.from_names([str(i) for i in range(255)]).num_classes == 255
-    with pytest.raises(ValueError, match="at most 255 classes fit; 256 were given"):
+    with pytest.raises(ValueError, match=r"expected at most 255 classes, because .* got 256"):
         LabelSet.from_names([str(i) for i in range(256)])
 
 
 def test_each_class_needs_a_colour():
-    with pytest.raises(ValueError, match="2 names came with 1 colours"):
+    with pytest.raises(ValueError, match="got 2 names and 1 colours"):
         LabelSet(("sky", "sea"), ((0, 0, 0),))

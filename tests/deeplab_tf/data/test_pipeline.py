@@ -77,7 +77,7 @@ def test_batches_run_over_the_end_of_an_epoch(numbered):
     assert sorted(flat[:7]) == list(range(7))
 
 
-def test_resuming_gives_what_an_unbroken_run_gives(memory_dataset, photo, mask):
+def test_resumed_run_reads_the_same_batches(memory_dataset, photo, mask):
     """Augmented bit for bit alike, over the end of an epoch (5 samples, batches of 4)."""
     dataset = memory_dataset(
         [photo(20, 24, seed=i) for i in range(5)], [mask(20, 24, seed=i) for i in range(5)]
@@ -92,7 +92,7 @@ def test_resuming_gives_what_an_unbroken_run_gives(memory_dataset, photo, mask):
     assert (unbroken[0][0] != unbroken[1][0]).any()
 
 
-def test_one_photo_is_augmented_otherwise_each_time(memory_dataset, photo, mask):
+def test_one_image_is_augmented_differently_each_time(memory_dataset, photo, mask):
     dataset = memory_dataset([photo(20, 24)], [mask(20, 24)])
     batches = _take(_pipeline(dataset, Augmentation(), crop=(16, 16)).batches(0), 2)
     assert len({image.tobytes() for images, _ in batches for image in images}) == 8
@@ -131,7 +131,7 @@ def test_batch_must_divide_among_workers(numbered):
         _pipeline(numbered(4)).batches(0, 0, 3)
 
 
-def test_cached_photos_are_read_once(numbered):
+def test_cached_images_are_read_once(numbered):
     dataset = numbered(3)
     _take(_pipeline(dataset, batch_size=1).batches(0), 12)
     assert sorted(dataset.reads) == [0, 1, 2]
@@ -165,7 +165,7 @@ class TestValidation:
         numbers = np.concatenate([label.numpy()[:, 0, 0] for _, label in batches])
         assert numbers.tolist() == [0, 1, 2, 3, 4]
 
-    def test_photos_of_any_size_lie_on_one_canvas(self, memory_dataset, photo, mask):
+    def test_images_of_any_size_are_placed_on_one_canvas(self, memory_dataset, photo, mask):
         """4x5 on 8x12 doubles to 8x10; the other two columns are padding."""
         dataset = memory_dataset([photo(4, 5), photo(8, 12)], [mask(4, 5), mask(8, 12)])
         [(images, labels)] = list(
@@ -181,7 +181,7 @@ class TestValidation:
     def test_fault_names_the_sample(self, memory_dataset, photo, mask):
         dataset = memory_dataset([photo(4, 5)], [mask(5, 4)])
         with pytest.raises(
-            tf.errors.InvalidArgumentError, match="sample 0: the mask is 4x5, its photo 5x4"
+            tf.errors.InvalidArgumentError, match="sample 0: the mask is 4x5, its image 5x4"
         ):
             list(validation_batches(dataset, Preprocessing(), height=8, width=8, batch_size=1))
 
@@ -194,7 +194,7 @@ def test_each_device_gets_its_share_of_a_step(numbered):
     np.testing.assert_array_equal(np.concatenate([b[1] for b in per_device]), whole[1])
 
 
-def test_validation_sees_the_middle_of_a_large_photo(memory_dataset, monkeypatch):
+def test_validation_uses_the_centre_of_a_large_image(memory_dataset, monkeypatch):
     monkeypatch.setattr(pipeline, "VALIDATION_WINDOW", (2, 4))
     image = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
     label = np.arange(30, dtype=np.uint8).reshape(5, 6)
@@ -204,9 +204,9 @@ def test_validation_sees_the_middle_of_a_large_photo(memory_dataset, monkeypatch
     np.testing.assert_allclose(found[0] * 128 + 128, image[1:3, 1:5])
 
 
-def test_what_a_mirror_falsifies_is_not_flipped(memory_dataset):
+def test_data_without_a_mirrored_form_is_not_flipped(memory_dataset):
     dataset = memory_dataset([np.zeros((4, 6, 3), np.uint8)], [np.zeros((4, 6), np.uint8)])
-    dataset.odd_channels = None
+    dataset.antisymmetric_channels = None
     _pipeline(dataset, OFF)
-    with pytest.raises(ValueError, match="a mirrored image is not one of a mirrored scene"):
+    with pytest.raises(ValueError, match="not an image of the mirrored scene; switch flip off"):
         _pipeline(dataset, dataclasses.replace(OFF, flip=True))

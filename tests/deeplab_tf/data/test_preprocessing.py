@@ -76,8 +76,8 @@ def test_input_range():
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        ((1.0, 2.0), (1.0,), "one value a channel; got 2 and 1"),
-        ((), (), "one value a channel; got 0 and 0"),
+        ((1.0, 2.0), (1.0,), "one value per channel; got 2 and 1"),
+        ((), (), "one value per channel; got 0 and 0"),
         ((1.0,), (0.0,), "std must be positive"),
         ((float("nan"), 1.0), (1.0, 1.0), "mean and std must be finite"),
         ((1.0, 1.0), (1.0, float("nan")), "mean and std must be finite"),
@@ -96,7 +96,7 @@ class TestPlace:
         np.testing.assert_array_equal(placed, image)
         assert placement == Placement(6, 8, source_height=6, source_width=8)
 
-    def test_photo_that_fits_one_way_is_padded_gray_not_resampled(self, photo):
+    def test_image_that_fits_one_way_is_padded_gray_not_resampled(self, photo):
         image = photo(6, 5)
         placed, placement = place(image, (6, 8))
         np.testing.assert_array_equal(placed[:, :5], image)
@@ -144,7 +144,7 @@ class TestPlace:
 
     @pytest.mark.parametrize("canvas", [(13, 9), (40, 64), (31, 200), (7, 7)])
     @pytest.mark.parametrize("source", [(30, 41), (5, 3), (1, 1), (64, 8)])
-    def test_label_covers_what_the_photo_covers(self, canvas, source):
+    def test_label_covers_the_same_area_as_the_image(self, canvas, source):
         """The photo is white, so all that is not gray padding is photo."""
         white = np.full((*source, 3), 255, np.uint8)
         placed, placement = place(white, canvas)

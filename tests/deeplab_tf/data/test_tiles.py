@@ -1,4 +1,4 @@
-"""Where tiles lie, and which tile each pixel of a photo takes its class from."""
+"""Positions of tiles, and the tile that each pixel takes its class from."""
 
 import itertools
 
@@ -88,7 +88,7 @@ def test_places_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("cut", CUTS)
-def test_cut_and_stitched_photo_is_the_photo(cut):
+def test_cut_and_stitched_image_is_the_image(cut):
     tiling = Tiling(*cut)
     photo = np.random.default_rng(0).integers(0, 256, (*cut[:2], 3), dtype=np.uint8)
     parts = [tiling.cut(photo, tile) for tile in tiling.tiles()]
@@ -104,7 +104,7 @@ def test_stitched_map_names_the_deepest_tile():
     np.testing.assert_array_equal(numbers, expected)
 
 
-def test_photo_that_ends_before_the_tile_is_padded_gray():
+def test_image_smaller_than_the_tile_is_padded_gray():
     tiling = Tiling(9, 40, tile_height=16, tile_width=16, overlap=5)
     photo = np.zeros((9, 40, 3), np.uint8)
     part = tiling.cut(photo, tiling.tiles()[1])
@@ -116,19 +116,21 @@ def test_photo_that_ends_before_the_tile_is_padded_gray():
     ("size", "needed"),
     [((16, 16), False), ((9, 16), False), ((17, 9), True), ((9, 17), True), ((17, 17), True)],
 )
-def test_only_larger_photos_need_tiles(size, needed):
+def test_only_larger_images_need_tiles(size, needed):
     assert Tiling(*size, 16, 16, 4).needed == needed
 
 
 @pytest.mark.parametrize("overlap", [-1, 12, 16, 400])
 def test_overlap_must_be_smaller_than_a_tile(overlap):
-    message = rf"tiles of 16x12 pixels \(height x width\) overlap by 0 to 11 pixels; got {overlap}"
+    message = (
+        rf"tiles of 16x12 pixels \(height x width\) can overlap by 0 to 11 pixels; got {overlap}"
+    )
     with pytest.raises(ValueError, match=message):
         Tiling(50, 50, tile_height=16, tile_width=12, overlap=overlap)
 
 
-def test_empty_photo():
-    with pytest.raises(ValueError, match="need a pixel at least; got 0x5 and 16x16"):
+def test_empty_image():
+    with pytest.raises(ValueError, match="need at least one pixel; got 0x5 and 16x16"):
         Tiling(0, 5, tile_height=16, tile_width=16, overlap=0)
 
 

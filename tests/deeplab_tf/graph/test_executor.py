@@ -1,4 +1,4 @@
-"""The executor: Keras' own values, the widest cut's memory, weights that change midway."""
+"""Tests of the executor: values equal to Keras, bounded memory, weights that change in a run."""
 
 import gc
 import weakref
@@ -15,7 +15,7 @@ DEPTH = 60
 
 
 def deep_chain(depth: int) -> NetworkDescription:
-    """y = relu(x + 1) again and again: every value has one reader."""
+    """Returns a chain of y = relu(x + 1): every value has one reader."""
     nodes, before = [], "image"
     for index in range(depth):
         for kind, settings in (("rescaling", {"scale": 1.0, "offset": 1.0}), ("relu", {})):
@@ -26,7 +26,7 @@ def deep_chain(depth: int) -> NetworkDescription:
 
 
 def branches() -> tuple[NetworkDescription, dict[str, np.ndarray]]:
-    """A convolution, two readers, and their sum; every kernel entry is written out."""
+    """Returns a convolution, two nodes that read it, and their sum, with known weights."""
     nodes = (
         Node("conv", "conv2d", inputs=("image",), attributes={"filters": 2, "kernel_size": 1}),
         Node("left", "relu", inputs=("conv",)),
@@ -42,9 +42,9 @@ def image(value: float) -> np.ndarray:
     return np.full((1, 1, 1, 1), value, np.float32)
 
 
-def test_a_network_gives_what_is_worked_out_by_hand():
+def test_a_network_computes_the_values_worked_out_by_hand():
     executor = Executor(*branches())
-    # conv: [3 + 0.5, -3]; relu: [3.5, 0]; twice: [7, -6]; sum: [10.5, -6]
+    # conv: [3 + 0.5, -3]; left: [3.5, 0]; right: [7, -6]; sum: [10.5, -6]
     np.testing.assert_array_equal(executor.run(image(3.0)).numpy().ravel(), [10.5, -6.0])
 
 
@@ -61,7 +61,7 @@ def test_memory_is_the_widest_cut_and_not_the_depth():
 
     output = Executor(network, {}).run(np.zeros((1, 8, 8, 4), np.float32), count)
     assert float(output[0, 0, 0, 0]) == DEPTH
-    # The value at hand, the one it was computed from, and one that a frame still names.
+    # The current value, the one it was computed from, and one that a stack frame still refers to.
     assert most <= 3
 
 
@@ -75,14 +75,14 @@ def test_memory_of_many_batches_is_freed_batch_by_batch():
     assert len(run.values(network.output_name)) == 5
 
 
-def test_what_is_not_kept_is_computed_again():
+def test_values_that_are_not_kept_are_computed_again():
     network, arrays = branches()
-    plain = Executor(network, arrays).start([image(2.0)])
-    sparing = Executor(network, arrays).start([image(2.0)], keep=lambda node: False)
+    keeping = Executor(network, arrays).start([image(2.0)])
+    recomputing = Executor(network, arrays).start([image(2.0)], keep=lambda node: False)
     for node in network.nodes:
-        np.testing.assert_array_equal(sparing.value(node.name, 0), expected(plain, node))
-        sparing.step(node)
-    np.testing.assert_array_equal(sparing.value("sum", 0), plain.value("sum", 0))
+        np.testing.assert_array_equal(recomputing.value(node.name, 0), expected(keeping, node))
+        recomputing.step(node)
+    np.testing.assert_array_equal(recomputing.value("sum", 0), keeping.value("sum", 0))
 
 
 def expected(run, node):
@@ -90,18 +90,18 @@ def expected(run, node):
     return run.value(node.name, 0)
 
 
-def test_a_weight_that_changes_midway_counts_from_then_on():
+def test_a_changed_weight_is_used_from_then_on():
     network, arrays = branches()
     executor = Executor(network, arrays)
     run = executor.start([image(1.0)])
     executor.set_weight("conv/bias", np.array([10.0, 0.0], np.float32))
     for node in network.nodes:
         run.step(node)
-    # conv: [11, -1]; relu: [11, 0]; twice: [22, -2]
+    # conv: [11, -1]; left: [11, 0]; right: [22, -2]
     np.testing.assert_array_equal(run.value("sum", 0).numpy().ravel(), [33.0, -2.0])
 
 
-def test_adjusted_values_are_what_later_nodes_read():
+def test_later_nodes_read_the_adjusted_values():
     network, arrays = branches()
     run = Executor(network, arrays).start([image(1.0)])
     for node in network.nodes:
@@ -117,7 +117,7 @@ def test_ranges_round_input_and_nodes_to_256_steps():
     np.testing.assert_allclose(executor.run(image(3.4)).numpy().ravel(), [11.0, -6.0])
 
 
-def test_a_traced_run_gives_the_same():
+def test_a_traced_run_computes_the_same():
     network, arrays = branches()
     executor = Executor(network, arrays)
     traced = tf.function(executor.run)
@@ -126,7 +126,7 @@ def test_a_traced_run_gives_the_same():
     np.testing.assert_array_equal(traced(tf.constant(image(3.0))), executor.run(image(3.0)))
 
 
-def test_the_executor_is_the_keras_model():
+def test_the_executor_computes_the_same_as_the_keras_model():
     network, arrays = branches()
     model = build_imported(network)
     model.set_weights([arrays["conv/kernel"], arrays["conv/bias"]])

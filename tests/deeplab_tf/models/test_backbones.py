@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.models.backbones.form import BackboneForm, StrideWalk
+from deeplab_tf.models.backbones.form import BackboneForm, StrideTracker
 from deeplab_tf.models.backbones.registry import BACKBONES, build_backbone
 from deeplab_tf.weights import matching as initialization
 from deeplab_tf.weights.keras_applications import APPLICATIONS
@@ -75,8 +75,8 @@ def test_rows_kept_for_range_images(name):
 
 
 def test_strides_become_rates_past_the_output_stride():
-    walk = StrideWalk(BackboneForm(8))
-    found = [walk.step(stride) for stride in (2, 2, 1, 2, 1, 2, 1, 2, 1)]
+    tracker = StrideTracker(BackboneForm(8))
+    found = [tracker.step(stride) for stride in (2, 2, 1, 2, 1, 2, 1, 2, 1)]
     assert [step.strides[1] for step in found] == [2, 2, 1, 2, 1, 1, 1, 1, 1]
     assert [step.rate for step in found] == [1, 1, 1, 1, 1, 1, 2, 2, 4]
 

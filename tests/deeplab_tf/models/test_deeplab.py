@@ -7,7 +7,7 @@ import tf_keras as keras
 
 from deeplab_tf.models.backbones.form import BackboneForm
 from deeplab_tf.models.backbones.mobilenet_v2 import build_mobilenet_v2, scaled_channels
-from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.config import Aspp, DeepLabConfig, ModelConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.weights import matching as initialization
 
@@ -69,7 +69,7 @@ def test_width_rounds_to_eights_but_never_below_ninety_percent():
 
 
 def test_pyramid_and_decoder_have_the_parameters_of_the_paper():
-    config = ModelConfig(num_classes=11)
+    config = DeepLabConfig(num_classes=11)
     norm = 4  # gamma, beta, mean, variance of each channel
     branch_1x1 = 320 * 256 + norm * 256
     atrous = 9 * 320 + norm * 320 + 320 * 256 + norm * 256
@@ -94,7 +94,7 @@ def test_pyramid_and_decoder_have_the_parameters_of_the_paper():
     ],
 )
 def test_logits_shape_and_one_flat_graph_of_stock_layers(changes, size, expected):
-    config = ModelConfig(num_classes=7, channels=5, width_multiplier=0.35, **changes)
+    config = DeepLabConfig(num_classes=7, channels=5, width_multiplier=0.35, **changes)
     model = build_network(config, size)
     assert model.output_shape == (None, *expected, 7)
     assert model.input_shape == (None, *size, 5)
@@ -116,11 +116,11 @@ def test_logits_shape_and_one_flat_graph_of_stock_layers(changes, size, expected
 )
 def test_wrong_configurations_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
-        ModelConfig(**values)
+        DeepLabConfig(**values)
 
 
 def test_a_size_that_does_not_fit_names_the_next_one_that_does():
-    config = ModelConfig(num_classes=2)
+    config = DeepLabConfig(num_classes=2)
     with pytest.raises(ValueError, match=r"height 360 is not a multiple.*pad to 368"):
         build_network(config, (360, 480))
     assert config.padded_size(360, 480) == (368, 480)
@@ -128,7 +128,7 @@ def test_a_size_that_does_not_fit_names_the_next_one_that_does():
 
 
 def test_configuration_survives_json_and_unknown_keys_do_not():
-    config = ModelConfig(num_classes=3, aspp=Aspp.SLIM, atrous_rates=(2, 4))
+    config = DeepLabConfig(num_classes=3, aspp=Aspp.SLIM, atrous_rates=(2, 4))
     assert ModelConfig.from_json(config.to_json()) == config
     with pytest.raises(ValueError, match="unknown model keys \\['depth'\\]"):
         ModelConfig.from_json({"num_classes": 3, "depth": 1})
@@ -136,7 +136,7 @@ def test_configuration_survives_json_and_unknown_keys_do_not():
 
 def test_unknown_network_is_named():
     with pytest.raises(ValueError, match="unknown network 'resnet'"):
-        build_network(ModelConfig(num_classes=2, network="resnet"), (64, 64))
+        ModelConfig.from_json({"num_classes": 2, "network": "resnet"})
 
 
 def test_real_imagenet_weights_give_the_features_of_keras_applications(shared_dir):

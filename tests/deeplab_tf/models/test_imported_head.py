@@ -5,7 +5,7 @@ import pytest
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.graph.network import NetworkDescription, Node
-from deeplab_tf.models.config import IMPORTED, ModelConfig
+from deeplab_tf.models.config import IMPORTED, ImportedConfig, ModelConfig
 from deeplab_tf.models.registry import build_network
 from tflite_tools.to_keras.split_head import split_head
 
@@ -73,12 +73,12 @@ def test_classifier_is_refused():
 
 
 def test_imported_network_is_built_by_its_configuration():
-    config = ModelConfig(num_classes=4, network=IMPORTED, description=description())
+    config = ImportedConfig(num_classes=4, description=description())
     assert build_network(config, (17, 33)).output_shape == (None, 5, 9, 4)
     assert config.padded_size(360, 480) == (17, 33)
     assert ModelConfig.from_json(config.to_json()) == config
-    wrong = ModelConfig(num_classes=5, network=IMPORTED, description=description())
+    wrong = ImportedConfig(num_classes=5, description=description())
     with pytest.raises(ValueError, match=r"gives \[5, 9, 4\], not logits \[h, w, 5\]"):
         build_network(wrong, (17, 33))
     with pytest.raises(ValueError, match="belong together"):
-        ModelConfig(num_classes=4, network=IMPORTED)
+        ModelConfig.from_json({"num_classes": 4, "network": IMPORTED})

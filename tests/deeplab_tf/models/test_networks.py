@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.models.config import Aspp, ModelConfig, default_aspp
+from deeplab_tf.models.config import (
+    Aspp,
+    DeepLabConfig,
+    ENetConfig,
+    ModelConfig,
+    UNetConfig,
+    configure,
+)
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.models.unpooling import MaxUnpooling
 
@@ -16,9 +23,7 @@ def learned(model):
 def test_classic_unet_has_the_published_number_of_parameters():
     # 31,037,633 for 3 channels and one class with batch norm: milesial/Pytorch-UNet, whose
     # transposed 2x2 convolutions have as many weights as 2x2 convolutions behind a resize.
-    config = ModelConfig(
-        1, network="unet", backbone="unet_encoder", aspp=Aspp.NONE, decoder_channels=512
-    )
+    config = UNetConfig(1, backbone="unet_encoder", decoder_channels=512)
     model = build_network(config, (64, 96))
     assert learned(model) == 31_037_633
     assert model.output_shape == (None, 64, 96, 1)
@@ -50,7 +55,7 @@ def test_enet_has_about_the_published_number_of_parameters():
     expected = initial + down(16, 64) + 4 * bottleneck(64, 9) + down(64, 128)
     expected += 2 * section + up(128, 64) + 2 * bottleneck(64, 9) + up(64, 16) + bottleneck(16, 9)
     expected += 9 * 16 * 11 + 11
-    model = build_network(ModelConfig(11, network="enet"), (64, 96))
+    model = build_network(ENetConfig(11), (64, 96))
     assert learned(model) == expected
     assert expected == pytest.approx(370_000, rel=0.03)
     widths = {
@@ -72,20 +77,21 @@ def test_enet_has_about_the_published_number_of_parameters():
     ],
 )
 def test_logits_of_any_channels_and_classes(network, backbone, expected, size):
-    config = ModelConfig(7, channels=5, network=network, backbone=backbone, aspp=Aspp.SLIM)
+    config = configure(
+        network, {"num_classes": 7, "channels": 5, "backbone": backbone, "aspp": Aspp.SLIM}
+    )
     model = build_network(config, size)
     assert model.output_shape == (None, *(-(-side // expected) for side in size), 7)
 
 
 def test_odd_sizes_of_even_pools_are_refused_or_kept():
-    config = ModelConfig(7, network="unet", backbone="vgg11_bn", aspp=Aspp.NONE)
+    config = UNetConfig(7, backbone="vgg11_bn")
     assert build_network(config, (65, 97)).output_shape == (None, 65, 97, 7)
 
 
 def test_unet_needs_its_decoder():
-    config = ModelConfig(7, network="unet", decoder=False)
-    with pytest.raises(ValueError, match="unet is nothing without its decoder"):
-        build_network(config, (64, 96))
+    with pytest.raises(ValueError, match="unet cannot be built without its decoder"):
+        configure("unet", {"num_classes": 7, "decoder": False})
 
 
 def test_max_unpooling_puts_values_where_the_maxima_were():
@@ -101,7 +107,7 @@ def test_max_unpooling_puts_values_where_the_maxima_were():
 
 def test_max_unpooling_learns_nothing_more():
     resized, unpooled = (
-        build_network(ModelConfig(11, network=name), (64, 96))
+        build_network(configure(name, {"num_classes": 11}), (64, 96))
         for name in ("enet", "enet_max_unpooling")
     )
     assert learned(resized) == learned(unpooled)
@@ -109,17 +115,17 @@ def test_max_unpooling_learns_nothing_more():
 
 def test_enet_needs_room_beside_the_channels():
     with pytest.raises(ValueError, match="enet takes at most 15 channels; got 16"):
-        build_network(ModelConfig(7, channels=16, network="enet"), (64, 96))
+        build_network(ENetConfig(7, channels=16), (64, 96))
 
 
 def test_runs_from_before_backbones_are_read():
-    values = ModelConfig(11).to_json()
+    values = DeepLabConfig(11).to_json()
     del values["backbone"], values["keep_rows"]
     found = ModelConfig.from_json({**values, "network": "deeplab_mobilenet_v2"})
     assert (found.network, found.backbone) == ("deeplab", "mobilenet_v2")
-    assert found == ModelConfig(11)
+    assert found == DeepLabConfig(11)
 
 
 def test_the_pyramid_belongs_to_deeplab():
-    assert default_aspp("deeplab") is Aspp.ATROUS
-    assert default_aspp("unet") is Aspp.NONE
+    assert DeepLabConfig(2).aspp is Aspp.ATROUS
+    assert UNetConfig(2).aspp is Aspp.NONE

@@ -1,4 +1,4 @@
-"""Networks for graph edits: trained DeepLabV3+, a plain chain with odd layers, a classifier."""
+"""Networks for graph edits: trained DeepLabV3+, a chain with an unknown layer, a classifier."""
 
 import functools
 
@@ -43,7 +43,7 @@ def chain():
     y = layers.LeakyReLU(0.1, name="branch_relu")(y)
     y = layers.Conv2D(24, 3, padding="same", name="branch_end")(y)
     x = layers.Add(name="sum")([x, y])
-    x = layers.LayerNormalization(name="odd")(x)  # no step knows it
+    x = layers.LayerNormalization(name="odd")(x)  # unknown to all steps
     x = layers.Conv2DTranspose(8, 3, strides=2, padding="same", name="up")(x)
     x = layers.Activation("relu", name="up_relu")(x)
     x = layers.Conv2D(5, 1, name="logits")(x)

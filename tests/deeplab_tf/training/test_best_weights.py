@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from deeplab_tf.data.dataset import Subset
 from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.runs.folder import Phase
 from deeplab_tf.training.loop import CHOICE_KEY, TrainingRun
-from deeplab_tf.training.run_folder import Phase
 
 
 def planted_validator(matrix):

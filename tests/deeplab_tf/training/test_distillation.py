@@ -1,6 +1,5 @@
 """Distillation terms against numbers worked out by hand, and the teacher's checks."""
 
-import dataclasses
 import json
 import math
 import pathlib
@@ -13,11 +12,12 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.config import Aspp, DeepLabConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.training.config import TrainingConfig, read_config
-from deeplab_tf.training.distillation import Distillation, DistillLoss, distillation_loss
-from deeplab_tf.training.run_folder import Phase, RunFolder
+from deeplab_tf.runs.choices import DistillLoss
+from deeplab_tf.runs.config import Distillation, TrainingConfig, read_config
+from deeplab_tf.runs.folder import Phase, RunFolder
+from deeplab_tf.training.distillation import distillation_loss
 from deeplab_tf.training.start import teacher_maker
 from deeplab_tf.weights.matching import named_arrays
 from deeplab_tf.weights.npz import save_weights
@@ -95,12 +95,14 @@ def test_bad_settings(values):
 @pytest.fixture
 def student(tmp_path):
     """Configuration whose teacher, a small network with random weights, lies in a folder."""
-    model = ModelConfig(3, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=8)
-    config = TrainingConfig(model=model, dataset="folder", crop_height=32, crop_width=32)
+    model = DeepLabConfig(3, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=8)
+    config = TrainingConfig.from_settings(
+        model=model, dataset="folder", crop_height=32, crop_width=32
+    )
     folder = RunFolder(tmp_path / "teacher")
     folder.prepare(config, LabelSet.from_names(("a", "b", "c")))
     save_weights(named_arrays(build_network(model, (32, 32))), folder.weights(Phase.FLOAT))
-    return dataclasses.replace(config, distillation=Distillation(str(folder.path)))
+    return config.with_settings(distillation=Distillation(str(folder.path)))
 
 
 def test_teacher_is_built_with_its_weights(student):
@@ -111,24 +113,24 @@ def test_teacher_is_built_with_its_weights(student):
             teacher.model.get_layer("logits").get_weights()[0], stored["logits/kernel"]
         )
     assert not teacher.model.trainable_variables
-    assert teacher_maker(dataclasses.replace(student, distillation=Distillation()), ("a",)) is None
+    assert teacher_maker(student.with_settings(distillation=Distillation()), ("a",)) is None
 
 
 def test_teacher_with_other_classes_or_pixels_is_refused(student):
     with pytest.raises(ValueError, match=r"knows 3 classes \(a, b, c\), the student 2 \(a, b\)"):
         teacher_maker(student, ("a", "b"))
-    other = dataclasses.replace(student, preprocessing=Preprocessing((127.5,) * 3, (127.5,) * 3))
+    other = student.with_settings(preprocessing=Preprocessing((127.5,) * 3, (127.5,) * 3))
     with pytest.raises(ValueError, match="they must be the same"):
         teacher_maker(other, ("a", "b", "c"))
     folder = RunFolder(pathlib.Path(student.distillation.teacher))
-    taught = dataclasses.replace(
-        read_config(folder.path), sensor=Sensor(64, 512, fov_up=3.0, fov_down=-25.0)
+    taught = read_config(folder.path).with_settings(
+        sensor=Sensor(64, 512, fov_up=3.0, fov_down=-25.0)
     )
     (folder.path / "config.json").write_text(json.dumps(taught.to_json()))
-    scans = dataclasses.replace(student, sensor=Sensor(32, 512, fov_up=3.0, fov_down=-25.0))
+    scans = student.with_settings(sensor=Sensor(32, 512, fov_up=3.0, fov_down=-25.0))
     with pytest.raises(ValueError, match=r"another sensor \(height 64 -> 32\); they must be"):
         teacher_maker(scans, ("a", "b", "c"))
-    missing = dataclasses.replace(student, distillation=Distillation("missing"))
+    missing = student.with_settings(distillation=Distillation("missing"))
     with pytest.raises(FileNotFoundError, match="not a run folder"):
         teacher_maker(missing, ("a", "b", "c"))
 

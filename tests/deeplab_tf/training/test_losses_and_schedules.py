@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.training.losses import ClassWeighting, class_weights, segmentation_loss
-from deeplab_tf.training.schedules import Decay, OptimizerName, Schedule, build_optimizer
+from deeplab_tf.runs.choices import ClassWeighting, OptimizerName, Schedule
+from deeplab_tf.training.losses import class_weights, segmentation_loss
+from deeplab_tf.training.schedules import Decay, build_optimizer
 
 EVEN = np.ones(2, np.float32)
 

@@ -1,6 +1,5 @@
 """The quantized phase: whose scheme, the average of weights, ranges and parity on record."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -11,15 +10,16 @@ import tf_keras as keras
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
 from deeplab_tf.graph.from_keras import describe
-from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.config import Aspp, DeepLabConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.quantization.qat.apply import QatScheme, quantize_aware, wrapped_layers
+from deeplab_tf.quantization.qat.apply import quantize_aware, wrapped_layers
 from deeplab_tf.quantization.qat.ranges import learned_ranges
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
-from deeplab_tf.training.config import TrainingConfig
+from deeplab_tf.runs.choices import OptimizerName, QatScheme
+from deeplab_tf.runs.config import TrainingConfig
+from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.training.loop import TrainingRun
-from deeplab_tf.training.run_folder import Phase, RunFolder
-from deeplab_tf.training.schedules import Decay, OptimizerName, build_optimizer
+from deeplab_tf.training.schedules import Decay, build_optimizer
 from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
 from deeplab_tf.weights.npz import read_weights
@@ -30,10 +30,10 @@ from export.conversion.source import RunSource
 from tests.zoo import pixels, trained_quantized_model
 from tflite_tools.to_keras.importer import ImportedNetwork
 
-TINY = ModelConfig(
+TINY = DeepLabConfig(
     num_classes=7, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=16, decoder_channels=16
 )
-RUN = TrainingConfig(
+RUN = TrainingConfig.from_settings(
     model=TINY,
     dataset="synthetic",
     crop_height=32,
@@ -86,7 +86,7 @@ def test_averaged_lends_and_gives_back():
     model = keras.Model(image, keras.layers.Conv2D(2, 1, name="logits")(image))
     stepper = Stepper(
         model,
-        dataclasses.replace(RUN, weight_decay=0.0),
+        RUN.with_settings(weight_decay=0.0),
         class_weights=np.ones(2, np.float32),
         strategy=tf.distribute.get_strategy(),
         schedule=Decay(0.1, 100),
@@ -111,7 +111,7 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
 
     results = {}
     for name, average in (("plain", 0.0), ("averaged", 0.9)):
-        config = dataclasses.replace(RUN, quantize_weight_average=average, parity_interval=2)
+        config = RUN.with_settings(quantize_weight_average=average, parity_interval=2)
         folder = RunFolder(tmp_path / name)
         TrainingRun(config, folder, check_parity=check).train()
         results[name] = read_weights(folder.weights(Phase.QUANTIZED))
@@ -152,8 +152,8 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
 
 
 def test_stock_run_exports_with_its_faults_told(tmp_path):
-    config = dataclasses.replace(
-        RUN, train_steps=2, quantize_scheme=QatScheme.TFMOT_DEFAULT, validation_interval=10
+    config = RUN.with_settings(
+        train_steps=2, quantize_scheme=QatScheme.TFMOT_DEFAULT, validation_interval=10
     )
     folder = RunFolder(tmp_path)
     TrainingRun(config, folder).train()
@@ -194,7 +194,7 @@ def _shifted(runner, number, photo):
 )
 def test_bad_values(changes, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(RUN, **changes)
+        RUN.with_settings(**changes)
 
 
 def test_a_failing_comparison_does_not_end_the_training(tmp_path):
@@ -202,14 +202,14 @@ def test_a_failing_comparison_does_not_end_the_training(tmp_path):
         raise RuntimeError("the converter refused")
 
     folder = RunFolder(tmp_path)
-    config = dataclasses.replace(RUN, parity_interval=2)
+    config = RUN.with_settings(parity_interval=2)
     TrainingRun(config, folder, check_parity=check).train()
     assert folder.weights(Phase.QUANTIZED).is_file()
 
 
 def test_a_teacher_that_was_quantization_aware_from_the_start_gives_what_it_learned(tmp_path):
-    config = dataclasses.replace(
-        RUN, quantize_delay_step=0, quantize_freeze_batch_norm=False, train_steps=2
+    config = RUN.with_settings(
+        quantize_delay_step=0, quantize_freeze_batch_norm=False, train_steps=2
     )
     folder = RunFolder(tmp_path)
     TrainingRun(config, folder).train()

@@ -65,7 +65,7 @@ def test_killed_on_both_sides_of_the_switch_ends_with_the_same_bits(tmp_path):
     kill_after_checkpoint(start(killed, *flags), killed, "float", 2)
     kill_after_checkpoint(start(killed, *flags), killed, "quantized", 8)
     errors = finish(start(killed, *flags))
-    assert "quantized phase goes on from step 8" in errors
+    assert "quantized phase resumes from step 8" in errors
     for name in ("float.npz", "quantized.npz"):
         with np.load(whole / name) as expected, np.load(killed / name) as found:
             assert sorted(expected.files) == sorted(found.files)

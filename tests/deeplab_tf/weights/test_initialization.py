@@ -9,10 +9,10 @@ import pytest
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.batch_norm import adopt_statistics
-from deeplab_tf.models.config import Aspp, ModelConfig
+from deeplab_tf.models.config import Aspp, DeepLabConfig
 from deeplab_tf.models.registry import build_network
-from deeplab_tf.training.config import TrainingConfig, read_config
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.config import TrainingConfig, read_config
+from deeplab_tf.runs.folder import RunFolder
 from deeplab_tf.training.start import initializer
 from deeplab_tf.weights import matching as initialization
 from deeplab_tf.weights.keras_applications import APPLICATIONS, Application
@@ -23,14 +23,14 @@ from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.to_keras.convolution_weights import read_convolutions
 
-SMALL = ModelConfig(num_classes=3, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=16)
+SMALL = DeepLabConfig(num_classes=3, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=16)
 
 
 def test_weights_file_round_trip_and_report_of_what_differs(tmp_path):
     model = build_network(SMALL, (32, 32))
     save_weights(initialization.named_arrays(model), tmp_path / "w.npz")
     arrays = read_weights(tmp_path / "w.npz")
-    other = build_network(ModelConfig(**{**vars(SMALL), "num_classes": 5}), (32, 32))
+    other = build_network(DeepLabConfig(**{**vars(SMALL), "num_classes": 5}), (32, 32))
     arrays["extra/kernel"] = np.zeros(3, np.float32)
     report = initialization.load_named(other, arrays)
     assert [line.split(":")[0] for line in report.mismatched] == ["logits"]
@@ -48,8 +48,8 @@ def test_weights_of_another_network_are_refused():
 
 def imagenet_config(backbone, **changes):
     values = {"num_classes": 3, "aspp": Aspp.SLIM, "aspp_channels": 16, "backbone": backbone}
-    model = ModelConfig(**(values | changes))
-    return TrainingConfig(
+    model = DeepLabConfig(**(values | changes))
+    return TrainingConfig.from_settings(
         dataset="synthetic",
         data_dir="",
         model=model,
@@ -92,7 +92,7 @@ def test_imagenet_weights_that_do_not_exist_or_do_not_come(monkeypatch):
 
 def test_nan_weights_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", **{"Conv1/kernel": np.array([np.nan])})
-    with pytest.raises(ValueError, match="Conv1/kernel holds NaN"):
+    with pytest.raises(ValueError, match="Conv1/kernel contains NaN"):
         read_weights(tmp_path / "bad.npz")
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_is_no_weights_file_is_refused(tmp_path):
 
 def test_folded_imagenet_backbone_keeps_its_function_with_observed_statistics(shared_dir):
     graph = read_graph(shared_dir / "models" / "tf2_mobilenet_v2_1.0_224_ptq.tflite")
-    config = ModelConfig(num_classes=2, aspp=Aspp.NONE, decoder=False)
+    config = DeepLabConfig(num_classes=2, aspp=Aspp.NONE, decoder=False)
     model = build_network(config, (64, 64))
     report = initialization.load_convolutions(model, read_convolutions(graph))
     assert len(report.matched) == 51  # 1 + 16 x 3 + 2 (the first block has no expansion)
@@ -124,7 +124,7 @@ def test_folded_imagenet_backbone_keeps_its_function_with_observed_statistics(sh
 def residual(tmp_path_factory):
     """A network over ResNet-18 with random weights, and its float file's convolutions."""
     folder = tmp_path_factory.mktemp("residual")
-    config = ModelConfig(3, backbone="resnet18", aspp=Aspp.NONE, decoder=False)
+    config = DeepLabConfig(3, backbone="resnet18", aspp=Aspp.NONE, decoder=False)
     model = build_network(config, (64, 64))
     freeze.write_saved_model(freeze.freeze_model(model, Head.LOGITS_LOW), folder / "saved")
     spec = FileSpec(
@@ -149,7 +149,7 @@ def test_residual_blocks_are_matched_through_the_graph(residual):
 
 def test_a_file_without_the_whole_backbone_is_refused(residual):
     config, _, path = residual
-    wanted = TrainingConfig(
+    wanted = TrainingConfig.from_settings(
         model=dataclasses.replace(config, backbone="resnet50"),
         dataset="synthetic",
         crop_height=64,
@@ -162,7 +162,7 @@ def test_a_file_without_the_whole_backbone_is_refused(residual):
 
 
 def test_run_folder_refuses_other_settings_and_names_the_change(tmp_path):
-    config = TrainingConfig(model=SMALL, dataset="synthetic", crop_height=32)
+    config = TrainingConfig.from_settings(model=SMALL, dataset="synthetic", crop_height=32)
     folder = RunFolder(tmp_path)
     labels = LabelSet.from_names(["a", "b", "c"])
     folder.prepare(config, labels)
@@ -170,13 +170,13 @@ def test_run_folder_refuses_other_settings_and_names_the_change(tmp_path):
     assert read_config(tmp_path) == config
     assert folder.read_labels() == labels
     folder.history.touch()  # something was trained
-    changed = TrainingConfig(model=SMALL, dataset="synthetic", crop_height=32, seed=7)
+    changed = TrainingConfig.from_settings(model=SMALL, dataset="synthetic", crop_height=32, seed=7)
     with pytest.raises(FileExistsError, match="seed 0 -> 7"):
         folder.prepare(changed, labels)
 
 
 def test_unknown_keys_in_a_stored_configuration_are_an_error(tmp_path):
-    config = TrainingConfig(model=SMALL, dataset="synthetic", crop_height=32)
+    config = TrainingConfig.from_settings(model=SMALL, dataset="synthetic", crop_height=32)
     values = config.to_json() | {"momentum": 1}
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="unknown training keys \\['momentum'\\]"):
@@ -200,4 +200,4 @@ def test_unknown_keys_in_a_stored_configuration_are_an_error(tmp_path):
 )
 def test_wrong_training_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
-        TrainingConfig(model=SMALL, dataset="synthetic", **values)
+        TrainingConfig.from_settings(model=SMALL, dataset="synthetic", **values)

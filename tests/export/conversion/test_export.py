@@ -23,8 +23,8 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat import apply, ranges
-from deeplab_tf.training.config import read_config
-from deeplab_tf.training.run_folder import RunFolder
+from deeplab_tf.runs.config import read_config
+from deeplab_tf.runs.folder import RunFolder
 from deeplab_tf.weights.matching import named_arrays
 from export.conversion import freeze, gate, source
 from export.conversion.calibration import calibrate, choose_samples
@@ -592,7 +592,7 @@ def test_range_images_are_calibrated_without_their_empty_pixels(tmp_path, monkey
     assert result.failure == ""
     steps = read_manifest(result.path).quantization
     assert steps["ignore_empty"] is True
-    said = " of the pixels are empty, left out of statistics"
+    said = " of the pixels are empty, excluded from statistics"
     (share,) = (line.removesuffix(said) for line in steps["report"] if line.endswith(said))
     assert share in ("74%", "75%")  # a row at the seam is blended by the resize
     (result,) = export_files(TrainedSource(), dataclasses.replace(plan, overwrite=True))

@@ -36,9 +36,9 @@ def test_disjoint_sets(drawn):
 @pytest.mark.parametrize(
     ("indices", "message"),
     [
-        ((0,), "ranges come from one image:"),
-        ((0, 0, 0), "ranges come from one image repeated 3 times"),
-        ((0, 1, 1), "1 of 3 calibration images are repeats"),
+        ((0,), "ranges are measured on one image:"),
+        ((0, 0, 0), "ranges are measured on one image repeated 3 times"),
+        ((0, 1, 1), "1 of 3 calibration images are repeated"),
     ],
 )
 def test_poor_sets_are_said(drawn, caplog, indices, message):
@@ -62,7 +62,7 @@ def test_a_good_set_is_not_warned_of(drawn, caplog):
     ids=["0..255", "2"],
 )
 def test_images_that_are_not_normalized_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"calibration images reach from .* normalize them"):
+    with pytest.raises(ValueError, match=r"expected calibration images within .* normalize them"):
         quantize_post_training(
             trained_float_model(), PostTraining(), batches=[wrong], input_range=INPUT_RANGE
         )

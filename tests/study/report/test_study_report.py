@@ -18,7 +18,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics import confusion
 from deeplab_tf.metrics.bootstrap import miou_difference
-from deeplab_tf.training.run_events import read_training_minutes
+from deeplab_tf.runs.events import read_training_minutes
 from study.report import timing
 from study.report.charts import front
 from study.report.collect import StudyScope, collect_study

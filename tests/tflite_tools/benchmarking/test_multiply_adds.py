@@ -87,7 +87,7 @@ def test_whole_network_equals_the_count_over_keras_layers():
     import tf_keras as keras  # noqa: PLC0415
 
     from deeplab_tf.models.registry import build_network  # noqa: PLC0415
-    from deeplab_tf.training.config import read_config  # noqa: PLC0415
+    from deeplab_tf.runs.config import read_config  # noqa: PLC0415
 
     model = build_network(read_config(CAMVID).model, (368, 480))
     expected = 0

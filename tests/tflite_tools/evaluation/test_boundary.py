@@ -7,7 +7,7 @@ from scipy import ndimage
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics.boundary import band_width, boundary_counts, inner_band
-from deeplab_tf.metrics.overlap import shares
+from deeplab_tf.metrics.overlap import iou_from_counts
 from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.boundaries import count_boundaries
@@ -39,7 +39,7 @@ def test_square_moved_by_one_worked_out_by_hand():
     # Class 1: both bands are rings of 12. They share columns 2, 3, 4 of rows 1 and 4: 6 of 18.
     # Class 0: all 20 + 20 pixels lie at the border or beside the square; 16 are common, of 24.
     np.testing.assert_array_equal(counts, [[16, 24], [6, 18]])
-    assert shares(counts) == pytest.approx([2 / 3, 1 / 3])
+    assert iou_from_counts(counts) == pytest.approx([2 / 3, 1 / 3])
 
 
 @pytest.mark.parametrize("distance", [1, 2, 5])
@@ -95,7 +95,9 @@ def test_thick_objects_show_in_the_band_what_iou_hides():
     prediction[24:180, 20:180] = 1
     (_, plain), (_, band) = (
         (0, np.sum((label == 1) & (prediction == 1)) / np.sum((label == 1) | (prediction == 1))),
-        shares(boundary_counts(label, prediction, num_classes=2, distance=band_width(200, 200))),
+        iou_from_counts(
+            boundary_counts(label, prediction, num_classes=2, distance=band_width(200, 200))
+        ),
     )
     assert plain == pytest.approx(0.975)
     assert band < 0.75

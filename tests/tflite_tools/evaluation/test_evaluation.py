@@ -406,7 +406,7 @@ def test_damaged_files_end_with_one_line(tmp_path, tiny_dataset, damage):
         ((f"--model={INT8}", "--dataset=synthetic", "--limit=-1"), 1, "must not be negative"),
         ((f"--model={INT8}", "--dataset=synthetic", "--split=x"), 1, "unknown split 'x'"),
         ((f"--model={INT8}", "--dataset=nothing"), 2, "--dataset=nothing"),
-        ((f"--model={INT8}", "--dataset=synthetic", "--mean=1,2"), 1, "one value a channel"),
+        ((f"--model={INT8}", "--dataset=synthetic", "--mean=1,2"), 1, "one value per channel"),
         (("--run_dir=missing",), 1, "missing: no such folder; check --run_dir"),
         ((f"--run_dir={CAMVID}",), 1, "no .tflite; run export.to_tflite first"),
     ],

@@ -307,5 +307,5 @@ def test_a_broken_scan_is_named_and_no_file_is_blamed(scans, sign_of_y, tmp_path
     assert status == 1
     lines = [line for line in errors.splitlines() if "error: " in line]
     assert len(lines) == 1
-    assert "000001.bin: 4 bytes are no multiple of 16" in lines[0]
+    assert "000001.bin: 4 bytes are not a multiple of 16" in lines[0]
     assert output == ""

@@ -216,7 +216,7 @@ def test_command_records_the_setting(own_folder, tmp_path):
 @pytest.mark.parametrize(
     ("overlap", "status", "message"),
     [
-        ("368", 1, "int8: tiles of 368x480 pixels (height x width) overlap by 0 to 367 pixels"),
+        ("368", 1, "int8: tiles of 368x480 pixels (height x width) can overlap by 0 to 367 pixels"),
         ("-2", 1, "tile_overlap is -1 (off) or a number of pixels from 0 on; got -2"),
         ("half", 2, "--tile_overlap=half"),
     ],

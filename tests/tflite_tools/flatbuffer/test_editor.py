@@ -1,4 +1,4 @@
-"""The editor: what is not touched stays, and independent edits commute, byte for byte."""
+"""Tests of the editor: unrelated bytes do not change, and independent edits commute."""
 
 import io
 import zipfile
@@ -30,7 +30,7 @@ def with_biases(content: bytes, shift: int = 1, layers: int = 3) -> bytes:
 
 
 def with_scaled_input(content: bytes) -> bytes:
-    """A DEQUANTIZE and a QUANTIZE, with tensors of their own, behind the first addition."""
+    """Inserts a DEQUANTIZE and a QUANTIZE, with new tensors, after the first addition."""
     editor = Editor(content)
     add = editor.operators("ADD")[0]
     shape, output = editor.tensor(add.outputs[0]).shape, int(add.outputs[0])
@@ -58,7 +58,7 @@ EDITS = (with_biases, with_scaled_input, with_resizes)
 @pytest.mark.parametrize("second", EDITS)
 def test_independent_edits_give_the_same_bytes_in_either_order(content, first, second):
     if first is second:
-        pytest.skip("an edit beside itself")
+        pytest.skip("the same edit twice")
     assert second(first(content)) != content
     assert second(first(content)) == first(second(content))
 
@@ -83,7 +83,7 @@ def test_edits_in_one_editor_commute_too(content):
     assert edited(["first", "second"]) == edited(["second", "first"])
 
 
-def test_nothing_but_the_replaced_bytes_changes(content):
+def test_only_the_replaced_bytes_change(content):
     changed = with_biases(content, layers=1)
     differing = np.flatnonzero(np.frombuffer(changed, np.uint8) != np.frombuffer(content, np.uint8))
     editor = Editor(content)
@@ -92,7 +92,7 @@ def test_nothing_but_the_replaced_bytes_changes(content):
     assert 0 < np.ptp(differing) < bias.nbytes
 
 
-def test_a_constant_with_two_readers_is_replaced_for_one(content):
+def test_a_constant_with_two_readers_is_replaced_for_one_of_them(content):
     editor = Editor(content)
     first, second = editor.operators("CONV_2D")[:2]
     second.inputs = [second.inputs[0], second.inputs[1], first.inputs[2]]
@@ -102,7 +102,7 @@ def test_a_constant_with_two_readers_is_replaced_for_one(content):
     assert (editor.constant(second.inputs[2]) == old).all()
 
 
-def test_what_is_packed_behind_the_file_comes_along(content):
+def test_the_zip_archive_behind_the_graph_is_kept(content):
     stream = io.BytesIO(content)
     with zipfile.ZipFile(stream, "a") as packed:
         packed.writestr("labels.txt", "road\n")
@@ -110,7 +110,7 @@ def test_what_is_packed_behind_the_file_comes_along(content):
         assert packed.read("labels.txt") == b"road\n"
 
 
-def test_a_file_from_nothing(tmp_path):
+def test_a_file_is_built_from_an_empty_model(tmp_path):
     editor = Editor()
     image = editor.add_tensor("image", [1, 2, 2, 1], kind=schema.TensorType.INT8)
     editor.tensor(image).quantization = symmetric(0.5)
@@ -124,7 +124,7 @@ def test_a_file_from_nothing(tmp_path):
     assert float(graph.tensors[graph.inputs[0]].quantization.scale[0]) == 0.5
 
 
-def test_unread_operators_and_their_constants_go(content):
+def test_unread_operators_and_their_constants_are_removed(content):
     editor = Editor(content)
     unread = editor.add_tensor("unread", [1], kind=schema.TensorType.FLOAT32)
     weights = editor.add_constant("weights", np.zeros(1000, np.float32))
@@ -138,7 +138,7 @@ def test_unread_operators_and_their_constants_go(content):
     assert b"weights" not in names
 
 
-def test_nothing_changed_is_the_same_file(content):
+def test_an_unedited_file_is_unchanged(content):
     assert Editor(content).to_bytes() == content
 
 

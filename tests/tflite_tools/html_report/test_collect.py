@@ -10,7 +10,7 @@ import pytest
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics import confusion
 from deeplab_tf.metrics.bootstrap import miou_difference
-from deeplab_tf.metrics.overlap import change_of, overlap, shares
+from deeplab_tf.metrics.overlap import iou_from_counts, mean_iou_change, overlap
 from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
@@ -44,7 +44,7 @@ def report_of(*stacks, reference=0):
 def test_overlaps_hold_all_that_iou_needs():
     matrices = random_matrices(0)
     np.testing.assert_allclose(
-        shares(overlap(matrices).sum(0)), confusion.iou_per_class(matrices.sum(0))
+        iou_from_counts(overlap(matrices).sum(0)), confusion.iou_per_class(matrices.sum(0))
     )
 
 
@@ -52,7 +52,7 @@ def test_change_equals_the_bootstrap_of_the_matrices():
     first, second = random_matrices(1), random_matrices(2)
     for classes in (tuple(range(CLASSES)), (0, 3)):
         expected = miou_difference(first, second, classes=classes)
-        found = change_of(overlap(first), overlap(second), classes=classes)
+        found = mean_iou_change(overlap(first), overlap(second), classes=classes)
         assert found.difference == pytest.approx(expected.difference)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 

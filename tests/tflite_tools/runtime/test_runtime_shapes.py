@@ -90,7 +90,8 @@ def test_a_stale_shape_of_an_arg_max_is_computed(files):
 def test_the_runtime_that_refuses_leaves_the_first_reason(files, tmp_path):
     graph = read_graph(files[2])
     broken = dataclasses.replace(graph, path=tmp_path / "missing.tflite")
-    with pytest.raises(ValueError, match=r"gives \[368, 480\], the file says \[368, 480, 1\]"):
+    shapes = r"expected shape \[368, 480, 1\] as in the file, got \[368, 480\]"
+    with pytest.raises(ValueError, match=shapes):
         import_graph(broken)
     without = dataclasses.replace(read_graph(files[1]), path=tmp_path / "missing.tflite")
     with pytest.raises(ValueError, match="known only when it runs"):
@@ -105,7 +106,7 @@ def test_an_input_without_a_shape_stays_damaged(tmp_path):
     graph.operators[1].inputs = np.array([graph.inputs[0], *inputs[1:]], np.int32)
     graph.tensors[graph.inputs[0]].shape = None
     path = write(tmp_path / "damaged.tflite", model)
-    with pytest.raises(ValueError, match="where 4 dimensions are needed"):
+    with pytest.raises(ValueError, match="expected 4 dimensions, got a tensor of shape"):
         read_graph(path)
 
 
@@ -123,8 +124,8 @@ def split_graph():
 def test_every_output_of_an_operator_is_computed_by_it():
     graph, halves = split_graph()
     assert [find_tensor(graph, graph.tensors[index].name) for index in halves] == list(halves)
-    with pytest.raises(ValueError, match=r"operator 0, SPLIT .* not supported"):
-        import_graph(graph, graph.tensors[halves[1]].name)
+    network = import_graph(graph, graph.tensors[halves[1]].name)
+    assert [row.became for row in network.rows] == ["StridedSlice (part 2 of 2)"]
     several = dataclasses.replace(graph.operators[0], kind="RELU", inputs=graph.inputs)
     with pytest.raises(ValueError, match="it has 2 outputs, its layer has one"):
         import_graph(dataclasses.replace(graph, operators=(several,)))

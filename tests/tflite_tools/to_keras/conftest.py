@@ -1,4 +1,4 @@
-"""Small files made by the converter, and their comparison with what they are rebuilt as."""
+"""Fixtures: small files from the converter, compared with their imported networks."""
 
 import dataclasses
 import warnings
@@ -20,7 +20,7 @@ _CONTENTS: dict[tuple, bytes] = {}
 
 
 def _build_loaded(network, simulated=False) -> keras.Model:
-    """The Keras model of an imported network, every weight of it loaded."""
+    """Returns the Keras model of an imported network with all weights loaded."""
     description = network.description
     if simulated:
         description = simulate_quantization(description, network.ranges)
@@ -33,7 +33,7 @@ def _build_loaded(network, simulated=False) -> keras.Model:
 
 @dataclasses.dataclass
 class Conversion:
-    """A converted file, what it was rebuilt as, and both outputs on random images."""
+    """A converted file, its imported network, and the outputs of both on random images."""
 
     path: object
     graph: object
@@ -59,7 +59,7 @@ class Conversion:
 
 @pytest.fixture
 def build_loaded():
-    """Function of an imported network and `simulated`: its Keras model with all weights."""
+    """Returns `_build_loaded`."""
     return _build_loaded
 
 

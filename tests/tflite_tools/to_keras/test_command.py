@@ -1,4 +1,4 @@
-"""The command: what it writes, what it refuses, and files that are not what they should be."""
+"""Tests of the command: its files, its error messages, and damaged input files."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def test_folder_holds_the_network(conversion, tmp_path):
     assert "| ARG_MAX |" in (folder / "report.md").read_text()
 
 
-def test_nothing_is_overwritten_unasked(conversion, tmp_path):
+def test_nothing_is_overwritten_without_the_flag(conversion, tmp_path):
     config = _config(conversion, tmp_path / "out")
     to_keras.convert(config)
     with pytest.raises(FileExistsError, match="--overwrite"):
@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_unasked(conversion, tmp_path):
         ({"compare": True, "dataset": "voc", "trim_head": "x"}, "leave --trim_head out"),
     ],
 )
-def test_combinations_that_make_no_sense(conversion, tmp_path, values, message):
+def test_invalid_combinations_are_rejected(conversion, tmp_path, values, message):
     with pytest.raises(ValueError, match=message):
         _config(conversion, tmp_path / "out", **values)
 
@@ -87,7 +87,7 @@ def test_float_file_has_nothing_to_simulate(conversion, tmp_path):
 
 
 def test_unknown_operator_writes_nothing(convert, tmp_path):
-    """One line, status 1: what it is, where it stands, what surrounds it, what is known."""
+    """The one-line message has the operator, its position, its neighbors and the known kinds."""
     path = tmp_path / "cumsum.tflite"
     function = tf.function(
         lambda x: tf.nn.relu(tf.cumsum(tf.tanh(x), axis=1)),
@@ -105,7 +105,7 @@ def test_unknown_operator_writes_nothing(convert, tmp_path):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     for words in (
         "operator 1, CUMSUM",
-        "behind TANH, before RELU",
+        "after TANH, before RELU",
         "supported: ADD",
         "TRANSPOSE_CONV",
     ):
@@ -131,7 +131,7 @@ def test_input_contract_of_float_files_comes_from_the_user(conversion):
 
 
 def test_input_contract_of_integer_files(convert):
-    """real = scale * (q - zero_point); an int8 value is the pixel less 128."""
+    """real = scale * (q - zero_point); an int8 value is the pixel minus 128."""
     conversion = convert(
         lambda x: tf.nn.relu6(tf.nn.conv2d(x, _KERNEL, 2, "SAME")), (32, 24, 3), "int8"
     )
@@ -156,11 +156,11 @@ def test_labels_packed_into_the_file(conversion, tmp_path):
     assert import_file(conversion.path).arrays  # the file is still read
 
 
-def test_damaged_files_end_in_a_value_error(conversion, tmp_path):
-    """Seeded bit flips and cuts: read as something, or refused; never another exception."""
+def test_damaged_files_raise_a_value_error_or_are_read(conversion, tmp_path):
+    """Seeded bit flips and cuts never raise another exception."""
     content = conversion.path.read_bytes()
     random = np.random.default_rng(11)
-    refused = 0
+    rejected = 0
     for number in range(120):
         damaged = bytearray(content)
         if number % 6 == 0:
@@ -173,5 +173,5 @@ def test_damaged_files_end_in_a_value_error(conversion, tmp_path):
         try:
             import_graph(read_graph(path))
         except ValueError:
-            refused += 1
-    assert refused >= 20  # all cuts, and more
+            rejected += 1
+    assert rejected >= 20  # all 20 cut files, and more

@@ -1,4 +1,4 @@
-"""One small network in every number format, and with its dilation written both ways."""
+"""Tests of one small network in every number format, and of both forms of dilation."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import NetworkDescription
-from deeplab_tf.models.config import ModelConfig
+from deeplab_tf.models.config import DeepLabConfig
 from deeplab_tf.models.deeplab import build_deeplab
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.runtime.pool import FileRunner
@@ -24,7 +24,7 @@ layers = keras.layers
 
 @functools.cache  # so that its file is converted once
 def _network(batch_size=1) -> keras.Model:
-    """Layers with more than 1024 weights each: smaller ones stay float in dynamic range."""
+    """Returns a network whose layers have over 1024 weights: smaller ones stay float."""
     keras.utils.set_random_seed(3)
     image = keras.Input((17, 19, 4), batch_size=batch_size, name="image")
     x = layers.Conv2D(48, 3, strides=2, padding="same", name="stem")(image)
@@ -57,7 +57,7 @@ def _signal_to_noise_db(expected, found) -> float:
 
 
 @pytest.mark.parametrize("variant", ["float32", "float16"])
-def test_float_file_is_followed(convert, variant):
+def test_float_file_and_network_agree(convert, variant):
     conversion = convert(_network(), (17, 19, 4), variant)
     assert ("DEQUANTIZE" in conversion.kinds) == (variant == "float16")
     for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
@@ -69,24 +69,24 @@ def test_dynamic_range_weights_are_dequantized(convert):
     types = {tensor.type_name for tensor in conversion.graph.tensors}
     assert "INT8" in types
     assert not conversion.network.is_quantized
-    # The file rounds activations to 8 bits as it runs: about 40 dB are left.
+    # The file rounds activations to 8 bits at run time: about 40 dB are expected.
     assert _signal_to_noise_db(conversion.file_outputs(), conversion.outputs()) > 30
 
 
 @pytest.mark.parametrize("variant", ["int8", "int8_per_tensor"])
-def test_integer_file_is_followed(convert, variant):
+def test_integer_file_and_network_agree(convert, variant):
     conversion = convert(_network(), (17, 19, 4), variant)
     expected = conversion.file_outputs()
     step = conversion.network.ranges[conversion.network.description.output_name]["scale"]
     assert _signal_to_noise_db(expected, conversion.outputs()) > 25
     for reference, found in zip(expected, conversion.outputs(simulated=True), strict=True):
-        # XNNPACK's own arithmetic, so the same integers; one step where a resize rounds anew.
+        # The arithmetic of XNNPACK, so the same integers; one step where a resize rounds again.
         assert np.abs(reference - found).max() < 1.01 * step
         assert (np.abs(reference - found) < 0.01 * step).mean() > 0.99
 
 
-def test_a_shifted_zero_point_is_seen(convert):
-    """The comparison above must fail on a wrong reading of the file."""
+def test_a_shifted_zero_point_is_detected(convert):
+    """The comparison above must fail if the file is read wrongly."""
     conversion = convert(_network(), (17, 19, 4), "int8")
     (operator,) = [op for op in conversion.graph.operators if op.kind == "DEPTHWISE_CONV_2D"]
     tensors = list(conversion.graph.tensors)
@@ -115,7 +115,7 @@ def test_ranges_have_real_ends(convert):
 @pytest.mark.parametrize("kind", [layers.Conv2D, layers.DepthwiseConv2D])
 @pytest.mark.parametrize("activation", [None, "relu"])
 def test_space_to_batch_becomes_a_dilation(convert, padding, kind, activation):
-    """A dynamic batch makes the converter write a dilated convolution in three operators."""
+    """With a dynamic batch the converter writes a dilated convolution as three operators."""
     settings = {"kernel_size": 3, "dilation_rate": 2, "padding": padding, "activation": activation}
     if kind is layers.Conv2D:
         settings["filters"] = 6
@@ -130,8 +130,8 @@ def test_space_to_batch_becomes_a_dilation(convert, padding, kind, activation):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_relu_that_stands_in_the_range_comes_back(convert):
-    """An old converter drops the ReLU6 of an integer convolution: its range says the same."""
+def test_relu_is_restored_from_the_range(convert):
+    """An old converter drops the ReLU6 of an integer convolution: its range is equivalent."""
     conversion = convert(_network(), (17, 19, 4), "int8")
     expected = conversion.outputs()
     changed = 0
@@ -150,7 +150,7 @@ def test_relu_that_stands_in_the_range_comes_back(convert):
 
 
 def _without_fused_activations(conversion, kinds) -> int:
-    """Drops them where the output's range begins at 0, as the first converters did."""
+    """Drops fused activations where the output's range starts at 0, as early converters did."""
     changed = 0
     for operator in conversion.graph.operators:
         quantization = conversion.graph.tensors[operator.outputs[0]].quantization
@@ -162,7 +162,7 @@ def _without_fused_activations(conversion, kinds) -> int:
 
 
 def test_difference_of_positive_values_keeps_the_relu_of_its_range(convert):
-    """relu(a - b) of a, b >= 0: a sum would need no ReLU, a difference does."""
+    """In relu(a - b) with a, b >= 0 the ReLU matters; in a sum it would not."""
     conversion = convert(
         lambda x: tf.nn.relu(tf.nn.relu(x) - tf.nn.relu(x[:, ::-1] + 0.5)), variant="int8"
     )
@@ -177,8 +177,8 @@ def test_difference_of_positive_values_keeps_the_relu_of_its_range(convert):
 
 
 @pytest.mark.parametrize("kind", ["QUANTIZE", "MEAN", "CONCATENATION"])
-def test_range_that_cuts_off_what_comes_in_is_a_relu(convert, kind):
-    """The range of an output that begins at 0, behind one that does not, is part of the network."""
+def test_range_without_the_negative_inputs_is_a_relu(convert, kind):
+    """An output range that starts at 0 clips where the input's range does not start at 0."""
     functions = {
         "QUANTIZE": lambda x: tf.concat([x * 3, tf.tanh(x)], -1),
         "MEAN": lambda x: tf.reduce_mean(x, (1, 2), keepdims=True),
@@ -200,8 +200,8 @@ def test_range_that_cuts_off_what_comes_in_is_a_relu(convert, kind):
 
 
 @pytest.mark.parametrize("kind", ["CONV_2D", "FULLY_CONNECTED"])
-def test_unsigned_kernels_beside_float_activations_are_signed_bytes(convert, kind, tmp_path):
-    """The first files of dynamic range: type UINT8, zero point 0; the runtime reads int8."""
+def test_unsigned_kernels_with_float_activations_are_signed_bytes(convert, kind, tmp_path):
+    """Early dynamic-range files have type UINT8 and zero point 0; the runtime reads int8."""
     random = np.random.default_rng(6)
     shape = (3, 3, 8, 32) if kind == "CONV_2D" else (8, 160)
     weights = tf.constant(random.normal(size=shape).astype(np.float32))
@@ -216,12 +216,12 @@ def test_unsigned_kernels_beside_float_activations_are_signed_bytes(convert, kin
     operator = next(one for one in conversion.graph.operators if one.kind == kind)
     assert conversion.graph.tensors[operator.inputs[1]].type_name == "UINT8"
     conversion.network = import_graph(conversion.graph)
-    # The file rounds activations to 8 bits as it runs: about 40 dB are left; read unsigned, none.
+    # The file rounds activations to 8 bits: about 40 dB are expected; read as unsigned, none.
     assert _signal_to_noise_db(conversion.file_outputs(), conversion.outputs()) > 30
 
 
 def _as_unsigned(content: bytes) -> bytes:
-    """The file with its INT8 tensors typed UINT8, not a byte of data changed."""
+    """Changes the type of INT8 tensors to UINT8; the data is unchanged."""
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     for tensor in model.subgraphs[0].tensors:
         if tensor.type == schema.TensorType.INT8:
@@ -241,13 +241,13 @@ def test_description_survives_json(convert):
 
 
 def test_other_input_size(convert):
-    """Resizes follow what they were made to match."""
+    """Resizes take the size of the tensor that they match."""
     description = convert(_network(), (17, 19, 4)).network.description
     assert build_imported(description).output_shape == (None, 7, 8, 12)
     assert build_imported(description, (33, 35)).output_shape == (None, 15, 16, 12)
 
 
-def test_rebuilt_network_is_converted_again(convert, tmp_path):
+def test_imported_network_is_converted_again(convert, tmp_path):
     conversion = convert(_network(), (17, 19, 4))
     model = build_imported(conversion.network.description)
     function = tf.function(model, input_signature=[tf.TensorSpec((1, 17, 19, 4), tf.float32)])
@@ -260,10 +260,10 @@ def test_rebuilt_network_is_converted_again(convert, tmp_path):
     assert again == sorted(conversion.kinds)
 
 
-def test_own_network_survives_as_an_integer_file(build_loaded, tmp_path):
-    """DeepLabV3+ with ASPP and decoder, uint8 in and out: bit for bit when simulated."""
+def test_own_network_is_imported_from_an_integer_file(build_loaded, tmp_path):
+    """DeepLabV3+ with ASPP and decoder, uint8 input and output: bit-exact when simulated."""
     keras.utils.set_random_seed(1)
-    config = ModelConfig(num_classes=12, width_multiplier=0.35, aspp_channels=64)
+    config = DeepLabConfig(num_classes=12, width_multiplier=0.35, aspp_channels=64)
     source = build_deeplab(config, (64, 96))
     random = np.random.default_rng(1)
     images = [

@@ -1,4 +1,4 @@
-"""Cutting a network, giving it a new classifier, and putting batch norms back."""
+"""Tests of cutting a network, adding a classifier and inserting batch norms."""
 
 import functools
 
@@ -85,8 +85,8 @@ def test_new_classifier(network):
         append_classifier(*cut, num_classes=0)
 
 
-def test_batch_norms_change_nothing_but_their_statistics(network):
-    """Held to 1e-4; the measured difference is float32 rounding."""
+def test_batch_norms_change_only_their_statistics(network):
+    """The bound is 1e-4; the measured difference is float32 rounding."""
     description, arrays = _logits(network.network)
     folded = _load(description, arrays)
     random = np.random.default_rng(8)
@@ -111,7 +111,7 @@ def test_batch_norms_change_nothing_but_their_statistics(network):
     np.testing.assert_allclose(after.std((0, 1, 2)), np.abs(gamma), rtol=1e-2)
 
 
-def test_kernels_are_scaled_to_unit_variance_and_change_nothing(network):
+def test_kernels_are_scaled_to_unit_variance_with_the_same_function(network):
     description, arrays = insert_batch_norms(*_logits(network.network))
     model = _load(description, arrays)
     random = np.random.default_rng(8)
@@ -133,8 +133,8 @@ def test_kernels_are_scaled_to_unit_variance_and_change_nothing(network):
     assert np.isfinite(model.get_weights()[0]).all()
 
 
-def test_convolution_behind_a_global_pool_gets_no_batch_norm():
-    """A batch of 4 would give its statistics 4 values."""
+def test_convolution_after_a_global_pool_gets_no_batch_norm():
+    """Its statistics would come from 4 values in a batch of 4."""
     nodes = (
         Node(
             "conv",
@@ -159,7 +159,7 @@ def test_convolution_behind_a_global_pool_gets_no_batch_norm():
 
 
 def test_unfolded_names_keep_the_ranges(convert):
-    """The batch norm takes the convolution's name, so a range means the same tensor."""
+    """The batch norm takes the convolution's name, so a range refers to the same tensor."""
     conversion = convert(_network(), (16, 20, 3), "int8")
     description, arrays = _logits(conversion.network)
     unfolded, _ = unfold_batch_norm(description, arrays, batches=conversion.images)
@@ -186,7 +186,7 @@ def test_real_model_keeps_its_function(shared_dir):
     [
         ({"kind": "lambda"}, "unknown kind 'lambda'"),
         ({"kind": "activation", "attributes": {"activation": "eval"}}, "unknown activation 'eval'"),
-        ({"inputs": ["later"]}, "reads 'later', which is not before it"),
+        ({"inputs": ["later"]}, "reads 'later', which no earlier node computes"),
         ({"name": "image"}, "two nodes are named 'image'"),
         ({"color": "red"}, "not the description of a network"),
     ],

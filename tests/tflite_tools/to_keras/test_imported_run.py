@@ -1,4 +1,4 @@
-"""The folder of an import is a run: it trains, is exported, scored, and teaches."""
+"""Tests that the folder of an import is a run: training, export, evaluation, distillation."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ import tensorflow as tf
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.graph.resize import resize_bilinear
-from deeplab_tf.training.config import read_config
+from deeplab_tf.runs.config import read_config
 from tests.children import run_command
 from tests.paths import CAMVID
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
@@ -48,7 +48,7 @@ def _import(conversion, folder, **values):
     return to_keras.convert(config)
 
 
-def test_the_sensor_of_range_images_comes_along(conversion, tmp_path):
+def test_the_sensor_of_range_images_is_kept(conversion, tmp_path):
     content = conversion.path.read_bytes()
     sensor = Sensor(*SIZE, 3.0, -25.0)
     manifest = dataclasses.replace(
@@ -59,25 +59,25 @@ def test_the_sensor_of_range_images_comes_along(conversion, tmp_path):
     )
     manifest.write(manifest_path(conversion.path))
     _import(conversion, tmp_path / "run")
-    assert read_config(tmp_path / "run").sensor == sensor
+    assert read_config(tmp_path / "run").data.sensor == sensor
 
 
-def test_configuration_says_what_the_file_is(conversion, tmp_path):
+def test_configuration_describes_the_file(conversion, tmp_path):
     result = _import(conversion, tmp_path / "run")
     config = read_config(tmp_path / "run")
     assert config.model.network == "imported"
     assert config.model.logits_alignment is Alignment.ALIGN_CORNERS
-    assert (config.crop_height, config.crop_width) == SIZE
+    assert (config.data.crop_height, config.data.crop_width) == SIZE
     stored = conversion.graph.tensors[conversion.graph.inputs[0]].quantization
-    assert config.preprocessing.std == pytest.approx((1 / float(stored.scale[0]),) * 3)
-    assert config.preprocessing.mean == (float(stored.zero_point[0]) + 128,) * 3  # int8 input
+    assert config.data.preprocessing.std == pytest.approx((1 / float(stored.scale[0]),) * 3)
+    assert config.data.preprocessing.mean == (float(stored.zero_point[0]) + 128,) * 3  # int8 input
     assert not result.run.assumed
     assert "a run: train with" in (tmp_path / "run" / "report.md").read_text()
 
 
 @pytest.mark.slow
-def test_import_trains_is_exported_scored_and_teaches(conversion, tmp_path):
-    """Every command of the road takes the folder, typed as for any other run."""
+def test_import_is_trained_exported_evaluated_and_distilled(conversion, tmp_path):
+    """Every command accepts the folder like that of any other run."""
     imported, run = tmp_path / "imported", tmp_path / "run"
     _import(conversion, imported, unfold_batch_norm=True)
     log = _command(
@@ -124,7 +124,7 @@ def test_requantize_scores_both_files(conversion, tmp_path):
     assert "mIoU over classes of sky, road with a non-empty union" in table
     metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
     assert [model["model"] for model in metrics["models"]] == ["original", "int8_argmax"]
-    # Random weights decide many pixels by a hair; a broken conversion agrees by chance, 1/7.
+    # With random weights many pixels are near ties; a broken conversion agrees by chance, 1/7.
     assert metrics["models"][1]["agreement"] > 0.8
 
 
@@ -137,7 +137,7 @@ def test_requantize_scores_both_files(conversion, tmp_path):
         (("--heads=mask",), "--heads: unknown 'mask'"),
     ],
 )
-def test_requantize_refuses_in_one_line(conversion, tmp_path, flags, message):
+def test_requantize_rejects_in_one_line(conversion, tmp_path, flags, message):
     out = tmp_path / "again"
     process = run_command(
         "export.requantize",

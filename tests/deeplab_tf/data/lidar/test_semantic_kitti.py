@@ -112,7 +112,7 @@ def test_field_of_view_across_the_seam():
     edges = measure_sensor.field_of_view([points.astype(np.float32)])
     assert edges["fov_right"] == pytest.approx(150, abs=0.11)
     assert edges["fov_left"] == pytest.approx(190, abs=0.11)
-    with pytest.raises(ValueError, match="no point of these scans has a return"):
+    with pytest.raises(ValueError, match="expected points with a return"):
         measure_sensor.field_of_view([np.zeros((3, 4), np.float32)])
 
 
@@ -140,9 +140,9 @@ class TestCommand:
         ("flags", "message"),
         [
             (("--fov_up=-50",), "fov_up -50"),
-            (("--height=0",), "whole numbers from 1"),
+            (("--height=0",), "integers of at least 1"),
             (("--max_scans=-1",), "max_scans must not be negative"),
-            (("--fov_left=100", "--fov_right=99"), "no point lies in the field of view"),
+            (("--fov_left=100", "--fov_right=99"), "expected points in the field of view"),
         ],
     )
     def test_bad_flags_end_with_one_line(self, tmp_path, flags, message):
@@ -163,8 +163,12 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("points", "ids", "message"),
         [
-            ([[1, 0, 0, 1]] * 2, [40] * 3, r"000000\.label: 3 labels for the 2 points of seq"),
-            (np.zeros((0, 4)), [], r"000000\.bin: holds no points"),
+            (
+                [[1, 0, 0, 1]] * 2,
+                [40] * 3,
+                r"000000\.label: expected one label per point, got 3 labels for the 2",
+            ),
+            (np.zeros((0, 4)), [], r"000000\.bin: contains no points"),
             ([[1, 0, 0, 1], [np.nan, 0, 0, 1]], [40] * 2, r"000000\.bin: 1 points are not finite"),
             ([[np.inf, 0, 0, 1]], [40], r"000000\.bin: 1 points are not finite, the first is num"),
             ([[1, 0, 0, 1]], [45], r"000000\.label: class id 45 is unknown to semantic_kitti"),
@@ -182,7 +186,7 @@ class TestFaults:
             path = tmp_path / "sequences/00" / name
             path.write_bytes(path.read_bytes()[:-1])
             with pytest.raises(
-                ValueError, match=rf"{path.name}: \d+ bytes are no multiple of {unit}"
+                ValueError, match=rf"{path.name}: \d+ bytes are not a multiple of {unit}"
             ):
                 (dataset.image if unit == 16 else lambda _: dataset.point_labels(0, 40))(0)
 
@@ -195,8 +199,8 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("gone", "message"),
         [
-            ("labels/000000.label", r"labels/000000\.label is missing beside velodyne"),
-            ("velodyne/000000.bin", r"velodyne/000000\.bin is missing beside labels"),
+            ("labels/000000.label", r"velodyne/000000\.bin has no labels/000000\.label"),
+            ("velodyne/000000.bin", r"labels/000000\.label has no velodyne/000000\.bin"),
         ],
     )
     def test_half_a_scan(self, tmp_path, gone, message):
@@ -207,9 +211,7 @@ class TestFaults:
             self.open(tmp_path)
 
     def test_splits_and_folders(self, tmp_path):
-        with pytest.raises(
-            FileNotFoundError, match=r"neither dataset/sequences nor sequences nor s"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"expected dataset/sequences, sequences or s"):
             semantic_kitti.open_split(tmp_path, "val")
         write_scan(tmp_path)
         with pytest.raises(FileNotFoundError, match="none of 08, the sequences of split 'val'"):
@@ -219,7 +221,7 @@ class TestFaults:
         with pytest.raises(ValueError, match="unknown split 'x'; known: train, val"):
             semantic_kitti.open_split(tmp_path, "x")
 
-    def test_sensor_beside_the_scans_and_a_lost_folder(self, tmp_path):
+    def test_sensor_file_next_to_the_scans_and_a_missing_folder(self, tmp_path):
         write_scan(tmp_path / "scans")
         assert self.open(tmp_path / "scans").sensor == Sensor()
         (tmp_path / "scans/sensor.json").write_text('{"width": 512}')
@@ -227,5 +229,7 @@ class TestFaults:
         (tmp_path / "sensor.json").write_text('{"width": 256, "data_dir": "scans"}')
         assert self.open(tmp_path).image(0).shape == (64, 256, 5)
         (tmp_path / "sensor.json").write_text('{"data_dir": "gone"}')
-        with pytest.raises(FileNotFoundError, match=r"data_dir .*gone holds no sequences; correct"):
+        with pytest.raises(
+            FileNotFoundError, match=r"data_dir .*gone contains no sequences; correct"
+        ):
             self.open(tmp_path)

@@ -43,7 +43,7 @@ def color_mask(ids) -> np.ndarray:
 
 @pytest.fixture
 def write_pair(write_image, photo, mask):
-    """Writes a photo and its mask; the ids are returned."""
+    """Writes an image and its mask; returns the ids."""
 
     def write(root, image, label, num_classes=7, colors=False):
         ids = mask(num_classes=num_classes, seed=sum(image.encode()))
@@ -112,15 +112,15 @@ class TestLoveda:
         with pytest.raises(ValueError, match=rf"1\.png: class id {wrong} is unknown to loveda"):
             loveda.open_split(tmp_path, "train").label(0)
 
-    def test_two_photos_of_one_name(self, tmp_path, write_pair, write_image, photo):
+    def test_two_images_of_the_same_name(self, tmp_path, write_pair, write_image, photo):
         write_pair(tmp_path, "images/1.png", "labels/1.png", 8)
         write_image(tmp_path / "images/1.jpg", photo())
-        with pytest.raises(ValueError, match=r"images/1\.jpg and images/1\.png have one name"):
+        with pytest.raises(ValueError, match=r"images/1\.jpg and images/1\.png have the same name"):
             loveda.open_split(tmp_path, "train")
 
     def test_split_that_a_division_does_not_have(self, tmp_path, write_pair):
         write_pair(tmp_path, "images/1.png", "labels/1.png", 8)
-        with pytest.raises(ValueError, match="divided into train and val; 'test' was asked for"):
+        with pytest.raises(ValueError, match="divided into train and val; got split 'test'"):
             loveda.open_split(tmp_path, "test")
 
 
@@ -198,7 +198,7 @@ class TestIsprs:
         np.testing.assert_array_equal(dataset.label(0), below_zero_is_ignored(ids))
 
     def test_areas_are_the_benchmarks(self):
-        """24 and 14 tiles of Potsdam, 16 and 17 of Vaihingen; no area stands in both."""
+        """24 and 14 tiles of Potsdam, 16 and 17 of Vaihingen; no area is in both."""
         counts = [(24, 14), (16, 17)]
         for city, (train, val) in zip((potsdam.POTSDAM, potsdam.VAIHINGEN), counts, strict=True):
             assert (len(city.areas["train"]), len(city.areas["val"])) == (train, val)
@@ -213,7 +213,10 @@ class TestIsprs:
         write_image(tmp_path / "images/2_10_0_0_8_6.png", photo())
         write_image(tmp_path / "labels/2_10_0_0_8_6.png", painted)
         shown = ", ".join(map(str, color))
-        with pytest.raises(ValueError, match=rf"_6\.png: 2 pixels have colours, \({shown}\)"):
+        with pytest.raises(
+            ValueError,
+            match=rf"_6\.png: 2 pixels have colours of no class, for example \({shown}\)",
+        ):
             potsdam.open_potsdam(tmp_path, "train").label(0)
 
     def test_id_that_is_no_class(self, tmp_path, write_image, photo):
@@ -233,7 +236,7 @@ class TestIsprs:
         (image, _), label, (area, _) = CITIES["potsdam"]
         write_pair(tmp_path, image, label.format(area))
         write_image(tmp_path / "2_Ortho_RGB/top_potsdam_7_7_RGB.tif", photo())
-        with pytest.raises(ValueError, match=r"photo without a mask: .*top_potsdam_7_7_RGB\.tif"):
+        with pytest.raises(ValueError, match=r"image without a mask: .*top_potsdam_7_7_RGB\.tif"):
             potsdam.open_potsdam(tmp_path, "train")
 
     def test_names_without_an_area_are_counted(
@@ -243,12 +246,14 @@ class TestIsprs:
         write_image(tmp_path / "images/cover.png", photo())
         with caplog.at_level(logging.WARNING):
             assert len(potsdam.open_potsdam(tmp_path, "train")) == 1
-        assert "left out 1 images" in caplog.text
+        assert "skipped 1 images" in caplog.text
         assert "images/cover.png" in caplog.text
 
-    def test_photos_without_any_masks(self, tmp_path, write_image, photo):
+    def test_images_without_masks(self, tmp_path, write_image, photo):
         write_image(tmp_path / "top/top_mosaic_09cm_area1.tif", photo())
-        with pytest.raises(FileNotFoundError, match="no masks beside top; unpack one of ISPRS_sem"):
+        with pytest.raises(
+            FileNotFoundError, match="no masks next to top; unpack one of ISPRS_sem"
+        ):
             potsdam.open_vaihingen(tmp_path, "train")
 
     def test_unknown_split(self, tmp_path):
@@ -280,7 +285,9 @@ class TestFloodnet:
     def test_colour_masks_are_refused(self, tmp_path, write_image, photo):
         write_image(tmp_path / "val-org-img/1.jpg", photo())
         write_image(tmp_path / "val-label-img/1_lab.png", photo())
-        with pytest.raises(ValueError, match=r"1_lab\.png: a mask must store one class id a pixel"):
+        with pytest.raises(
+            ValueError, match=r"1_lab\.png: a mask must store one class id per pixel"
+        ):
             floodnet.open_split(tmp_path, "val").label(0)
 
     def test_unknown_id(self, tmp_path, write_image, photo):
@@ -291,7 +298,9 @@ class TestFloodnet:
 
     def test_masks_are_missing(self, tmp_path, write_image, photo):
         write_image(tmp_path / "val-org-img/1.jpg", photo())
-        with pytest.raises(FileNotFoundError, match="val-label-img: no such folder; masks belong"):
+        with pytest.raises(
+            FileNotFoundError, match="val-label-img: no such folder; images and masks need"
+        ):
             floodnet.open_split(tmp_path, "val")
 
 

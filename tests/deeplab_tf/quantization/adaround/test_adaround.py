@@ -1,4 +1,4 @@
-"""AdaRound: kernels on the grid, smaller errors on photos that did not teach, bad inputs."""
+"""AdaRound: kernels on the grid, smaller errors on held-out images, invalid inputs."""
 
 import dataclasses
 
@@ -98,11 +98,11 @@ def test_deeplab_lies_on_the_grid(folded_deeplab, learned_deeplab):
     kernels = [node.name for node in description.nodes if node.kind in WITH_KERNEL]
     assert [layer.name for layer in learned_deeplab.layers] == kernels
     assert len(kernels) == 66
-    assert learned_deeplab.left == ()
+    assert learned_deeplab.skipped == ()
 
 
 @pytest.mark.slow
-def test_deeplab_is_nearer_to_float_on_other_photos(folded_deeplab, learned_deeplab):
+def test_deeplab_is_closer_to_float_on_other_images(folded_deeplab, learned_deeplab):
     description, arrays = folded_deeplab
     others = scenes(12)[8:]
     expected = built(description, arrays)(others).numpy()
@@ -133,10 +133,10 @@ def test_every_kind_of_layer_lies_on_the_grid(name):
     learned = [layer.name for layer in done.layers]
     if name == "chain":
         assert learned == ["stem_linear", "wide", "narrow", "branch", "branch_end", "logits"]
-        assert done.left == ("up: it is a transposed convolution",)
+        assert done.skipped == ("up: it is a transposed convolution",)
     else:
         assert learned == ["a", "b", "scores"]
-        assert done.left == ()
+        assert done.skipped == ()
     for key, value in folded.arrays.items():
         if not key.endswith("kernel"):
             np.testing.assert_array_equal(done.arrays[key], value)
@@ -166,7 +166,7 @@ def test_the_scheme_changes_nothing_more():
         assert np.abs((again - kernel) / along_outputs(node, kernel, values=scale)).max() < 1e-4
 
 
-def test_rounding_what_is_rounded_changes_nothing():
+def test_rounding_a_rounded_network_changes_nothing():
     description, arrays = classifier()
     photos = [images(description)]
     first = learn_rounding(description, arrays, batches=photos, ranges={}, options=QUICK)
@@ -260,7 +260,7 @@ def test_the_input_is_the_one_of_the_integer_network():
         ),
     ],
 )
-def test_errors_that_the_activation_hides_teach_nothing(bias, follower, limits):
+def test_errors_that_the_activation_hides_are_not_learned(bias, follower, limits):
     description, arrays = pointwise(BY_HAND, bias, follower)
     done = learn_rounding(
         description, arrays | limits, batches=[equal_inputs()], ranges={}, options=QUICK
@@ -326,7 +326,7 @@ def test_dead_channels_and_kernels_stay_zero():
         assert not done.arrays["branch/kernel"].any()
 
 
-def test_one_photo_is_enough_and_progress_is_told():
+def test_one_image_is_enough_and_progress_is_reported():
     description, arrays = classifier()
     told = []
     done = learn_rounding(
@@ -338,7 +338,7 @@ def test_one_photo_is_enough_and_progress_is_told():
         progress=told.append,
     )
     assert told == list(done.layers)
-    # The dense layer has one position: it judges what it taught.
+    # The dense layer has one position: it is compared on its training position.
     assert done.layers[-1].error_learned <= done.layers[-1].error_nearest
 
 
@@ -356,7 +356,7 @@ def test_one_photo_is_enough_and_progress_is_told():
     ],
     ids=lambda layer: layer.name,
 )
-def test_windows_hold_what_the_layer_reads(layer):
+def test_windows_contain_the_layer_inputs(layer):
     image = keras.Input((11, 14, 4), name="image")
     description, arrays = describe(keras.Model(image, layer(image)))
     (node,) = description.nodes
@@ -383,7 +383,7 @@ def test_windows_hold_what_the_layer_reads(layer):
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_windows_and_groups_teach_their_own_weights(groups):
+def test_windows_and_groups_belong_to_their_weights(groups):
     keras.utils.set_random_seed(5)
     image = keras.Input((12, 12, 4), name="image")
     x = layers.Conv2D(6, 3, groups=groups, padding="same", name="c")(image)
@@ -409,8 +409,8 @@ def test_windows_and_groups_teach_their_own_weights(groups):
         ({"batch_pixels": 0}, "batch_pixels must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"regularization": float("nan")}, "regularization must be positive"),
-        ({"warm_start": 1.0}, "warm_start is a share"),
-        ({"beta_start": 2.0, "beta_end": 20.0}, "beta falls"),
+        ({"warm_start": 1.0}, r"warm_start must be in \[0, 1\)"),
+        ({"beta_start": 2.0, "beta_end": 20.0}, "expected 1 < beta_end <= beta_start"),
         ({"seed": -1}, "seed must be 0 or more"),
     ],
 )
@@ -419,7 +419,7 @@ def test_options_out_of_bounds_are_refused(values, message):
         AdaRoundOptions(**values)
 
 
-def test_bad_photos_arrays_and_ranges_are_refused():
+def test_invalid_images_arrays_and_ranges_are_rejected():
     description, arrays = pointwise(BY_HAND)
     photos = equal_inputs()
 
@@ -438,13 +438,13 @@ def test_bad_photos_arrays_and_ranges_are_refused():
         learn(batches=[photos[:0]])
     with pytest.raises(ValueError, match=r"batch 1 has shape \[2, 4, 8, 6\]"):
         learn(batches=[photos, photos[:, :4]])
-    with pytest.raises(ValueError, match="batch 0 holds NaN"):
+    with pytest.raises(ValueError, match="batch 0 contains NaN"):
         learn(batches=[photos * np.nan])
-    with pytest.raises(ValueError, match="c/kernel holds NaN or infinity"):
+    with pytest.raises(ValueError, match="c/kernel contains NaN or infinity"):
         learn(changed={"c/kernel": arrays["c/kernel"] * np.nan})
-    with pytest.raises(ValueError, match=r"c/bias needs shape \(1,\), found shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"c/bias: expected shape \(1,\), got shape \(2,\)"):
         learn(changed={"c/bias": np.zeros(2, np.float32)})
-    with pytest.raises(ValueError, match="'nowhere', which is no node"):
+    with pytest.raises(ValueError, match="'nowhere', which is not a node"):
         learn(ranges={"nowhere": (0.0, 1.0)})
     with pytest.raises(ValueError, match="'c' must be finite with 0 inside"):
         learn(ranges={"c": (1.0, 2.0)})

@@ -1,4 +1,4 @@
-"""Range images hold pixels without a return; what a layer makes of them decides no integer."""
+"""Pixels of range images without a return do not influence ranges, biases or rounding."""
 
 import dataclasses
 
@@ -13,7 +13,11 @@ from deeplab_tf.quantization.adaround.grid import Grid
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.adaround.sample import draw_sample
 from deeplab_tf.quantization.calibration.activation_ranges import observe
-from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, empty_share, weights_of
+from deeplab_tf.quantization.calibration.empty_pixels import (
+    PixelWeights,
+    empty_share,
+    pixel_weights,
+)
 from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
 from deeplab_tf.quantization.ptq.bias_correction import correct_empirically
 from deeplab_tf.quantization.ptq.equalization import equalize
@@ -32,9 +36,9 @@ def test_positions_weigh_their_share_of_the_image():
     assert weights.of(np.zeros((2, 4, 4, 9))).tolist() == (batch != 0).any(-1).ravel().tolist()
     assert weights.of(np.zeros((2, 2, 2, 7))).tolist() == [1, 0, 0, 0.25, 0, 0, 0, 0]
     assert weights.of(np.zeros((2, 1, 1, 7))).tolist() == [5 / 16, 0]
-    assert weights.of(np.zeros((2, 7))).tolist() == [1, 1]  # behind a pool that keeps no place
+    assert weights.of(np.zeros((2, 7))).tolist() == [1, 1]  # after a pool without positions
     assert empty_share([batch]) == 27 / 32
-    assert weights_of([batch, batch], False) == [None, None]
+    assert pixel_weights([batch, batch], False) == [None, None]
 
 
 def equalized_chain():
@@ -43,7 +47,7 @@ def equalized_chain():
 
 
 def full_and_empty():
-    """Three photos, and the same with three empty ones behind them."""
+    """Three images, and the same followed by three empty ones."""
     first = equalized_chain()
     seen = images(first.description, 3)
     return first, seen, np.concatenate([seen, np.zeros_like(seen)])
@@ -102,19 +106,19 @@ def test_rounding_learns_from_positions_that_see_something():
     batch[0, :4, :4] = 0.5  # 4 of 16 positions of the first photo, none of the second
     given, wanted = tf.constant(batch), Executor(description, arrays).run(batch)
     options = dataclasses.replace(AdaRoundOptions(), sample_pixels=64)
-    grid = Grid.of(node, arrays["c/kernel"], per_channel=True)
+    grid = Grid.from_kernel(node, arrays["c/kernel"], per_channel=True)
 
-    def drawn(every_weights):
+    def drawn(weights_of_batches):
         return draw_sample(
             grid,
             [given],
             outputs=[wanted],
             options=options,
             random=np.random.default_rng(0),
-            every_weights=every_weights,
+            weights_of_batches=weights_of_batches,
         )
 
-    sample = drawn(weights_of([batch], True))
+    sample = drawn(pixel_weights([batch], True))
     assert sample.targets.tolist() == [[0.5]] * 4
     every = drawn([None])
     assert len(every.targets) == 32
@@ -127,7 +131,7 @@ def test_the_steps_together_say_how_much_was_left_out():
     done = quantize_post_training(
         model, PostTraining(ignore_empty=True), batches=[photos], input_range=INPUT_RANGE
     )
-    assert "50% of the pixels are empty, left out of statistics" in done.report
+    assert "50% of the pixels are empty, excluded from statistics" in done.report
     with pytest.raises(ValueError, match="every pixel of every calibration image is empty"):
         quantize_post_training(
             model,

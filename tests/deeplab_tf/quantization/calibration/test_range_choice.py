@@ -5,8 +5,8 @@ import pytest
 
 from deeplab_tf.graph.network import NetworkDescription, Node
 from deeplab_tf.quantization.calibration.activation_ranges import (
+    ALL_ZERO_RANGE,
     NUM_BINS,
-    SILENT_RANGE,
     Histogram,
     RangeMethod,
     choose_range,
@@ -82,18 +82,18 @@ def test_kl_knows_zeros_of_a_tensor_with_both_signs():
 def test_constant_tensor_and_dead_channel_have_a_range():
     for method in RangeMethod:
         assert choose_range(histogram(np.full(10, 3.0)), method) == (0.0, 3.0)
-        assert choose_range(histogram(np.zeros(10)), method) == SILENT_RANGE
-        assert choose_range(histogram(np.full(10, 1e-9)), method) == SILENT_RANGE
+        assert choose_range(histogram(np.zeros(10)), method) == ALL_ZERO_RANGE
+        assert choose_range(histogram(np.full(10, 1e-9)), method) == ALL_ZERO_RANGE
 
 
 def test_range_holds_zero_and_is_never_empty():
     assert with_zero(2.0, 3.0) == (0.0, 3.0)
     assert with_zero(-4.0, -1.0) == (-4.0, 0.0)
-    assert with_zero(0.0, 0.0) == SILENT_RANGE
+    assert with_zero(0.0, 0.0) == ALL_ZERO_RANGE
     assert with_zero(0.0, 1e-5) == (0.0, 1e-5)
 
 
-def test_observed_values_are_counted_over_all_photos():
+def test_observed_values_are_counted_over_all_images():
     node = Node(
         "double",
         "elementwise_constant",
@@ -119,10 +119,10 @@ def test_tensor_that_is_always_zero_is_named(caplog):
     description = NetworkDescription("image", (1, 4, 1), nodes=nodes, output_name="sum")
     batch = np.full((1, 1, 4, 1), -2, np.float32)
     found = observe(description, {}, names=["dead", "sum"], batches=[batch])
-    assert choose_range(found["dead"], RangeMethod.MSE) == SILENT_RANGE
+    assert choose_range(found["dead"], RangeMethod.MSE) == ALL_ZERO_RANGE
     assert choose_range(found["sum"], RangeMethod.MSE) == (-2.0, 0.0)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
-        "dead is 0 on every calibration image; its range is -6 to 6, a guess: calibrate with "
-        "images on which it is not"
+        "dead is 0 on every calibration image; its range -6 to 6 is a guess: calibrate with "
+        "images on which it is not 0"
     )

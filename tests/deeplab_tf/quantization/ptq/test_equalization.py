@@ -95,7 +95,7 @@ def test_limit_with_a_slope_ends_a_chain(relu6):
     description, arrays = slope_below_a_limit()
     done = equalize(description, arrays, relu6=relu6)
     assert [pair.first for pair in done.pairs] == ["b_linear"]
-    assert "a: leaky6 has a limit and a slope" in done.left
+    assert "a: leaky6 has a limit and a slope" in done.skipped
     assert (
         difference("", description, (description, arrays), (done.description, done.arrays)) < 1e-5
     )
@@ -235,7 +235,7 @@ def test_dead_channels_stay_as_they_are():
 def test_nan_is_refused():
     description, arrays = chain()
     broken = arrays | {"narrow/kernel": np.full_like(arrays["narrow/kernel"], np.nan)}
-    with pytest.raises(ValueError, match="narrow/kernel holds NaN or infinity"):
+    with pytest.raises(ValueError, match="narrow/kernel contains NaN or infinity"):
         equalize(description, broken)
 
 

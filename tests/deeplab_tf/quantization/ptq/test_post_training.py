@@ -43,7 +43,7 @@ def snr_db(expected, found):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_executor_computes_what_the_graph_computes(name):
+def test_executor_equals_the_keras_model(name):
     description, arrays = NETWORKS[name]()
     image = images(description)
     expected = np.asarray(built(description, arrays)(image))
@@ -53,7 +53,7 @@ def test_executor_computes_what_the_graph_computes(name):
 
 
 def absorbed_and_before(name):
-    """The network before and behind absorption, its four photos and four others."""
+    """The network before and after absorption, its four images and four others."""
     folded = fold_batch_norms(*NETWORKS[name]())
     first = equalize(folded.description, folded.arrays)
     if name == "deeplab":
@@ -67,19 +67,19 @@ def absorbed_and_before(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_absorption_keeps_the_function_on_its_photos(name):
+def test_absorption_keeps_the_function_on_its_images(name):
     networks, seen, _ = absorbed_and_before(name)
     expected, found = (np.asarray(network(seen)) for network in networks)
     assert np.abs(found - expected).max() / np.abs(expected).max() < 1e-4
 
 
 # Measured: 29.3 dB and 97.9 %, 60.8 dB, 74.0 dB. The deep layers of the small DeepLab have 48
-# pixels a photo: four photos say little of where their channels end.
+# pixels per image: four images say little about the extremes of their channels.
 @pytest.mark.parametrize(
     ("name", "least_db", "least_agreement"),
     [("deeplab", 26, 0.96), ("chain", 50, 0.999), ("classifier", 60, 0.999)],
 )
-def test_absorption_approximates_the_function_on_other_photos(name, least_db, least_agreement):
+def test_absorption_approximates_the_function_on_other_images(name, least_db, least_agreement):
     """A channel that falls below its c there is cut off: the method accepts it."""
     networks, _, fresh = absorbed_and_before(name)
     expected, found = (np.asarray(network(fresh)) for network in networks)
@@ -203,8 +203,8 @@ def test_layer_that_pads_takes_no_part_in_absorption():
     folded = fold_batch_norms(*deeplab())
     first = equalize(folded.description, folded.arrays)
     done = absorb_high_biases(first.description, first.arrays, batches=[scenes(1)])
-    assert "block_1_expand: block_1_depthwise pads with zeros" in done.left
-    assert "block_1_project: 2 layers read it" in done.left
+    assert "block_1_expand: block_1_depthwise pads with zeros" in done.skipped
+    assert "block_1_project: 2 layers read it" in done.skipped
     with pytest.raises(ValueError, match="no calibration images"):
         absorb_high_biases(first.description, first.arrays, batches=[])
 
@@ -238,7 +238,7 @@ def test_empirical_correction_gives_every_layer_its_float_mean():
         folded.description, folded.arrays, batches=[batch], ranges={}, per_channel=False
     )
     assert len(done.corrections) == 66
-    assert done.left == ()
+    assert done.skipped == ()
     rounded = dict(done.arrays)
     for node in folded.description.nodes:
         for name in ("kernel", "depthwise_kernel"):
@@ -281,8 +281,8 @@ def test_correction_brings_a_per_tensor_network_closer(method):
 
 
 @pytest.mark.parametrize("odd", ["threshold", "negative_slope"])
-def test_mean_behind_an_odd_relu_is_not_taken_for_that_of_a_plain_one(odd):
-    """Normal (0, 1) behind a ReLU has a mean of 0.3989, with a threshold of 1 one of 0.2420."""
+def test_mean_after_a_relu_with_threshold_differs_from_that_of_a_plain_one(odd):
+    """Normal (0, 1) after a ReLU has a mean of 0.3989, with a threshold of 1 one of 0.2420."""
     nodes = (
         Node("a", "conv2d", inputs=("image",), attributes={"filters": 1, "kernel_size": 1}),
         Node("r", "relu", inputs=("a",), attributes={odd: 1.0}),
@@ -294,7 +294,7 @@ def test_mean_behind_an_odd_relu_is_not_taken_for_that_of_a_plain_one(odd):
     description = NetworkDescription("image", (2, 2, 1), nodes=nodes, output_name="b")
     done = correct_analytically(description, arrays, statistics=statistics)
     assert done.corrections == {}
-    assert "b: what flows into it is not known" in done.left
+    assert "b: the mean of its input is unknown" in done.skipped
 
 
 def noise(count=4, seed=11):
@@ -350,13 +350,13 @@ def test_layer_kept_float_may_be_named_as_in_keras(monkeypatch):
             batches=[noise()],
             input_range=INPUT_RANGE,
         )
-    with pytest.raises(ValueError, match="no layer 'stm' computes on its own"):
+    with pytest.raises(ValueError, match="no separate layer 'stm'"):
         quantize_post_training(
             model, PostTraining(keep_float=("stm",)), batches=[noise()], input_range=INPUT_RANGE
         )
 
 
-def test_what_absorption_leaves_is_reported():
+def test_layers_that_absorption_skips_are_reported():
     model = with_true_batch_norms(noise(), beta=20.0)
     done = quantize_post_training(
         model, PostTraining(absorb=True), batches=[noise()], input_range=INPUT_RANGE
@@ -387,7 +387,7 @@ def test_cost_of_relu_in_place_of_relu6_is_reported():
     expected, found = (np.asarray(network(photos)) for network in (model, plain))
     agreement = (expected.argmax(-1) == found.argmax(-1)).mean()
     assert (
-        f"ReLU in place of ReLU6 costs: {snr_db(expected, found):.1f} dB signal-to-noise of the "
+        f"effect of ReLU instead of ReLU6: {snr_db(expected, found):.1f} dB signal-to-noise of the "
         f"float output, arg max equal on {agreement:.2%}, on 4 calibration photos" in done.report
     )
     exact = quantize_post_training(
@@ -445,14 +445,14 @@ def test_learned_rounding_survives_to_the_quantized_network(monkeypatch):
     assert found["corrected"] > found["nearest"]
 
 
-def test_no_photos_are_refused():
+def test_no_images_are_rejected():
     with pytest.raises(ValueError, match="no calibration images"):
         quantize_post_training(
             trained_float_model(), PostTraining(), batches=[], input_range=INPUT_RANGE
         )
 
 
-def test_what_a_limit_cuts_off_needs_no_steps():
+def test_values_clipped_by_a_limit_need_no_levels():
     done = quantize_post_training(
         trained_float_model(),
         PostTraining(equalize=True),

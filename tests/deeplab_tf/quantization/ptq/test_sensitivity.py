@@ -11,12 +11,12 @@ from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.quantization.ptq import sensitivity
 from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
 from deeplab_tf.quantization.ptq.sensitivity import (
-    Judge,
+    NetworkScorer,
     Score,
     Sensitivity,
     SwitchedNetwork,
     Unit,
-    choose_float,
+    choose_float_units,
     find_units,
     measure_sensitivity,
     units_named,
@@ -78,7 +78,7 @@ def test_one_scale_a_kernel_costs_more_and_depthwise_most():
     chosen = ("expanded_conv_depthwise", "block_1_depthwise", "aspp_1x1_conv", "block_16_expand")
     found = {}
     for per_channel in (True, False):
-        judge = Judge(network(per_channel), images, labels=labels, num_classes=11)
+        judge = NetworkScorer(network(per_channel), images, labels=labels, num_classes=11)
         units = [unit for unit in network(per_channel).units if unit.name in chosen]
         found[per_channel] = measure_sensitivity(units, judge, images=2)
         ranked = [score.snr_db for score in found[per_channel].only_integer]
@@ -94,7 +94,9 @@ def test_a_float_unit_gives_8_bits_to_an_integer_reader():
     # Alone float, an addition between integer layers gains nothing: its file rounds it, too.
     switched = network()
     names = {unit.name for unit in switched.units}
-    judge = Judge(switched, scenes(1), labels=np.zeros((1, *LIVE_SIZE), np.uint8), num_classes=11)
+    judge = NetworkScorer(
+        switched, scenes(1), labels=np.zeros((1, *LIVE_SIZE), np.uint8), num_classes=11
+    )
     assert judge.score(names - {"block_2_add"}) == judge.score(names)
     assert judge.score(set()).snr_db == np.inf
 
@@ -131,7 +133,7 @@ def test_a_layer_with_its_activation_inside_goes_by_its_keras_name():
     assert units[0].weights == 3 * 3 * 3 * 4
     found = units_named(units, ["stem", "stem_linear", "body_relu"])
     assert [unit.name for unit in found] == ["stem", "stem", "body"]
-    with pytest.raises(ValueError, match=r"no layer 'steam' computes on its own.*near: stem"):
+    with pytest.raises(ValueError, match=r"no separate layer 'steam'; similar names: stem"):
         units_named(units, ["steam"])
     kernel = switched.executor.weight("stem_linear/kernel")
     before = kernel.numpy()
@@ -167,14 +169,14 @@ def ranked(names="abcdefgh"):
     ("budget", "wanted"), [(0.03, ""), (0.025, "a"), (0.011, "ab"), (0, "abc")]
 )
 def test_budget_by_hand(budget, wanted):
-    names, score = choose_float(ranked(), FakeJudge(), budget=budget)
+    names, score = choose_float_units(ranked(), FakeJudge(), budget=budget)
     assert "".join(names) == wanted
     assert score.miou == pytest.approx(0.7 - 0.01 * (3 - len(wanted)))
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match=r"must not be negative; got -0\.1"):
-        choose_float(ranked(), FakeJudge(), budget=-0.1)
+        choose_float_units(ranked(), FakeJudge(), budget=-0.1)
 
 
 def test_kernel_of_zeros_stays_finite():
@@ -213,7 +215,7 @@ def test_a_class_that_no_label_holds_does_not_enter_a_budget():
     classes with a union it would be 1/3: 17 points for a class that is not there."""
     label = np.zeros((1, 10, 10), np.uint8)
     label[0, 0, 0] = 1
-    judge = Judge(
+    judge = NetworkScorer(
         PlantedNetwork(), np.zeros((1, 10, 10, 3), np.float32), labels=label, num_classes=3
     )
     assert judge.score(set()).miou == 1.0

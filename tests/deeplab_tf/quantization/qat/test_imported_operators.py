@@ -14,7 +14,7 @@ from deeplab_tf.graph.edit import cut_after
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.graph.network import NetworkDescription, Node
-from deeplab_tf.quantization.calibration.activation_ranges import SILENT_RANGE
+from deeplab_tf.quantization.calibration.activation_ranges import ALL_ZERO_RANGE
 from deeplab_tf.quantization.ptq.post_training import (
     BiasMethod,
     PostTraining,
@@ -214,8 +214,8 @@ def test_gate_accepts_a_network_with_a_relu_that_does_not_fuse(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["4", "threshold and 6"])
-def test_what_a_limit_cuts_off_needs_no_steps_before_it(kind):
-    """Values below 0 and above the limit become 0 and the limit: before and behind, 256 steps of
+def test_values_clipped_by_a_limit_need_no_levels_before_it(kind):
+    """Values below 0 and above the limit become 0 and the limit: before and after it, 256 steps of
     the same range. A slope needs the values below 0."""
     random = np.random.default_rng(0)
     photos = random.uniform(-1, 127 / 128, (4, 16, 16, 3)).astype(np.float32)
@@ -327,7 +327,7 @@ def test_activation_inside_a_layer_that_has_no_kind_of_its_own():
 
 @pytest.mark.parametrize("output", ["logits", "r"])
 def test_tensor_that_calibration_sees_only_zero_of(output):
-    """Dark photos leave a ReLU at 0: what is behind it stays right, and bright ones get through."""
+    """Dark images leave a ReLU at 0: later layers stay right, and bright images pass."""
     first = Node("c", "conv2d", inputs=("image",), attributes=CONVOLUTION)
     nodes = (
         first,
@@ -346,7 +346,7 @@ def test_tensor_that_calibration_sees_only_zero_of(output):
     done = quantize_post_training(
         source, PostTraining(), batches=[dark], input_range=(-1.0, 127 / 128)
     )
-    assert done.ranges["r"] == SILENT_RANGE
+    assert done.ranges["r"] == ALL_ZERO_RANGE
     photo = dark[0] if output == "logits" else -dark[0]
     # Steps of 12 / 255 of values of about 2, or of a bias.
     assert snr_db(source(photo[None]).numpy(), run(file_of(done.model), photo)) > 35

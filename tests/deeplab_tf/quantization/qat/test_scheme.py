@@ -19,7 +19,7 @@ def test_plan_puts_one_range_where_the_integer_file_has_one():
     plans = scheme.plan_layers(trained_float_model())
     without = {name for name, plan in plans.items() if not plan.output}
     assert {"Conv1", "bn_Conv1", "block_1_depthwise", "block_1_depthwise_BN"} <= without
-    # The four branches, the resize behind one of them, and what the decoder joins.
+    # The four branches, the resize after one of them, and the inputs of the decoder's concat.
     assert {"aspp_1x1_relu", "aspp_rate6_pointwise_relu", "aspp_pooling_relu"} <= without
     assert {"aspp_pooling_resize", "aspp_project_relu", "decoder_upsample"} <= without
     assert "decoder_low_level_relu" in without
@@ -61,7 +61,7 @@ def test_only_a_relu_that_fuses_shares_its_range_with_the_layer_before(kind):
 
 
 @pytest.mark.parametrize("kind", RELUS)
-def test_integer_form_computes_what_keras_computes(kind):
+def test_integer_form_equals_keras(kind):
     layer = keras.layers.ReLU(**RELUS[kind][0], name="active")
     copy = scheme.integer_form(layer)
     assert copy.name == "active"
@@ -80,7 +80,7 @@ def test_a_relu_without_an_integer_form_is_refused_before_training(caplog):
         scheme.check_trainable(model)
     assert not scheme.plan_layers(model)["active"].output
     apply.quantize_aware(model, INPUT_RANGE)
-    assert "stays as it is" in caplog.text
+    assert "is not quantized" in caplog.text
     with pytest.raises(ValueError, match="have no integer form"):
         IntegerReLU(threshold=0.5, negative_slope=0.1)
 
@@ -141,7 +141,7 @@ def test_float_weights_move_in_and_out_unchanged():
 def test_missing_float_weight_is_named():
     arrays = named_arrays(trained_float_model())
     del arrays["logits/bias"]
-    with pytest.raises(ValueError, match="weight logits/bias needs shape"):
+    with pytest.raises(ValueError, match="weight logits/bias: expected shape"):
         apply.load_float_weights(trained_quantized_model(), arrays)
 
 

@@ -1,11 +1,11 @@
-"""Where a training run keeps what, and what of it survives a kill at any moment.
+"""The files of a training run's folder; each is complete or absent if the run is killed.
 
 config.json                 the run's TrainingConfig
 labels.json                 class names and colours
 checkpoints/<phase>/        tf.train.CheckpointManager: weights, optimizer, step
 float.npz, quantized.npz    weights at the end of each phase
 best_<phase>.npz            weights with the best validation mIoU of a phase
-history.jsonl               one line a validation
+history.jsonl               one line per validation
 events/                     TensorBoard
 """
 
@@ -19,45 +19,58 @@ from absl import logging
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.training.config import TrainingConfig, read_config
+from deeplab_tf.runs.config import TrainingConfig, read_config
 
 
 class Phase(enum.Enum):
     """The two parts of a run with delayed quantization."""
 
     FLOAT = "float"
+    """Float training."""
     QUANTIZED = "quantized"
+    """Quantization-aware training."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run."""
+    """Paths of one run.
+
+    Attributes:
+        path: the folder.
+    """
 
     path: pathlib.Path
 
     @property
     def config(self) -> pathlib.Path:
+        """File of the configuration."""
         return self.path / "config.json"
 
     @property
     def labels(self) -> pathlib.Path:
+        """File of the class names and colours."""
         return self.path / "labels.json"
 
     @property
     def events(self) -> pathlib.Path:
+        """Folder of the TensorBoard events."""
         return self.path / "events"
 
     @property
     def history(self) -> pathlib.Path:
+        """File of the validations."""
         return self.path / "history.jsonl"
 
     def checkpoints(self, phase: Phase) -> pathlib.Path:
+        """Returns the folder of a phase's checkpoints."""
         return self.path / "checkpoints" / phase.value
 
     def weights(self, phase: Phase) -> pathlib.Path:
+        """Returns the file of the weights at the end of a phase."""
         return self.path / f"{phase.value}.npz"
 
     def best_weights(self, phase: Phase) -> pathlib.Path:
+        """Returns the file of a phase's weights with the best validation mIoU."""
         return self.path / f"best_{phase.value}.npz"
 
     @property
@@ -72,29 +85,36 @@ class RunFolder:
 
         A folder whose run failed before anything was trained takes new settings.
 
+        Args:
+            config: configuration of the run.
+            label_set: its classes.
+
         Raises:
             FileExistsError: the folder holds a run with other settings.
         """
-        wanted = json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n"
+        expected = json.dumps(config.to_json(), indent=2, sort_keys=True) + "\n"
         if self.config.is_file():
             stored = json.loads(json.dumps(read_config(self.path).to_json()))
-            changed = _differences(stored, json.loads(wanted))
+            changed = _differences(stored, json.loads(expected))
             if changed and self.began:
                 raise FileExistsError(
                     f"{self.path} holds a run with other settings ({'; '.join(changed)}); "
-                    "give another --run_dir, or the same settings to go on"
+                    "give another --run_dir, or the same settings to resume"
                 )
             if not changed:
                 return
         atomic_file.write_text(self.labels, labels_to_json(label_set))
-        atomic_file.write_text(self.config, wanted)
+        atomic_file.write_text(self.config, expected)
 
     def read_labels(self) -> LabelSet:
-        """Class names and colours of the run."""
+        """Returns the class names and colours of the run."""
         return labels_from_json(self.labels)
 
     def check_classes(self, dataset: SegmentationDataset) -> None:
-        """Whether a list can be scored with this run's network; other names are said.
+        """Checks that a list can be scored with this run's network; other class names are logged.
+
+        Args:
+            dataset: the list.
 
         Raises:
             ValueError: it has another number of classes.
@@ -103,16 +123,16 @@ class RunFolder:
         if len(own) != len(theirs):
             raise ValueError(
                 f"{self.path} has {len(own)} classes, {dataset.name} has {len(theirs)}; give the "
-                "data set that it was trained for"
+                "data set that the run was trained on"
             )
         if own != theirs:
             logging.warning("%s names other classes than %s", self.path, dataset.name)
 
 
-def _differences(stored: dict, wanted: dict, *, prefix: str = "") -> list[str]:
-    """ "key old -> new" for each setting that differs, down into groups of settings."""
+def _differences(stored: dict, expected: dict, *, prefix: str = "") -> list[str]:
+    """Returns "key old -> new" for each setting that differs, also inside groups of settings."""
     lines = []
-    for key, value in wanted.items():
+    for key, value in expected.items():
         old = stored.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
             lines += _differences(old, value, prefix=f"{prefix}{key}.")
@@ -122,9 +142,11 @@ def _differences(stored: dict, wanted: dict, *, prefix: str = "") -> list[str]:
 
 
 def labels_to_json(label_set: LabelSet) -> str:
+    """Returns the content of `labels.json`."""
     return json.dumps({"names": label_set.names, "colors": label_set.colors}, indent=1) + "\n"
 
 
 def labels_from_json(path: pathlib.Path) -> LabelSet:
+    """Reads a `labels.json`."""
     values = json.loads(path.read_text())
     return LabelSet(tuple(values["names"]), tuple(tuple(color) for color in values["colors"]))

@@ -1,15 +1,20 @@
-"""What a run's TensorBoard events say."""
+"""Reads the TensorBoard events of a training run."""
 
+import collections.abc
 import pathlib
 
 import numpy as np
 
 
 def read_training_minutes(run_dir: pathlib.Path, phase: str) -> float | None:
-    """Minutes that a phase's steps take: their number times the median time of one.
+    """Returns how long the steps of a phase take: their number times the median time of one.
 
-    From TensorBoard's events, so that neither the pause of a stopped run nor the steps that it
-    repeats count. Validation does not count either.
+    The times are those of TensorBoard's events, so that neither the pause of a stopped run nor
+    the steps that it repeats count. Validation does not count either.
+
+    Args:
+        run_dir: the run folder.
+        phase: "float" or "quantized".
 
     Returns:
         minutes, or None with less than two events.
@@ -26,8 +31,19 @@ def read_training_minutes(run_dir: pathlib.Path, phase: str) -> float | None:
     return float(seconds * (steps.max() - steps.min() + interval)) / 60
 
 
-def read_events(run_dir: pathlib.Path, phase: str, *, tag: str):
-    """(step, time in seconds, value) as they were written."""
+def read_events(
+    run_dir: pathlib.Path, phase: str, *, tag: str
+) -> collections.abc.Iterator[tuple[int, float, float]]:
+    """Reads the events of one tag in the order in which they were written.
+
+    Args:
+        run_dir: the run folder.
+        phase: "float" or "quantized".
+        tag: name of the value.
+
+    Yields:
+        step, wall-clock time in seconds, value.
+    """
     from tensorboard.backend.event_processing.event_file_loader import (  # noqa: PLC0415
         EventFileLoader,
     )

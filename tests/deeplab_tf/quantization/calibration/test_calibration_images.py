@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
-from deeplab_tf.quantization.calibration.checks import check_photos
+from deeplab_tf.quantization.calibration.checks import check_images
 from deeplab_tf.quantization.ptq.bias_correction import correct_empirically
 from deeplab_tf.quantization.ptq.post_training import (
     BiasMethod,
@@ -29,27 +29,27 @@ def photos(count: int = 4) -> np.ndarray:
 
 def warnings_of(caplog, batches, input_range=INPUT_RANGE) -> str:
     with caplog.at_level(logging.WARNING, "absl"):
-        check_photos(batches, input_range)
+        check_images(batches, input_range)
     return caplog.text
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("batch", [0, 1])
-def test_photos_that_are_not_finite_are_refused(batch, value):
+def test_images_that_are_not_finite_are_rejected(batch, value):
     batches = [photos(), photos()]
     batches[batch][2, 3, 4, 1] = value
     plan = PostTraining(bias=BiasMethod.EMPIRICAL)
-    message = f"calibration batch {batch} holds NaN or infinity"
+    message = f"calibration batch {batch} contains NaN or infinity"
     with pytest.raises(ValueError, match=message):
         quantize_post_training(
             with_true_batch_norms(photos()), plan, batches=batches, input_range=INPUT_RANGE
         )
 
 
-def test_bias_correction_alone_refuses_them_too():
+def test_bias_correction_alone_rejects_them_too():
     folded = fold_batch_norms(*chain())
     good = images(folded.description)
-    with pytest.raises(ValueError, match="calibration batch 1 holds NaN or infinity"):
+    with pytest.raises(ValueError, match="calibration batch 1 contains NaN or infinity"):
         correct_empirically(
             folded.description, folded.arrays, batches=[good, good * np.nan], ranges={}
         )
@@ -76,12 +76,12 @@ def marked(batch: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ((0,), "ranges come from one image:"),
-        ((0, 0, 0), "ranges come from one image repeated 3 times"),
-        ((0, 1, 0), "1 of 3 calibration images are repeats"),
+        ((0,), "ranges are measured on one image:"),
+        ((0, 0, 0), "ranges are measured on one image repeated 3 times"),
+        ((0, 1, 0), "1 of 3 calibration images are repeated"),
     ],
 )
-def test_poor_sets_are_said(caplog, chosen, message, mark):
+def test_repeated_images_are_warned_about(caplog, chosen, message, mark):
     batch = mark(photos()[list(chosen)])
     with caplog.at_level(logging.WARNING, "absl"):
         quantize_post_training(
@@ -94,7 +94,7 @@ def test_poor_sets_are_said(caplog, chosen, message, mark):
 
 
 @pytest.mark.parametrize("input_range", [INPUT_RANGE, (-1.0, 1.0), IMAGENET_RANGE])
-def test_photos_from_0_to_1_are_said(caplog, input_range):
+def test_images_from_0_to_1_are_warned_about(caplog, input_range):
     batches = [(bytes_of(4, seed) / 255).astype(np.float32) for seed in (1, 2)]
     assert "lie within 0..1" in warnings_of(caplog, batches, input_range)
 
@@ -121,5 +121,5 @@ def lidar() -> np.ndarray:
     ],
     ids=["photos", "0..1", "0..255", "imagenet", "lidar", "logarithms", "distances"],
 )
-def test_good_sets_are_not_warned_of(caplog, batch, input_range):
+def test_good_sets_give_no_warning(caplog, batch, input_range):
     assert not warnings_of(caplog, [batch], input_range)

@@ -1,0 +1,1 @@
+"""A training run as data: its configuration, its folder, its events."""
