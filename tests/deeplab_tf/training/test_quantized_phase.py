@@ -102,6 +102,7 @@ def test_averaged_lends_and_gives_back():
     np.testing.assert_array_equal(model.get_weights()[0], second)
 
 
+@pytest.mark.slow
 def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
     seen = []
 
@@ -151,6 +152,7 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_stock_run_exports_with_its_faults_told(tmp_path):
     config = RUN.with_settings(
         train_steps=2, quantize_scheme=QatScheme.TFMOT_DEFAULT, validation_interval=10
@@ -163,6 +165,7 @@ def test_stock_run_exports_with_its_faults_told(tmp_path):
     assert learned_ranges(source.model(Phase.QUANTIZED, 32, 48))["Conv1_relu"][0] > -6.0
 
 
+@pytest.mark.slow
 def test_parity_with_the_interpreter():
     # 0.996 and 31 dB on CamVid's photos; a drawn scene is none, and every class is near another.
     found = measure_parity(trained_quantized_model(), pixels(2), preprocessing=Preprocessing())
@@ -171,6 +174,7 @@ def test_parity_with_the_interpreter():
     assert found.snr_db > 15
 
 
+@pytest.mark.slow
 def test_parity_sees_a_broken_file(monkeypatch):
     monkeypatch.setattr(parity, "_numbered_output", _shifted)
     found = measure_parity(trained_quantized_model(), pixels(1), preprocessing=Preprocessing())
@@ -197,6 +201,7 @@ def test_bad_values(changes, message):
         RUN.with_settings(**changes)
 
 
+@pytest.mark.slow
 def test_a_failing_comparison_does_not_end_the_training(tmp_path):
     def check(model, photos):
         raise RuntimeError("the converter refused")
@@ -207,6 +212,7 @@ def test_a_failing_comparison_does_not_end_the_training(tmp_path):
     assert folder.weights(Phase.QUANTIZED).is_file()
 
 
+@pytest.mark.slow
 def test_a_teacher_that_was_quantization_aware_from_the_start_gives_what_it_learned(tmp_path):
     config = RUN.with_settings(
         quantize_delay_step=0, quantize_freeze_batch_norm=False, train_steps=2
