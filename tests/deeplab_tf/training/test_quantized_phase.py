@@ -49,6 +49,14 @@ RUN = TrainingConfig.from_settings(
 )
 
 
+@pytest.fixture
+def eager():
+    """A few steps are quicker without their graph, whose tracing takes half a minute a run."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 def ranges_of(model, layer):
     return {v.name.split("/")[-1]: v for v in wrapped_layers(model)[layer].weights}
 
@@ -103,6 +111,8 @@ def test_averaged_lends_and_gives_back():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")  # of tf.data
 def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
     seen = []
 
@@ -153,6 +163,8 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")  # of tf.data
 def test_stock_run_exports_with_its_faults_told(tmp_path):
     config = RUN.with_settings(
         train_steps=2, quantize_scheme=QatScheme.TFMOT_DEFAULT, validation_interval=10
@@ -202,6 +214,8 @@ def test_bad_values(changes, message):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")  # of tf.data
 def test_a_failing_comparison_does_not_end_the_training(tmp_path):
     def check(model, photos):
         raise RuntimeError("the converter refused")
@@ -213,6 +227,8 @@ def test_a_failing_comparison_does_not_end_the_training(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("eager")
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config:UserWarning")  # of tf.data
 def test_a_teacher_that_was_quantization_aware_from_the_start_gives_what_it_learned(tmp_path):
     config = RUN.with_settings(
         quantize_delay_step=0, quantize_freeze_batch_norm=False, train_steps=2
