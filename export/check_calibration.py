@@ -37,8 +37,8 @@ def main() -> int:
     from deeplab_tf.training.run_folder import RunFolder  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.experiments.calibration_stability import (  # noqa: PLC0415
-        StabilityPlan,
-        check_stability,
+        CalibrationCheckPlan,
+        check_calibration,
     )
 
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
@@ -50,7 +50,7 @@ def main() -> int:
     folder.check_classes(photos)
     height, width = config.model.padded_size(*photos.image(0).shape[:2])
     steps = PostTraining(ranges=RangeMethod(FLAGS.activation_ranges))
-    plan = StabilityPlan(
+    plan = CalibrationCheckPlan(
         source=RunSource(folder),
         height=height,
         width=width,
@@ -63,7 +63,7 @@ def main() -> int:
         bound=FLAGS.bound,
         steps=steps if steps != PostTraining() else None,
     )
-    found = check_stability(plan)
+    found = check_calibration(plan)
     sys.stdout.write("\n".join(found.lines()) + "\n")
     return 0 if found.stable else 1
 

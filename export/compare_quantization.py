@@ -1,4 +1,4 @@
-"""Runs the ladder of quantization methods on one trained network: one table, one plot.
+"""Runs the comparison of quantization methods on one trained network: one table, one plot.
 
     python -m export.compare_quantization --run_dir=runs/camvid
 
@@ -24,8 +24,9 @@ def _define_flags() -> None:
         "runs", "", "name=RUN_DIR of quantization-aware runs; 'qat' = --run_dir's own."
     )
     flags.DEFINE_list(
-        "rungs", "", "Only these and float32; default: all. --rungs=help lists their names."
+        "methods", "", "Only these and float32; default: all. --methods=help lists their names."
     )
+    flags.DEFINE_alias("rungs", "methods")
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/quantization.")
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
@@ -51,12 +52,12 @@ def _runs() -> dict[str, pathlib.Path]:
     return runs
 
 
-def _chosen(rungs):
-    wanted = [name for name in FLAGS.rungs if name]
-    known = [rung.name for rung in rungs]
+def _chosen(methods):
+    wanted = [name for name in FLAGS.methods if name]
+    known = [method.name for method in methods]
     if unknown := [name for name in wanted if name not in known]:
-        raise ValueError(f"--rungs: unknown {', '.join(unknown)}; known: {', '.join(known)}")
-    return [rung for rung in rungs if not wanted or rung.name in (*wanted, "float32")]
+        raise ValueError(f"--methods: unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    return [method for method in methods if not wanted or method.name in (*wanted, "float32")]
 
 
 def main() -> int:
@@ -71,7 +72,7 @@ def main() -> int:
     from export.conversion.pipeline import ExportPlan  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.conversion.variants import Variant  # noqa: PLC0415
-    from export.experiments import comparison as ladder  # noqa: PLC0415
+    from export.experiments import comparison  # noqa: PLC0415
     from tflite_tools.evaluation.evaluation import (  # noqa: PLC0415
         EvaluationOptions,
         default_processes,
@@ -80,19 +81,19 @@ def main() -> int:
     folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     config = read_config(folder.path)
     source = RunSource(folder)
-    rungs = ladder.post_training_rungs()
+    methods = comparison.post_training_methods()
     if source.quantization_aware:
-        rungs.append(ladder.Rung("qat", Variant.QAT_INT8, steps=None, source=source))
+        methods.append(comparison.Method("qat", Variant.QAT_INT8, steps=None, source=source))
     for name, path in runs.items():
-        rungs.append(
-            ladder.Rung(name, Variant.QAT_INT8, steps=None, source=RunSource(RunFolder(path)))
+        methods.append(
+            comparison.Method(name, Variant.QAT_INT8, steps=None, source=RunSource(RunFolder(path)))
         )
     dataset, data_dir = FLAGS.dataset or config.dataset, FLAGS.data_dir or config.data_dir
     if not dataset:
         raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
     calibration = open_dataset(dataset, data_dir, split=FLAGS.calibration_split)
     evaluation = open_dataset(dataset, data_dir, split=FLAGS.split)
-    rungs = _chosen(rungs)
+    methods = _chosen(methods)
     folder.check_classes(evaluation)
     options = EvaluationOptions(
         processes=default_processes(),
@@ -116,11 +117,11 @@ def main() -> int:
         calibration_seed=FLAGS.calibration_seed,
         overwrite=FLAGS.overwrite,
     )
-    rows = ladder.climb(
-        ladder.Ladder(source, rungs, plan=plan, evaluation=evaluation, options=options)
+    rows = comparison.compare_methods(
+        comparison.Comparison(source, methods, plan=plan, evaluation=evaluation, options=options)
     )
-    ladder.write_ladder(rows, evaluation, options=options, output_dir=output_dir)
-    sys.stdout.write(ladder.ladder_table(rows, evaluation, options=options) + "\n")
+    comparison.write_comparison(rows, evaluation, options=options, output_dir=output_dir)
+    sys.stdout.write(comparison.comparison_table(rows, evaluation, options=options) + "\n")
     sys.stdout.write(
         f"\nnumbers: {output_dir / 'ladder.json'}, plot: {output_dir / 'ladder.png'}\n"
     )

@@ -21,12 +21,12 @@ from deeplab_tf.metrics.signal_to_noise import snr_db
 from export.bias_correction.integer_network import (
     CorrectableLayer,
     FileRun,
-    LayerLeftAlone,
+    SkippedLayer,
     read_file,
 )
 from export.bias_correction.plan import BiasCorrectionPlan
 from export.bias_correction.reference import (
-    drop_unlike,
+    drop_mismatched,
     pair_layers,
     read_reference,
     reference_means,
@@ -74,7 +74,7 @@ class CorrectedFile:
 
     Attributes:
         layers: corrected, in the file's order.
-        left_alone: the others.
+        skipped: the others.
         logits: layer that the ratios speak of, the last convolution.
         snr_before_db, snr_after_db: 10 log10(sum reference^2 / sum (file - reference)^2) of its
             output over the calibration photos.
@@ -85,7 +85,7 @@ class CorrectedFile:
     """
 
     layers: tuple[CorrectedLayer, ...]
-    left_alone: tuple[LayerLeftAlone, ...]
+    skipped: tuple[SkippedLayer, ...]
     logits: str
     snr_before_db: float
     snr_after_db: float
@@ -96,7 +96,7 @@ class CorrectedFile:
         """What a user should know before the file is used, one line each."""
         lines = [
             f"left alone: operator {left.position}, {left.kind} {left.name!r}: {left.reason}"
-            for left in self.left_alone
+            for left in self.skipped
         ]
         lines += [
             f"{layer.limited} corrections of {layer.name!r} were cut: the int32 sum could overflow"
@@ -147,7 +147,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     pixels, record = _photos(plan, contract.shape)
     reference = read_reference(plan, file.network, preprocessing=contract.preprocessing)
     pairs = pair_layers(plan, file, reference=reference)
-    file = drop_unlike(file, reference, pairs=pairs)
+    file = drop_mismatched(file, reference, pairs=pairs)
     logits = file.convolutions[-1].name
     empty = plan.calibration.sensor is not None
     means, wanted = reference_means(
@@ -171,7 +171,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
         new.write(manifest_path(plan.output))
     return CorrectedFile(
         tuple(corrected),
-        tuple(file.left_alone),
+        tuple(file.skipped),
         logits=logits,
         snr_before_db=before,
         snr_after_db=after,

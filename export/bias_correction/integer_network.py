@@ -23,7 +23,7 @@ _INT32_MAX = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerLeftAlone:
+class SkippedLayer:
     """A layer whose biases are as they were, and why."""
 
     position: int
@@ -61,23 +61,23 @@ class IntegerFile:
         whole: whether that is the output.
         convolutions: its nodes with a kernel, in the file's order.
         layers: those whose bias can be corrected.
-        left_alone: all other convolutions of the file.
+        skipped: all other convolutions of the file.
     """
 
     network: ImportedNetwork
     whole: bool
     convolutions: list[Node]
     layers: list[CorrectableLayer]
-    left_alone: list[LayerLeftAlone]
+    skipped: list[SkippedLayer]
 
 
 def read_file(graph: Graph) -> IntegerFile:
     """Raises ValueError where no layer can be corrected."""
-    end = known_end(graph)
+    end = last_known_tensor(graph)
     network = import_graph(graph, end)
     imported = {row.position for row in network.rows}
     names = collections.Counter(tensor.name for tensor in graph.tensors if tensor.data is None)
-    file = IntegerFile(network, not end, convolutions=[], layers=[], left_alone=[])
+    file = IntegerFile(network, not end, convolutions=[], layers=[], skipped=[])
     for operator in graph.operators:
         if operator.kind not in CONVOLUTIONS:
             continue
@@ -92,18 +92,18 @@ def read_file(graph: Graph) -> IntegerFile:
             file.layers.append(_layer(graph, operator, node=node))
         except ValueError as error:
             reason = str(error)
-            file.left_alone.append(
-                LayerLeftAlone(operator.position, operator.kind, name=name, reason=reason)
+            file.skipped.append(
+                SkippedLayer(operator.position, operator.kind, name=name, reason=reason)
             )
     if not file.layers:
-        first = next((f" ({left.kind}: {left.reason})" for left in file.left_alone), "")
+        first = next((f" ({left.kind}: {left.reason})" for left in file.skipped), "")
         raise ValueError(
             f"{graph.path} has no int32 bias to correct{first}; give an int8 or uint8 file"
         )
     return file
 
 
-def known_end(graph: Graph) -> str:
+def last_known_tensor(graph: Graph) -> str:
     """Up to which tensor the file can be simulated; "" for its output.
 
     Behind an operator without a rule nothing is known, and only one output is followed: of
@@ -184,7 +184,7 @@ def channel_mean(value, shares=None):
     return tf.math.divide_no_nan(sums, tf.reduce_sum(shares))
 
 
-def mean_of_photos(means: list[np.ndarray], counts: list[float]) -> np.ndarray:
+def mean_of_images(means: list[np.ndarray], counts: list[float]) -> np.ndarray:
     """float64 [channels]: means of photos, each as often as it counts; 0 where none does."""
     weights = np.asarray(counts)
     return weights @ np.stack(means) / max(weights.sum(), np.finfo(np.float64).tiny)
@@ -242,7 +242,7 @@ class FileRun:
             shares = None if weights is None else weights.of(value)
             means.append(channel_mean(value, shares).numpy())
             counts.append(1.0 if shares is None else shares.sum())
-        return mean_of_photos(means, counts)
+        return mean_of_images(means, counts)
 
     def set_bias(self, node: Node, real: np.ndarray) -> None:
         """Changes the bias of a convolution, in real values."""

@@ -19,10 +19,10 @@ from deeplab_tf.training.config import read_config
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from export.bias_correction.integer_network import (
     IntegerFile,
-    LayerLeftAlone,
+    SkippedLayer,
     channel_mean,
-    known_end,
-    mean_of_photos,
+    last_known_tensor,
+    mean_of_images,
 )
 from export.bias_correction.plan import BiasCorrectionPlan
 from export.conversion.source import RunSource
@@ -40,7 +40,7 @@ _AFFINE = ("batch_norm", "elementwise_constant", "rescaling")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reference:
+class Reference:
     """The float network.
 
     Attributes:
@@ -57,19 +57,19 @@ class _Reference:
 
 def read_reference(
     plan: BiasCorrectionPlan, network: ImportedNetwork, *, preprocessing: Preprocessing
-) -> _Reference:
+) -> Reference:
     path, shape = plan.reference, network.description.input_shape
     if path is None:
         name = "its own weights as floats"
-        return _Reference(
+        return Reference(
             name, network.description, arrays=network.arrays, preprocessing=preprocessing
         )
     name = path.resolve().name
     if path.is_dir():
-        reference = nearest_of_run(path, network)
+        reference = nearest_network_of_run(path, network)
     else:
         graph = read_graph(path)
-        found = import_graph(graph, known_end(graph))
+        found = import_graph(graph, last_known_tensor(graph))
         if found.is_quantized:
             raise ValueError(
                 f"reference {path} has integer activations; give a float file or a run folder, or "
@@ -77,7 +77,7 @@ def read_reference(
             )
         contract = read_file_contract(path, graph)
         own = contract.preprocessing if contract.is_known else preprocessing
-        reference = _Reference(name, found.description, arrays=found.arrays, preprocessing=own)
+        reference = Reference(name, found.description, arrays=found.arrays, preprocessing=own)
     if reference.description.input_shape != shape:
         raise ValueError(
             f"{plan.model} takes {list(shape)}, reference {path} "
@@ -89,7 +89,7 @@ def read_reference(
     return reference
 
 
-def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
+def nearest_network_of_run(path: pathlib.Path, network: ImportedNetwork) -> Reference:
     """The float network of a run that the file was made of: its weights say which."""
     twins = RunSource(RunFolder(path)).float_twins(*network.description.input_shape[:2])
     preprocessing = read_config(path).preprocessing
@@ -99,12 +99,12 @@ def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
         inside = " (trained quantization-aware)" if phase is Phase.QUANTIZED else ""
         name = f"run {path.resolve().name}{inside}"
         references.append(
-            _Reference(name, folded.description, arrays=folded.arrays, preprocessing=preprocessing)
+            Reference(name, folded.description, arrays=folded.arrays, preprocessing=preprocessing)
         )
     return min(references, key=lambda reference: _distance(network, reference))
 
 
-def _distance(network: ImportedNetwork, reference: _Reference) -> float:
+def _distance(network: ImportedNetwork, reference: Reference) -> float:
     """Sum over the file's kernels of their difference from the reference's nearest one."""
     kernels = [
         (node.kind, reference.arrays[kernel_key(node)])
@@ -122,7 +122,7 @@ def _distance(network: ImportedNetwork, reference: _Reference) -> float:
 
 
 def pair_layers(
-    plan: BiasCorrectionPlan, file: IntegerFile, *, reference: _Reference
+    plan: BiasCorrectionPlan, file: IntegerFile, *, reference: Reference
 ) -> dict[str, str]:
     """{convolution of the file: convolution of the reference}.
 
@@ -156,7 +156,7 @@ def pair_layers(
     return pairs
 
 
-def _describe(name: str, network: "ImportedNetwork | _Reference") -> str:
+def _describe(name: str, network: "ImportedNetwork | Reference") -> str:
     node = network.description.node(name)
     return f"{node.kind} {name!r} {list(network.arrays[kernel_key(node)].shape)}"
 
@@ -169,7 +169,9 @@ def _difference(kernel: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(kernel - reference)) / (float(np.linalg.norm(reference)) or 1.0)
 
 
-def drop_unlike(file: IntegerFile, reference: _Reference, *, pairs: dict[str, str]) -> IntegerFile:
+def drop_mismatched(
+    file: IntegerFile, reference: Reference, *, pairs: dict[str, str]
+) -> IntegerFile:
     """The file without the layers whose sums are other sums than their partners'.
 
     Behind SPACE_TO_BATCH_ND, for example, some converters leave the bias as an addition of its
@@ -178,7 +180,7 @@ def drop_unlike(file: IntegerFile, reference: _Reference, *, pairs: dict[str, st
     Raises:
         ValueError: no layer is left.
     """
-    layers, left_alone = [], list(file.left_alone)
+    layers, skipped = [], list(file.skipped)
     for layer in file.layers:
         own = _affine_behind(file.network, layer.node.name)
         other = _affine_behind(reference, pairs[layer.node.name])
@@ -190,13 +192,13 @@ def drop_unlike(file: IntegerFile, reference: _Reference, *, pairs: dict[str, st
             f"{other or 'none'}: their means are not those of one thing"
         )
         position, kind = layer.operator.position, layer.operator.kind
-        left_alone.append(LayerLeftAlone(position, kind, name=layer.node.name, reason=reason))
+        skipped.append(SkippedLayer(position, kind, name=layer.node.name, reason=reason))
     if not layers:
-        raise ValueError(f"no layer can be corrected: {left_alone[-1].reason}")
-    return dataclasses.replace(file, layers=layers, left_alone=left_alone)
+        raise ValueError(f"no layer can be corrected: {skipped[-1].reason}")
+    return dataclasses.replace(file, layers=layers, skipped=skipped)
 
 
-def _affine_behind(network: "ImportedNetwork | _Reference", name: str) -> str:
+def _affine_behind(network: "ImportedNetwork | Reference", name: str) -> str:
     """Kind of what scales or shifts the channels right behind a convolution; "" for nothing."""
     node = network.description.only_consumer(name)
     while node is not None and node.kind == IDENTITY:
@@ -208,7 +210,7 @@ def _affine_behind(network: "ImportedNetwork | _Reference", name: str) -> str:
 
 
 def reference_means(
-    reference: _Reference,
+    reference: Reference,
     pixels: np.ndarray,
     *,
     pairs: dict[str, str],
@@ -249,4 +251,4 @@ def reference_means(
                 f"reference {reference.name}: layer {pairs[name]!r} gives NaN or infinity; give "
                 "one whose output is sound on these photos"
             )
-    return {name: mean_of_photos(values, counts[name]) for name, values in means.items()}, outputs
+    return {name: mean_of_images(values, counts[name]) for name, values in means.items()}, outputs

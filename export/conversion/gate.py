@@ -44,7 +44,7 @@ def check_file(
     return faults
 
 
-def check_raised(
+def check_mixed_precision(
     path: pathlib.Path, integer: Graph, *, wanted: collections.abc.Mapping[int, str]
 ) -> list[str]:
     """Finds what else than the named operators of an integer file computes in more than 8 bits.

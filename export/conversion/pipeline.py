@@ -27,7 +27,7 @@ from export.conversion.freeze import freeze_model, write_saved_model
 from export.conversion.source import Source
 from export.conversion.variants import RULES, FileSpec, Target, Variant
 from export.rewriting.edgetpu_resizes import fit_edgetpu
-from export.rewriting.mixed_precision import raise_layers, raised_positions
+from export.rewriting.mixed_precision import apply_mixed_precision, mixed_precision_positions
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
@@ -222,7 +222,9 @@ class _Graphs:
         if not (steps.keep_float or steps.int16):
             return content, {}
         layers = {"keep_float": steps.keep_float, "int16": steps.int16}
-        return raise_layers(content, done, **layers), raised_positions(content, done, **layers)
+        return apply_mixed_precision(content, done, **layers), mixed_precision_positions(
+            content, done, **layers
+        )
 
     def _frozen(self, spec: FileSpec, phase: Phase):
         plan, source = self._plan, self._source
@@ -305,7 +307,7 @@ def _place(
         if raised != content:
             integer = read_graph(temporary)
             temporary.write_bytes(raised)
-            faults += gate.check_raised(temporary, integer, wanted=wanted)
+            faults += gate.check_mixed_precision(temporary, integer, wanted=wanted)
         if faults and not source.tolerated:
             raise RuntimeError("refused by the gate: " + "; ".join(faults))
         if broken := gate.run_once(temporary):

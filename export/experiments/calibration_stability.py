@@ -21,7 +21,7 @@ from tflite_tools.evaluation.evaluation import EvaluationOptions, default_proces
 
 
 @dataclasses.dataclass(frozen=True)
-class StabilityPlan:
+class CalibrationCheckPlan:
     """A check.
 
     Attributes:
@@ -58,7 +58,7 @@ class StabilityPlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class Stability:
+class CalibrationStability:
     """What came out.
 
     Attributes:
@@ -95,7 +95,7 @@ class Stability:
         return told
 
 
-def check_stability(plan: StabilityPlan) -> Stability:
+def check_calibration(plan: CalibrationCheckPlan) -> CalibrationStability:
     """Makes two int8 files from disjoint photos and scores both.
 
     Raises:
@@ -126,12 +126,14 @@ def check_stability(plan: StabilityPlan) -> Stability:
         if result.failure or result.matrix is None:
             raise RuntimeError(result.failure)
     first, second = (np.asarray(result.image_matrices) for result in results)
-    return compare(first, second, bound=plan.bound, calibration_images=plan.calibration_images)
+    return compare_files(
+        first, second, bound=plan.bound, calibration_images=plan.calibration_images
+    )
 
 
-def compare(
+def compare_files(
     first: np.ndarray, second: np.ndarray, *, bound: float, calibration_images: int
-) -> Stability:
+) -> CalibrationStability:
     """The verdict on two scored files.
 
     Args:
@@ -150,7 +152,7 @@ def compare(
         for matrices in (first, second)
     )
     difference = miou_difference(first, second)
-    return Stability(
+    return CalibrationStability(
         (low, high),
         difference,
         bound=bound,
@@ -159,7 +161,7 @@ def compare(
     )
 
 
-def _file(plan: StabilityPlan, chosen: list[int], *, folder: pathlib.Path) -> pathlib.Path:
+def _file(plan: CalibrationCheckPlan, chosen: list[int], *, folder: pathlib.Path) -> pathlib.Path:
     export = ExportPlan(
         output_dir=folder,
         height=plan.height,

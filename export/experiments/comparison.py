@@ -1,4 +1,4 @@
-"""What each quantization step gains: one file a rung, all scored in one run.
+"""What each quantization step gains: one file a method, all scored in one run.
 
 Every number comes from a real `.tflite` in the interpreter. Differences from float carry a paired
 bootstrap interval over images.
@@ -42,8 +42,8 @@ from tflite_tools.text_table import align
 from tflite_tools.versions import versions
 
 REFERENCE = "float32"
-RECORD = "rung.json"
-"""Beside a rung's file: what it was made by and how long that took."""
+RECORD = "@@method@@"
+"""Beside a method's file: what it was made by and how long that took."""
 NEAR_FLOAT = 3.0
 """Points of mIoU that the second panel of the plot shows below float."""
 SIGNAL_IMAGES = 12
@@ -51,7 +51,7 @@ SIGNAL_IMAGES = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung:
+class Method:
     """One way of quantizing.
 
     Attributes:
@@ -67,8 +67,8 @@ class Rung:
     source: Source | None = None
 
 
-def post_training_rungs() -> list[Rung]:
-    """The ladder of those who do not retrain; each step keeps those before it."""
+def post_training_methods() -> list[Method]:
+    """The comparison of those who do not retrain; each step keeps those before it."""
     per_channel, per_tensor = PostTraining(), PostTraining(per_channel=False)
     both = {
         name: dataclasses.replace(plan, equalize=True, relu6=Relu6.EXACT)
@@ -102,42 +102,42 @@ def post_training_rungs() -> list[Rung]:
         "adaround_corrected": dataclasses.replace(corrected, adaround=True),
     }
     return [
-        Rung(REFERENCE, Variant.FLOAT32),
-        *(Rung(name, Variant.INT8, steps=plan) for name, plan in steps.items()),
-        Rung("int16x8", Variant.INT16X8),
+        Method(REFERENCE, Variant.FLOAT32),
+        *(Method(name, Variant.INT8, steps=plan) for name, plan in steps.items()),
+        Method("int16x8", Variant.INT16X8),
     ]
 
 
 @dataclasses.dataclass(frozen=True)
-class Ladder:
+class Comparison:
     """A comparison.
 
     Attributes:
         source: the float network.
-        rungs: ways of quantizing it, the reference among them.
-        plan: size, labels, calibration; its files and folder are replaced for each rung.
+        methods: ways of quantizing it, the reference among them.
+        plan: size, labels, calibration; its files and folder are replaced for each method.
         evaluation: list that is scored.
         options: of the evaluation.
     """
 
     source: Source
-    rungs: list[Rung]
+    methods: list[Method]
     plan: ExportPlan
     evaluation: SegmentationDataset
     options: EvaluationOptions
 
     def __post_init__(self):
-        names = [rung.name for rung in self.rungs]
+        names = [method.name for method in self.methods]
         if REFERENCE not in names or len(set(names)) < len(names):
-            raise ValueError(f"rungs need {REFERENCE} and names of their own; got {names}")
+            raise ValueError(f"methods need {REFERENCE} and names of their own; got {names}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """What is known of a rung.
+class ComparisonRow:
+    """What is known of a method.
 
     Attributes:
-        name: of the rung.
+        name: of the method.
         result: scores, or None where no file came out.
         difference: of mIoU from float over the classes that both count, or None for float itself.
         snr_db: of the logits against float's, or None likewise.
@@ -155,49 +155,51 @@ class Row:
     changed_over: tuple[int, ...] = ()
 
 
-def climb(ladder: Ladder) -> list[Row]:
-    """Makes every rung's file and scores all; a rung that fails costs its row.
+def compare_methods(comparison: Comparison) -> list[ComparisonRow]:
+    """Makes every method's file and scores all; a method that fails costs its row.
 
-    A file of an earlier climb that would come out the same is taken as it is.
+    A file of an earlier compare_methods that would come out the same is taken as it is.
     """
     made: dict[str, pathlib.Path] = {}
     minutes: dict[str, float] = {}
     failures: dict[str, str] = {}
-    for rung in ladder.rungs:
-        path, minutes[rung.name], failures[rung.name] = _make(ladder, rung)
-        minutes[rung.name] += _training_minutes(ladder, rung)
+    for method in comparison.methods:
+        path, minutes[method.name], failures[method.name] = _make(comparison, method)
+        minutes[method.name] += _training_minutes(comparison, method)
         if path is not None:
-            made[rung.name] = path
-        logging.info("%s: %.1f minutes", rung.name, minutes[rung.name])
+            made[method.name] = path
+        logging.info("%s: %.1f minutes", method.name, minutes[method.name])
     if REFERENCE not in made:
         raise RuntimeError(f"no float file to compare with: {failures[REFERENCE]}")
     names = sorted(made, key=lambda name: name != REFERENCE)
     contracts = [read_contract(made[name], None, name=name) for name in names]
-    options = dataclasses.replace(ladder.options, keep_images=True)
+    options = dataclasses.replace(comparison.options, keep_images=True)
     results = dict(
         zip(
-            names, evaluate(contracts, ladder.evaluation, options=options, reference=0), strict=True
+            names,
+            evaluate(contracts, comparison.evaluation, options=options, reference=0),
+            strict=True,
         )
     )
     if results[REFERENCE].matrix is None:
         raise RuntimeError(f"the float file has no score: {results[REFERENCE].failure}")
-    ratios = _ratios(contracts, ladder.evaluation, options=options)
+    ratios = _ratios(contracts, comparison.evaluation, options=options)
     failures |= {name: result.failure for name, result in results.items() if result.failure}
-    classes = options.mean_indices(ladder.evaluation)
+    classes = options.mean_indices(comparison.evaluation)
     rows = []
-    for rung in ladder.rungs:
-        result, difference = results.get(rung.name), None
+    for method in comparison.methods:
+        result, difference = results.get(method.name), None
         both: tuple[int, ...] = ()
-        if rung.name != REFERENCE:
+        if method.name != REFERENCE:
             difference, both = compare_with_float(results[REFERENCE], result, classes=classes)
         rows.append(
-            Row(
-                rung.name,
+            ComparisonRow(
+                method.name,
                 result,
                 difference=difference,
-                snr_db=ratios.get(rung.name),
-                minutes=minutes[rung.name],
-                failure=failures.get(rung.name, ""),
+                snr_db=ratios.get(method.name),
+                minutes=minutes[method.name],
+                failure=failures.get(method.name, ""),
                 changed_over=both,
             )
         )
@@ -221,31 +223,36 @@ def compare_with_float(
     return miou_difference(base.image_matrices, result.image_matrices, classes=classes), both
 
 
-def _training_minutes(ladder: Ladder, rung: Rung) -> float:
-    if rung.variant is not Variant.QAT_INT8 or rung.steps:
+def _training_minutes(comparison: Comparison, method: Method) -> float:
+    if method.variant is not Variant.QAT_INT8 or method.steps:
         return 0.0
-    return (rung.source or ladder.source).training_minutes(Phase.QUANTIZED) or 0.0
+    return (method.source or comparison.source).training_minutes(Phase.QUANTIZED) or 0.0
 
 
-def _make(ladder: Ladder, rung: Rung) -> tuple[pathlib.Path | None, float, str]:
-    """A rung's file: the one of an earlier climb if nothing has changed, else a new one.
+def _make(comparison: Comparison, method: Method) -> tuple[pathlib.Path | None, float, str]:
+    """A method's file: the one of an earlier compare_methods if nothing has changed, else a new one.
 
     Returns:
         path or None, minutes that making it took, cause of a failure or "".
     """
-    source = rung.source or ladder.source
-    folder = ladder.plan.output_dir / rung.name
-    spec = FileSpec(rung.variant, Head.LOGITS, *_io(rung.variant))
+    source = method.source or comparison.source
+    folder = comparison.plan.output_dir / method.name
+    spec = FileSpec(method.variant, Head.LOGITS, *_io(method.variant))
     path, record = folder / spec.file_name, folder / RECORD
-    recipe = _recipe(ladder, rung, source=source)
-    if source.fingerprint() and path.is_file() and record.is_file() and not ladder.plan.overwrite:
+    recipe = _recipe(comparison, method, source=source)
+    if (
+        source.fingerprint()
+        and path.is_file()
+        and record.is_file()
+        and not comparison.plan.overwrite
+    ):
         earlier = json.loads(record.read_text())
         if earlier["recipe"] == recipe and earlier["sha256"] == sha256_of(path.read_bytes()):
-            logging.info("%s: made before", rung.name)
+            logging.info("%s: made before", method.name)
             return path, earlier["minutes"], ""
     started = time.monotonic()
     plan = dataclasses.replace(
-        ladder.plan, output_dir=folder, files=[spec], post_training=rung.steps
+        comparison.plan, output_dir=folder, files=[spec], post_training=method.steps
     )
     (file,) = export_files(source, plan)
     minutes = (time.monotonic() - started) / 60
@@ -256,14 +263,14 @@ def _make(ladder: Ladder, rung: Rung) -> tuple[pathlib.Path | None, float, str]:
     return file.path, minutes, file.failure
 
 
-def _recipe(ladder: Ladder, rung: Rung, *, source: Source) -> dict:
-    """Everything that decides what a rung's file holds, as JSON gives it back."""
-    plan = ladder.plan
+def _recipe(comparison: Comparison, method: Method, *, source: Source) -> dict:
+    """Everything that decides what a method's file holds, as JSON gives it back."""
+    plan = comparison.plan
     dataset = plan.calibration_dataset
     recipe = {
         "network": source.fingerprint(),
-        "variant": rung.variant.value,
-        "steps": rung.steps.to_json() if rung.steps else None,
+        "variant": method.variant.value,
+        "steps": method.steps.to_json() if method.steps else None,
         "size": [plan.height, plan.width],
         "preprocessing": dataclasses.asdict(plan.preprocessing),
         "labels": list(plan.label_set.names),
@@ -314,8 +321,8 @@ _HEADER = [
 ]
 
 
-def ladder_table(
-    rows: list[Row], dataset: SegmentationDataset, *, options: EvaluationOptions
+def comparison_table(
+    rows: list[ComparisonRow], dataset: SegmentationDataset, *, options: EvaluationOptions
 ) -> str:
     """The rows as text; a difference whose interval holds zero is marked ~."""
     classes = options.mean_indices(dataset)
@@ -379,8 +386,8 @@ def _worst_class(result: ModelResult, base, *, dataset: SegmentationDataset) -> 
     return f"{worst} {100 * changes[worst]:+.2f}"
 
 
-def write_ladder(
-    rows: list[Row],
+def write_comparison(
+    rows: list[ComparisonRow],
     dataset: SegmentationDataset,
     *,
     options: EvaluationOptions,
@@ -433,7 +440,7 @@ def _csv(documents: list[dict]) -> str:
 
 
 def _plot(documents: list[dict], path: pathlib.Path) -> None:
-    """MIoU of each rung with the interval of its difference from float: all, and near float."""
+    """MIoU of each method with the interval of its difference from float: all, and near float."""
     shown = [values for values in documents if "miou" in values]
     figure, panels = plt.subplots(
         1, 2, figsize=(12, 0.3 * len(shown) + 1.2), sharey=True, layout="constrained"

@@ -65,10 +65,10 @@ def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
     return {name: positions[name] for name in names}
 
 
-def raise_layers(
+def apply_mixed_precision(
     content: bytes, done: PostTrained, *, keep_float: tuple[str, ...], int16: tuple[str, ...]
 ) -> bytes:
-    """`raise_precision` by layer names, float weights from the network the file is made of.
+    """`set_precision` by layer names, float weights from the network the file is made of.
 
     Args:
         content: the int8 `.tflite`.
@@ -93,13 +93,13 @@ def raise_layers(
         for node in done.description.nodes
         if node.name in floats and node.kind in CONVOLUTIONS
     }
-    return raise_precision(content, wanted, weights=weights)
+    return set_precision(content, wanted, weights=weights)
 
 
-def raised_positions(
+def mixed_precision_positions(
     content: bytes, done: PostTrained, *, keep_float: tuple[str, ...], int16: tuple[str, ...]
 ) -> dict[int, str]:
-    """{operator position in the int8 file: "FLOAT32" or "INT16"} that `raise_layers` is to raise.
+    """{operator position in the int8 file: "FLOAT32" or "INT16"} that `apply_mixed_precision` is to raise.
 
     For the gate, which looks for itself at what has become of them.
     """
@@ -121,7 +121,7 @@ def _file_layout(node: Node, kernel: np.ndarray) -> np.ndarray:
     return np.moveaxis(kernel, outputs, 0)
 
 
-def raise_precision(
+def set_precision(
     content: bytes,
     wanted: dict[int, Precision],
     *,

@@ -370,11 +370,11 @@ def test_unknown_operator_ends_the_correction_and_is_said(files, tmp_path, monke
     result = correct_biases(_plan(files, tmp_path / "new.tflite"))
     # In front of it: five layers, and one of the branches with two.
     assert len(result.layers) == 7
-    assert len(result.left_alone) == 4
+    assert len(result.skipped) == 4
     assert all("where the known part ends" in line for line in result.warnings())
     assert result.equal_outputs is None
     before, after = _biases(files / "int8.tflite"), _biases(tmp_path / "new.tflite")
-    for left in result.left_alone:
+    for left in result.skipped:
         np.testing.assert_array_equal(before[left.position], after[left.position])
 
 
@@ -385,7 +385,7 @@ def test_bias_that_stands_apart_is_named(tmp_path):
         (tmp_path / f"{name}.tflite").write_bytes(_convert(_network(batch=None), integer))
     result = correct_biases(_plan(tmp_path, tmp_path / "new.tflite"))
     assert len(result.layers) == 9
-    assert [left.kind for left in result.left_alone] == ["DEPTHWISE_CONV_2D"] * 2
+    assert [left.kind for left in result.skipped] == ["DEPTHWISE_CONV_2D"] * 2
     assert all("not those of one thing" in line for line in result.warnings())
     assert result.snr_after_db > result.snr_before_db
 
@@ -401,7 +401,7 @@ def test_layer_without_a_bias_is_named(tmp_path):
         (tmp_path / f"{name}.tflite").write_bytes(_convert(model, integer))
     result = correct_biases(_plan(tmp_path, tmp_path / "new.tflite"))
     assert [layer.kind for layer in result.layers] == ["CONV_2D", "FULLY_CONNECTED"]
-    (left,) = result.left_alone
+    (left,) = result.skipped
     assert (left.kind, left.reason) == ("FULLY_CONNECTED", "it has no bias")
     assert result.equal_outputs == 1.0
 
