@@ -27,7 +27,7 @@ class Children:
             until the last of them has ended, whatever became of this process.
     """
 
-    def __init__(self, inherited: int | None = None):
+    def __init__(self, inherited: int | None = None) -> None:
         self._inherited = () if inherited is None else (inherited,)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()

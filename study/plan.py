@@ -72,7 +72,7 @@ class Study:
     export: dict = dataclasses.field(default_factory=dict)
     evaluate: dict = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_name("name", self.name)
         if unlike := [name for name in self.variants if not isinstance(name, str)]:
             raise ValueError(f'"variants" must hold texts; got {unlike[0]!r}')

@@ -32,7 +32,7 @@ class BiasCorrectionPlan:
     std: float | None = None
     overwrite: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.calibration_images < 2:
             raise ValueError(
                 f"calibration_images must be at least 2; got {self.calibration_images}: what one "

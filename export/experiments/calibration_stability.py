@@ -47,7 +47,7 @@ class CalibrationCheckPlan:
     bound: float
     steps: PostTraining | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.calibration_images, self.score_images) < 1:
             raise ValueError(
                 "calibration_images and score_images must be at least 1; got "

@@ -126,7 +126,7 @@ class Comparison:
     evaluation: SegmentationDataset
     options: EvaluationOptions
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
         if REFERENCE not in names or len(set(names)) < len(names):
             raise ValueError(f"methods need {REFERENCE} and names of their own; got {names}")

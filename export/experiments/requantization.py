@@ -43,7 +43,7 @@ class RequantizationPlan:
     variants: tuple[Variant, ...] = (Variant.INT8,)
     heads: tuple[Head, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if wrong := [v.value for v in self.variants if RULES[v].quantization_aware]:
             raise ValueError(f"{', '.join(wrong)} needs training; choose another variant")
         if self.evaluation is not None:

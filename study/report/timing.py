@@ -32,7 +32,7 @@ class TimingOptions:
     warmup: int = 3
     num_threads: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.repeats < 0 or self.warmup < 0 or self.num_threads < 1:
             raise ValueError(
                 "--latency_repeats must not be negative and --num_threads at least 1; got "

@@ -140,7 +140,7 @@ def gate_of(content, mixed, wanted, tmp_path):
     """What the gate finds in a mixed file."""
     path = tmp_path / "mixed.tflite"
     path.write_bytes(mixed)
-    return check_mixed_precision(path, graph_of(content, tmp_path), wanted=wanted)
+    return check_mixed_precision(path, graph_of(content, tmp_path), expected=wanted)
 
 
 def test_gate_lets_the_named_operators_pass_and_no_other(content, tmp_path):
@@ -162,12 +162,12 @@ def test_gate_lets_the_named_operators_pass_and_no_other(content, tmp_path):
     for position, kind in wanted.items():
         fewer = {other: k for other, k in wanted.items() if other != position}
         faults = gate_of(content, mixed, fewer, tmp_path)
-        assert any("nobody asked for that" in fault for fault in faults), position
+        assert any("as in the integer file, got" in fault for fault in faults), position
         other = {"FLOAT32": "INT16", "INT16": "FLOAT32"}[kind]
         faults = gate_of(content, mixed, wanted | {position: other}, tmp_path)
-        assert any(f"it was meant to be {other}" in fault for fault in faults), position
+        assert any(f"expected {other}, got" in fault for fault in faults), position
     assert any(
-        "converts" in fault and "no operator that was meant to be wide" in fault
+        "converts" in fault and "no operator of that precision reads or writes" in fault
         for fault in gate_of(content, mixed, {}, tmp_path)
     )
 
@@ -177,9 +177,10 @@ def test_gate_refuses_what_was_asked_for_and_not_done(content, tmp_path):
     wanted = dict.fromkeys(positions.values(), "FLOAT32")
     mixed = apply_mixed_precision(content, post_trained(), keep_float=("logits",), int16=())
     (fault,) = gate_of(content, mixed, wanted, tmp_path)
-    assert fault.endswith("computes in INT8; it was meant to be FLOAT32")
+    assert fault.endswith("expected FLOAT32, got INT8")
     (fault,) = gate_of(content, content, {0: "FLOAT32"}, tmp_path)
-    assert fault == "operator 0 is no operator to raise"  # the QUANTIZE of the photo
+    # The QUANTIZE of the image.
+    assert fault.startswith("operator 0 cannot be of mixed precision: it is a conversion")
 
 
 def test_a_file_that_gives_nan_or_does_not_load_is_found_by_running_it(content, tmp_path):
@@ -244,7 +245,7 @@ def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
     plan = make_plan(tmp_path / "files", [spec], post_training=steps)
     (file,) = export_files(PostTrainedSource(), plan)
     if broken:
-        reason = {"one more layer": "nobody asked for that"}.get(broken, "does not run it")
+        reason = {"one more layer": "as in the integer file, got"}.get(broken, "does not run it")
         assert file.failure.startswith("refused by the gate: ")
         assert reason in file.failure
         assert not (tmp_path / "files").exists()
