@@ -330,6 +330,7 @@ def _log_placement(target: Target, paths: list[pathlib.Path]) -> None:
 
 
 def console() -> None:
+    """Entry point of the command."""
     _define_flags()
     command.run(main)
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import math
 import pathlib
 
 import jinja2
@@ -13,6 +12,7 @@ from study.report import charts
 from study.report.album import CellAlbum, draw_cell
 from study.report.collect import StudyReport
 from tflite_tools.html_report import page as report_page
+from tflite_tools.json_values import finite
 from tflite_tools.text_table import align
 
 PAGE = "index.html"
@@ -32,7 +32,7 @@ def write_study(report: StudyReport, folder: pathlib.Path, *, with_photos: bool 
     Returns:
         the document.
     """
-    document = plain(report.document())
+    document = finite(report.document())
     ranked = report.ranked
     shown = ranked[:1] + ranked[1:][-1:] if with_photos else []
     page = render(document, [draw_cell(report, cell) for cell in shown])
@@ -138,12 +138,3 @@ def study_table(document: dict) -> str:
 def spaced(value: int | None) -> str:
     """A large integer in groups of three."""
     return "–" if value is None else f"{value:,}".replace(",", " ")  # noqa: RUF001 - a dash
-
-
-def plain(value):
-    """The same with None for NaN and infinity, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -130,7 +130,7 @@ def test_command_on_real_photos(shared_dir):
 
     good = check("--bound=0.2")
     assert good.returncode == 0, good.stderr[-2000:]
-    assert "two disjoint sets of 2 photos: mIoU" in good.stdout
+    assert "two disjoint sets of 2 images: mIoU" in good.stdout
     strict = check("--bound=1e-9")
     assert strict.returncode == 1
     assert "NOT STABLE: 2 calibration images are too few" in strict.stdout

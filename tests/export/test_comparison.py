@@ -72,7 +72,7 @@ def test_comparison_on_real_photos(tmp_path, shared_dir):
     [
         (("--methods=magic",), "--methods: unknown magic; known: float32, per_tensor"),
         (("--rungs=magic",), "--methods: unknown magic"),  # the flag's earlier name
-        (("--runs=only_a_name",), "--runs takes name=RUN_DIR"),
+        (("--runs=only_a_name",), "--runs: expected name=RUN_DIR"),
         (("--split=train",), "--calibration_split and --split are both train"),
     ],
 )
