@@ -1,4 +1,4 @@
-"""The network that a file's means are compared with: read, paired layer by layer, measured."""
+"""The reference of a bias correction: read, paired with the file layer by layer, measured."""
 
 import dataclasses
 import math
@@ -31,9 +31,9 @@ from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 
 LARGEST_DIFFERENCE = 0.25
-"""|file - reference| / |reference| of two kernels that count as the same layer's. Rounding to 8
-bits makes 0.01, quantization-aware training a little more, another layer's kernel 1.4; a kernel
-whose channels were scaled (equalization) computes in other units and must not pass."""
+"""Largest |file - reference| / |reference| of two kernels that count as the same layer's. Rounding
+to 8 bits gives 0.01, quantization-aware training a little more, another layer's kernel 1.4; a
+kernel whose channels were scaled (equalization) computes in other units and must not match."""
 
 
 _AFFINE = ("batch_norm", "elementwise_constant", "rescaling")
@@ -41,12 +41,13 @@ _AFFINE = ("batch_norm", "elementwise_constant", "rescaling")
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The float network.
+    """The float network that the file's means are compared with.
 
     Attributes:
         name: for messages and the manifest.
-        description, arrays: the network, batch norms folded.
-        preprocessing: of its photos.
+        description: the network, batch norms folded.
+        arrays: its weights.
+        preprocessing: normalization of its input.
     """
 
     name: str
@@ -58,6 +59,19 @@ class Reference:
 def read_reference(
     plan: BiasCorrectionPlan, network: ImportedNetwork, *, preprocessing: Preprocessing
 ) -> Reference:
+    """Reads the reference of a plan.
+
+    Args:
+        plan: names the reference.
+        network: the file as a network.
+        preprocessing: of the file; used where the reference's own is not known.
+
+    Returns:
+        the reference.
+
+    Raises:
+        ValueError: it is not float, takes another input, or holds NaN or infinity.
+    """
     path, shape = plan.reference, network.description.input_shape
     if path is None:
         name = "its own weights as floats"
@@ -69,28 +83,36 @@ def read_reference(
         reference = nearest_network_of_run(path, network)
     else:
         graph = read_graph(path)
-        found = import_graph(graph, last_known_tensor(graph))
-        if found.is_quantized:
+        imported = import_graph(graph, last_known_tensor(graph))
+        if imported.is_quantized:
             raise ValueError(
-                f"reference {path} has integer activations; give a float file or a run folder, or "
-                "no --reference for the file's own weights"
+                f"reference {path}: expected float activations, got integer ones; give a float "
+                "file or a run folder, or no --reference for the file's own weights"
             )
         contract = read_file_contract(path, graph)
         own = contract.preprocessing if contract.is_known else preprocessing
-        reference = Reference(name, found.description, arrays=found.arrays, preprocessing=own)
+        reference = Reference(name, imported.description, arrays=imported.arrays, preprocessing=own)
     if reference.description.input_shape != shape:
         raise ValueError(
-            f"{plan.model} takes {list(shape)}, reference {path} "
-            f"{list(reference.description.input_shape)}; both must take the same photos"
+            f"reference {path}: expected input {list(shape)} as {plan.model} takes, got "
+            f"{list(reference.description.input_shape)}; give a reference of that size"
         )
     for key, value in reference.arrays.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"reference {path}: {key} holds NaN or infinity; give sound weights")
+            raise ValueError(f"reference {path}: {key} holds NaN or infinity; give finite weights")
     return reference
 
 
 def nearest_network_of_run(path: pathlib.Path, network: ImportedNetwork) -> Reference:
-    """The float network of a run that the file was made of: its weights say which."""
+    """Finds the float network of a run whose weights are nearest to the file's.
+
+    Args:
+        path: run folder.
+        network: the file as a network.
+
+    Returns:
+        the network of the float phase, or the one inside the quantization-aware network.
+    """
     twins = RunSource(RunFolder(path)).float_twins(*network.description.input_shape[:2])
     preprocessing = read_config(path).preprocessing
     references = []
@@ -105,7 +127,7 @@ def nearest_network_of_run(path: pathlib.Path, network: ImportedNetwork) -> Refe
 
 
 def _distance(network: ImportedNetwork, reference: Reference) -> float:
-    """Sum over the file's kernels of their difference from the reference's nearest one."""
+    """Sums, over the file's kernels, the difference from the nearest kernel of the reference."""
     kernels = [
         (node.kind, reference.arrays[kernel_key(node)])
         for node in reference.description.nodes
@@ -124,13 +146,21 @@ def _distance(network: ImportedNetwork, reference: Reference) -> float:
 def pair_layers(
     plan: BiasCorrectionPlan, file: IntegerFile, *, reference: Reference
 ) -> dict[str, str]:
-    """{convolution of the file: convolution of the reference}.
+    """Finds the convolution of the reference that belongs to each convolution of the file.
 
-    Branches stand in any order in a graph, and the rates of an ASPP have kernels of one shape:
-    among the reference's convolutions of the same kind and shape, the weights decide.
+    The order of branches in a graph is arbitrary, and the branches of an ASPP have kernels of the
+    same shape: among the reference's convolutions of the same kind and shape, the weights decide.
+
+    Args:
+        plan: for messages.
+        file: the file as a network.
+        reference: the float network.
+
+    Returns:
+        {convolution of the file: convolution of the reference}.
 
     Raises:
-        ValueError: a convolution of the file has none, or only one with other weights.
+        ValueError: a convolution of the file has no counterpart, or only one with other weights.
     """
     free = [node for node in reference.description.nodes if node.kind in WITH_KERNEL]
     pairs = {}
@@ -147,8 +177,8 @@ def pair_layers(
             if math.isfinite(differences.get(nearest, math.inf)):
                 other += f", whose weights differ by {differences[nearest]:.0%}"
             raise ValueError(
-                f"{plan.model}: {_describe(node.name, file.network)} has no partner in reference "
-                f"{plan.reference}; nearest: {other}. Give the network that the file was "
+                f"{plan.model}: {_describe(node.name, file.network)} has no counterpart in "
+                f"reference {plan.reference}; nearest: {other}; give the network that the file was "
                 "converted from, scaled in the same way"
             )
         pairs[node.name] = nearest
@@ -172,10 +202,18 @@ def _difference(kernel: np.ndarray, reference: np.ndarray) -> float:
 def drop_mismatched(
     file: IntegerFile, reference: Reference, *, pairs: dict[str, str]
 ) -> IntegerFile:
-    """The file without the layers whose sums are other sums than their partners'.
+    """Skips the layers that compute another sum than their counterparts in the reference.
 
-    Behind SPACE_TO_BATCH_ND, for example, some converters leave the bias as an addition of its
-    own, and a float file's is put back into its convolution when it is read.
+    Behind SPACE_TO_BATCH_ND, for example, some converters keep the bias as a separate addition,
+    while the bias of a float file is moved into its convolution when it is read.
+
+    Args:
+        file: the file as a network.
+        reference: the float network.
+        pairs: {convolution of the file: convolution of the reference}.
+
+    Returns:
+        the file with fewer layers and more skipped ones.
 
     Raises:
         ValueError: no layer is left.
@@ -189,7 +227,7 @@ def drop_mismatched(
             continue
         reason = (
             f"behind it the file has {own or 'no product or sum with constants'}, the reference "
-            f"{other or 'none'}: their means are not those of one thing"
+            f"{other or 'none'}: their means cannot be compared"
         )
         position, kind = layer.operator.position, layer.operator.kind
         skipped.append(SkippedLayer(position, kind, name=layer.node.name, reason=reason))
@@ -199,7 +237,7 @@ def drop_mismatched(
 
 
 def _affine_behind(network: "ImportedNetwork | Reference", name: str) -> str:
-    """Kind of what scales or shifts the channels right behind a convolution; "" for nothing."""
+    """Returns the kind of node that scales or shifts the channels behind a convolution, or ""."""
     node = network.description.only_consumer(name)
     while node is not None and node.kind == IDENTITY:
         node = network.description.only_consumer(node.name)
@@ -217,18 +255,29 @@ def reference_means(
     logits: str,
     ignore_empty: bool = False,
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """{convolution of the file: float64 [channels]}, the means of its partner, and the logits of
-    each photo.
+    """Runs the reference and measures the channel means of its convolutions.
+
+    Args:
+        reference: the float network.
+        pixels: uint8 [count, height, width, channels].
+        pairs: {convolution of the file: convolution of the reference}.
+        logits: convolution of the file that gives the logits.
+        ignore_empty: give no weight to the empty pixels of range images.
+
+    Returns:
+        {convolution of the file: float64 [channels]}, and the reference's logits of each image.
 
     Raises:
-        ValueError: NaN or infinity.
+        ValueError: a layer gives NaN or infinity.
     """
     model = Executor(reference.description, reference.arrays).model
-    partners = {name: model.get_layer(partner).output for name, partner in pairs.items()}
-    probe = keras.Model(model.input, partners)
+    counterparts = {name: model.get_layer(other).output for name, other in pairs.items()}
+    probe = keras.Model(model.input, counterparts)
 
     @tf.function
-    def measure(image, shares):
+    def measure(
+        image: tf.Tensor, shares: dict[str, tf.Tensor]
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         values = probe(image, training=False)
         means = {name: channel_mean(value, shares.get(name)) for name, value in values.items()}
         return means, values[logits]
@@ -239,16 +288,18 @@ def reference_means(
     for image in pixels:
         given = reference.preprocessing.normalize(image[None])
         (weights,) = weights_of([given], ignore_empty)
-        shares = {n: weights.of(v) for n, v in partners.items()} if weights else {}
-        found, output = measure(tf.constant(given), {n: tf.constant(s) for n, s in shares.items()})
-        for name, mean in found.items():
+        shares = {n: weights.of(v) for n, v in counterparts.items()} if weights else {}
+        measured, output = measure(
+            tf.constant(given), {n: tf.constant(s) for n, s in shares.items()}
+        )
+        for name, mean in measured.items():
             means[name].append(mean.numpy())
             counts[name].append(shares[name].sum() if shares else 1.0)
         outputs.append(output.numpy())
     for name, values in means.items():
         if not np.isfinite(values).all():
             raise ValueError(
-                f"reference {reference.name}: layer {pairs[name]!r} gives NaN or infinity; give "
-                "one whose output is sound on these photos"
+                f"reference {reference.name}: layer {pairs[name]!r} gives NaN or infinity; give a "
+                "reference whose values are finite on these images"
             )
     return {name: mean_of_images(values, counts[name]) for name, values in means.items()}, outputs

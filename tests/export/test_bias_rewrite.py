@@ -340,7 +340,7 @@ def test_correction_of_shared_biases(corrected, files, tmp_path):
     model.write_bytes(_share_bytes(content, branches))
     result = correct_biases(_plan(files, tmp_path / "new.tflite", model=model))
     assert not result.in_place
-    assert any("packed anew" in line for line in result.warnings())
+    assert any("packed again" in line for line in result.warnings())
     for position, bias in _biases(plan.output).items():
         np.testing.assert_array_equal(_biases(tmp_path / "new.tflite")[position], bias)
     assert result.snr_after_db == clean.snr_after_db
@@ -386,7 +386,7 @@ def test_bias_that_stands_apart_is_named(tmp_path):
     result = correct_biases(_plan(tmp_path, tmp_path / "new.tflite"))
     assert len(result.layers) == 9
     assert [left.kind for left in result.skipped] == ["DEPTHWISE_CONV_2D"] * 2
-    assert all("not those of one thing" in line for line in result.warnings())
+    assert all("their means cannot be compared" in line for line in result.warnings())
     assert result.snr_after_db > result.snr_before_db
 
 
@@ -487,11 +487,11 @@ class _FourChannels(SyntheticDataset):
         ({"model": "float32.tflite"}, ValueError, "no int32 bias to correct .*FLOAT32"),
         ({"model": "none.tflite"}, FileNotFoundError, "no such file"),
         ({"reference": "none.tflite"}, FileNotFoundError, "no such file"),
-        ({"reference": "int8.tflite"}, ValueError, "has integer activations; give a float file"),
+        ({"reference": "int8.tflite"}, ValueError, "got integer ones; give a float file"),
         ({"reference": "."}, FileNotFoundError, "not a run folder"),
         ({"reference": "size.tflite"}, ValueError, r"\[32, 48, 3\], reference .*\[32, 32, 3\]"),
-        ({"reference": "swapped.tflite"}, ValueError, "no partner .*whose weights differ by"),
-        ({"reference": "short.tflite"}, ValueError, "no partner .*nearest: nothing is left"),
+        ({"reference": "swapped.tflite"}, ValueError, "no counterpart .*whose weights differ by"),
+        ({"reference": "short.tflite"}, ValueError, "no counterpart .*nearest: nothing is left"),
         ({"reference": "nan.tflite"}, ValueError, "holds NaN or infinity"),
         ({"reference": "huge.tflite"}, ValueError, "gives NaN or infinity"),
         ({"calibration": _FourChannels("val")}, ValueError, "4 channels; choose another data set"),
