@@ -248,7 +248,9 @@ def test_times_are_measured_again_as_soon_as_one_file_is_new(tmp_path, monkeypat
     kept.write_text("{")
     time_files(contracts[:1], image, options=TimingOptions(6), kept=kept)
     assert measured == [2, 1, 1, 1]
-    with pytest.raises(ValueError, match="latency_repeats must not be negative"):
+    with pytest.raises(
+        ValueError, match="latency_repeats and --latency_warmup must not be negative"
+    ):
         TimingOptions(-1)
 
 
