@@ -225,7 +225,7 @@ def test_matrices_come_back(tmp_path):
 def test_times_are_measured_again_as_soon_as_one_file_is_new(tmp_path, monkeypatch):
     measured = []
 
-    def measure(contracts, image, *how):
+    def measure(contracts, image, **how):
         measured.append(len(contracts))
         return [LatencyMs(1.0, 2.0, p90=3.0, num_threads=1, warmup=3, repeats=5), None][
             : len(contracts)
