@@ -131,7 +131,9 @@ def test_other_settings_are_refused_and_overwrite_runs_what_depends_on_them(tmp_
 
 
 def test_two_studies_do_not_work_in_one_folder(tmp_path, work):
-    work[Stage.TRAIN] = "sleep 2"
+    # The training lasts until the second study has started: its imports alone take seconds.
+    ended = tmp_path / "second_ended"
+    work[Stage.TRAIN] = f"for i in $(seq 600); do test -e {ended} && break; sleep 0.1; done"
     folder = folder_of(tmp_path, {"a": {}})
     failures = []
 
@@ -146,6 +148,7 @@ def test_two_studies_do_not_work_in_one_folder(tmp_path, work):
             [sys.executable, "-c", code, folder.path], capture_output=True, text=True, check=False
         )
         failures.append(done.stderr)
+        ended.touch()
 
     thread = threading.Thread(target=second, daemon=True)
     thread.start()
