@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEMO := demo
 
-.PHONY: demo test test-clients lint clean
+.PHONY: demo test test-fast test-clients lint format docs clean
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Without the tests marked slow: under 3 minutes on 2 quiet cores.
+test-fast: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
 # Other programs on the zoo's file, each in its own environment; browser ones need Node.js 20, Chromium.
 test-clients: $(INSTALLED)
 	$(BIN)/python -m clients.run
@@ -38,5 +42,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The pages of docs/, with the reference of commands and of the Python API, in site/.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info clients/.envs clients/browser/node_modules
+	rm -rf $(VENV) $(DEMO) build site *.egg-info clients/.envs clients/browser/node_modules

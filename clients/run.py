@@ -41,7 +41,7 @@ _OTHER_KERNELS = 0.97
 """Kernels that round in another way; trained int8 files agree on 99.7% as a rule."""
 _MISREAD = 0.5
 """A class map taken for H channels agrees by chance alone."""
-_BEAM_TESTS = "tests/benchmark/test_sharded.py"
+_BEAM_TESTS = "tests/tflite_tools/evaluation/test_sharded.py"
 _VELA_ACCELERATORS = ("ethos-u55-256", "ethos-u65-512", "ethos-u85-512")
 
 

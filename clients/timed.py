@@ -84,4 +84,4 @@ def main(program: str, model: str, *, num_threads: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], num_threads=sys.argv[3])

@@ -258,7 +258,7 @@ def _augmentation_from_flags(dataset) -> Augmentation:
             f"{dataset.name}; leave it out"
         )
     flip = FLAGS.flip
-    if flip and dataset.odd_channels is None:
+    if flip and dataset.antisymmetric_channels is None:
         if FLAGS["flip"].present:
             raise ValueError(
                 f"--flip would falsify {dataset.name}: this sensor looks along neither axis, and "

@@ -1,7 +1,6 @@
 """Trained weights of the zoo for tests: random weights hide every real problem."""
 
 import functools
-import pathlib
 
 import numpy as np
 
@@ -12,9 +11,8 @@ from deeplab_tf.quantization.qat import apply, ranges
 from deeplab_tf.training.config import read_config
 from deeplab_tf.weights.matching import load_named, named_arrays
 from deeplab_tf.weights.npz import read_weights
+from tests.paths import CAMVID
 
-ZOO = pathlib.Path(__file__).resolve().parents[1] / "zoo"
-CAMVID = ZOO / "camvid_deeplab_mobilenet_v2"
 LIVE_SIZE = (96, 128)
 """Conversions and steps cost seconds; the weights are the same at any size."""
 

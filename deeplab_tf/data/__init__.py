@@ -1,1 +1,1 @@
-"""Labels, dataset readers, the preprocessing contract and the training pipeline."""
+"""Labels, dataset readers, preprocessing, augmentation and the training pipeline."""

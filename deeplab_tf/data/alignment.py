@@ -1,4 +1,4 @@
-"""Which pixels of two sizes lie on each other: the convention of a resize, without TensorFlow."""
+"""Coordinate conventions of a resize, independent of TensorFlow."""
 
 import enum
 
@@ -6,17 +6,25 @@ import numpy as np
 
 
 class Alignment(enum.Enum):
-    """Source coordinate of output row i; another than in training shifts the masks."""
+    """Source coordinate of output row i; a convention other than in training shifts the masks."""
 
     HALF_PIXEL = "half_pixel"
-    """(i + 0.5) * in / out - 0.5: pixel centres, what this project's own networks use."""
+    """(i + 0.5) * in / out - 0.5: pixel centres, used by this project's own networks."""
     ALIGN_CORNERS = "align_corners"
-    """i * (in - 1) / (out - 1): corners on corners, for sizes of stride * k + 1 (DeepLab, TF1)."""
+    """i * (in - 1) / (out - 1): corners aligned, for sizes of stride * k + 1 (DeepLab, TF1)."""
     LEGACY = "legacy"
-    """i * in / out: TF1's default."""
+    """i * in / out: the default of TF1."""
 
     def positions(self, source: int, target: int) -> np.ndarray:
-        """Source coordinate of each target index, float64 [target]; may lie outside the source."""
+        """Computes the source coordinate of each target index.
+
+        Args:
+            source: size of the input along the axis.
+            target: size of the output along the axis.
+
+        Returns:
+            float64 [target]; coordinates may lie outside the source.
+        """
         index = np.arange(target, dtype=np.float64)
         if self is Alignment.ALIGN_CORNERS:
             return index * (source - 1) / max(target - 1, 1)
@@ -26,7 +34,16 @@ class Alignment(enum.Enum):
 
 
 def nearest_indices(source: int, target: int, *, alignment: Alignment) -> np.ndarray:
-    """Source index of each target index, int32 [target]."""
+    """Computes the nearest source index of each target index.
+
+    Args:
+        source: size of the input along the axis.
+        target: size of the output along the axis.
+        alignment: coordinate convention.
+
+    Returns:
+        int32 [target].
+    """
     index = np.arange(target)
     if alignment is Alignment.ALIGN_CORNERS:
         if target == 1:

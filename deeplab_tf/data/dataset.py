@@ -1,4 +1,4 @@
-"""What every reader gives: images and labels by index, in one form."""
+"""The common interface of all dataset readers: images and labels by index."""
 
 import abc
 import dataclasses
@@ -12,20 +12,22 @@ from deeplab_tf.data.lidar.sensor import Sensor
 
 
 class SegmentationDataset(abc.ABC):
-    """One split of a data set. Reading is random access, so that a training run can go on
-    at any step without replaying the steps before it.
+    """One split of a data set.
+
+    Samples are read by index in any order, so that a training run can resume at any step
+    without replaying earlier steps.
 
     Attributes:
-        name: registry name, for example "camvid".
-        split: for example "train".
+        name: name in the registry, for example "camvid".
+        split: name of the split, for example "train".
         label_set: the classes.
         channels: number of channels of an image.
-        photographs: False where pixels are measurements, whose values mean nothing any more
-            when colours are jittered or sizes scaled.
-        odd_channels: those that change sign in a mirror, such as "metres to the left"; 128
-            stands for their mean, which should be about zero. None where a mirrored image is not
-            one of a mirrored scene.
-        sensor: what range images were made by; None for photos.
+        photographs: False if pixels are measurements, whose values lose their meaning when colours
+            are jittered or sizes scaled.
+        antisymmetric_channels: indices of channels that change sign when the scene is mirrored,
+            such as "metres to the left"; byte 128 stands for their mean, which should be about
+            zero. None if a mirrored image is not an image of the mirrored scene.
+        sensor: the LiDAR sensor that range images are made for; None for photographs.
     """
 
     name: str
@@ -33,7 +35,7 @@ class SegmentationDataset(abc.ABC):
     label_set: LabelSet
     channels: int = 3
     photographs: bool = True
-    odd_channels: tuple[int, ...] | None = ()
+    antisymmetric_channels: tuple[int, ...] | None = ()
     sensor: Sensor | None = None
 
     @abc.abstractmethod
@@ -41,46 +43,82 @@ class SegmentationDataset(abc.ABC):
 
     @abc.abstractmethod
     def sample_name(self, index: int) -> str:
-        """A name that finds the sample again: a path below the data folder, or a seed."""
+        """Returns a name that identifies the sample: a path below the data folder, or a seed."""
 
     @abc.abstractmethod
     def image(self, index: int) -> np.ndarray:
-        """uint8 [height, width, channels]; RGB for photos."""
+        """Reads an image.
+
+        Args:
+            index: of the sample.
+
+        Returns:
+            uint8 [height, width, channels]; RGB for photographs.
+        """
 
     @abc.abstractmethod
     def label(self, index: int) -> np.ndarray:
-        """uint8 [height, width], 0..num_classes-1 or 255 (ignored)."""
+        """Reads a label map.
+
+        Args:
+            index: of the sample.
+
+        Returns:
+            uint8 [height, width], 0..num_classes-1 or 255 (ignored).
+        """
 
     def notes(self, index: int) -> list[str]:
-        """What is wrong with a sample although it reads, one line each."""
+        """Returns warnings about a readable sample, one line per warning."""
         del index
         return []
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image and label of a sample.
+        """Reads the image and the label of a sample.
+
+        Args:
+            index: of the sample.
+
+        Returns:
+            The image and the label, as `image` and `label` return them.
 
         Raises:
-            FileNotFoundError, ValueError: naming the file at fault.
+            FileNotFoundError: a file is missing.
+            ValueError: a file is invalid, or the sizes of image and mask differ.
         """
         image, label = self.image(index), self.label(index)
         if image.shape[:2] != label.shape:
             raise ValueError(
                 f"{self.sample_name(index)}: the mask is {label.shape[1]}x{label.shape[0]}, its "
-                f"photo {image.shape[1]}x{image.shape[0]}; both must have one size"
+                f"image {image.shape[1]}x{image.shape[0]}; both must have the same size"
             )
         return image, label
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One photo with its mask, as paths below the data folder."""
+    """An image and its mask.
+
+    Attributes:
+        image: path of the image, relative to the data folder.
+        label: path of the mask, relative to the data folder.
+    """
 
     image: str
     label: str
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
-    """Lines of a UTF-8 text file; ValueError naming the file if it is not one."""
+    """Reads the lines of a UTF-8 text file.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The lines without their ends.
+
+    Raises:
+        ValueError: the file is not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -88,16 +126,22 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
 
 def read_stems(listing: pathlib.Path) -> list[str]:
-    """Names of a list with one name a line; blank lines are allowed.
+    """Reads a list with one name per line; blank lines are allowed.
+
+    Args:
+        listing: path of the list.
+
+    Returns:
+        The names, in the order of the list.
 
     Raises:
-        FileNotFoundError: the list does not exist; the message names its neighbours.
-        ValueError: a line holds more than a name, or one name stands twice.
+        FileNotFoundError: the list does not exist; the message names the lists of that folder.
+        ValueError: a line contains more than a name, or a name occurs twice.
     """
     if not listing.is_file():
         known = sorted(path.stem for path in listing.parent.glob("*.txt"))
         raise FileNotFoundError(
-            f"{listing}: no such list; lists there: {', '.join(known) or 'none'}; check --split"
+            f"{listing}: no such list; available: {', '.join(known) or 'none'}; check --split"
         )
     stems: dict[str, int] = {}
     for number, line in enumerate(read_lines(listing), 1):
@@ -105,42 +149,54 @@ def read_stems(listing: pathlib.Path) -> list[str]:
         if not stem:
             continue
         if len(stem.split()) > 1:
-            raise ValueError(f"{listing}:{number}: expected one name a line, got {line!r}")
+            raise ValueError(f"{listing}:{number}: expected one name per line, got {line!r}")
         if stem in stems:
             raise ValueError(
-                f"{listing}:{number}: {stem} stands in line {stems[stem]} too; remove one"
+                f"{listing}:{number}: {stem} is listed in line {stems[stem]} already; remove one"
             )
         stems[stem] = number
     return list(stems)
 
 
 def pair_by_stem(
-    photos: dict[str, str], masks: dict[str, str], *, where: str
+    image_paths: dict[str, str], mask_paths: dict[str, str], *, where: str
 ) -> tuple[Sample, ...]:
-    """Joins photos and masks of one name, in the order of the sorted names.
+    """Joins images and masks of the same name, sorted by name.
 
     Args:
-        photos, masks: path below the data folder of each name.
+        image_paths: {name: path of the image relative to the data folder}.
+        mask_paths: {name: path of the mask relative to the data folder}.
         where: the folder, for messages.
 
+    Returns:
+        The pairs.
+
     Raises:
-        ValueError: a photo has no mask, or a mask no photo.
+        ValueError: an image without a mask, or a mask without an image.
     """
-    for have, lack, rule in (
-        (photos, masks, "photo without a mask"),
-        (masks, photos, "mask without a photo"),
+    for present, other, rule in (
+        (image_paths, mask_paths, "image without a mask"),
+        (mask_paths, image_paths, "mask without an image"),
     ):
-        lonely = sorted(have.keys() - lack.keys())
-        if lonely:
-            more = f" and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+        unpaired = sorted(present.keys() - other.keys())
+        if unpaired:
+            more = f" and {len(unpaired) - 1} more" if len(unpaired) > 1 else ""
             raise ValueError(
-                f"{where}: {rule}: {have[lonely[0]]}{more}; add its other half or remove it"
+                f"{where}: {rule}: {present[unpaired[0]]}{more}; add the missing file or remove "
+                "this one"
             )
-    return tuple(Sample(photos[stem], masks[stem]) for stem in sorted(photos))
+    return tuple(Sample(image_paths[stem], mask_paths[stem]) for stem in sorted(image_paths))
 
 
 def identity_ids(num_classes: int) -> np.ndarray:
-    """Table for masks that already store class ids: 0..num_classes-1 and 255."""
+    """Builds the table for masks that already store class ids: 0..num_classes-1 and 255.
+
+    Args:
+        num_classes: number of classes.
+
+    Returns:
+        int16 [256], -1 for ids that must not occur.
+    """
     table = np.full(256, -1, np.int16)
     table[:num_classes] = np.arange(num_classes)
     table[IGNORE_LABEL] = IGNORE_LABEL
@@ -149,11 +205,14 @@ def identity_ids(num_classes: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class FileDataset(SegmentationDataset):
-    """Photos and masks in files.
+    """A data set of image files and mask files.
 
     Attributes:
-        data_dir: the folder that samples' paths start from.
-        samples: photo and mask of each sample.
+        name: name in the registry.
+        split: name of the split.
+        label_set: the classes.
+        data_dir: the folder that the samples' paths are relative to.
+        samples: image and mask of each sample.
         id_table: int16 [number of raw ids]; class of each stored id, 255 for ignored ids, -1
             for ids that must not occur.
     """
@@ -165,10 +224,10 @@ class FileDataset(SegmentationDataset):
     samples: tuple[Sample, ...]
     id_table: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.samples:
             raise ValueError(
-                f"{self.name}, split {self.split!r}: no samples below {self.data_dir}; "
+                f"{self.name}, split {self.split!r}: no samples in {self.data_dir}; "
                 "check --split and --data_dir"
             )
 
@@ -176,16 +235,20 @@ class FileDataset(SegmentationDataset):
         return len(self.samples)
 
     def sample_name(self, index: int) -> str:
+        """Returns the path of the image, relative to the data folder."""
         return self.samples[index].image
 
     def image(self, index: int) -> np.ndarray:
+        """Reads an image, uint8 [height, width, 3], RGB."""
         return images.read_image(self.data_dir / self.samples[index].image)
 
     def notes(self, index: int) -> list[str]:
+        """Returns a warning if the image has an EXIF orientation."""
         note = images.orientation_note(self.data_dir / self.samples[index].image)
         return [note] if note else []
 
     def label(self, index: int) -> np.ndarray:
+        """Reads a mask and maps its stored ids to classes, uint8 [height, width]."""
         path = self.data_dir / self.samples[index].label
         raw = images.read_mask(path)
         if raw.max(initial=0) >= len(self.id_table) or raw.min(initial=0) < 0:
@@ -196,77 +259,102 @@ class FileDataset(SegmentationDataset):
             raise ValueError(self._unknown_id(path, raw[label < 0].max()))
         return label.astype(np.uint8)
 
-    def _unknown_id(self, path, raw_id) -> str:
+    def _unknown_id(self, path: pathlib.Path, raw_id: int) -> str:
         return (
             f"{path}: class id {raw_id} is unknown to {self.name} "
-            f"({self.label_set.num_classes} classes); repair the mask or the class list"
+            f"({self.label_set.num_classes} classes); correct the mask or the class list"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset(SegmentationDataset):
-    """Some samples of another data set, by index."""
+    """Some samples of another data set.
+
+    Attributes:
+        source: the other data set.
+        indices: of the samples in `source`.
+        split: name of the subset.
+    """
 
     source: SegmentationDataset
     indices: tuple[int, ...]
     split: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.indices:
             raise ValueError(
                 f"{self.source.name}: split {self.split!r} would be empty "
-                f"(of {len(self.source)} samples); choose a smaller or larger part"
+                f"(of {len(self.source)} samples); choose another number of samples"
             )
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """Name of the source in the registry."""
         return self.source.name
 
     @property
     def label_set(self) -> LabelSet:  # type: ignore[override]
+        """Classes of the source."""
         return self.source.label_set
 
     @property
     def channels(self) -> int:  # type: ignore[override]
+        """Number of channels of an image."""
         return self.source.channels
 
     @property
     def photographs(self) -> bool:  # type: ignore[override]
+        """Whether the source holds photographs rather than measurements."""
         return self.source.photographs
 
     @property
-    def odd_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
-        return self.source.odd_channels
+    def antisymmetric_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        """Channels that change sign when the scene is mirrored."""
+        return self.source.antisymmetric_channels
 
     @property
     def sensor(self) -> Sensor | None:  # type: ignore[override]
+        """LiDAR sensor of the source, if any."""
         return self.source.sensor
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def sample_name(self, index: int) -> str:
+        """Returns the source's name of the sample."""
         return self.source.sample_name(self.indices[index])
 
     def image(self, index: int) -> np.ndarray:
+        """Reads an image, uint8 [height, width, channels]."""
         return self.source.image(self.indices[index])
 
     def label(self, index: int) -> np.ndarray:
+        """Reads a label map, uint8 [height, width]."""
         return self.source.label(self.indices[index])
 
     def notes(self, index: int) -> list[str]:
+        """Returns the source's warnings about the sample."""
         return self.source.notes(self.indices[index])
 
 
 def hold_out(
     source: SegmentationDataset, count: int, *, seed: int
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
-    """Splits off `count` samples, chosen by `seed`, for tuning and checkpoint selection.
+    """Splits off `count` random samples for tuning and checkpoint selection.
 
-    The reported list must not steer anything; a held-out part of the training list may.
+    The split that results are reported on must not influence any choice; a held-out part of
+    the training split may.
+
+    Args:
+        source: the training split.
+        count: number of samples to hold out.
+        seed: of the random choice.
 
     Returns:
         (rest, held out), each in the order of the source.
+
+    Raises:
+        ValueError: one of the two parts would be empty.
     """
     if not 0 < count < len(source):
         raise ValueError(
@@ -281,7 +369,10 @@ def hold_out(
 
 
 def class_frequencies(source: SegmentationDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Counts pixels over all labels of a split.
+    """Counts the pixels of each class over all labels of a split.
+
+    Args:
+        source: the split.
 
     Returns:
         pixels: int64 [num_classes], labelled pixels of each class.

@@ -1,7 +1,7 @@
-"""Photos and masks from disk, through Pillow, with one clear error for each way to fail.
+"""Reads images and masks with Pillow, with one clear error for each way to fail.
 
-`tf.io.decode_png` has no guard against decompression bombs and names no file in its
-errors; Pillow has both (FACTS: a 389 KB PNG took 2.7 GB in TensorFlow).
+`tf.io.decode_png` has no protection against decompression bombs (a 389 KB PNG took 2.7 GB) and
+does not name the file in its errors. Pillow has both.
 """
 
 import pathlib
@@ -11,15 +11,15 @@ import numpy as np
 from PIL import Image
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own warning level (a 256 MiB RGB image); more is refused as a bomb."""
+"""Pillow's own warning level (a 256 MiB RGB image); larger images are rejected as bombs."""
 
 
 _STORED_STEP = {"L;2": 85, "L;4": 17}
-"""Pillow spreads gray of 2 and 4 bits over 0..255; this much lies between two values."""
+"""Pillow scales gray of 2 and 4 bits to 0..255; difference between two neighbouring values."""
 
 
 def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
-    """The decoded image, and Pillow's name for how the file stores its pixels."""
+    """Returns the decoded image and Pillow's name for the pixel format of the file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image; check the list and --data_dir")
     try:
@@ -33,7 +33,7 @@ def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
             f"{path}: image larger than {MAX_PIXELS} pixels ({error}); "
-            "shrink it if it is meant, remove it if not"
+            "reduce its size, or remove it"
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: not a readable image ({error}); replace or remove it") from error
@@ -41,18 +41,21 @@ def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
 
 
 def read_image(path: pathlib.Path) -> np.ndarray:
-    """Reads a photo as RGB.
+    """Reads an image as RGB.
 
     Grayscale is repeated over three channels, a palette is looked up, an alpha channel is
     dropped, 16-bit values keep their upper 8 bits. EXIF orientation is NOT applied, because
-    masks carry none: a photo is read as its pixels are stored.
+    masks have none: pixels are read as stored.
+
+    Args:
+        path: of the file.
 
     Returns:
         uint8 [height, width, 3], RGB.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file does not decode, or is a decompression bomb.
+        ValueError: the file cannot be decoded, or is a decompression bomb.
     """
     image, _ = _open(pathlib.Path(path))
     if image.mode.startswith("I"):
@@ -60,8 +63,8 @@ def read_image(path: pathlib.Path) -> np.ndarray:
         gray = (np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(gray[:, :, None], 3, axis=2)
     if image.mode == "F":
-        raise ValueError(f"{path}: a float image has no agreed range; store 8-bit RGB")
-    image.info.pop("transparency", None)  # or Pillow warns that the alpha channel gets lost
+        raise ValueError(f"{path}: a float image has no defined range; store 8-bit RGB")
+    image.info.pop("transparency", None)  # otherwise Pillow warns about the lost alpha
     return np.asarray(image.convert("RGB"))
 
 
@@ -70,38 +73,48 @@ _UPRIGHT = 1
 
 
 def orientation_note(path: pathlib.Path) -> str:
-    """What a photo's EXIF tag says that `read_image` does not do; "" for an upright one."""
+    """Returns a warning about the EXIF orientation, which `read_image` does not apply.
+
+    Args:
+        path: of the image.
+
+    Returns:
+        The warning; "" for an upright or unreadable image.
+    """
     try:
         with Image.open(path) as image:
             value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
     except (OSError, SyntaxError, ValueError):
-        return ""  # reading it tells what is wrong
+        return ""  # read_image reports the error
     if value == _UPRIGHT:
         return ""
     return (
-        f"{path}: EXIF orientation {value}: viewers turn or mirror this photo, here its pixels are "
-        "read as stored; store them upright (Pillow: ImageOps.exif_transpose) and drop the tag, or "
-        "drop the tag if the mask fits the stored pixels"
+        f"{path}: EXIF orientation {value}: viewers rotate or mirror this image, but its pixels "
+        "are read as stored; store them upright (Pillow: ImageOps.exif_transpose) and remove the "
+        "tag, or remove only the tag if the mask fits the stored pixels"
     )
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
-    """Reads a mask as the integers that it stores (palette indices, not colours).
+    """Reads the integers that a mask stores (palette indices, not colours).
 
     Gray of 1, 2 or 4 bits gives 0..1, 0..3 or 0..15, not the gray levels that a viewer shows.
+
+    Args:
+        path: of the file.
 
     Returns:
         uint8 or uint16/int32 (16-bit files) [height, width].
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file does not decode, or stores colours instead of class ids.
+        ValueError: the file cannot be decoded, or stores colours instead of class ids.
     """
     image, stored = _open(pathlib.Path(path))
     if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
         raise ValueError(
-            f"{path}: a mask must store one class id a pixel (grayscale or palette), "
-            f"this one is {image.mode}; convert its colours to class ids"
+            f"{path}: a mask must store one class id per pixel (grayscale or palette), "
+            f"got mode {image.mode}; convert its colours to class ids"
         )
     if image.mode == "1":
         return np.asarray(image).astype(np.uint8)

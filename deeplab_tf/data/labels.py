@@ -1,17 +1,18 @@
 """Class names, colours and the ignored label of a segmentation data set."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
 IGNORE_LABEL = 255
-"""Value of a label pixel that no loss, calibration or metric counts."""
+"""Value of label pixels that losses, calibration and metrics ignore."""
 
 IGNORE_COLOR = (224, 224, 192)
-"""What ignored pixels are painted: the development kit's colour of index 255, no class's."""
+"""Colour of ignored pixels: that of index 255 in the PASCAL VOC kit, used by no class."""
 
 MAX_CLASSES = IGNORE_LABEL
-"""Labels are uint8, and 255 is taken: at most classes 0..254."""
+"""Labels are uint8 and 255 means ignored, so the largest class id is 254."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,39 +20,40 @@ class LabelSet:
     """The classes of a data set, background included.
 
     Attributes:
-        names: one name a class, in the order of the label values 0, 1, 2, ...
-        colors: one (red, green, blue) a class, each 0..255.
+        names: one name per class, in the order of the label values 0, 1, 2, ...
+        colors: one (red, green, blue) per class, each 0..255.
     """
 
     names: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.names:
-            raise ValueError("a label set needs at least one class; none was given")
+            raise ValueError("expected at least one class, got none")
         if len(self.names) > MAX_CLASSES:
             raise ValueError(
-                f"labels are uint8 with {IGNORE_LABEL} ignored, so at most {MAX_CLASSES} "
-                f"classes fit; {len(self.names)} were given"
+                f"expected at most {MAX_CLASSES} classes, because labels are uint8 with "
+                f"{IGNORE_LABEL} ignored; got {len(self.names)}"
             )
         if len(self.names) != len(self.colors):
             raise ValueError(
-                f"each class needs one colour; {len(self.names)} names came with "
+                f"expected one colour per class, got {len(self.names)} names and "
                 f"{len(self.colors)} colours"
             )
 
     @property
     def num_classes(self) -> int:
+        """Number of classes, background included."""
         return len(self.names)
 
     @classmethod
-    def from_names(cls, names) -> "LabelSet":
-        """A label set with the PASCAL VOC colour map, for data that brings no colours."""
+    def from_names(cls, names: Iterable[str]) -> "LabelSet":
+        """Builds a label set with the PASCAL VOC colour map, for data without colours."""
         names = tuple(names)
         return cls(names, voc_colormap(len(names)))
 
     def colorize(self, label: np.ndarray) -> np.ndarray:
-        """Paints a label.
+        """Converts a label map to colours.
 
         Args:
             label: integer [height, width]; values outside the classes get IGNORE_COLOR.
@@ -66,9 +68,15 @@ class LabelSet:
 
 
 def voc_colormap(count: int) -> tuple[tuple[int, int, int], ...]:
-    """The colour map of the PASCAL VOC development kit (bits of the index, spread).
+    """Computes the colour map of the PASCAL VOC development kit from the bits of each index.
 
     Source: VOCcode/VOClabelcolormap.m, Everingham et al. 2015.
+
+    Args:
+        count: number of colours.
+
+    Returns:
+        (red, green, blue) of indices 0..count-1, each 0..255.
     """
     colors = []
     for index in range(count):

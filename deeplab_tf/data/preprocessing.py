@@ -1,29 +1,32 @@
-"""The ONE contract between pixels and network input: training, calibration, evaluation.
+"""The ONE preprocessing contract of training, calibration and evaluation.
 
-    normalized = (pixel - mean) / std,   mean = std = 128 for photos
+    normalized = (pixel - mean) / std,   mean = std = 128 by default
 
-so that a uint8 model with input scale 1/128 and zero point 128 takes camera bytes
+With it, a uint8 model with input scale 1/128 and zero point 128 takes the bytes of a camera
 unchanged: real = scale * (quantized - zero_point) = (pixel - 128) / 128. The widespread
 x / 127.5 - 1 puts every 8-bit pixel on a rounding tie instead.
 """
 
 import dataclasses
 import math
+import typing
 
 import numpy as np
 from PIL import Image
 
 PAD_PIXEL = 128
-"""Gray that fills what a photo does not cover: 0 after normalization."""
+"""Gray of padded pixels: 0 after normalization."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a photo lies on the network's canvas, top left.
+    """Position of an image on the canvas of the network's input size, top left.
 
     Attributes:
-        height, width: size of the placed photo on the canvas.
-        source_height, source_width: size of the photo before it was placed.
+        height: height of the image on the canvas.
+        width: width of the image on the canvas.
+        source_height: height of the original image.
+        source_width: width of the original image.
     """
 
     height: int
@@ -32,13 +35,13 @@ class Placement:
     source_width: int
 
     def restore_label(self, label: np.ndarray) -> np.ndarray:
-        """Brings a class map from the canvas back to the photo's own size.
+        """Resizes a class map on the canvas to the original size of the image.
 
         Args:
             label: integer [canvas height, canvas width].
 
         Returns:
-            same dtype [source_height, source_width], nearest neighbour, half-pixel centres.
+            The same dtype [source_height, source_width], nearest neighbour, half-pixel centres.
         """
         covered = label[: self.height, : self.width]
         if covered.shape == (self.source_height, self.source_width):
@@ -58,16 +61,18 @@ class Preprocessing:
     """Normalization of each channel.
 
     Attributes:
-        mean, std: one value a channel, in pixel units.
+        mean: one value per channel, in pixel units.
+        std: one value per channel, in pixel units.
     """
 
     mean: tuple[float, ...] = (128.0, 128.0, 128.0)
     std: tuple[float, ...] = (128.0, 128.0, 128.0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(
-                f"mean and std need one value a channel; got {len(self.mean)} and {len(self.std)}"
+                "mean and std need one value per channel; got "
+                f"{len(self.mean)} and {len(self.std)} values"
             )
         if not all(map(math.isfinite, self.mean + self.std)):
             raise ValueError(
@@ -78,27 +83,28 @@ class Preprocessing:
 
     @classmethod
     def of(cls, channels: int) -> "Preprocessing":
-        """(pixel - 128) / 128 for any number of channels."""
+        """Builds the default, (pixel - 128) / 128, for a number of channels."""
         return cls((float(PAD_PIXEL),) * channels, (float(PAD_PIXEL),) * channels)
 
     @property
     def channels(self) -> int:
+        """Number of channels."""
         return len(self.mean)
 
-    def normalize(self, image):
-        """(pixel - mean) / std, channels last; NumPy arrays and tensors alike.
+    def normalize(self, image: typing.Any) -> typing.Any:
+        """Computes (pixel - mean) / std, channels last.
 
         Args:
-            image: uint8 or float [..., height, width, channels].
+            image: NumPy array or tensor, uint8 or float [..., height, width, channels].
 
         Returns:
-            float32 of the same shape.
+            float32 of the same kind and shape.
         """
         mean = np.asarray(self.mean, np.float32)
         inverse = np.asarray([1.0 / value for value in self.std], np.float32)
         if isinstance(image, np.ndarray):
             return (image.astype(np.float32) - mean) * inverse
-        import tensorflow as tf  # noqa: PLC0415 - interpreters' children must not load it
+        import tensorflow as tf  # noqa: PLC0415 - child processes of interpreters must not load it
 
         return (tf.cast(image, tf.float32) - mean) * inverse
 
@@ -113,7 +119,7 @@ class Preprocessing:
     def uint8_quantization(self) -> tuple[float, int] | None:
         """(scale, zero point) of a uint8 input that takes the pixels unchanged.
 
-        None where channels differ or the mean is not a pixel value: no per-tensor scale does it.
+        None if channels differ or the mean is not a pixel value: then no per-tensor scale exists.
         """
         if len(set(self.mean)) > 1 or len(set(self.std)) > 1:
             return None
@@ -123,17 +129,17 @@ class Preprocessing:
 
 
 def place(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Placement]:
-    """Puts a photo on a canvas of the network's size: aspect kept, top left, padded gray.
+    """Scales an image to fit a canvas: aspect ratio kept, top left, padded with gray.
 
-    A photo that fits in one direction exactly is not resampled; others are scaled, up or down,
-    until they just fit. Pillow's bilinear filter, which widens when shrinking (antialias).
+    An image that already fits exactly is not resampled. Others are scaled up or down with Pillow's
+    bilinear filter, whose support grows when it shrinks an image (antialiasing).
 
     Args:
         image: uint8 [source_height, source_width, channels].
-        height, width: canvas size.
+        size: (height, width) of the canvas.
 
     Returns:
-        uint8 [height, width, channels] and the placement.
+        The canvas, uint8 [height, width, channels], and the placement of the image.
     """
     height, width = size
     source_height, source_width = image.shape[:2]
@@ -153,10 +159,12 @@ def place(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, Placeme
 
 
 def place_label(label: np.ndarray, size: tuple[int, int], *, fill: int) -> np.ndarray:
-    """The label beside a placed photo: nearest neighbour, padded with `fill`.
+    """Scales a label map as `place` scales its image: nearest neighbour, padded with `fill`.
 
     Args:
         label: uint8 [source_height, source_width].
+        size: (height, width) of the canvas.
+        fill: value of padded pixels.
 
     Returns:
         uint8 [height, width].
@@ -171,11 +179,12 @@ def place_label(label: np.ndarray, size: tuple[int, int], *, fill: int) -> np.nd
 
 
 def _resize(image: np.ndarray, height: int, *, width: int) -> np.ndarray:
-    """Channel by channel, so that any number of channels works."""
+    """Resizes channel by channel, so that any number of channels works."""
+    bilinear = Image.Resampling.BILINEAR
     if image.shape[2] == 3:
-        return np.asarray(Image.fromarray(image).resize((width, height), Image.BILINEAR))
+        return np.asarray(Image.fromarray(image).resize((width, height), bilinear))
     planes = [
-        np.asarray(Image.fromarray(plane).resize((width, height), Image.BILINEAR))
+        np.asarray(Image.fromarray(plane).resize((width, height), bilinear))
         for plane in np.moveaxis(image, -1, 0)
     ]
     return np.stack(planes, axis=-1)

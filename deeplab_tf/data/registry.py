@@ -1,6 +1,7 @@
-"""The data sets by name. A new one is its own file and one line here."""
+"""Registry of data sets by name. A new data set is one module and one line here."""
 
 import pathlib
+from collections.abc import Callable
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.readers import (
@@ -16,7 +17,7 @@ from deeplab_tf.data.readers import (
     voc,
 )
 
-DATASETS = {
+DATASETS: dict[str, Callable[[pathlib.Path, str], SegmentationDataset]] = {
     "ade20k": ade20k.open_split,
     "camvid": camvid.open_split,
     "cityscapes": cityscapes.open_split,
@@ -30,14 +31,22 @@ DATASETS = {
     "voc": voc.open_split,
 }
 
-DRAWN = ("synthetic",)
-"""Data sets that need no folder."""
+GENERATED = ("synthetic",)
+"""Data sets that are generated and need no folder."""
 
 
 def open_dataset(
     name: str, data_dir: str | pathlib.Path | None, *, split: str
 ) -> SegmentationDataset:
-    """Opens a split.
+    """Opens a split of a data set.
+
+    Args:
+        name: key of `DATASETS`.
+        data_dir: folder of the data set; not used for generated ones.
+        split: name of the split.
+
+    Returns:
+        The split.
 
     Raises:
         ValueError: unknown data set or split, or an empty split.
@@ -45,10 +54,10 @@ def open_dataset(
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known: {sorted(DATASETS)}")
-    if name in DRAWN:
+    if name in GENERATED:
         return DATASETS[name](pathlib.Path(), split)
     if not data_dir:
-        raise ValueError(f"data set {name!r} needs --data_dir, the folder that holds it")
+        raise ValueError(f"data set {name!r} needs --data_dir, the folder of its files")
     root = pathlib.Path(data_dir)
     if not root.is_dir():
         raise FileNotFoundError(

@@ -1,1 +1,1 @@
-"""The network graph: data, its edits, its Keras form, and the one machine that runs it."""
+"""The network graph: its data, edits, conversion from and to Keras, and its executor."""

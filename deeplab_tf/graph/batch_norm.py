@@ -1,13 +1,14 @@
-"""Putting observed statistics into batch norms, without changing what the network computes.
+"""Sets the statistics of batch norms to observed values without changing the network's function.
 
-Networks out of a `.tflite` have their batch norms folded, which trains badly. A batch norm
-behind a convolution z, with any mean and variance, computes the same as before if
+Networks from a `.tflite` file have their batch norms folded, which makes training unstable. A
+batch norm after a convolution, with a new mean and variance, computes the same function if
 
     gamma' = gamma * sqrt(var' + eps) / sqrt(var + eps)
     beta'  = beta + gamma * (mean' - mean) / sqrt(var + eps)
 """
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tf_keras as keras
@@ -17,7 +18,7 @@ from deeplab_tf.graph.edit import last_convolution
 from deeplab_tf.graph.network import CONVOLUTIONS, NetworkDescription, Node
 
 SMALLEST_VARIANCE = 1e-6
-"""Of a channel that still varies."""
+"""Smallest variance of a channel that is not treated as constant."""
 _WITH_KERNEL = (
     keras.layers.Conv2D,
     keras.layers.DepthwiseConv2D,
@@ -25,19 +26,28 @@ _WITH_KERNEL = (
 )
 
 
-def observe_inputs(model: keras.Model, batch_norms, *, batches):
-    """Mean and variance of what flows into each batch norm, over all pixels of all batches.
+def observe_inputs(
+    model: keras.Model,
+    batch_norms: Sequence[keras.layers.BatchNormalization],
+    *,
+    batches: Iterable[np.ndarray],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Computes mean and variance of each batch norm's input, over all pixels of all batches.
 
     Args:
         model: flat Functional graph.
-        batch_norms: its BatchNormalization layers to watch.
-        batches: iterable of float32 [batch, height, width, channels], normalized.
+        batch_norms: BatchNormalization layers of the model to observe.
+        batches: float32 [batch, height, width, channels] each, normalized.
 
     Returns:
-        a list of (mean, variance), float64 [channels] each.
+        One (mean, variance) per batch norm, float64 [channels] each.
+
+    Raises:
+        ValueError: there are no batches.
     """
     taps = keras.Model(model.inputs, [layer.input for layer in batch_norms])
-    sums = squares = None
+    sums: list[np.ndarray] | None = None
+    squares: list[np.ndarray] = []
     count = [0] * len(batch_norms)
     for batch in batches:
         values = [np.asarray(value, np.float64) for value in taps(batch, training=False)]
@@ -58,12 +68,12 @@ def observe_inputs(model: keras.Model, batch_norms, *, batches):
     return result
 
 
-def adopt_statistics(model: keras.Model, batches) -> None:
-    """Sets every batch norm's moving statistics to what is observed, the function unchanged.
+def adopt_statistics(model: keras.Model, batches: Iterable[np.ndarray]) -> None:
+    """Sets every batch norm's moving statistics to observed ones; the function is unchanged.
 
     Args:
         model: flat Functional graph with BatchNormalization layers; changed in place.
-        batches: iterable of float32 [batch, height, width, channels], normalized.
+        batches: float32 [batch, height, width, channels] each, normalized.
     """
     batch_norms = [
         layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)
@@ -85,17 +95,17 @@ def adopt_statistics(model: keras.Model, batches) -> None:
 
 
 def normalize_kernels(model: keras.Model) -> None:
-    """Scales every kernel in front of a batch norm so that what it gives has variance 1.
+    """Scales every kernel before a batch norm so that its output has variance 1.
 
-    A folded kernel carries the scale of the batch norm that it swallowed. Behind a batch norm
-    that scale changes nothing in the function, but the gradient grows with its inverse: left as
-    they are, the smallest kernels are thrown away by the first steps. For a channel with
-    moving variance v, kernel' = kernel / sqrt(v), mean' = mean / sqrt(v), v' = 1, and gamma
-    follows so that the function is unchanged.
+    A folded kernel contains the scale of the batch norm that was folded into it. Before a batch
+    norm that scale does not change the function, but the gradient grows with its inverse:
+    without rescaling, the first training steps destroy the smallest kernels. For a channel with
+    moving variance v, kernel' = kernel / sqrt(v), mean' = mean / sqrt(v), v' = 1, and gamma is
+    adjusted so that the function is unchanged.
 
     Args:
         model: flat Functional graph whose batch norms hold observed statistics; changed in
-            place. Channels that hardly vary (v below 1e-6) are left alone.
+            place. Channels with a variance below 1e-6 are left unchanged.
     """
     for layer in model.layers:
         if not isinstance(layer, _WITH_KERNEL):
@@ -117,8 +127,10 @@ def normalize_kernels(model: keras.Model) -> None:
         followers[0].set_weights([gamma, beta, mean / scale, new_variance])
 
 
-def _along_outputs(layer, kernel: np.ndarray, *, values: np.ndarray) -> np.ndarray:
-    """Values [out channels] in the shape that broadcasts over a kernel."""
+def _along_outputs(
+    layer: keras.layers.Layer, kernel: np.ndarray, *, values: np.ndarray
+) -> np.ndarray:
+    """Reshapes values [out channels] so that they broadcast over a kernel."""
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         return values.reshape(kernel.shape[2:])
     if isinstance(layer, keras.layers.Conv2DTranspose):
@@ -133,27 +145,29 @@ def insert_batch_norms(
     momentum: float = 0.95,
     epsilon: float = 1e-3,
 ) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
-    """Puts a batch norm behind every convolution, the function unchanged.
+    """Inserts a batch norm after every convolution; the function is unchanged.
 
-    The convolution loses its bias to the batch norm's offset (gamma = 1, beta = bias, mean = 0,
-    variance = 1 - epsilon), and is renamed "<name>_conv": the batch norm takes its name, so
-    that ranges and other nodes mean the same tensor as before. `adopt_statistics` then makes
-    the mean and variance true ones. The last convolution, the classifier, gets none: logits
-    depend so much on which classes a batch shows that their statistics mean nothing. Nor do
-    convolutions behind a global pool: statistics of as few values as a batch has images.
+    The bias of the convolution moves to the batch norm's offset (gamma = 1, beta = bias,
+    mean = 0, variance = 1 - epsilon). The convolution is renamed "<name>_conv" and the batch
+    norm takes its name, so that ranges and other nodes refer to the same tensor as before.
+    `adopt_statistics` then replaces mean and variance by observed ones. The last convolution,
+    the classifier, gets no batch norm: the statistics of logits depend too much on the classes
+    in a batch. Convolutions after a global pooling get none either: their statistics would be
+    computed from one value per image.
 
     Args:
         description: the folded network.
         arrays: its weights.
-        momentum, epsilon: of the new batch norms.
+        momentum: momentum of the new batch norms.
+        epsilon: epsilon of the new batch norms.
 
     Returns:
-        the description and the arrays of the network with batch norms.
+        The description and the arrays of the network with batch norms.
 
     Raises:
-        ValueError: the network has no convolution beside the classifier.
+        ValueError: the network has no convolution except the classifier.
     """
-    excluded = {last_convolution(description).name, *_behind_global_pool(description)}
+    excluded = {last_convolution(description).name, *_after_global_pool(description)}
     nodes, changed = [], dict(arrays)
     for node in description.nodes:
         if node.kind in CONVOLUTIONS and node.name not in excluded:
@@ -163,18 +177,18 @@ def insert_batch_norms(
         else:
             nodes.append(node)
     if len(nodes) == len(description.nodes):
-        raise ValueError("no convolution to put a batch norm behind, beside the classifier")
+        raise ValueError("no convolution except the classifier: there is nothing to normalize")
     return dataclasses.replace(description, nodes=tuple(nodes)), changed
 
 
-def _behind_global_pool(description: NetworkDescription) -> set[str]:
-    """Nodes whose value is one pixel high and wide."""
+def _after_global_pool(description: NetworkDescription) -> set[str]:
+    """Returns the nodes whose value is one pixel high and wide."""
     model = build_imported(description)
     return {layer.name for layer in model.layers if tuple(layer.output.shape[1:-1]) == (1, 1)}
 
 
 def _with_batch_norm(node: Node, arrays: dict[str, np.ndarray], *, settings: dict) -> list[Node]:
-    """The convolution without bias and its batch norm; `arrays` changed in place."""
+    """Returns the convolution without bias and its batch norm; changes `arrays` in place."""
     name = f"{node.name.removesuffix('_linear')}_conv"
     kernel = "depthwise_kernel" if node.kind == "depthwise_conv2d" else "kernel"
     weights = arrays.pop(f"{node.name}/{kernel}")

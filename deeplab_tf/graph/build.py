@@ -1,5 +1,6 @@
-"""A network graph becomes a Keras model."""
+"""Builds a Keras model from a network graph."""
 
+import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.graph import layers as graph_layers
@@ -19,24 +20,26 @@ layers = keras.layers
 def build_imported(
     description: NetworkDescription, size: tuple[int, int] | None = None
 ) -> keras.Model:
-    """Builds the network with new weights, one flat Functional graph.
+    """Builds the network with new weights as one flat Functional graph.
 
     Args:
         description: the network.
-        height, width: input size; the file's own where left out.
+        size: (height, width) of the input; None: the network's own.
 
     Returns:
-        float32 [batch, *input_shape] -> what the file's output is, as float32 (an arg max:
-        its integer type).
+        A model: float32 [batch, *input_shape] -> the network's output as float32 (the integer
+        type of the arg max where the network ends in one).
 
     Raises:
-        ValueError: a node whose attributes do not fit its kind or its input, named.
+        ValueError: a node's attributes do not fit its kind or its input; the node is named.
     """
     height, width = size or (None, None)
     shape = description.input_shape
     if height is not None or width is not None:
         if len(shape) != 3:
-            raise ValueError(f"height and width need an image input; this one is {list(shape)}")
+            raise ValueError(
+                f"a height and width can be set for an image input only; got {list(shape)}"
+            )
         shape = (height or shape[0], width or shape[1], shape[2])
     tensors = {description.input_name: keras.Input(shape, name=description.input_name)}
     for node in description.nodes:
@@ -58,7 +61,14 @@ def _layer_of(node: Node) -> keras.layers.Layer:
     return KINDS[node.kind](**node.attributes, name=node.name)
 
 
-def _apply(node: Node, tensors: dict, *, other_size: bool):
+def _apply(node: Node, tensors: dict[str, tf.Tensor], *, other_size: bool) -> tf.Tensor:
+    """Applies a node to the symbolic tensors computed so far.
+
+    Args:
+        node: the node.
+        tensors: {node or input name: its tensor}.
+        other_size: whether the input size differs from the description's.
+    """
     inputs = [tensors[name] for name in node.inputs]
     value = inputs if len(inputs) > 1 else inputs[0]
     if node.kind == IDENTITY:
@@ -68,7 +78,10 @@ def _apply(node: Node, tensors: dict, *, other_size: bool):
     return _layer_of(node)(value)
 
 
-def _resize(node: Node, value, *, tensors: dict, other_size: bool):
+def _resize(
+    node: Node, value: tf.Tensor, *, tensors: dict[str, tf.Tensor], other_size: bool
+) -> tf.Tensor:
+    """Applies a resize; at another input size it follows the node `like`, or its factor."""
     _, in_height, in_width, _ = value.shape
     settings = node.attributes
     height, width = settings["height"], settings["width"]
@@ -78,7 +91,7 @@ def _resize(node: Node, value, *, tensors: dict, other_size: bool):
         factor = _factor(node)
         height, width = round(in_height * factor[0]), round(in_width * factor[1])
     interpolation, alignment = settings["interpolation"], settings["alignment"]
-    # From one pixel every convention gives the same, and so does nearest by whole factors.
+    # All conventions agree for a single pixel, and for nearest with integer factors.
     same = (in_height, in_width) == (1, 1) or (
         interpolation == "nearest"
         and alignment == "legacy"
@@ -95,5 +108,5 @@ def _resize(node: Node, value, *, tensors: dict, other_size: bool):
 def _factor(node: Node) -> tuple[float, float]:
     factor = node.attributes.get("factor")
     if not factor:
-        raise ValueError("has a fixed size; build the network at the file's own input size")
+        raise ValueError("its output size is fixed; build the network at the file's input size")
     return tuple(factor)

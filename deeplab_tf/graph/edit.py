@@ -1,6 +1,7 @@
-"""Edits of a network graph: cut, lengthened, nodes put in between; the weights come along."""
+"""Edits of a network graph and its weights: cutting, appending and inserting nodes."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,15 @@ from deeplab_tf.graph.network import CLASSIFIER, CONVOLUTIONS, RESIZE, NetworkDe
 def cut_after(
     description: NetworkDescription, arrays: dict[str, np.ndarray], *, name: str
 ) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
-    """The network up to a node, with the arrays that it still needs.
+    """Cuts the network after a node.
+
+    Args:
+        description: the network.
+        arrays: its weights.
+        name: the node whose value becomes the output.
+
+    Returns:
+        The shorter network, and the arrays that it still needs.
 
     Raises:
         ValueError: no such node.
@@ -40,7 +49,10 @@ def _without_lost_like(node: Node, kept: set[str]) -> Node:
 
 
 def last_convolution(description: NetworkDescription) -> Node:
-    """The classifier: the last convolution or dense layer that the output comes through.
+    """Returns the classifier: the last convolution or dense layer that the output depends on.
+
+    Args:
+        description: the network.
 
     Raises:
         ValueError: there is none.
@@ -59,20 +71,32 @@ def append_classifier(
     num_classes: int,
     seed: int = 0,
 ) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
-    """Puts a new 1x1 convolution, or a dense layer behind a vector, at the network's end.
+    """Appends a classifier: a 1x1 convolution after features, a dense layer after a vector.
 
     Its kernel is drawn from a normal distribution with standard deviation 0.01, its bias is 0.
 
+    Args:
+        description: the network.
+        arrays: its weights.
+        num_classes: output channels of the classifier.
+        seed: seed of the random kernel.
+
+    Returns:
+        The longer network, and its arrays.
+
     Raises:
-        ValueError: `num_classes` below 1, or an output that is neither features nor a vector.
+        ValueError: `num_classes` is below 1, or the output is neither [batch, height, width,
+            channels] nor [batch, channels].
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1; got {num_classes}")
     shape = build_imported(description).output_shape
     if len(shape) not in (2, 4):
-        raise ValueError(f"a classifier needs features or a vector in front; got {shape}")
+        raise ValueError(f"a classifier expects image features or a vector, got shape {shape}")
     taken = {node.name for node in description.nodes} | {description.input_name}
     name = CLASSIFIER if CLASSIFIER not in taken else f"{CLASSIFIER}_new"
+    kernel_shape: tuple[int, ...]
+    attributes: dict[str, Any]
     if len(shape) == 4:
         kind, attributes = "conv2d", {"filters": num_classes, "kernel_size": 1}
         kernel_shape = (1, 1, shape[-1], num_classes)
@@ -89,11 +113,14 @@ def append_classifier(
 
 
 def insert_after(description: NetworkDescription, additions: dict[str, Node]) -> NetworkDescription:
-    """Puts a node behind each named one; all that read the old node then read the new one.
+    """Inserts a node after each named one; the readers of the old node then read the new one.
 
     Args:
         description: the network.
-        additions: {name of a node or of the input: node that reads it}.
+        additions: {name of a node or of the input: the node to insert, which reads it}.
+
+    Returns:
+        The network with the new nodes.
     """
     renamed = {name: node.name for name, node in additions.items()}
     nodes = [additions[description.input_name]] if description.input_name in additions else []

@@ -1,4 +1,4 @@
-"""Runs a network node by node: the one machine under everything that looks at, or changes, values.
+"""Runs a network node by node; everything that reads or changes intermediate values uses it.
 
 Values that no later node reads are freed batch by batch, so memory is bounded by the widest cut
 of the network and not by its depth. The nodes are the layers of one Keras model, built once; a
@@ -7,6 +7,7 @@ run may also be traced by `tf.function`.
 
 import collections.abc
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,17 +17,23 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import IDENTITY, NetworkDescription, Node
 
 Rounding = collections.abc.Mapping[str, collections.abc.Callable[[tf.Tensor], tf.Tensor]]
-"""{node or input: what its value is replaced by before anything reads it}."""
+"""{node or input: function that is applied to its value before other nodes read it}."""
+Adjustment = collections.abc.Callable[[Node, tf.Tensor], tf.Tensor | None]
+"""Called with a node and its value; what it returns replaces the value, None leaves it."""
 QUANTIZED = "simulated_quantization"
 """Kind of a node whose values lie on an integer grid; `Run` can keep them as those integers."""
 
 
-def quantize_activation(value, low: float, high: float):
-    """A value rounded to 256 steps of a range that is moved so that 0 is one of them.
+def quantize_activation(value: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Rounds a value to 256 steps of a range that is shifted so that 0 is one of them.
 
     Args:
         value: float32, any shape.
-        low, high: ends of the range; where they are equal nothing is rounded.
+        low: smallest value of the range.
+        high: largest value of the range; where it is not above `low` nothing is rounded.
+
+    Returns:
+        float32 of the same shape.
     """
     if high <= low:
         return value
@@ -34,7 +41,7 @@ def quantize_activation(value, low: float, high: float):
 
 
 def rounding_of(ranges: dict[str, tuple[float, float]]) -> Rounding:
-    """Rounds to 8 bits every tensor that has a range.
+    """Returns the rounding to 8 bits of every tensor that has a range.
 
     Args:
         ranges: {node or input: (min, max)}.
@@ -60,15 +67,17 @@ class Executor:
         *,
         size: tuple[int, int] | None = None,
         rounding: Rounding | None = None,
-    ):
-        """Args:
+    ) -> None:
+        """Builds the model and sets its weights.
+
+        Args:
             network: the graph.
-            arrays: its "layer/weight" arrays; others are not looked at.
-            size: (height, width) of the input; None for the network's own.
-            rounding: tensors that are rounded.
+            arrays: its "layer/weight" arrays; others are ignored.
+            size: (height, width) of the input; None: the network's own.
+            rounding: the tensors to round, and how.
 
         Raises:
-            ValueError: an array that is missing or has another shape.
+            ValueError: an array is missing or has another shape.
         """
         self.network = network
         self.model = build_imported(network, size)
@@ -79,7 +88,10 @@ class Executor:
         self._rounding = rounding or {}
 
     def weight(self, key: str) -> tf.Variable:
-        """The variable of "layer/weight".
+        """Returns a weight's variable.
+
+        Args:
+            key: "layer/weight".
 
         Raises:
             KeyError: there is none.
@@ -90,17 +102,32 @@ class Executor:
                 return variable
         raise KeyError(key)
 
-    def set_weight(self, key: str, value) -> None:
-        """Changes "layer/weight" for all nodes that are computed from now on."""
+    def set_weight(self, key: str, value: np.ndarray | tf.Tensor) -> None:
+        """Changes a weight for all nodes that are computed from now on.
+
+        Args:
+            key: "layer/weight".
+            value: its new value, same shape.
+        """
         self.weight(key).assign(value)
 
-    def compute(self, node: Node, inputs: list):
-        """A node on values at hand, not rounded."""
+    def compute(self, node: Node, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """Computes a node from its inputs, without rounding.
+
+        Args:
+            node: the node.
+            inputs: the values that it reads, in the order of `node.inputs`.
+        """
         value = inputs if len(inputs) > 1 else inputs[0]
         return value if node.kind == IDENTITY else self.model.get_layer(node.name)(value)
 
-    def round(self, name: str, value):
-        """A value as everything behind it reads it."""
+    def round(self, name: str, value: tf.Tensor) -> tf.Tensor:
+        """Rounds a value as the nodes that read it receive it.
+
+        Args:
+            name: its node or input.
+            value: the value before rounding.
+        """
         return self._rounding[name](value) if name in self._rounding else value
 
     def start(
@@ -110,23 +137,25 @@ class Executor:
         keep: collections.abc.Callable[[Node], bool] | None = None,
         hold: collections.abc.Collection[str] = (),
     ) -> "Run":
-        """A run over batches that has computed nothing yet, see `Run`."""
+        """Starts a run over batches, which has computed nothing yet.
+
+        Args:
+            batches: float32 [batch, *input_shape] each.
+            keep: which nodes' values are kept in memory, see `Run`.
+            hold: nodes whose values are never freed.
+        """
         return Run(self, batches, keep=keep, hold=hold)
 
-    def run(
-        self,
-        image,
-        after: collections.abc.Callable[[Node, tf.Tensor], tf.Tensor | None] | None = None,
-    ):
+    def run(self, image: np.ndarray | tf.Tensor, after: Adjustment | None = None) -> tf.Tensor:
         """Computes the whole network for one batch.
 
         Args:
             image: float32 [batch, *input_shape].
             after: called with every node and its value in the order of execution, before the
-                value is rounded; what it returns takes the value's place, None leaves it.
+                value is rounded; what it returns replaces the value, None leaves it.
 
         Returns:
-            the output's value.
+            The value of the output.
         """
         run = self.start([image])
         for node in self.network.nodes:
@@ -135,16 +164,20 @@ class Executor:
         return output
 
 
-def _first(after, node: Node, values: list) -> list:
+def _first(after: Adjustment, node: Node, values: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Applies an adjustment to the values of a run that has one batch."""
     replaced = after(node, values[0])
     return values if replaced is None else [replaced]
 
 
 class Run:
-    """A network in the middle of being computed, over all batches, node after node.
+    """A computation of a network over all batches, one node at a time.
 
-    Two runs can go side by side, weights can change between two nodes, and a value can be asked
-    for before its node is passed: it is then computed and forgotten.
+    Several runs can exist at the same time, and weights can change between two nodes. A value
+    can be requested before its node is passed: it is then computed and not kept.
+
+    Attributes:
+        batches: the number of batches.
     """
 
     def __init__(
@@ -154,14 +187,16 @@ class Run:
         *,
         keep: collections.abc.Callable[[Node], bool] | None = None,
         hold: collections.abc.Collection[str] = (),
-    ):
-        """Args:
-        executor: of the network.
-        batches: float32 [batch, *input_shape] each.
-        keep: which nodes' values are held in memory until their last reader is computed, as
-            integers where they lie on an integer grid. The others are computed again for
-            each reader. None holds every one as it is.
-        hold: nodes whose values are never freed; the output's is not, either.
+    ) -> None:
+        """Stores the batches as the values of the input.
+
+        Args:
+            executor: of the network.
+            batches: float32 [batch, *input_shape] each.
+            keep: which nodes' values are kept in memory until their last reader is computed, as
+                integers where they lie on an integer grid. The others are computed again for
+                each reader. None keeps every value as it is.
+            hold: nodes whose values are never freed; the output's value never is.
         """
         self._executor = executor
         self._nodes = {node.name: node for node in executor.network.nodes}
@@ -174,15 +209,26 @@ class Run:
         self._freed: set[str] = set()
         self._last_use = self._last_uses()
 
-    def values(self, name: str) -> list:
-        """What a node or the input gives, one value a batch."""
+    def values(self, name: str) -> list[Any]:
+        """Returns the value of a node or the input for every batch.
+
+        Args:
+            name: the node or the input.
+        """
         return [self.value(name, index) for index in range(self.batches)]
 
-    def value(self, name: str, batch: int):
-        """The same for one batch.
+    def value(self, name: str, batch: int) -> Any:
+        """Returns the value of a node or the input for one batch.
+
+        Args:
+            name: the node or the input.
+            batch: index of the batch.
+
+        Returns:
+            A tensor, or a float32 array where the value was kept as integers.
 
         Raises:
-            KeyError: it was freed: every reader is computed already.
+            KeyError: the value was freed, because every reader is computed already.
         """
         if name in self._values:
             return _unpacked(self._nodes.get(name), self._values[name][batch])
@@ -193,12 +239,12 @@ class Run:
     def step(
         self, node: Node, adjust: collections.abc.Callable[[list], list] | None = None
     ) -> None:
-        """Passes a node; all nodes in front of it must have been passed.
+        """Passes a node; all nodes before it must have been passed.
 
         Args:
-            node: the next one.
-            adjust: gets its values, one a batch, before they are rounded, and returns those that
-                take their place. The node is then held until it is read.
+            node: the next node.
+            adjust: receives its values, one per batch, before they are rounded, and returns the
+                values that replace them. They are then kept until they are read.
         """
         done = [name for name in self._values if self._last_use.get(name) == node.name]
         if adjust is not None:
@@ -208,7 +254,7 @@ class Run:
             self._values[node.name] = []
             for index in range(self.batches):
                 self._values[node.name].append(self._stored(node, self._computed(node, index)))
-                for name in done:  # one batch of a wide value beside the next is enough
+                for name in done:  # frees each batch before the next one is computed
                     self._values[name][index] = None
         for name in done:
             del self._values[name]
@@ -217,15 +263,15 @@ class Run:
     def _kept(self, node: Node) -> bool:
         return self._keep is None or node.name in self._hold or self._keep(node)
 
-    def _computed(self, node: Node, batch: int):
+    def _computed(self, node: Node, batch: int) -> tf.Tensor:
         return self._executor.compute(node, [self.value(name, batch) for name in node.inputs])
 
-    def _stored(self, node: Node, value):
+    def _stored(self, node: Node, value: tf.Tensor) -> tf.Tensor | np.ndarray:
         value = self._executor.round(node.name, value)
         return value if self._keep is None else _packed(node, value)
 
     def _last_uses(self) -> dict[str, str]:
-        """{value: node after which nobody needs it}, directly or by computing again."""
+        """Returns {value: node after which nothing needs it, directly or by computing again}."""
         order = {name: place for place, name in enumerate(self._nodes)}
         uses: dict[str, str] = {}
         for node in reversed(self._nodes.values()):
@@ -236,8 +282,8 @@ class Run:
         return {name: last for name, last in uses.items() if name not in self._hold}
 
 
-def _packed(node: Node, value):
-    """The integers of a value that lies on an integer grid; any other value as it is."""
+def _packed(node: Node, value: tf.Tensor) -> tf.Tensor | np.ndarray:
+    """Returns the integers of a value on an integer grid; any other value as it is."""
     if node.kind != QUANTIZED:
         return value
     settings = node.attributes
@@ -245,7 +291,7 @@ def _packed(node: Node, value):
     return steps.astype(np.min_scalar_type(settings["quantized_min"] or 255))
 
 
-def _unpacked(node: Node | None, stored):
+def _unpacked(node: Node | None, stored: Any) -> Any:
     if node is None or node.kind != QUANTIZED or not isinstance(stored, np.ndarray):
         return stored
     settings = node.attributes
@@ -254,12 +300,17 @@ def _unpacked(node: Node | None, stored):
     )
 
 
-def _short_name(variable) -> str:
-    """ "kernel" for "block_1_expand/kernel:0"."""
+def _short_name(variable: tf.Variable) -> str:
+    """Returns the last part of a variable's name: "kernel" for "block_1_expand/kernel:0"."""
     return variable.name.split("/")[-1].split(":")[0]
 
 
-def _array_of(layer: keras.layers.Layer, variable, *, arrays) -> np.ndarray:
+def _array_of(
+    layer: keras.layers.Layer,
+    variable: tf.Variable,
+    *,
+    arrays: collections.abc.Mapping[str, np.ndarray],
+) -> np.ndarray:
     key = f"{layer.name}/{_short_name(variable)}"
     value = arrays.get(key)
     if value is None or value.shape != tuple(variable.shape):

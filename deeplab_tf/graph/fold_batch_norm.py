@@ -1,4 +1,4 @@
-"""Batch norms into the convolutions in front of them, as every converter does.
+"""Folds batch norms into the convolutions before them, as every converter does.
 
     kernel' = kernel * gamma / sqrt(variance + epsilon)
     bias'   = (bias - mean) * gamma / sqrt(variance + epsilon) + beta
@@ -7,6 +7,7 @@ Jacob et al. 2018, arXiv:1712.05877, section 3.2.
 """
 
 import dataclasses
+from collections.abc import Container
 
 import numpy as np
 
@@ -27,10 +28,11 @@ class Folding:
     """A network without the batch norms that could be folded.
 
     Attributes:
-        description, arrays: the network.
-        statistics: {convolution: (mean, standard deviation) of each channel of its output},
-            float64 [channels], as its batch norm's offset and scale say.
-        left: batch norms that stand behind no convolution of their own.
+        description: the network.
+        arrays: its weights.
+        statistics: {convolution: (mean, standard deviation) of its output per channel}, float64
+            [channels], from the offset and the scale of its batch norm.
+        left: batch norms that could not be folded.
     """
 
     description: NetworkDescription
@@ -42,12 +44,16 @@ class Folding:
 def fold_batch_norms(description: NetworkDescription, arrays: dict[str, np.ndarray]) -> Folding:
     """Folds every batch norm that follows a convolution or dense layer directly.
 
-    The function is unchanged but for float32 rounding; computed in float64. A batch norm whose
-    convolution something else reads too stays, and is named.
+    The function is unchanged except for float32 rounding; weights are computed in float64. A
+    batch norm stays, and is listed in `left`, where another node reads its convolution too.
+
+    Args:
+        description: the network.
+        arrays: its weights; not changed.
     """
     by_name = {node.name: node for node in description.nodes}
     arrays = dict(arrays)
-    statistics, left, gone = {}, [], {}
+    statistics, left, replaced = {}, [], {}
     for norm in description.nodes:
         if norm.kind != "batch_norm":
             continue
@@ -61,29 +67,31 @@ def fold_batch_norms(description: NetworkDescription, arrays: dict[str, np.ndarr
             continue
         gamma, beta = _fold(node, norm, arrays=arrays)
         statistics[node.name] = (beta, np.abs(gamma))
-        gone[norm.name] = node.name
+        replaced[norm.name] = node.name
     nodes = tuple(
-        _rewired(node, gone, folded=statistics)
+        _rewired(node, replaced, folded=statistics)
         for node in description.nodes
-        if node.name not in gone
+        if node.name not in replaced
     )
-    output = gone.get(description.output_name, description.output_name)
+    output = replaced.get(description.output_name, description.output_name)
     folded = dataclasses.replace(description, nodes=nodes, output_name=output)
     return Folding(folded, arrays, statistics=statistics, left=tuple(left))
 
 
-def _rewired(node: Node, gone: dict[str, str], *, folded) -> Node:
-    inputs = tuple(gone.get(name, name) for name in node.inputs)
+def _rewired(node: Node, replaced: dict[str, str], *, folded: Container[str]) -> Node:
+    inputs = tuple(replaced.get(name, name) for name in node.inputs)
     attributes = node.attributes | {"use_bias": True} if node.name in folded else node.attributes
     return dataclasses.replace(node, inputs=inputs, attributes=attributes)
 
 
-def _fold(node: Node, norm: Node, *, arrays: dict[str, np.ndarray]):
-    """Changes `arrays`; returns gamma and beta, float64 [channels]."""
+def _fold(
+    node: Node, norm: Node, *, arrays: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Folds one batch norm; changes `arrays`; returns gamma and beta, float64 [channels]."""
     kernel = arrays[kernel_key(node)].astype(np.float64)
     channels = output_channels(node, kernel)
 
-    def take(name: str, default: float):
+    def take(name: str, default: float) -> np.ndarray:
         return arrays.pop(f"{norm.name}/{name}", np.full(channels, default)).astype(np.float64)
 
     gamma, beta = take("gamma", 1.0), take("beta", 0.0)

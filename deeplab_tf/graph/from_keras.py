@@ -1,6 +1,6 @@
-"""A flat Functional Keras model as data, so that graph edits need not rebuild Keras graphs.
+"""Describes a flat Functional Keras model as a network graph.
 
-The same form as a network out of a file (`models.imported`): what edits one, edits the other.
+A network from a `.tflite` file has the same form, so every edit of a graph works on both.
 """
 
 import json
@@ -21,27 +21,27 @@ _HIDDEN_ACTIVATION = (
     layers.Conv2DTranspose,
     layers.Dense,
 )
-"""Layers with an activation inside, which becomes a node of its own."""
+"""Layers with a fused activation, which becomes a separate node."""
 
 
 def describe(model: keras.Model) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
-    """The network and its weights.
+    """Returns a model as a network graph and its weights.
 
-    A convolution with an activation inside becomes two nodes, "<name>_linear" and "<name>".
+    A convolution with a fused activation becomes two nodes, "<name>_linear" and "<name>".
 
     Args:
         model: flat Functional graph with one input and one output.
 
     Returns:
-        the description, and float32 "layer/weight" arrays.
+        The description, and float32 "layer/weight" arrays.
 
     Raises:
-        ValueError: several inputs or outputs, a model inside the model, a layer used twice.
+        ValueError: several inputs or outputs, a nested model, or a layer that is used twice.
     """
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(
-            f"needs one input and one output; the model has {len(model.inputs)} and "
-            f"{len(model.outputs)}"
+            f"expected a model with one input and one output, got {len(model.inputs)} inputs and "
+            f"{len(model.outputs)} outputs"
         )
     nodes: list[Node] = []
     arrays: dict[str, np.ndarray] = {}
@@ -63,16 +63,16 @@ def describe(model: keras.Model) -> tuple[NetworkDescription, dict[str, np.ndarr
     ), arrays
 
 
-def _check_flat(layer) -> None:
+def _check_flat(layer: keras.layers.Layer) -> None:
     if isinstance(layer, keras.Model):
         raise ValueError(f"layer {layer.name!r} is a model of its own; give one flat graph")
     if len(layer.inbound_nodes) != 1:
         raise ValueError(
-            f"layer {layer.name!r} is used {len(layer.inbound_nodes)} times; once fits"
+            f"layer {layer.name!r} is used {len(layer.inbound_nodes)} times; expected once"
         )
 
 
-def _nodes(layer, inputs: tuple[str, ...]) -> list[Node]:
+def _nodes(layer: keras.layers.Layer, inputs: tuple[str, ...]) -> list[Node]:
     config = json.loads(json.dumps(layer.get_config(), default=float))  # plain lists and numbers
     if isinstance(layer, layers.Dropout):
         return [Node(layer.name, IDENTITY, inputs=inputs)]

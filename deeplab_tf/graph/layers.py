@@ -1,18 +1,23 @@
-"""What other people's networks compute and no stock Keras layer does.
+"""Layers for operators of imported networks that no stock Keras layer computes.
 
-Each layer is registered, holds nothing but JSON settings and, where it has one, a constant that
-is saved like any weight. The converter turns each into the operator that it came from.
+Each layer is registered and has only JSON settings and, where needed, a constant that is saved as
+a weight. The converter turns each layer into the operator that it was imported from.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+
+from deeplab_tf.graph.functions import FUNCTIONS
 
 _register = keras.utils.register_keras_serializable(package="deeplab_tf")
 
 
 @_register
 class AlignedResizing(keras.layers.Layer):
-    """Resize with a convention that `keras.layers.Resizing` (half-pixel centres) lacks.
+    """Resizes with a convention that `keras.layers.Resizing` (half-pixel centers) lacks.
 
     Source coordinate of output row i:
 
@@ -21,17 +26,20 @@ class AlignedResizing(keras.layers.Layer):
         half_pixel      (i + 0.5) * in / out - 0.5
 
     Args:
-        height, width: of the output.
+        height: height of the output.
+        width: width of the output.
         interpolation: "bilinear" or "nearest".
         alignment: "align_corners", "legacy" or "half_pixel".
     """
 
-    def __init__(self, height, width, *, interpolation, alignment, **kwargs):
+    def __init__(
+        self, height: int, width: int, *, interpolation: str, alignment: str, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.height, self.width = height, width
         self.interpolation, self.alignment = interpolation, alignment
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """float32 [batch, h, w, channels] -> float32 [batch, height, width, channels]."""
         bilinear = self.interpolation == "bilinear"
         resize = tf.raw_ops.ResizeBilinear if bilinear else tf.raw_ops.ResizeNearestNeighbor
@@ -42,7 +50,8 @@ class AlignedResizing(keras.layers.Layer):
             half_pixel_centers=self.alignment == "half_pixel",
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "height": self.height,
             "width": self.width,
@@ -53,45 +62,56 @@ class AlignedResizing(keras.layers.Layer):
 
 @_register
 class HardSwish(keras.layers.Layer):
-    """x * relu6(x + 3) / 6 (Howard et al. 2019, MobileNetV3, arXiv:1905.02244)."""
+    """Computes x * relu6(x + 3) / 6 (Howard et al. 2019, MobileNetV3, arXiv:1905.02244)."""
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 of any shape -> float32 of the same shape."""
         return inputs * tf.nn.relu6(inputs + 3.0) * (1.0 / 6.0)
 
 
 @_register
 class Clip(keras.layers.Layer):
-    """Values below `minimum` and above `maximum` become those."""
+    """Limits values to the range from `minimum` to `maximum`."""
 
-    def __init__(self, minimum, maximum, **kwargs):
+    def __init__(self, minimum: float, maximum: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.minimum, self.maximum = minimum, maximum
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 of any shape -> float32 of the same shape."""
         return tf.minimum(tf.maximum(inputs, self.minimum), self.maximum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"minimum": self.minimum, "maximum": self.maximum}
 
 
 @_register
 class IntegerReLU(keras.layers.Layer):
-    """What `keras.layers.ReLU` computes, written in operators with integer kernels.
+    """Computes `keras.layers.ReLU` with operators that have integer kernels.
 
         x > threshold:   max(0, min(x, max_value))
         elsewhere:       0, or negative_slope * x with a threshold of 0
 
-    Keras composes a limit of RELU, MINIMUM and RELU, a threshold of GREATER, CAST and MUL. Inside
-    the layer no tensor has a range, so the converter leaves what needs one float. MINIMUM, RELU
-    and SELECT_V2 keep the scale of what they read; LEAKY_RELU comes last and takes the range of
-    the layer.
+    Keras composes a limit from RELU, MINIMUM and RELU, and a threshold from GREATER, CAST and
+    MUL. Tensors inside a layer have no range, so the converter keeps operators float that need
+    one. MINIMUM, RELU and SELECT_V2 keep the scale of their input; LEAKY_RELU comes last and
+    takes the range of the layer's output.
 
     Args:
-        max_value: or None.
-        negative_slope, threshold: one of them at most is not 0.
+        max_value: upper limit, or None.
+        negative_slope: slope below 0; must be 0 where there is a threshold.
+        threshold: values up to it become 0; must be 0 where there is a slope.
     """
 
-    def __init__(self, max_value=None, negative_slope=0.0, *, threshold=0.0, **kwargs):
+    def __init__(
+        self,
+        max_value: float | None = None,
+        negative_slope: float = 0.0,
+        *,
+        threshold: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if negative_slope and threshold:
             raise ValueError(
@@ -100,7 +120,8 @@ class IntegerReLU(keras.layers.Layer):
         self.max_value, self.negative_slope = max_value, negative_slope
         self.threshold = threshold
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 of any shape -> float32 of the same shape."""
         if self.threshold:
             passed = tf.where(inputs > self.threshold, inputs, tf.zeros_like(inputs))
             return passed if self.max_value is None else self._clipped(passed)
@@ -110,10 +131,11 @@ class IntegerReLU(keras.layers.Layer):
             inputs = tf.minimum(inputs, self.max_value)
         return tf.nn.leaky_relu(inputs, self.negative_slope)
 
-    def _clipped(self, inputs):
+    def _clipped(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value(inputs, 0.0, self.max_value)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "max_value": self.max_value,
             "negative_slope": self.negative_slope,
@@ -123,31 +145,35 @@ class IntegerReLU(keras.layers.Layer):
 
 @_register
 class ArgMax(keras.layers.Layer):
-    """Index of the largest value along `axis`, the first where several are; no gradient."""
+    """Returns the index of the largest value along `axis`, the first of equal ones; no gradient."""
 
-    def __init__(self, axis, output_type, **kwargs):
+    def __init__(self, axis: int, output_type: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis, self.output_type = axis, output_type
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """A tensor -> `output_type`, without the axis."""
         return tf.argmax(inputs, self.axis, output_type=self.output_type)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"axis": self.axis, "output_type": self.output_type}
 
 
 @_register
 class Cast(keras.layers.Layer):
-    """Values in another dtype, fractions cut off."""
+    """Converts values to another dtype; fractions are truncated."""
 
-    def __init__(self, target, **kwargs):
+    def __init__(self, target: str, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.target = target
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """A tensor of any dtype -> `target`, same shape."""
         return tf.cast(inputs, self.target)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         config = super().get_config()
         config.pop("autocast", None)
         return config | {"target": self.target}
@@ -155,37 +181,49 @@ class Cast(keras.layers.Layer):
 
 @_register
 class ReduceMean(keras.layers.Layer):
-    """Mean over any axes but the batch; over height and width use GlobalAveragePooling2D."""
+    """Computes the mean over axes other than the batch.
 
-    def __init__(self, axes, keepdims, **kwargs):
+    For the mean over height and width use GlobalAveragePooling2D.
+    """
+
+    def __init__(self, axes: Sequence[int], keepdims: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axes, self.keepdims = tuple(axes), keepdims
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, ...] -> float32, the mean over the axes."""
         return tf.reduce_mean(inputs, self.axes, keepdims=self.keepdims)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"axes": list(self.axes), "keepdims": self.keepdims}
 
 
 @_register
 class StridedSlice(keras.layers.Layer):
-    """x[:, begin:end:stride, ...] for every axis behind the batch.
+    """Computes x[:, begin:end:stride, ...] for every axis after the batch.
 
     Args:
-        slices: one [begin, end, stride] an axis, None for "from the first" or "to the last".
+        slices: [begin, end, stride] per axis; None means from the first or to the last value.
         dropped: axes (batch = 0) of length 1 to drop afterwards.
     """
 
-    def __init__(self, slices, dropped=(), **kwargs):
+    def __init__(
+        self,
+        slices: Sequence[Sequence[int | None]],
+        dropped: Sequence[int] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.slices, self.dropped = [tuple(item) for item in slices], tuple(dropped)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """A tensor [batch, ...] -> its slice, without the dropped axes."""
         taken = inputs[(slice(None), *(slice(*item) for item in self.slices))]
         return tf.squeeze(taken, self.dropped) if self.dropped else taken
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "slices": [list(item) for item in self.slices],
             "dropped": list(self.dropped),
@@ -194,23 +232,26 @@ class StridedSlice(keras.layers.Layer):
 
 @_register
 class ElementwiseConstant(keras.layers.Layer):
-    """x + constant or x * constant, the constant a weight of any shape that broadcasts."""
+    """Computes x + constant or x * constant; the constant is a weight of a broadcastable shape."""
 
-    def __init__(self, operation, shape, **kwargs):
+    def __init__(self, operation: str, shape: Sequence[int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.operation, self.shape = operation, tuple(shape)
         if operation not in ("add", "multiply"):
             raise ValueError(f"operation must be add or multiply; got {operation!r}")
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
+        """Adds the constant as a weight."""
         initial = "zeros" if self.operation == "add" else "ones"
         self.constant = self.add_weight("constant", self.shape, initializer=initial)
         super().build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 of any shape -> float32 of the broadcast shape."""
         return inputs + self.constant if self.operation == "add" else inputs * self.constant
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"operation": self.operation, "shape": list(self.shape)}
 
 
@@ -220,48 +261,51 @@ class SimulatedQuantization(keras.layers.Layer):
 
         real = scale * (quantized - zero_point), quantized_min <= quantized <= quantized_max
 
-    Some networks blow one step of difference up layer by layer, so near a tie the very way of
-    rounding counts. tf.quantization's fake-quant derives scale and zero point from a range
-    anew; here they are taken as they are. Where the sums of the integer kernel are known to be
-    whole multiples of `accumulator_scale`, they are found again from the float value:
+    Some networks amplify a difference of one step layer by layer, so the rounding of ties
+    matters. The fake-quant operators of tf.quantization derive scale and zero point from a range;
+    here they are used as given. Where the sums of the integer kernel are known to be integer
+    multiples of `accumulator_scale`, they are recovered from the float value:
 
         quantized - zero_point = round_half_even(float32(sum) * multiplier)
 
-    and where a float tensor is quantized, round_half_even(value * inverse_scale). The mean of
-    `half_away` is that of the integers themselves, with their zero point, rounded to nearest,
-    halves away from zero. Otherwise halves are rounded up. The gradient passes unchanged inside
-    the range.
+    Where a float tensor is quantized, it is round_half_even(value * inverse_scale). With
+    `half_away` the value is the mean of integers including their zero point, rounded to nearest
+    with halves away from zero. Otherwise halves are rounded up. The gradient is 1 inside the
+    range and 0 outside.
 
     Args:
-        scale, zero_point, quantized_min, quantized_max: of the tensor.
-        accumulator_scale: of the sums; one value, or one a channel; None where unknown.
-        multiplier: accumulator_scale / scale as the kernel has it, float32.
-        half_up: round halves up with a known accumulator, too.
-        inverse_scale: 1 / scale, float32, for a tensor that the file has as float before.
-        half_away: the value is a mean of integers of the same scale and zero point.
-        copied: (scale, zero point) of an input whose integers the kernel hands on as they are,
-            whatever they stand for in the output.
-        addend: {input_scale, multiplier, offset, terms} of a sum with a constant in fixed point:
+        scale: scale of the tensor.
+        zero_point: zero point of the tensor.
+        quantized_min: smallest integer of the tensor.
+        quantized_max: largest integer of the tensor.
+        accumulator_scale: scale of the sums, one value or one per channel; None where unknown.
+        multiplier: accumulator_scale / scale as the kernel stores it, float32.
+        half_up: whether halves are rounded up where the accumulator is known.
+        inverse_scale: 1 / scale, float32, for a tensor that the file quantizes from float.
+        half_away: whether the value is a mean of integers with the same scale and zero point.
+        copied: (scale, zero point) of an input whose integers the kernel copies unchanged, even
+            though the output gives them another meaning.
+        addend: {input_scale, multiplier, offset, terms} of a fixed-point sum with a constant:
             `offset` is the real constant and `terms` what it adds to the output's integers, both
-            one value or one a channel.
+            one value or one per channel.
     """
 
     def __init__(
         self,
-        scale,
-        zero_point,
+        scale: float,
+        zero_point: int,
         *,
-        quantized_min,
-        quantized_max,
-        accumulator_scale=None,
-        multiplier=None,
-        half_up=False,
-        inverse_scale=None,
-        half_away=False,
-        copied=None,
-        addend=None,
-        **kwargs,
-    ):
+        quantized_min: int,
+        quantized_max: int,
+        accumulator_scale: float | list[float] | None = None,
+        multiplier: float | list[float] | None = None,
+        half_up: bool = False,
+        inverse_scale: float | None = None,
+        half_away: bool = False,
+        copied: Sequence[float] | None = None,
+        addend: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.scale, self.zero_point = scale, zero_point
         self.quantized_min, self.quantized_max = quantized_min, quantized_max
@@ -269,7 +313,7 @@ class SimulatedQuantization(keras.layers.Layer):
         self.half_up, self.inverse_scale = half_up, inverse_scale
         self.half_away, self.copied, self.addend = half_away, copied, addend
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """float32 or float64 of any shape -> float32."""
         steps = tf.clip_by_value(
             tf.cast(self._steps(inputs), tf.float32),
@@ -281,8 +325,8 @@ class SimulatedQuantization(keras.layers.Layer):
         passed = tf.clip_by_value(tf.cast(inputs, tf.float32), low, high)
         return passed + tf.stop_gradient(real - passed)
 
-    def _steps(self, inputs):
-        """Quantized - zero_point before it is cut to the type's range."""
+    def _steps(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Computes quantized - zero_point before it is clipped to the type's range."""
         if self.inverse_scale is not None:
             return tf.round(tf.cast(inputs, tf.float32) * self.inverse_scale)
         exact = tf.cast(inputs, tf.float64)
@@ -292,27 +336,28 @@ class SimulatedQuantization(keras.layers.Layer):
             )
             steps = tf.round((exact - offset) / self.addend["input_scale"])
             sums = tf.floor(steps * self.addend["multiplier"] + terms + 0.5)
-            return tf.where(exact == 0, tf.minimum(sums, 0), sums)  # what a ReLU cut off stays 0
+            return tf.where(exact == 0, tf.minimum(sums, 0), sums)  # what a ReLU set to 0 stays 0
         if self.copied is not None:
             scale, zero_point = self.copied
             quantized = tf.floor(tf.round(exact / scale * 4096) / 4096 + 0.5) + zero_point
             return quantized - self.zero_point
         if self.half_away:
-            # k / n of n <= 4096 values is a tie, or at least 1 / (2n) away from one.
+            # A mean k / n of n <= 4096 values is a tie, or at least 1 / (2n) away from one.
             mean = tf.round(exact / self.scale * 2**14) / 2**14 + self.zero_point
             return tf.sign(mean) * tf.floor(tf.abs(mean) + 0.5) - self.zero_point
         if self.accumulator_scale is None:
-            # A float32 value is off by up to 2^-14 steps: on a grid of 2^-12 ties are ties again.
+            # float32 errors reach 2^-14 steps: rounding to a grid of 2^-12 restores exact ties.
             return tf.floor(tf.round(exact / self.scale * 4096) / 4096 + 0.5)
         sums = tf.round(exact / tf.constant(self.accumulator_scale, tf.float64))
         steps = tf.cast(sums, tf.float32) * tf.constant(self.multiplier, tf.float32)
         return tf.floor(steps + 0.5) if self.half_up else tf.round(steps)
 
     @property
-    def _ends(self):
+    def _ends(self) -> tuple[int, int]:
         return self.quantized_min, self.quantized_max
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         config = super().get_config()
         config.pop("autocast", None)
         return config | {
@@ -332,22 +377,29 @@ class SimulatedQuantization(keras.layers.Layer):
 
 @_register
 class SimulatedAdd(keras.layers.Layer):
-    """Sum or difference of two quantized tensors, as XNNPACK's fixed-point kernel gives it.
+    """Adds or subtracts two quantized tensors as XNNPACK's fixed-point kernel does.
 
         (quantized - zero_point) of the sum = floor(sum_i steps_i * multiplier_i + 1/2)
 
     Args:
-        input_scales: of both tensors.
+        input_scales: scales of both inputs.
         multipliers: input scale / output scale with 21 significant bits; negative to subtract.
-        scale: of the sum.
+        scale: scale of the output.
     """
 
-    def __init__(self, input_scales, multipliers, *, scale, **kwargs):
+    def __init__(
+        self,
+        input_scales: Sequence[float],
+        multipliers: Sequence[float],
+        *,
+        scale: float,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.input_scales, self.multipliers = list(input_scales), list(multipliers)
         self.scale = scale
 
-    def call(self, inputs):
+    def call(self, inputs: list[tf.Tensor] | tuple[tf.Tensor, ...]) -> tf.Tensor:
         """Two float32 tensors that broadcast -> float32."""
         terms = [
             tf.round(tf.cast(value, tf.float64) / scale) * multiplier
@@ -360,7 +412,8 @@ class SimulatedAdd(keras.layers.Layer):
         plain = signs[0] * inputs[0] + signs[1] * inputs[1]
         return plain + tf.stop_gradient(exact - plain)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "input_scales": self.input_scales,
             "multipliers": self.multipliers,
@@ -370,35 +423,46 @@ class SimulatedAdd(keras.layers.Layer):
 
 @_register
 class SimulatedTable(keras.layers.Layer):
-    """What a kernel makes of each 8-bit value, looked up.
+    """Looks up a kernel's output for each 8-bit input value.
 
         real = scale * (table[round(input / input_scale) + input_offset] - zero_point)
 
-    The gradient is the slope between the neighbours in the table.
+    The gradient is the slope between the neighbors in the table.
 
     Args:
-        input_scale: of the input.
-        input_offset: zero point of the input less the smallest value of its type.
-        scale, zero_point: of the output.
-        table: 256 output values, from the input's smallest value on.
+        input_scale: scale of the input.
+        input_offset: zero point of the input minus the smallest value of its type.
+        scale: scale of the output.
+        zero_point: zero point of the output.
+        table: 256 output values, starting with that of the smallest input value.
     """
 
-    def __init__(self, input_scale, input_offset, *, scale, zero_point, table, **kwargs):
+    def __init__(
+        self,
+        input_scale: float,
+        input_offset: int,
+        *,
+        scale: float,
+        zero_point: int,
+        table: Sequence[int],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.input_scale, self.input_offset = input_scale, input_offset
         self.scale, self.zero_point, self.table = scale, zero_point, list(table)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """float32 of any shape -> float32."""
         steps = tf.constant([float(value - self.zero_point) for value in self.table])
-        neighbours = tf.pad(steps, [[1, 1]], "SYMMETRIC")
-        slopes = (neighbours[2:] - neighbours[:-2]) * (self.scale / (2 * self.input_scale))
+        neighbors = tf.pad(steps, [[1, 1]], "SYMMETRIC")
+        slopes = (neighbors[2:] - neighbors[:-2]) * (self.scale / (2 * self.input_scale))
         index = tf.cast(tf.round(inputs / self.input_scale), tf.int32) + self.input_offset
         index = tf.clip_by_value(index, 0, len(self.table) - 1)
         exact = tf.constant(self.scale, tf.float32) * tf.gather(steps, index)
         return exact + tf.gather(slopes, index) * (inputs - tf.stop_gradient(inputs))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "input_scale": self.input_scale,
             "input_offset": self.input_offset,
@@ -410,20 +474,20 @@ class SimulatedTable(keras.layers.Layer):
 
 @_register
 class SimulatedSoftmax(keras.layers.Layer):
-    """Softmax over the last axis from a table of exponentials, as the built-in kernels take it.
+    """Computes a softmax over the last axis from a table of exponentials, as built-in kernels do.
 
         quantized - zero_point = floor(e_i * (1 / (sum e * scale)) + 1/2), all in float32
 
     Args:
-        input_scale: of the logits; their differences are whole steps of it.
-        scale: of the probabilities.
+        input_scale: scale of the logits; their differences are integer multiples of it.
+        scale: scale of the probabilities.
     """
 
-    def __init__(self, input_scale, scale, **kwargs):
+    def __init__(self, input_scale: float, scale: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.input_scale, self.scale = input_scale, scale
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """float32 [..., classes] -> float32 [..., classes]."""
         steps = tf.cast(tf.round(inputs / self.input_scale), tf.int32)
         below = tf.clip_by_value(tf.reduce_max(steps, -1, keepdims=True) - steps, 0, 255)
@@ -437,30 +501,70 @@ class SimulatedSoftmax(keras.layers.Layer):
         plain = tf.nn.softmax(inputs)
         return plain + tf.stop_gradient(exact - plain)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"input_scale": self.input_scale, "scale": self.scale}
 
 
 @_register
 class ChannelLimit(keras.layers.Layer):
-    """min(max(x, 0), limit), one limit a channel: a ReLU6 whose channels were scaled apart.
+    """Computes min(max(x, 0), limit) with one limit per channel.
+
+    It replaces a ReLU6 whose channels were scaled by different factors.
 
     Args:
-        channels: of the input.
+        channels: number of channels of the input.
     """
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
+        """Adds the limits as a weight."""
         self.limit = self.add_weight(
             "limit", (self.channels,), initializer=keras.initializers.Constant(6.0), trainable=False
         )
         super().build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 [..., channels] -> float32 of the same shape."""
         return tf.minimum(tf.nn.relu(inputs), self.limit)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return super().get_config() | {"channels": self.channels}
+
+
+@_register
+class TensorFunction(keras.layers.Layer):
+    """Applies a registered function to its inputs and to constants that are saved as weights.
+
+    Args:
+        function: name in `deeplab_tf.graph.functions.FUNCTIONS`.
+        constants: [slot, shape] of each operand that is constant; weight "constant<slot>".
+    """
+
+    def __init__(self, function: str, constants: list | tuple = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.function, self.constants = function, [(slot, tuple(s)) for slot, s in constants]
+        if function not in FUNCTIONS:
+            raise ValueError(f"expected one of {', '.join(sorted(FUNCTIONS))}; got {function!r}")
+
+    def build(self, input_shape: Any) -> None:
+        """Adds the constant operands as weights."""
+        for slot, shape in self.constants:
+            self.add_weight(f"constant{slot}", shape, trainable=False)
+        super().build(input_shape)
+
+    def call(self, inputs: Any) -> tf.Tensor:
+        """Tensors that broadcast -> float32 of the function's shape."""
+        operands = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        for (slot, _), weight in zip(self.constants, self.weights, strict=True):
+            operands.insert(slot, weight)
+        return FUNCTIONS[self.function](*operands)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        constants = [[slot, list(shape)] for slot, shape in self.constants]
+        return super().get_config() | {"function": self.function, "constants": constants}

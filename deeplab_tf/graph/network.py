@@ -1,10 +1,11 @@
-"""A network that came out of a file, as data: nodes in the order of execution.
+"""The network graph as data: nodes in the order of execution.
 
-Weights are not in it; they are "layer/weight" arrays beside it, as in any run folder. The data
-is plain JSON, and building it runs nothing but the layers of the table `KINDS`.
+Weights are stored separately, as "layer/weight" arrays. The data is plain JSON, and building a
+network from it runs only stock Keras layers and the layers of the table `KINDS`.
 """
 
 import dataclasses
+from typing import Any
 
 import tf_keras as keras
 
@@ -14,13 +15,13 @@ from deeplab_tf.graph.stock_layers import LAYERS, WRAPPERS, foreign_part
 layers = keras.layers
 
 IDENTITY = "identity"
-"""Kind of a node that is no layer: a tensor of the file that only has a range of its own."""
+"""Kind of a node without a layer: a tensor that passes unchanged but may have its own range."""
 RESIZE = "resize"
-"""Kind of a resize: {height, width, interpolation, alignment, like}; which layer it becomes
-depends on the sizes, and at another input size it follows the node named by `like`."""
+"""Kind of a resize: {height, width, interpolation, alignment, like}; its layer depends on the
+sizes. At another input size it takes the size of the node named by `like`."""
 
 LAYER = "layer"
-"""Kind of any other stock layer of Keras: {class_name, config}; edits leave it alone."""
+"""Kind of any other stock layer of Keras: {class_name, config}; edits do not change it."""
 
 KINDS = {
     "conv2d": layers.Conv2D,
@@ -56,21 +57,22 @@ KINDS = {
     "strided_slice": graph_layers.StridedSlice,
     "channel_limit": graph_layers.ChannelLimit,
     "elementwise_constant": graph_layers.ElementwiseConstant,
+    "tensor_function": graph_layers.TensorFunction,
     "simulated_quantization": graph_layers.SimulatedQuantization,
     "simulated_add": graph_layers.SimulatedAdd,
     "simulated_table": graph_layers.SimulatedTable,
     "simulated_softmax": graph_layers.SimulatedSoftmax,
 }
-"""Layer class of each kind; a node's attributes are its arguments."""
+"""Layer class of each kind; a node's attributes are the arguments of its constructor."""
 
 HIDDEN_LINEAR = "_linear"
-"""Ends the name of a node whose activation was inside the same layer or operator."""
+"""Suffix of a node whose activation was fused into the same layer or operator."""
 
 _ACTIVATIONS = (
     *("sigmoid", "tanh", "elu", "swish", "gelu", "exponential", "selu", "softplus", "softsign"),
     *("hard_sigmoid", "mish", "leaky_relu", "log_softmax"),
 )
-"""Functions of Keras that have no kind of their own."""
+"""Activation functions of Keras without a kind of their own."""
 CONVOLUTIONS = ("conv2d", "depthwise_conv2d", "conv2d_transpose")
 CLASSIFIER = "logits"
 """Name of the classifier that `append_classifier` adds."""
@@ -92,10 +94,10 @@ class Node:
     inputs: tuple[str, ...]
     attributes: dict = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind not in KINDS and self.kind not in (IDENTITY, RESIZE, LAYER):
             raise ValueError(f"node {self.name!r}: unknown kind {self.kind!r}")
-        # A string in JSON must not pick just any function that Keras can look up.
+        # A string in JSON must not select an arbitrary function that Keras can look up.
         if self.kind == "activation" and self.attributes.get("activation") not in _ACTIVATIONS:
             raise ValueError(
                 f"node {self.name!r}: unknown activation {self.attributes.get('activation')!r}; "
@@ -104,16 +106,22 @@ class Node:
         if self.kind == LAYER:
             stock_layer(self.attributes.get("class_name"), self.name)
             if found := foreign_part(self.attributes):
-                raise ValueError(f"node {self.name!r}: holds {found}, which is no stock layer")
+                raise ValueError(
+                    f"node {self.name!r}: its configuration names {found}, which is no stock layer"
+                )
 
 
-def stock_layer(class_name, node_name: str):
-    """A class of `keras.layers` that runs no code of its configuration.
+def stock_layer(class_name: Any, node_name: str) -> type[keras.layers.Layer]:
+    """Returns a class of `keras.layers` that runs no code from its configuration.
+
+    Args:
+        class_name: name of the class, from untrusted JSON.
+        node_name: the node, for messages.
 
     Raises:
-        ValueError: there is none of that name, or it does.
+        ValueError: no class has that name, or the class is not on the allow-list.
     """
-    found = getattr(layers, str(class_name), None)
+    found: Any = getattr(layers, str(class_name), None)
     layer = isinstance(found, type) and issubclass(found, layers.Layer)
     if not layer or class_name not in LAYERS - WRAPPERS:
         raise ValueError(f"node {node_name!r}: {class_name!r} is no stock layer of Keras")
@@ -128,10 +136,10 @@ class NetworkDescription:
         input_name: of the input layer.
         input_shape: without the batch; [height, width, channels] for images.
         nodes: in the order of execution.
-        output_name: node whose value is the network's.
+        output_name: node whose value is the network's output.
 
     Raises:
-        ValueError: a name twice, or an input that no earlier node gives.
+        ValueError: two nodes have one name, or a node reads a value that no earlier node computes.
     """
 
     input_name: str
@@ -139,35 +147,50 @@ class NetworkDescription:
     nodes: tuple[Node, ...]
     output_name: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = {self.input_name}
         for node in self.nodes:
             if node.name in known:
                 raise ValueError(f"two nodes are named {node.name!r}")
             if missing := [name for name in node.inputs if name not in known]:
-                raise ValueError(f"node {node.name!r} reads {missing[0]!r}, which is not before it")
+                raise ValueError(
+                    f"node {node.name!r} reads {missing[0]!r}, which no earlier node computes"
+                )
             known.add(node.name)
         if not self.nodes or self.output_name not in known - {self.input_name}:
             raise ValueError(f"output {self.output_name!r} is not a node of the network")
 
     def node(self, name: str) -> Node:
+        """Returns the node of a name.
+
+        Raises:
+            StopIteration: there is none.
+        """
         return next(node for node in self.nodes if node.name == name)
 
     def consumers(self, name: str) -> list[Node]:
-        """Nodes that read a value, in the order of execution."""
+        """Returns the nodes that read a value, in the order of execution."""
         return [node for node in self.nodes if name in node.inputs]
 
     def only_consumer(self, name: str) -> Node | None:
-        """The node that alone reads a value; None where several do, or the output is that value."""
+        """Returns the single node that reads a value; None if several do or it is the output."""
         found = self.consumers(name)
         return found[0] if len(found) == 1 and name != self.output_name else None
 
     def to_json(self) -> dict:
+        """Returns the network as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict) -> "NetworkDescription":
-        """Raises ValueError for a missing or unknown key."""
+        """Restores a network from `to_json`.
+
+        Args:
+            values: as `to_json` returns them; untrusted.
+
+        Raises:
+            ValueError: a key is missing or unknown, or a value is not allowed.
+        """
         try:
             nodes = tuple(
                 Node(**{**node, "inputs": tuple(node["inputs"])}) for node in values["nodes"]

@@ -1,14 +1,22 @@
-"""Bringing logits to a photo's size in a graph, by one of the conventions of `Alignment`."""
+"""Resizes logits to the image size inside a TensorFlow graph, with a convention of `Alignment`."""
 
 import tensorflow as tf
 
 from deeplab_tf.data.alignment import Alignment
 
 
-def resize_bilinear(images, size: tuple[int, int], *, alignment: Alignment) -> tf.Tensor:
-    """float32 [batch, h, w, channels] -> float32 [batch, height, width, channels].
+def resize_bilinear(
+    images: tf.Tensor, size: tuple[int | tf.Tensor, int | tf.Tensor], *, alignment: Alignment
+) -> tf.Tensor:
+    """Resizes images bilinearly; an image that has the size already is returned as it is.
 
-    `height` and `width` may be int32 tensors.
+    Args:
+        images: float32 [batch, h, w, channels].
+        size: (height, width) of the result; integers or int32 scalars.
+        alignment: convention of the source coordinates.
+
+    Returns:
+        float32 [batch, height, width, channels].
     """
     height, width = size
     if images.shape[1:3].as_list() == [tf.get_static_value(height), tf.get_static_value(width)]:

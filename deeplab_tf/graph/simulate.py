@@ -1,4 +1,4 @@
-"""The graph as an integer file computes it: every tensor with a range rounded to its steps."""
+"""Simulates an integer file on a float graph: every tensor with a range is rounded to its steps."""
 
 import dataclasses
 
@@ -20,14 +20,17 @@ def simulate_quantization(
 ) -> NetworkDescription:
     """Rounds every tensor that has a range to its integer steps, as the integer file does.
 
-    Layers that sum compute in float64, so that the integer sums can be found again.
+    Layers that sum compute in float64, so that the integer sums can be recovered.
 
     Args:
         description: the float network.
         ranges: by node name, {scale, zero_point, quantized_min, quantized_max} and, where
             known, accumulator: {accumulator_scale, multiplier} of a sum of products,
-            addends: {input_scales, multipliers} of an add or subtract, table: what the kernel
-            makes of each 8-bit value, or softmax: {input_scale, scale}.
+            addends: {input_scales, multipliers} of an add or subtract, table: the kernel's
+            output for each 8-bit value, or softmax: {input_scale, scale}.
+
+    Returns:
+        The network that simulates the integer file.
     """
     keys = ("scale", "zero_point", "quantized_min", "quantized_max")
     names = {description.input_name} | {node.name for node in description.nodes}
@@ -48,7 +51,7 @@ def simulate_quantization(
 
 
 def _exact(node: Node, ranges: dict[str, dict]) -> Node:
-    """The node as it computes what an integer kernel computes."""
+    """Returns the node with the arithmetic of its integer kernel."""
     if node.kind in _SUMS:
         return dataclasses.replace(node, attributes=node.attributes | {"dtype": "float64"})
     if table := ranges.get(node.name, {}).get("table"):

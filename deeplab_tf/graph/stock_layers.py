@@ -1,17 +1,18 @@
-"""Which parts a serialized network may name: classes of Keras that are data alone.
+"""Allow-list of the Keras classes that a serialized network may name: none runs foreign code.
 
-An allow-list. Not on it: Lambda (carries bytecode), TFSMLayer (loads a SavedModel), lookup layers
-(read a file), functions and modules of any other name (are imported).
+Not on the list: Lambda (holds bytecode), TFSMLayer (loads a SavedModel), lookup layers (read a
+file), and functions or modules of any other name (Keras would import them).
 """
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 NETWORKS = frozenset(("Functional", "Model", "Sequential"))
 WRAPPERS = frozenset(
     ("Bidirectional", "RNN", "SpectralNormalization", "TimeDistributed", "Wrapper")
 )
-"""Layers around another layer."""
+"""Layers that wrap another layer."""
 _LAYER_NAMES = """
 Activation ActivityRegularization Add AdditiveAttention AlphaDropout Attention Average
 AveragePooling1D AveragePooling2D AveragePooling3D AvgPool1D AvgPool2D AvgPool3D
@@ -47,29 +48,34 @@ _REGULARIZERS = frozenset(("L1", "L1L2", "L2", "OrthogonalRegularizer"))
 _CONSTRAINTS = frozenset(("MaxNorm", "MinMaxNorm", "NonNeg", "RadialConstraint", "UnitNorm"))
 _VALUES = frozenset(("__tuple__", "__numpy__", "TensorShape", "Policy"))
 _CLASSES = NETWORKS | LAYERS | _INITIALIZERS | _REGULARIZERS | _CONSTRAINTS | _VALUES
-_ROOMS = "layers|initializers|regularizers|constraints|activations|mixed_precision|models"
+_SUBMODULES = "layers|initializers|regularizers|constraints|activations|mixed_precision|models"
 _MODULES = re.compile(
-    rf"(?:tf_)?keras(?:\.(?:{_ROOMS}))?|(?:tf_)?keras(?:\.src)?\.engine\.(?:functional|sequential)"
+    rf"(?:tf_)?keras(?:\.(?:{_SUBMODULES}))?"
+    r"|(?:tf_)?keras(?:\.src)?\.engine\.(?:functional|sequential)"
 )
 _FUNCTION_MODULES = (None, "builtins", "keras.activations", "tf_keras.activations")
 DEEPEST = 100
-"""Levels of a configuration; a network in a network costs four."""
+"""Most levels of a configuration; each network nested in a network takes four."""
 
 
-def foreign_part(config) -> str:
-    """What a configuration names that is not on the list, its own class included; "" for nothing.
+def foreign_part(config: Any) -> str:
+    """Returns the first name in a configuration that is not on the list.
 
     Args:
-        config: of a layer or of a network, as `get_config` or JSON gives it. Names of functions
-            are looked at, too: "activation" and the like are found by name when a layer is built.
+        config: configuration of a layer or a network, as `get_config` or JSON returns it; its
+            own class is checked too. So are names of functions: Keras looks up "activation" and
+            similar values by name when it builds a layer.
+
+    Returns:
+        The name; "" where every name is on the list.
 
     Raises:
-        ValueError: nested deeper than any network.
+        ValueError: the configuration is nested too deeply.
     """
     return next(_foreign_parts(config), "")
 
 
-def _foreign_parts(config) -> Iterator[str]:
+def _foreign_parts(config: Any) -> Iterator[str]:
     waiting = [(config, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -85,7 +91,7 @@ def _foreign_parts(config) -> Iterator[str]:
 
 
 def _foreign_names(config: dict) -> Iterator[str]:
-    """Class, module and registered name of one serialized object."""
+    """Yields the class, module and registered name of one object where they are not allowed."""
     name, module = config["class_name"], config.get("module")
     if name == "function":
         yield from _foreign_function(config)
@@ -109,14 +115,14 @@ def _foreign_function(config: dict) -> Iterator[str]:
 
 
 def _foreign_functions(config: dict) -> Iterator[str]:
-    """Values that a layer looks up by name."""
+    """Yields the values that a layer looks up by name and that are not allowed."""
     for key, value in config.items():
         known = _names_of(key)
         if known is not None and isinstance(value, str) and _plain(value) not in known:
             yield f"the {key} {value!r}"
 
 
-def _names_of(key) -> frozenset[str] | None:
+def _names_of(key: Any) -> frozenset[str] | None:
     kinds = {
         "activation": ACTIVATIONS,
         "initializer": _INITIALIZERS,
@@ -128,5 +134,5 @@ def _names_of(key) -> frozenset[str] | None:
 
 
 def _plain(name: str) -> str:
-    """ "glorot_uniform" and "GlorotUniform" are one."""
+    """Returns one form for both spellings, "glorot_uniform" and "GlorotUniform"."""
     return name.replace("_", "").lower()

@@ -1,1 +1,1 @@
-"""Measures of agreement, of overlap, and of how sure they are."""
+"""Metrics: confusion matrices, IoU, boundary IoU, cross-entropy, confidence intervals."""

@@ -1,8 +1,8 @@
-"""Confusion matrices and the scores that follow from them.
+"""Confusion matrices and the scores computed from them.
 
-mIoU has three conventions (classes with a union; classes in the truth; absent = 0), which gave
-0.583, 0.875 and 0.4375 on the same data. Here a class counts when its union is not empty, and
-every score says how many classes counted.
+mIoU has three conventions (mean over classes with a union; over classes in the ground truth; absent
+classes count as 0), which gave 0.583, 0.875 and 0.4375 on the same data. Here a class counts if its
+union is not empty, and the number of counted classes is returned with the score.
 """
 
 import numpy as np
@@ -13,11 +13,15 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, *, num_classes: 
 
     Args:
         label: uint8 [height, width]; values from num_classes up (255) are not counted.
-        prediction: integer [height, width]. Values outside the classes count as an extra,
-            last column, so that they cost the true class its pixels.
+        prediction: integer [height, width]. Values outside the classes are counted in an extra
+            last column, as misses of the true class.
+        num_classes: number of classes.
 
     Returns:
         int64 [num_classes, num_classes + 1]; row = truth, column = prediction.
+
+    Raises:
+        ValueError: the sizes differ.
     """
     if label.shape != prediction.shape:
         raise ValueError(f"label {label.shape} and prediction {prediction.shape} differ in size")
@@ -34,7 +38,7 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, *, num_classes: 
 
 
 def iou_per_class(matrix: np.ndarray) -> np.ndarray:
-    """Intersection over union, a fraction.
+    """Computes the intersection over union of each class, as a fraction.
 
     Args:
         matrix: int64 [num_classes, num_classes + 1].
@@ -48,11 +52,14 @@ def iou_per_class(matrix: np.ndarray) -> np.ndarray:
 
 
 def mean_iou(matrix: np.ndarray, classes: tuple[int, ...] = ()) -> tuple[float, int]:
-    """Mean over classes with a non-empty union, and how many those are (NaN if none).
+    """Computes the mean IoU over classes with a non-empty union.
 
     Args:
-        matrix: int64 [num_classes, num_classes + 1]; every pixel of it counts in the unions.
-        classes: that the mean is taken over; empty for all.
+        matrix: int64 [num_classes, num_classes + 1]; all of its pixels count in the unions.
+        classes: classes of the mean; empty for all.
+
+    Returns:
+        The mean, NaN if no class counts, and the number of counted classes.
     """
     iou = iou_per_class(matrix)
     if classes:
@@ -62,29 +69,36 @@ def mean_iou(matrix: np.ndarray, classes: tuple[int, ...] = ()) -> tuple[float, 
 
 
 def mean_true_iou(matrix: np.ndarray) -> float:
-    """Mean over the classes that the truth holds; NaN without any.
+    """Computes the mean IoU over the classes of the ground truth; NaN if there are none.
 
-    To choose between predictions of the same labels: the classes are the same for all of them,
-    while `mean_iou` also counts, as 0, a class that one prediction holds a single pixel of.
+    Use it to rank predictions of the same labels: the classes are then the same for all, while
+    `mean_iou` also counts, as 0, an absent class that one prediction contains in a single pixel.
+
+    Args:
+        matrix: int64 [num_classes, num_classes + 1].
+
+    Returns:
+        The mean, as a fraction.
     """
     occurs = matrix.sum(1) > 0
     return float(iou_per_class(matrix)[occurs].mean()) if occurs.any() else float("nan")
 
 
 def pixel_accuracy(matrix: np.ndarray) -> float:
-    """Share of labelled pixels with the right class."""
+    """Computes the fraction of labelled pixels with the right class; NaN without pixels."""
     total = matrix.sum()
     return float(np.trace(matrix) / total) if total else float("nan")
 
 
 def mean_class_accuracy(matrix: np.ndarray) -> float:
-    """Mean over the classes that occur in the truth of the share found."""
+    """Computes the mean recall over the classes of the ground truth; NaN if there are none."""
     truth, _, hits = _margins(matrix)
     occurs = truth > 0
     return float(np.mean(hits[occurs] / truth[occurs])) if occurs.any() else float("nan")
 
 
-def _margins(matrix: np.ndarray):
+def _margins(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns true, predicted and correctly predicted pixels of each class, float64."""
     num_classes = len(matrix)
     truth = matrix.sum(1).astype(np.float64)
     predicted = matrix.sum(0)[:num_classes].astype(np.float64)

@@ -1,10 +1,18 @@
-"""Cross-entropy of a file's own logits, so that integers and floats compare beyond the argmax."""
+"""Cross-entropy of a file's logits, to compare integer and float files beyond the arg max."""
 
 import numpy as np
 
 
 def dequantize(logits: np.ndarray, quantization: tuple[float, int] | None) -> np.ndarray:
-    """float32 of the same shape: scale * (value - zero point), or the values as they are."""
+    """Converts logits to real values, scale * (value - zero_point).
+
+    Args:
+        logits: values of any dtype.
+        quantization: (scale, zero point), or None for logits that are not quantized.
+
+    Returns:
+        float32 of the same shape.
+    """
     values = logits.astype(np.float32)
     if quantization is None:
         return values
@@ -13,14 +21,14 @@ def dequantize(logits: np.ndarray, quantization: tuple[float, int] | None) -> np
 
 
 def cross_entropy_sum(logits: np.ndarray, label: np.ndarray) -> tuple[float, int]:
-    """Sum over labelled pixels of -log softmax(logits)[label], in nats.
+    """Sums -log softmax(logits)[label] over labelled pixels, in nats.
 
     Args:
         logits: float32 [height, width, classes].
         label: uint8 [height, width]; values from `classes` up (255) are not counted.
 
     Returns:
-        the sum and how many pixels it is of.
+        The sum and the number of labelled pixels.
 
     Raises:
         ValueError: the sizes differ.

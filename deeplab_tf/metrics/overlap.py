@@ -1,4 +1,4 @@
-"""Intersection over union of files on one list: which classes count, shares, differences."""
+"""Intersection over union of files on one list of images: counts, fractions, differences."""
 
 import math
 
@@ -8,13 +8,13 @@ from deeplab_tf.metrics.bootstrap import Interval, miou_difference
 
 
 def overlap(image_matrices: np.ndarray) -> np.ndarray:
-    """Intersection and union of each class on each photo.
+    """Computes intersection and union of each class on each image.
 
     Args:
-        image_matrices: [photos, num_classes, num_classes + 1].
+        image_matrices: confusion matrices, [images, num_classes, num_classes + 1].
 
     Returns:
-        int64 [photos, num_classes, 2].
+        int64 [images, num_classes, 2].
     """
     matrices = image_matrices.astype(np.int64)
     hits = np.diagonal(matrices, axis1=1, axis2=2)
@@ -22,32 +22,47 @@ def overlap(image_matrices: np.ndarray) -> np.ndarray:
     return np.stack([hits, union], axis=-1)
 
 
-def shares(counts: np.ndarray) -> np.ndarray:
-    """Intersection over union of counts [..., 2], float64 [...]; NaN where the union is empty."""
-    both, either = counts[..., 0].astype(np.float64), counts[..., 1]
-    return np.divide(both, either, out=np.full(both.shape, np.nan), where=either > 0)
-
-
-def change_of(
-    first: np.ndarray, second: np.ndarray, *, classes: tuple[int, ...] = ()
-) -> Interval | None:
-    """Change of the mean share over the classes that both count, with its interval over photos.
+def iou_from_counts(counts: np.ndarray) -> np.ndarray:
+    """Divides intersections by unions.
 
     Args:
-        first, second: int64 [photos, classes, 2], of the same photos.
-        classes: that the mean is taken over; empty for all.
+        counts: [..., 2], intersection and union.
 
     Returns:
-        None without a class in common.
+        float64 [...]; NaN where the union is empty.
+    """
+    intersection, union = counts[..., 0].astype(np.float64), counts[..., 1]
+    return np.divide(intersection, union, out=np.full(intersection.shape, np.nan), where=union > 0)
+
+
+def mean_iou_change(
+    first: np.ndarray, second: np.ndarray, *, classes: tuple[int, ...] = ()
+) -> Interval | None:
+    """Computes the change of mean IoU over the common classes, with its confidence interval.
+
+    Args:
+        first: int64 [images, classes, 2], intersections and unions (`overlap`).
+        second: those of the other file, of the same images.
+        classes: classes of the mean; empty for all.
+
+    Returns:
+        The change, second minus first; None if the files have no class in common.
     """
     interval = miou_difference(as_matrices(first), as_matrices(second), classes=classes)
     return interval if math.isfinite(interval.difference) else None
 
 
 def as_matrices(counts: np.ndarray) -> np.ndarray:
-    """Confusion matrices with the same intersections and unions: all misses in the last column."""
-    photos, classes, _ = counts.shape
-    matrices = np.zeros((photos, classes, classes + 1), np.int64)
+    """Builds confusion matrices with given intersections and unions.
+
+    Args:
+        counts: int64 [images, classes, 2].
+
+    Returns:
+        int64 [images, classes, classes + 1], with all misses in the last column.
+    """
+    images, classes, _ = counts.shape
+    matrices = np.zeros((images, classes, classes + 1), np.int64)
     diagonal = np.arange(classes)
     matrices[:, diagonal, diagonal] = counts[..., 0]
     matrices[:, :, classes] = counts[..., 1] - counts[..., 0]

@@ -1,18 +1,18 @@
-"""Signal-to-noise ratio: how far one network's values lie from another's."""
+"""Signal-to-noise ratio of a network's values with respect to a reference."""
 
 import math
 
 
 def snr_db(signal: float, noise: float) -> float:
-    """10 log10(signal / noise).
+    """Computes 10 log10(signal / noise).
 
     Args:
-        signal: sum of the reference's values squared, not negative.
-        noise: sum of the differences squared; NaN gives NaN.
+        signal: sum of the squared values of the reference, not negative.
+        noise: sum of the squared differences; NaN gives NaN.
 
     Returns:
-        decibels; infinite where nothing differs, minus infinite where the reference is as good as
-        0 beside the differences.
+        Decibels; infinite if nothing differs, minus infinite if the reference is negligible
+        compared with the differences.
     """
     if not noise:
         return math.inf

@@ -1,1 +1,1 @@
-"""Quantization-aware schemes and the rewriting of batch norms and weights."""
+"""Post-training quantization, quantization-aware training, AdaRound and calibration."""

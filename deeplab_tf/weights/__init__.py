@@ -1,1 +1,1 @@
-"""Weights from elsewhere: matching by name, other formats, other frameworks."""
+"""Loading of weights: matching by name or structure, file formats, other frameworks."""

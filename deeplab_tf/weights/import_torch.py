@@ -3,8 +3,8 @@
 python -m deeplab_tf.weights.import_torch --weights=resnet18.pth --backbone=resnet18 \
     --output=resnet18.npz
 
-`.safetensors` needs the package safetensors, `.pth` and `.pt` need torch (the extra `torch`); only
-tensors are read, no code of the file is run.
+`.safetensors` needs the package safetensors, `.pth` and `.pt` need torch (the extra `torch`). Only
+tensors are read, no code in the file is run.
 """
 
 import pathlib
@@ -25,21 +25,29 @@ _NORMALIZATION = PixelNormalization()
 
 def _define_flags() -> None:
     flags.DEFINE_string("weights", None, "State dict: .pth, .pt or .safetensors.", required=True)
-    flags.DEFINE_enum("backbone", None, sorted(LAYER_NAMES), "Whose it is.", required=True)
+    flags.DEFINE_enum(
+        "backbone", None, sorted(LAYER_NAMES), "Network of the weights.", required=True
+    )
     flags.DEFINE_string("output", None, "Weights file to write, .npz.", required=True)
-    flags.DEFINE_list("mean", list(_NORMALIZATION.mean), "Of pixels from 0 to 1, a channel.")
-    flags.DEFINE_list("std", list(_NORMALIZATION.std), "Of pixels from 0 to 1, a channel.")
+    flags.DEFINE_list("mean", list(_NORMALIZATION.mean), "Mean per channel, pixels 0 to 1.")
+    flags.DEFINE_list("std", list(_NORMALIZATION.std), "Std per channel, pixels 0 to 1.")
     flags.DEFINE_bool(
-        "fold_normalization", True, "Make the first layer take (pixel - 128) / 128 instead."
+        "fold_normalization", True, "Adapt the first layer to inputs (pixel - 128) / 128."
     )
     flags.DEFINE_bool("overwrite", False, "Replace --output.")
 
 
 def read_state(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Arrays of a state dict, by torch's names.
+    """Reads the arrays of a state dict.
+
+    Args:
+        path: `.safetensors`, `.pth` or `.pt`.
+
+    Returns:
+        {name in torch: array}.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: the file does not exist.
         RuntimeError: the package that reads this format is missing.
         ValueError: not a state dict.
     """
@@ -62,7 +70,7 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a safetensors file ({error})") from error
     except TypeError as error:  # numpy has no bfloat16, for example
         raise ValueError(
-            f"{path}: holds a type unknown to NumPy ({error}); save float32"
+            f"{path}: contains a dtype unknown to NumPy ({error}); save float32"
         ) from error
 
 
@@ -81,18 +89,19 @@ def _read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     )
     if not tensors:
-        raise ValueError(f"{path}: no state dict; save model.state_dict()")
+        raise ValueError(f"{path}: expected a state dict; save model.state_dict()")
     try:
         return {name: tensor.detach().float().cpu().numpy() for name, tensor in state.items()}
-    except (NotImplementedError, RuntimeError, TypeError) as error:  # no data, or no dense one
+    except (NotImplementedError, RuntimeError, TypeError) as error:  # no data, or not dense
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path}: its tensors hold no plain numbers ({reason})") from error
+        raise ValueError(f"{path}: its tensors are not plain numbers ({reason})") from error
 
 
 def main() -> int:
+    """Converts the weights that the flags name."""
     output = pathlib.Path(FLAGS.output)
     if output.suffix != ".npz":
-        raise ValueError(f"--output must end in .npz; got {output}")
+        raise ValueError(f"expected --output to end in .npz, got {output}")
     if output.exists() and not FLAGS.overwrite:
         raise FileExistsError(f"{output} exists; give --overwrite or another --output")
     try:
@@ -113,6 +122,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command line."""
     _define_flags()
     command.run(main)
 

@@ -1,11 +1,12 @@
-"""Keras Applications' ImageNet weights in this project's names and pixels.
+"""Converts ImageNet weights of Keras Applications to this project's names and pixel values.
 
-MobileNets bear the same names and take x / 127.5 - 1, which is this project's (pixel - 128) / 128
-within half a pixel. ResNets (He et al. 2015, the stride in a bottleneck's first 1x1 convolution)
-bear others, have biases in front of their batch norms, and take blue, green, red less a mean:
+MobileNets have the same layer names and take x / 127.5 - 1, which equals this project's
+(pixel - 128) / 128 within half a pixel. ResNets (He et al. 2015, with the stride in the first 1x1
+convolution of a bottleneck) have other layer names, biases in front of their batch norms, and take
+blue, green, red minus a mean:
 
     conv3_block1_2_conv/kernel -> layer2_0_conv2/kernel,  _0_conv -> downsample_conv
-    batch norm of (y + bias):  moving mean less the bias
+    batch norm of (y + bias):  moving mean - bias
     epsilon 1.001e-5 -> 1e-5:  moving variance + 1e-8
 """
 
@@ -19,11 +20,11 @@ import tf_keras as keras
 from deeplab_tf.weights.pixel_normalization import PixelNormalization, fold_normalization
 
 _RESNET_EPSILONS = 1.001e-5, 1e-5
-"""Theirs and models.resnet's."""
+"""Epsilon of batch norms in Keras Applications and in this project's ResNets."""
 _CAFFE = PixelNormalization(
     tuple(mean / 255 for mean in (123.68, 116.779, 103.939)), (1 / 255,) * 3
 )
-"""Pixels less a mean; keras.applications.imagenet_utils, mode "caffe"."""
+"""Pixels minus a mean; keras.applications.imagenet_utils, mode "caffe"."""
 _RESNET_BLOCK = re.compile(r"conv(\d)_block(\d+)_(\d)_(conv|bn)$")
 
 
@@ -32,32 +33,47 @@ class Application:
     """A network of Keras Applications whose weights fit a backbone.
 
     Attributes:
-        build: its function.
-        settings: that make it the same graph.
-        rename: its "layer/weight" arrays -> the backbone's, for the pixels that it takes itself.
-        pixels: what those are, in the order red, green, blue; None: (pixel - 128) / 128.
-        many_widths: whether there are weights for widths other than 1.
+        build: function that builds it.
+        settings: arguments that give the same graph as the backbone.
+        rename: converts its "layer/weight" arrays to the backbone's, without change of pixels.
+        pixels: its normalization, in the order red, green, blue; None for (pixel - 128) / 128.
+        has_width_multiplier: whether there are weights for widths other than 1.
     """
 
     build: Callable[..., keras.Model]
     settings: dict[str, object]
     rename: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
     pixels: PixelNormalization | None = None
-    many_widths: bool = False
+    has_width_multiplier: bool = False
 
     def model(self, width_multiplier: float, weights: str | None = "imagenet") -> keras.Model:
-        """The network without its classifier; "imagenet" downloads, None leaves it random.
+        """Builds the network without its classifier.
+
+        Args:
+            width_multiplier: of the numbers of channels.
+            weights: "imagenet" downloads weights, None leaves them random.
+
+        Returns:
+            The network.
 
         Raises:
             Exception: there are no such weights, or the download failed.
         """
         settings = dict(self.settings)
-        if self.many_widths:
+        if self.has_width_multiplier:
             settings["alpha"] = width_multiplier
         return self.build(input_shape=(224, 224, 3), include_top=False, weights=weights, **settings)
 
     def convert(self, arrays: dict[str, np.ndarray], backbone: str) -> dict[str, np.ndarray]:
-        """The backbone's "layer/weight" arrays, for this project's pixels."""
+        """Converts weights to those of a backbone that takes this project's pixels.
+
+        Args:
+            arrays: "layer/weight" arrays of `model`.
+            backbone: name of the backbone.
+
+        Returns:
+            The "layer/weight" arrays of the backbone.
+        """
         renamed = self.rename(arrays)
         return (
             fold_normalization(renamed, backbone, normalization=self.pixels)
@@ -67,7 +83,7 @@ class Application:
 
 
 def _flat_names(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """ "expanded_conv/depthwise/kernel" -> "expanded_conv_depthwise/kernel"."""
+    """Renames, for example, expanded_conv/depthwise/kernel to expanded_conv_depthwise/kernel."""
     return {name.replace("/", "_", name.count("/") - 1): value for name, value in arrays.items()}
 
 
@@ -78,7 +94,7 @@ def _resnet_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         renamed[f"{_resnet_layer(layer)}/{weight}"] = value
     biases = {name: renamed.pop(name) for name in list(renamed) if name.endswith("/bias")}
     for name, bias in biases.items():
-        mean = f"{_norm_behind(name.removesuffix('/bias'))}/moving_mean"
+        mean = f"{_norm_after(name.removesuffix('/bias'))}/moving_mean"
         renamed[mean] = renamed[mean] - bias
     theirs, ours = _RESNET_EPSILONS
     renamed |= {
@@ -99,21 +115,21 @@ def _resnet_layer(name: str) -> str:
     return f"layer{stage}_{block}_{last}"
 
 
-def _norm_behind(convolution: str) -> str:
-    """ "layer2_0_conv2" -> "layer2_0_bn2"."""
+def _norm_after(convolution: str) -> str:
+    """Returns the batch norm after a convolution: layer2_0_bn2 for layer2_0_conv2."""
     head, _, last = convolution.rpartition("_")
     return f"{head}_{last.replace('conv', 'bn')}" if head else last.replace("conv", "bn")
 
 
 APPLICATIONS = {
     "mobilenet_v2": Application(
-        keras.applications.MobileNetV2, {}, rename=_flat_names, many_widths=True
+        keras.applications.MobileNetV2, {}, rename=_flat_names, has_width_multiplier=True
     ),
     "mobilenet_v3_large": Application(
         keras.applications.MobileNetV3Large,
         {"minimalistic": True, "include_preprocessing": False},
         rename=_flat_names,
-        many_widths=True,
+        has_width_multiplier=True,
     ),
     "resnet50_v1": Application(
         keras.applications.ResNet50, {}, rename=_resnet_arrays, pixels=_CAFFE
@@ -122,4 +138,4 @@ APPLICATIONS = {
         keras.applications.ResNet101, {}, rename=_resnet_arrays, pixels=_CAFFE
     ),
 }
-"""By backbone."""
+"""{backbone: network of Keras Applications}."""

@@ -1,6 +1,9 @@
-"""Weights from elsewhere into a network: matched layer by layer, every miss reported."""
+"""Loads weights into a network, layer by layer, and reports every layer that does not match."""
 
 import dataclasses
+import pathlib
+import typing
+from collections.abc import Collection, Sequence
 
 import h5py
 import numpy as np
@@ -14,13 +17,13 @@ _CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D)
 
 @dataclasses.dataclass(frozen=True)
 class MatchReport:
-    """What a transfer of weights did.
+    """Result of loading weights.
 
     Attributes:
         matched: layers that received weights.
-        missing: layers of the network that found none and keep their initial weights.
-        mismatched: "layer: wanted shape, found shape".
-        unused: sources that no layer wanted.
+        missing: layers without given weights, which keep their initial weights.
+        mismatched: "layer: expected shapes ..., got ...".
+        unused: given layers that the network does not have.
     """
 
     matched: tuple[str, ...]
@@ -29,6 +32,7 @@ class MatchReport:
     unused: tuple[str, ...]
 
     def lines(self) -> list[str]:
+        """Formats the report, one line per kind."""
         lines = [f"{len(self.matched)} layers received weights"]
         for word in ("missing", "mismatched", "unused"):
             names = getattr(self, word)
@@ -37,8 +41,32 @@ class MatchReport:
         return lines
 
 
-def layer_arrays(layer) -> dict[str, np.ndarray]:
-    """Weights of a layer by their short name ("kernel", "moving_mean", ...)."""
+class ConvolutionLike(typing.Protocol):
+    """A convolution with its weights, as `load_convolutions` takes it."""
+
+    @property
+    def name(self) -> str:
+        """Name for the report."""
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether it is a depthwise convolution."""
+
+    @property
+    def kernel(self) -> np.ndarray:
+        """Kernel in the layout of Keras."""
+
+    @property
+    def bias(self) -> np.ndarray:
+        """float32 [channels]."""
+
+    @property
+    def sources(self) -> Collection[int]:
+        """Indices of the nearest convolutions before it; empty for the image."""
+
+
+def layer_arrays(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
+    """Returns the weights of a layer by their short name ("kernel", "moving_mean", ...)."""
     return {
         variable.name.split("/")[-1].split(":")[0]: value
         for variable, value in zip(layer.weights, layer.get_weights(), strict=True)
@@ -46,7 +74,7 @@ def layer_arrays(layer) -> dict[str, np.ndarray]:
 
 
 def named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
-    """All weights of a flat model, keyed "layer/weight"."""
+    """Returns all weights of a flat model, keyed "layer/weight"."""
     return {
         f"{layer.name}/{name}": value
         for layer in model.layers
@@ -57,10 +85,17 @@ def named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
 def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport:
     """Loads "layer/weight" arrays into the layers of the same name.
 
-    A layer is loaded whole or not at all.
+    A layer receives all of its weights or none.
+
+    Args:
+        model: flat model; changed in place.
+        arrays: weights, keyed "layer/weight".
+
+    Returns:
+        Which layers matched.
 
     Raises:
-        ValueError: not one layer matched.
+        ValueError: no layer matched.
     """
     by_layer: dict[str, dict[str, np.ndarray]] = {}
     for key, value in arrays.items():
@@ -71,18 +106,18 @@ def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport
         if not layer.weights:
             continue
         source = by_layer.pop(layer.name, None)
-        wanted = layer_arrays(layer)
+        expected = layer_arrays(layer)
         if source is None:
             missing.append(layer.name)
         elif {name: value.shape for name, value in source.items()} != {
-            name: value.shape for name, value in wanted.items()
+            name: value.shape for name, value in expected.items()
         }:
             mismatched.append(
-                f"{layer.name}: wanted {[v.shape for v in wanted.values()]}, "
-                f"found {[v.shape for v in source.values()]}"
+                f"{layer.name}: expected shapes {[v.shape for v in expected.values()]}, "
+                f"got {[v.shape for v in source.values()]}"
             )
         else:
-            layer.set_weights([source[name] for name in wanted])
+            layer.set_weights([source[name] for name in expected])
             matched.append(layer.name)
     if not matched:
         raise ValueError(
@@ -93,18 +128,21 @@ def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport
     )
 
 
-def load_convolutions(model: keras.Model, convolutions) -> MatchReport:
-    """Loads folded convolutions into a network's own, for a backbone start.
+def load_convolutions(model: keras.Model, convolutions: Sequence[ConvolutionLike]) -> MatchReport:
+    """Loads convolutions with folded batch norms into the backbone of a network.
 
-    Two belong together that are of one kind and shape and read from the same convolutions: lists
-    alone would mix up the branches of residual blocks. Kernels go in as they are; the bias becomes
-    the offset of the batch norm behind, which is set to the identity otherwise. What has no
-    partner (a classifier, a segmentation head) is not the backbone.
+    Two convolutions match if they have the same kind and shape and read from matching convolutions;
+    order alone would confuse the branches of residual blocks. Kernels are copied; the bias becomes
+    the offset of the following batch norm, which is otherwise set to the identity. Convolutions
+    without a match (of a classifier, of a segmentation head) are not part of the backbone.
 
     Args:
         model: flat Functional graph; changed in place.
-        convolutions: objects with name, depthwise, kernel, bias, Keras layout, and sources
-            (`tflite_tools.to_keras.convolution_weights.Convolution`), in the order of execution.
+        convolutions: in the order of execution, for example
+            `tflite_tools.to_keras.convolution_weights.Convolution`.
+
+    Returns:
+        Which layers matched.
 
     Raises:
         ValueError: no convolution matches.
@@ -117,7 +155,7 @@ def load_convolutions(model: keras.Model, convolutions) -> MatchReport:
             (
                 index
                 for index, source in enumerate(convolutions)
-                if index not in partners.values() and _are_alike(layer, source, sources=sources)
+                if index not in partners.values() and _is_match(layer, source, sources=sources)
             ),
             None,
         )
@@ -126,10 +164,10 @@ def load_convolutions(model: keras.Model, convolutions) -> MatchReport:
             _set_folded(layer, convolutions[partner].kernel, bias=convolutions[partner].bias)
     if not partners:
         raise ValueError(
-            f"no convolution of the given weights fits the network; its first is {own[0].name} "
-            f"{tuple(own[0].weights[0].shape)}, theirs {convolutions[0].kernel.shape}"
+            f"no convolution of the given weights fits the network; expected first "
+            f"{tuple(own[0].weights[0].shape)} ({own[0].name}), got {convolutions[0].kernel.shape}"
             if convolutions
-            else "the given weights hold no convolution"
+            else "the given weights contain no convolution"
         )
     used = set(partners.values())
     missing = tuple(layer.name for layer in own if layer.name not in partners)
@@ -137,7 +175,9 @@ def load_convolutions(model: keras.Model, convolutions) -> MatchReport:
     return MatchReport(tuple(partners), missing, mismatched=(), unused=unused)
 
 
-def _are_alike(layer, source, *, sources: frozenset[int]) -> bool:
+def _is_match(
+    layer: keras.layers.Layer, source: ConvolutionLike, *, sources: frozenset[int]
+) -> bool:
     depthwise = isinstance(layer, layers.DepthwiseConv2D)
     shape = tuple(layer.weights[0].shape)
     return (
@@ -147,8 +187,8 @@ def _are_alike(layer, source, *, sources: frozenset[int]) -> bool:
     )
 
 
-def _source_convolutions(layer) -> set[str]:
-    """Names of the nearest convolutions that a layer's input is computed from."""
+def _source_convolutions(layer: keras.layers.Layer) -> set[str]:
+    """Returns the names of the nearest convolutions that a layer's input is computed from."""
     found = set()
     waiting = [node.layer for node in layer.inbound_nodes[0].parent_nodes]
     while waiting:
@@ -160,14 +200,14 @@ def _source_convolutions(layer) -> set[str]:
     return found
 
 
-def _set_folded(layer, kernel, *, bias) -> None:
+def _set_folded(layer: keras.layers.Layer, kernel: np.ndarray, *, bias: np.ndarray) -> None:
     if layer.use_bias:
         layer.set_weights([kernel, bias])
         return
     layer.set_weights([kernel])
     follower = layer.outbound_nodes[0].outbound_layer
     if not isinstance(follower, layers.BatchNormalization):
-        raise ValueError(f"layer {layer.name} has neither a bias nor a batch norm for one")
+        raise ValueError(f"layer {layer.name} has neither a bias nor a batch norm to hold one")
     ones, zeros = np.ones_like(bias), np.zeros_like(bias)
     follower.set_weights([ones, bias, zeros, ones - follower.epsilon])
 
@@ -180,14 +220,21 @@ _KERAS3_NAMES = {
 }
 
 
-def load_h5(model: keras.Model, path) -> MatchReport:
-    """Loads a Keras weights file, without running anything that it may carry.
+def load_h5(model: keras.Model, path: str | pathlib.Path) -> MatchReport:
+    """Loads a Keras weights file without running any code in it.
 
     Keras 2 stores layers by name. Keras 3 (`.weights.h5`) stores them by kind and number
     (`conv2d_3`), so they are matched with this network's layers of the same kind in graph order.
 
+    Args:
+        model: flat model; changed in place.
+        path: of the file.
+
+    Returns:
+        Which layers matched.
+
     Raises:
-        ValueError: not such a file, or nothing matches.
+        ValueError: not a Keras weights file, or nothing matches.
     """
     arrays = read_h5(path)
     if not any(key.rpartition("/")[2].isdigit() for key in arrays):
@@ -203,18 +250,24 @@ def load_h5(model: keras.Model, path) -> MatchReport:
     return load_named(model, named)
 
 
-def read_h5(path) -> dict[str, np.ndarray]:
-    """Arrays of a Keras weights file, without running anything that it may carry.
+def read_h5(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a Keras weights file without running any code in it.
 
     Reads both layouts: Keras 2 (`<layer>/<layer>/kernel:0`) and Keras 3 (`layers/<layer>/vars/0`,
     whose names are positions: "0" is the kernel, or gamma, beta, mean, variance in that order).
 
+    Args:
+        path: of the file.
+
+    Returns:
+        {"layer/weight": array}.
+
     Raises:
-        ValueError: not an HDF5 file of plain numbers, NaN or infinity, or none of the two layouts.
+        ValueError: not an HDF5 file of plain numbers, NaN or infinity, or neither of the layouts.
     """
     arrays: dict[str, np.ndarray] = {}
 
-    def visit(name, item):
+    def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
         if not isinstance(item, h5py.Dataset):
             return
         parts = name.split("/")
@@ -230,8 +283,8 @@ def read_h5(path) -> dict[str, np.ndarray]:
     except (OSError, KeyError, RuntimeError) as error:  # RuntimeError: damaged inside
         raise ValueError(f"{path}: not an HDF5 weights file ({error})") from error
     if not arrays:
-        raise ValueError(f"{path}: holds no layer weights in a layout of Keras 2 or 3")
+        raise ValueError(f"{path}: expected layer weights in a layout of Keras 2 or 3, got none")
     for name, value in arrays.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinity; the training diverged")
+            raise ValueError(f"{path}: {name} contains NaN or infinity; the training diverged")
     return arrays

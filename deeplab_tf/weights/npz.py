@@ -1,4 +1,4 @@
-"""Weights as "layer/weight" arrays in one `.npz`: no code inside, nothing to run on loading."""
+"""Weights files: "layer/weight" arrays in one `.npz`, which contains no code to run."""
 
 import pathlib
 
@@ -8,17 +8,28 @@ from deeplab_tf import atomic_file
 
 
 def save_weights(arrays: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Writes "layer/weight" arrays, the file whole or not at all."""
+    """Writes "layer/weight" arrays atomically.
+
+    Args:
+        arrays: keyed "layer/weight".
+        path: of the `.npz` file.
+    """
     with atomic_file.atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads a weights file; float16 arrays come back as float32.
+    """Reads a weights file.
+
+    Args:
+        path: of the `.npz` file.
+
+    Returns:
+        {"layer/weight": array}; float16 arrays are converted to float32.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a weights file.
+        FileNotFoundError: the file does not exist.
+        ValueError: not a weights file, or NaN or infinity in it.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -33,9 +44,9 @@ def read_weights(path: str | pathlib.Path) -> dict[str, np.ndarray]:
         ) from error
     for name, value in arrays.items():
         if value.dtype.kind not in "biuf":
-            raise ValueError(f"{path}: {name} holds {value.dtype}; weights are plain numbers")
+            raise ValueError(f"{path}: {name} has dtype {value.dtype}; expected plain numbers")
         if not np.isfinite(value).all():
-            raise ValueError(f"{path}: {name} holds NaN or infinity; the training diverged")
+            raise ValueError(f"{path}: {name} contains NaN or infinity; the training diverged")
     return {
         name: value.astype(np.float32) if value.dtype == np.float16 else value
         for name, value in arrays.items()

@@ -1,24 +1,25 @@
-"""torchvision's weights in this project's names and layout.
+"""Converts weights of torchvision to this project's names and layout.
 
     OIHW kernels become HWIO; running_mean, running_var become moving_mean, moving_variance
     layer1.0.conv1.weight -> layer1_0_conv1/kernel
     layer1.0.downsample.1.bias -> layer1_0_downsample_bn/beta
 
-Only networks that can be padded alike compute the same: ResNet and VGG. torchvision's MobileNets
-pad by 1 where "same" pads the far side only.
+Only networks with equivalent padding give the same result: ResNet and VGG. MobileNets of
+torchvision pad both sides by 1 where "same" pads one side only.
 """
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 import tf_keras as keras
 
 from deeplab_tf.models.backbones.form import BackboneForm
 from deeplab_tf.models.backbones.registry import build_backbone
-from deeplab_tf.weights.pixel_normalization import FIRST
+from deeplab_tf.weights.pixel_normalization import FIRST_LAYERS
 
 _PREFIXES = ("module.", "model.", "backbone.", "encoder.")
-"""What wrappers and whole segmentation networks put in front of a backbone's names."""
+"""Prefixes that wrappers and segmentation networks add to the names of a backbone."""
 _BATCH_NORM = {
     "weight": "gamma",
     "bias": "beta",
@@ -27,7 +28,7 @@ _BATCH_NORM = {
 }
 _CONVOLUTION = {"weight": "kernel", "bias": "bias"}
 _RESNET_LAYER = re.compile(r"(layer[1-4]\.\d+\.)?(conv\d|bn\d|downsample\.[01])$")
-_VGG11_BN = {  # place in torchvision's `features` -> layer
+_VGG11_BN = {  # index in torchvision's `features` -> layer
     0: "block1_conv1",
     1: "block1_bn1",
     4: "block2_conv1",
@@ -62,35 +63,35 @@ def _vgg_layer(name: str) -> str | None:
     return _VGG11_BN.get(int(found.group(1))) if found else None
 
 
-LAYER_NAMES = {
+LAYER_NAMES: dict[str, Callable[[str], str | None]] = {
     "resnet18": _resnet_layer,
     "resnet50": _resnet_layer,
     "resnet101": _resnet_layer,
     "vgg11_bn": _vgg_layer,
 }
-"""By backbone: name of a torch module -> name of the layer, None for what is no part of it."""
+"""{backbone: function from the name of a torch module to that of the layer, None if not part}."""
 
 
 def convert_state(
     state: dict[str, np.ndarray], backbone: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """A state dict as "layer/weight" arrays.
+    """Converts a state dict to "layer/weight" arrays.
 
     Args:
-        state: arrays by torch's names.
+        state: {name in torch: array}.
         backbone: key of LAYER_NAMES.
 
     Returns:
-        the arrays, float32; and the names that no layer takes (a classifier, a head).
+        The arrays, float32, and the names that are not used (of a classifier, of a head).
 
     Raises:
-        ValueError: a backbone that torchvision computes otherwise, nothing matches, a layer of the
-            backbone is missing or has another shape, or a weight is not finite.
+        ValueError: a backbone that torchvision computes differently, nothing matches, a layer of
+            the backbone is missing or has another shape, or a weight is not finite.
     """
     if backbone not in LAYER_NAMES:
         raise ValueError(
             f"torch weights fit {', '.join(sorted(LAYER_NAMES))}; got {backbone}, which "
-            "torchvision pads otherwise or does not have"
+            "torchvision pads differently or does not have"
         )
     arrays: dict[str, np.ndarray] = {}
     unused = []
@@ -111,14 +112,15 @@ def convert_state(
         arrays[key] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
     if not arrays:
         raise ValueError(
-            f"no name fits {backbone}; the file's begin with {', '.join(list(state)[:3]) or 'none'}"
+            f"expected names of {backbone}, got {', '.join(list(state)[:3]) or 'none'}; give "
+            "weights of this backbone"
         )
     _check_complete(arrays, backbone)
     return arrays, unused
 
 
 def _check_complete(arrays: dict[str, np.ndarray], backbone: str) -> None:
-    kernel = arrays.get(f"{FIRST[backbone][0]}/kernel")
+    kernel = arrays.get(f"{FIRST_LAYERS[backbone][0]}/kernel")
     channels = kernel.shape[2] if kernel is not None and kernel.ndim == 4 else 3
     image = keras.Input((64, 64, channels))
     form = BackboneForm(output_stride=32)
@@ -127,14 +129,16 @@ def _check_complete(arrays: dict[str, np.ndarray], backbone: str) -> None:
         for weight in layer.weights:
             key = f"{layer.name}/{weight.name.split('/')[-1].split(':')[0]}"
             if key not in arrays:
-                raise ValueError(f"the file has no {key}; give the whole state dict of {backbone}")
+                raise ValueError(
+                    f"the file has no {key}; give the complete state dict of {backbone}"
+                )
             if arrays[key].shape != tuple(weight.shape):
                 raise ValueError(
-                    f"{key} of {backbone} is {tuple(weight.shape)}, the file's is "
-                    f"{arrays[key].shape}; was it made for another network?"
+                    f"{key} of {backbone}: expected shape {tuple(weight.shape)}, got "
+                    f"{arrays[key].shape}; was the file made for another network?"
                 )
             if not np.isfinite(arrays[key]).all():
-                raise ValueError(f"{key} holds NaN or infinity; the file's training diverged")
+                raise ValueError(f"{key} contains NaN or infinity; its training diverged")
 
 
 def _without_prefix(name: str) -> str:

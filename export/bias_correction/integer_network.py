@@ -12,11 +12,11 @@ from deeplab_tf.graph.executor import QUANTIZED, Executor
 from deeplab_tf.graph.kernels import WITH_KERNEL, bias_key
 from deeplab_tf.graph.network import Node
 from deeplab_tf.graph.simulate import simulate_quantization
-from deeplab_tf.quantization.calibration.empty_pixels import weights_of
+from deeplab_tf.quantization.calibration.empty_pixels import pixel_weights
 from tflite_tools.flatbuffer.graph import Graph, Operator
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
-from tflite_tools.to_keras.rules import RULES
+from tflite_tools.to_keras.rules import rule_of
 from tflite_tools.to_keras.view import INTEGER_RANGES
 
 _INT32_MAX = 2**31 - 1
@@ -139,7 +139,7 @@ def last_known_tensor(graph: Graph) -> str:
     before: dict[int, frozenset[int]] = {index: frozenset() for index in graph.inputs}
     for operator in graph.operators:
         inputs = [i for i in operator.inputs if i >= 0 and graph.tensors[i].data is None]
-        if operator.kind in RULES and all(index in before for index in inputs):
+        if rule_of(operator.kind) is not None and all(index in before for index in inputs):
             own = {operator.position} if operator.kind in CONVOLUTIONS else set()
             joined = frozenset(own).union(*(before[index] for index in inputs))
             before.update(dict.fromkeys(operator.outputs, joined))
@@ -147,7 +147,7 @@ def last_known_tensor(graph: Graph) -> str:
         return ""
     end = max(before, key=lambda index: len(before[index]))
     if not before[end]:
-        unknown = sorted({op.kind for op in graph.operators if op.kind not in RULES})
+        unknown = sorted({op.kind for op in graph.operators if rule_of(op.kind) is None})
         raise ValueError(
             f"{graph.path} has no convolution that can be simulated from its input; give a file "
             f"without these unsupported operators: {', '.join(unknown) or 'none'}"
@@ -258,7 +258,7 @@ class FileRun:
         for layer in file.layers:  # float32 does not hold every int32
             self.set_bias(layer.node, layer.bias * layer.scale)
         self.images = images
-        self._weights = weights_of(images, ignore_empty)
+        self._weights = pixel_weights(images, ignore_empty)
         follower = simulated.only_consumer(logits)
         rounded = follower is not None and follower.kind == QUANTIZED
         # With a fused activation, the reference's value exists only before the activation.

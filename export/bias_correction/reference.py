@@ -14,7 +14,7 @@ from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
 from deeplab_tf.graph.from_keras import describe
 from deeplab_tf.graph.kernels import WITH_KERNEL, kernel_key
 from deeplab_tf.graph.network import IDENTITY, NetworkDescription
-from deeplab_tf.quantization.calibration.empty_pixels import weights_of
+from deeplab_tf.quantization.calibration.empty_pixels import pixel_weights
 from deeplab_tf.training.config import read_config
 from deeplab_tf.training.run_folder import Phase, RunFolder
 from export.bias_correction.integer_network import (
@@ -287,7 +287,7 @@ def reference_means(
     outputs = []
     for image in pixels:
         given = reference.preprocessing.normalize(image[None])
-        (weights,) = weights_of([given], ignore_empty)
+        (weights,) = pixel_weights([given], ignore_empty)
         shares = {n: weights.of(v) for n, v in counterparts.items()} if weights else {}
         measured, output = measure(
             tf.constant(given), {n: tf.constant(s) for n, s in shares.items()}

@@ -7,7 +7,7 @@ import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import place
-from deeplab_tf.quantization.calibration.checks import warn_of_poor_sets
+from deeplab_tf.quantization.calibration.checks import warn_about_repeats
 
 MAX_CANDIDATES = 1000
 """Labels that are read when images are chosen; a larger list is sampled with the seed."""
@@ -133,7 +133,7 @@ def calibrate(
     height, width = size
     chosen = choose_samples(dataset, count, seed=seed)
     images = np.stack([place(dataset.image(index), (height, width))[0] for index in chosen])
-    warn_of_poor_sets(images)
+    warn_about_repeats(images)
     images[0, 0, 0], images[0, 0, 1] = 0, 255
     seen = np.zeros(256, bool)
     for index in chosen:

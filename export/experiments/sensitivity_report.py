@@ -23,11 +23,11 @@ from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.data.preprocessing import Preprocessing, place, place_label
 from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
 from deeplab_tf.quantization.ptq.sensitivity import (
-    Judge,
+    NetworkScorer,
     Score,
     Sensitivity,
     SwitchedNetwork,
-    choose_float,
+    choose_float_units,
     measure_sensitivity,
 )
 from export.conversion.calibration import disjoint_samples
@@ -113,7 +113,7 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
             for index in scored
         ]
     )
-    judge = Judge(
+    judge = NetworkScorer(
         network,
         _images(plan, scored),
         labels=labels,
@@ -131,7 +131,7 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
     found = measure_sensitivity(network.units, judge, images=len(scored), progress=progress)
     if plan.budget is None:
         return found, None
-    names, score = choose_float(found, judge, budget=plan.budget)
+    names, score = choose_float_units(found, judge, budget=plan.budget)
     return found, Choice(plan.budget, names, score=score)
 
 

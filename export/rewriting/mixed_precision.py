@@ -20,7 +20,8 @@ from deeplab_tf.graph.network import CONVOLUTIONS, Node
 from deeplab_tf.quantization.ptq.post_training import PostTrained
 from deeplab_tf.quantization.ptq.sensitivity import find_units, units_named
 from deeplab_tf.quantization.qat.apply import WRAPPER_PREFIX
-from tflite_tools.flatbuffer.editor import LEFT_OUT, Editor, symmetric
+from tflite_tools.flatbuffer.editor import Editor, symmetric
+from tflite_tools.flatbuffer.graph_checks import LEFT_OUT
 from tflite_tools.flatbuffer.operators import OPERATORS, OperatorTraits, traits
 
 _LARGEST_INT16 = 32767

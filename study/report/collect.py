@@ -11,7 +11,7 @@ import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.bootstrap import Interval
-from deeplab_tf.metrics.overlap import change_of, overlap, shares
+from deeplab_tf.metrics.overlap import iou_from_counts, mean_iou_change, overlap
 from study.report.curves import Curve, count_parameters, read_losses, read_validations
 from study.report.matrices import read_matrices
 from study.report.timing import TimingOptions, time_files
@@ -111,7 +111,7 @@ class StudyReport:
         scored = [cell for cell in self.cells if reference in cell.files]
         totals = [_totals(cell.files[reference]) for cell in scored]
         chosen = self.scope.options.mean_indices(self.scope.dataset)
-        ious = [shares(total) for total in totals]
+        ious = [iou_from_counts(total) for total in totals]
         counted = np.all([np.isfinite(iou) for iou in ious], axis=0) if ious else np.array([])
         both = [index for index in chosen or range(len(counted)) if counted[index]]
         scores = [float(iou[both].mean()) if both else -1.0 for iou in ious]
@@ -137,7 +137,7 @@ class StudyReport:
 
     def _change(self, first: np.ndarray, second: np.ndarray) -> Interval | None:
         chosen = self.scope.options.mean_indices(self.scope.dataset)
-        return change_of(first, second, classes=chosen)
+        return mean_iou_change(first, second, classes=chosen)
 
     def change(self, first: FileReport, second: FileReport) -> Interval | None:
         """Computes the paired change of mIoU between two files over the classes that both count.

@@ -1,28 +1,17 @@
 """Times of other programs: files that are refused, programs that fail, die or hang."""
 
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
 from clients import latency
-from tests.zoo import CAMVID
+from tests.children import run_command
+from tests.paths import CAMVID
 from tflite_tools.manifest import manifest_path
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 INT8 = CAMVID / "int8.tflite"
 
 
 def command(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "clients.latency", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command("clients.latency", *flags, timeout=120)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""One small conversion for all tests of the export room."""
+"""One small conversion for all tests of export."""
 
 import pytest
 
@@ -10,6 +10,7 @@ from export.conversion import freeze
 from export.conversion.pipeline import ExportPlan, export_files
 from export.conversion.source import Source
 from export.conversion.variants import Head, Variant, plan_files
+from tests.conversions import made_once
 from tests.zoo import LIVE_SIZE, trained_float_model, trained_quantized_model
 
 
@@ -43,10 +44,12 @@ def make_plan(output_dir, files, **changes) -> ExportPlan:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """Every variant with full-size logits, and class maps of the integer ones."""
-    folder = tmp_path_factory.mktemp("exported")
-    files, _ = plan_files(list(Variant), [Head.LOGITS])
-    for head in (Head.ARGMAX, Head.ARGMAX_LOW, Head.LOGITS_LOW):
-        files += plan_files([Variant.INT8], [head])[0]
-    results = export_files(TrainedSource(), make_plan(folder, files))
-    assert [result.failure for result in results] == [""] * len(files)
-    return folder
+
+    def make(folder):
+        files, _ = plan_files(list(Variant), [Head.LOGITS])
+        for head in (Head.ARGMAX, Head.ARGMAX_LOW, Head.LOGITS_LOW):
+            files += plan_files([Variant.INT8], [head])[0]
+        results = export_files(TrainedSource(), make_plan(folder, files))
+        assert [result.failure for result in results] == [""] * len(files)
+
+    return made_once(tmp_path_factory, "exported", make)

@@ -1,18 +1,12 @@
 """SavedModels and frozen graphs that write or read files: refused before TensorFlow loads them."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export.conversion import freeze
 from export.conversion.foreign_operators import TRUST_FLAG, checked_saved_model
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.children import run_command
 
 
 class Resource(tf.saved_model.experimental.TrackableResource):
@@ -240,17 +234,14 @@ def test_files_of_another_kind(tmp_path):
 def test_the_command_ends_with_one_line(tmp_path):
     marker = tmp_path / "written"
     folder = write_saved_model(tmp_path / "m", at_load=write_file(marker))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "export.to_tflite", f"--saved_model={folder}", "--size=8,8"),
-            *("--variants=float32", f"--output_dir={tmp_path / 'out'}"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
+    done = run_command(
+        "export.to_tflite",
+        f"--saved_model={folder}",
+        "--size=8,8",
+        "--variants=float32",
+        f"--output_dir={tmp_path / 'out'}",
+        environment={"TF_CPP_MIN_LOG_LEVEL": "3"},
         timeout=300,
-        check=False,
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1

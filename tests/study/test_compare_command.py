@@ -1,16 +1,14 @@
 """`python -m study.compare` as a user types it: bad input, and a tiny grid for real."""
 
 import json
-import pathlib
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.children import Command, run_command
+
 TINY = {
     "name": "tiny",
     "train": {
@@ -34,16 +32,12 @@ TINY = {
 
 
 def command(study, output_dir, *flags):
-    return [
-        *(sys.executable, "-m", "study.compare", f"--study={study}"),
-        *(f"--output_dir={output_dir}", "--latency_repeats=2", *flags),
-    ]
+    paths = (f"--study={study}", f"--output_dir={output_dir}")
+    return ("study.compare", *paths, "--latency_repeats=2", *flags)
 
 
 def run(*arguments):
-    done = subprocess.run(
-        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
-    )
+    done = run_command(*command(*arguments), timeout=500)
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return done.returncode, done.stdout, errors
@@ -84,12 +78,10 @@ def test_a_teacher_that_is_not_there_is_said_before_the_work(tmp_path):
 def test_a_study_that_was_stopped_goes_on_and_ends_in_a_page(tmp_path):
     study, output_dir = write_study(tmp_path), tmp_path / "out"
     cells = [output_dir / "cells" / name / "cell.json" for name in ("flip-on", "flip-off")]
-    process = subprocess.Popen(
-        command(study, output_dir), cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
+    process = Command(*command(study, output_dir))
     deadline = time.monotonic() + 300
     while not cells[1].is_file():  # the second cell has begun, so the first has ended
-        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert process.poll() is None, process.errors()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

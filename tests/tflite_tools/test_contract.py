@@ -11,7 +11,8 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.data.preprocessing import Preprocessing, place, place_label
 from deeplab_tf.data.readers.synthetic import draw_scene
-from tests.diagnosis.surgery import (
+from tests.paths import CAMVID
+from tests.tflite_tools.surgery import (
     last_resize_with,
     low_logits,
     twin_bytes,
@@ -19,7 +20,6 @@ from tests.diagnosis.surgery import (
     write,
     write_manifest,
 )
-from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.file_contract import PreprocessingSource, pixel_table, read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
@@ -206,7 +206,7 @@ def test_other_inputs_are_rounded_as_before():
 
 def test_bytes_instead_of_ties_are_said(tmp_path):
     model = unpacked()
-    image = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
+    image = model.graph.tensors[model.graph.inputs[0]]
     image.quantization.scale = np.array([2 / 255], np.float32)
     path = write(tmp_path / "tie.tflite", model)
     write_manifest(path, lambda v: v["input"].update(mean=[127.5] * 3, std=[127.5] * 3))
@@ -256,7 +256,7 @@ def test_labels_of_a_zip_without_metadata_are_found(plain):
 
 def test_uint8_input_without_a_scale_takes_the_pixels(tmp_path):
     model = unpacked()
-    model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]].quantization = None
+    model.graph.tensors[model.graph.inputs[0]].quantization = None
     contract = read_contract(write(tmp_path / "plain.tflite", model))
     assert contract.preprocessing == Preprocessing((0.0,) * 3, (1.0,) * 3)
     assert contract.quantize_table() is None

@@ -2,17 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
 
-import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.zoo import CAMVID
+from tests.children import run_command
+from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
-from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
+from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.flatbuffer.pack import pack
 from tflite_tools.runtime.pool import InterpreterPool, Task
 
 
@@ -23,10 +22,8 @@ def changed(tmp_path):
     def change(function):
         model = schema.ModelT.InitFromPackedBuf((CAMVID / "int8.tflite").read_bytes(), 0)
         function(model, model.subgraphs[0])
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), FILE_IDENTIFIER)
         path = tmp_path / "changed.tflite"
-        path.write_bytes(bytes(builder.Output()))
+        path.write_bytes(pack(model, 1 << 20))
         return path
 
     return change
@@ -87,13 +84,7 @@ def _name(runner):
 
 def test_a_check_for_nobody_is_a_mistake():
     flags = [f"--model={CAMVID / 'int8.tflite'}", "--client="]
-    done = subprocess.run(
-        [sys.executable, "-m", "tflite_tools.check_client", *flags],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_command("tflite_tools.check_client", *flags, timeout=120)
     assert done.returncode == 1
     assert (
         done.stderr == "error: give --client, one or more of mediapipe, litertjs, edgetpu, ethosu\n"

@@ -2,18 +2,15 @@
 
 import csv
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.zoo import CAMVID
+from tests.children import run_command
+from tests.paths import CAMVID
 from tflite_tools.file_list import read_contracts
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 INT8 = CAMVID / "int8.tflite"
 
 
@@ -40,14 +37,7 @@ def photos(tmp_path_factory):
 
 
 def command(module, *flags):
-    done = subprocess.run(
-        [sys.executable, "-m", f"tflite_tools.{module}", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = run_command(f"tflite_tools.{module}", *flags, timeout=300)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 

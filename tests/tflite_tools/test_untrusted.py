@@ -12,8 +12,8 @@ import pytest
 from absl import logging
 from ai_edge_litert import schema_py_generated as schema
 
+from tests.paths import CAMVID
 from tests.tflite_tools.mutations import MUTATIONS, packed, table_positions
-from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.signal_to_noise import real_output
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph

@@ -1,1 +1,1 @@
-"""The bytes of a `.tflite`: read, checked, edited, packed."""
+"""Reads, checks, edits and packs the bytes of `.tflite` files."""

@@ -1,8 +1,8 @@
-"""A `.tflite` under change: constants, tensors and operators are added, replaced and dropped.
+"""Edits a `.tflite` file: adds, replaces and removes constants, tensors and operators.
 
-What an edit does not touch keeps its value and its place, and edits that do not touch each other
-give the same bytes in either order: tensors and buffers of an edited file are numbered by the place
-where they are first used, operator codes by the schema's numbers, not by when they were added.
+An edit leaves everything else unchanged, and independent edits give the same bytes in either
+order: tensors and buffers of an edited file are numbered by the place where they are first used,
+operator codes by the schema's numbers, and not by the order in which they were added.
 """
 
 import collections
@@ -10,11 +10,13 @@ import copy
 import io
 import zipfile
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.graph import parse_model
+from tflite_tools.flatbuffer.graph_checks import LEFT_OUT
 from tflite_tools.flatbuffer.operators import NAMES, number_of, traits
 from tflite_tools.flatbuffer.pack import pack
 
@@ -27,23 +29,23 @@ _DTYPES = {
     schema.TensorType.INT64: "<i8",
 }
 _TYPES = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
-LEFT_OUT = -1
-"""Index that stands for an optional input that an operator does not have."""
 
 
 class Editor:
-    """One file with one subgraph.
+    """A file with one subgraph that is being edited.
 
     Attributes:
-        model: everything, as the schema's objects.
+        model: the whole file, as the schema's objects.
         graph: its subgraph.
-        in_place: whether only constants with bytes of their own were replaced so far.
+        in_place: after `to_bytes`: whether only the bytes of replaced constants changed.
     """
 
-    def __init__(self, content: bytes | None = None, *, name: str = "model"):
-        """Args:
+    def __init__(self, content: bytes | None = None, *, name: str = "model") -> None:
+        """Unpacks a file.
+
+        Args:
             content: the `.tflite`; None for an empty one.
-            name: of the file, for messages.
+            name: name of the file, for messages.
 
         Raises:
             ValueError: not a `.tflite`, damaged, or with several subgraphs.
@@ -56,31 +58,42 @@ class Editor:
         self._replaced: dict[int, bytes] = {}
         self.in_place = content is not None
 
-    # What is there
+    # Reading
 
     def kind(self, operator: schema.OperatorT) -> str:
-        """Name of an operator in the schema, such as "CONV_2D"."""
+        """Returns the name of an operator in the schema, such as "CONV_2D"."""
         return self._code_kind(self.model.operatorCodes[operator.opcodeIndex])
 
     def operators(self, *kinds: str) -> list[schema.OperatorT]:
-        """The operators of these kinds, or all, in the order of execution."""
+        """Returns operators in the order of execution.
+
+        Args:
+            *kinds: names in the schema; without any, all operators are returned.
+        """
         return [op for op in self.graph.operators if not kinds or self.kind(op) in kinds]
 
     def tensor(self, index: int) -> schema.TensorT:
-        """The tensor of an index."""
+        """Returns the tensor of an index."""
         return self.graph.tensors[int(index)]
 
     def name(self, index: int) -> str:
-        """A tensor's name."""
+        """Returns the name of a tensor."""
         return (self.tensor(index).name or b"").decode(errors="replace")
 
     def is_constant(self, index: int) -> bool:
-        """Whether a tensor is stored in the file."""
+        """Returns whether a tensor's value is stored in the file."""
         data = self.model.buffers[self.tensor(index).buffer].data
         return data is not None and len(data) > 0
 
     def constant(self, index: int) -> np.ndarray | None:
-        """Stored value of a tensor in its own type and shape; None for a computed one."""
+        """Returns the stored value of a tensor; None where the tensor is computed.
+
+        Args:
+            index: of the tensor.
+
+        Returns:
+            An array of the tensor's dtype and shape.
+        """
         if not self.is_constant(index):
             return None
         tensor = self.tensor(index)
@@ -89,7 +102,13 @@ class Editor:
         return np.frombuffer(data, _DTYPES[tensor.type]).reshape(shape)
 
     def real_constant(self, index: int) -> np.ndarray:
-        """Stored value as float64, scale and zero point taken off.
+        """Returns the stored value of a tensor, dequantized.
+
+        Args:
+            index: of the tensor.
+
+        Returns:
+            float64, scale * (quantized - zero_point) where the tensor is quantized.
 
         Raises:
             ValueError: the tensor is computed.
@@ -108,7 +127,7 @@ class Editor:
         )
         return scale * (steps.astype(np.float64) - zero_point)
 
-    # What is added
+    # Adding
 
     def add_tensor(
         self,
@@ -117,16 +136,26 @@ class Editor:
         *,
         kind: int,
         quantization: schema.QuantizationParametersT | None = None,
-        shape_signature=None,
+        shape_signature: Sequence[int] | None = None,
     ) -> int:
-        """A computed tensor of a type of the schema; returns its index."""
+        """Adds a computed tensor.
+
+        Args:
+            name: name of the tensor.
+            shape: its shape.
+            kind: its type, a value of `schema.TensorType`.
+            quantization: its scale and zero point; None for float tensors.
+            shape_signature: its shape with -1 for dynamic dimensions, if there are any.
+
+        Returns:
+            The index of the tensor.
+        """
         tensor = schema.TensorT()
         tensor.name, tensor.type, tensor.buffer = name.encode(), kind, 0
         tensor.shape = _indices(shape)
         tensor.shapeSignature = None if shape_signature is None else _indices(shape_signature)
         tensor.quantization = quantization
         self.graph.tensors.append(tensor)
-        self.in_place = False
         return len(self.graph.tensors) - 1
 
     def add_constant(
@@ -137,7 +166,17 @@ class Editor:
         quantization: schema.QuantizationParametersT | None = None,
         shape: Sequence[int] | None = None,
     ) -> int:
-        """A stored tensor of the values' own dtype and shape; returns its index."""
+        """Adds a stored tensor of the dtype of its values.
+
+        Args:
+            name: name of the tensor.
+            values: its value.
+            quantization: its scale and zero point; None for float tensors.
+            shape: its shape; None: that of the values.
+
+        Returns:
+            The index of the tensor.
+        """
         kind = _TYPES[np.dtype(values.dtype)]
         shape = values.shape if shape is None else shape
         index = self.add_tensor(name, shape, kind=kind, quantization=quantization)
@@ -153,13 +192,14 @@ class Editor:
         version: int | None = None,
         options: object | None = None,
     ) -> schema.OperatorT:
-        """An operator that stands nowhere yet; put it into `graph.operators`.
+        """Returns a new operator; the caller inserts it into `graph.operators`.
 
         Args:
             kind: name in the schema.
-            inputs, outputs: tensor indices.
-            version: lowest that fits; None: the operator table's for 8 bits.
-            options: of the schema, such as `TileOptionsT()`.
+            inputs: indices of the tensors that it reads.
+            outputs: indices of the tensors that it computes.
+            version: lowest version that fits; None: the operator table's version for 8 bits.
+            options: options object of the schema, such as `TileOptionsT()`.
         """
         operator = schema.OperatorT()
         version = traits(kind).version if version is None else version
@@ -169,11 +209,15 @@ class Editor:
             name = type(options).__name__.removesuffix("T")
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, name)
             operator.builtinOptions = options
-        self.in_place = False
         return operator
 
     def opcode(self, kind: str, version: int) -> int:
-        """Index of an operator code of at least a version; it is added where it is missing."""
+        """Returns the index of an operator code, which is added where it is missing.
+
+        Args:
+            kind: name in the schema.
+            version: lowest version that fits.
+        """
         for index, code in enumerate(self.model.operatorCodes):
             if self._code_kind(code) == kind and code.version >= version:
                 return index
@@ -182,17 +226,22 @@ class Editor:
         code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
         code.version = version
         self.model.operatorCodes.append(code)
-        self.in_place = False
         return len(self.model.operatorCodes) - 1
 
-    # What is replaced and dropped
+    # Replacing and removing
 
     def replace_constant(
         self, operator: schema.OperatorT, slot: int, *, values: np.ndarray
     ) -> None:
-        """Gives one input of one operator another stored value of the same type and shape.
+        """Replaces a constant input of one operator by a value of the same type and shape.
 
-        Other readers of the tensor, and other tensors with its bytes, keep the old one.
+        Other operators that read the tensor, and other tensors that share its bytes, keep the old
+        value.
+
+        Args:
+            operator: the operator.
+            slot: which of its inputs.
+            values: the new value.
         """
         index = int(operator.inputs[slot])
         tensor = self.tensor(index)
@@ -208,11 +257,9 @@ class Editor:
         else:
             self.model.buffers[tensor.buffer].data = stored
             self._replaced[tensor.buffer] = stored.tobytes()
-            return
-        self.in_place = False
 
     def drop_unread_operators(self) -> None:
-        """Removes operators whose outputs nobody reads, and the constants that only they read."""
+        """Removes operators whose outputs are not read, and the constants that only they read."""
         while True:
             read = {int(i) for operator in self.graph.operators for i in operator.inputs}
             read |= {int(i) for i in self.graph.outputs}
@@ -220,31 +267,32 @@ class Editor:
             if len(kept) == len(self.graph.operators):
                 break
             self.graph.operators = kept
-            self.in_place = False
         self._empty_unused_buffers()
 
-    # The result
+    # Packing
 
     def to_bytes(self) -> bytes:
-        """The edited file, equal vectors stored once, with what was packed behind the original.
+        """Returns the edited file, with the ZIP archive that follows the original, if there is one.
 
-        Where nothing but constants with bytes of their own was replaced in a file that another
-        program packed, all other bytes are the original's.
+        Equal vectors are stored once. Where only constants that share no bytes were replaced in a
+        file that another program packed, all other bytes stay those of the original.
         """
         if self._content is None:
             return pack(self.model, 1 << 16)
         size = len(self._content)
-        patched = self._patched() if self.in_place else None
-        if patched is not None:
-            ours = pack(parse_model(self._content, "model"), size) == self._content
-            if not ours or pack(parse_model(patched, "model"), size) == patched:
-                return patched
+        patched = self._patched()
+        if (
+            patched is not None
+            and pack(self.model, size) == _packed(patched)
+            and (_packed(self._content) != self._content or _packed(patched) == patched)
+        ):
+            return patched
         self.in_place = False
         self._renumber()
         return _with_packed_files(pack(self.model, size), self._content)
 
     def _patched(self) -> bytes | None:
-        """The original with other bytes in its constants; None where two share bytes."""
+        """Returns the original with replaced bytes; None where constants share bytes."""
         changed = bytearray(self._content or b"")
         model = schema.Model.GetRootAs(changed, 0)
         views = {
@@ -252,6 +300,8 @@ class Editor:
         }
         views = {index: view for index, view in views.items() if not isinstance(view, int)}
         for index, data in self._replaced.items():
+            if index not in views or len(views[index]) != len(data):
+                return None
             others = (view for other, view in views.items() if other != index)
             if any(np.may_share_memory(views[index], view) for view in others):
                 return None
@@ -271,19 +321,19 @@ class Editor:
         return len(self.model.buffers) - 1
 
     def _readers(self) -> collections.Counter:
-        """How many inputs read each tensor, the graph's outputs among them."""
+        """Counts the inputs that read each tensor; an output of the graph counts as one."""
         readers = collections.Counter(int(i) for op in self.graph.operators for i in op.inputs)
         readers.update(int(i) for i in self.graph.outputs)
         return readers
 
     def _users(self) -> collections.Counter:
-        """How many tensors, and entries of metadata, have each buffer."""
+        """Counts the tensors and metadata entries that use each buffer."""
         users = collections.Counter(tensor.buffer for tensor in self.graph.tensors)
         users.update(entry.buffer for entry in self.model.metadata or [])
         return users
 
     def _used_tensors(self) -> list[int]:
-        """Indices in the order in which they are first named."""
+        """Returns the indices of the used tensors in the order of their first use."""
         named = [*_items(self.graph.inputs)]
         for operator in self.graph.operators:
             named += [*_items(operator.inputs), *_items(operator.outputs)]
@@ -302,7 +352,7 @@ class Editor:
                 buffer.data = None
 
     def _renumber(self) -> None:
-        """Numbers everything by where it is used; what nobody uses goes."""
+        """Renumbers tensors, buffers and operator codes by use; unused ones are removed."""
         used = self._used_tensors()
         numbers = {old: new for new, old in enumerate(used)} | {LEFT_OUT: LEFT_OUT}
         self.graph.tensors = [self.graph.tensors[index] for index in used]
@@ -328,7 +378,7 @@ class Editor:
             owner.buffer = numbers[owner.buffer]
 
     def _renumber_codes(self) -> None:
-        """One code for each kind of operator, of the highest version that any of them needs."""
+        """Keeps one code per kind of operator, with the highest version that is used."""
         codes = self.model.operatorCodes
         highest: dict[tuple[int, bytes], schema.OperatorCodeT] = {}
         for index in sorted({operator.opcodeIndex for operator in self.graph.operators}):
@@ -345,8 +395,12 @@ def _code_key(code: schema.OperatorCodeT) -> tuple[int, bytes]:
     return max(code.builtinCode, code.deprecatedBuiltinCode), code.customCode or b""
 
 
-def symmetric(scale) -> schema.QuantizationParametersT:
-    """Quantization with zero point 0; one scale, or one a channel of the first axis."""
+def symmetric(scale: float | Sequence[float] | np.ndarray) -> schema.QuantizationParametersT:
+    """Returns a quantization with zero point 0.
+
+    Args:
+        scale: one scale, or one per channel of the first axis.
+    """
     quantization = schema.QuantizationParametersT()
     quantization.scale = np.atleast_1d(np.asarray(scale, np.float32))
     quantization.zeroPoint = np.zeros(len(quantization.scale), np.int64)
@@ -361,12 +415,17 @@ def _empty_model() -> schema.ModelT:
     return model
 
 
-def _items(vector) -> list:
+def _packed(content: bytes) -> bytes:
+    """Returns a file as `pack` writes it."""
+    return pack(parse_model(content, "model"), len(content))
+
+
+def _items(vector: Iterable[Any] | None) -> list[Any]:
     return [] if vector is None else list(vector)
 
 
-def _indices(values) -> np.ndarray:
-    """As a file holds them: `pack` stores equal arrays once, but not equal lists."""
+def _indices(values: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Returns int32 indices: `pack` stores equal arrays once, but not equal lists."""
     return np.array(values, np.int32)
 
 
@@ -375,7 +434,7 @@ def _bytes_of(values: np.ndarray) -> np.ndarray:
 
 
 def _with_packed_files(graph: bytes, original: bytes) -> bytes:
-    """Appends what the original has in a ZIP behind its graph, such as labels."""
+    """Appends the files of the ZIP archive that follows the original's graph, such as labels."""
     if not zipfile.is_zipfile(io.BytesIO(original)):
         return graph
     stream = io.BytesIO(graph)

@@ -1,24 +1,29 @@
-"""A `.tflite` file as a graph, read through the schema that the runtime's package ships.
+"""Reads a `.tflite` file as a graph, through the schema in the runtime's package.
 
-Nothing here runs the file. A foreign or damaged file ends in one ValueError: the native
-runtime can crash on an index that points nowhere, so indices and buffer sizes are checked
-before any interpreter sees the file.
+Nothing here runs the file. A foreign or damaged file raises ValueError: the native runtime can
+crash on an invalid index, so indices and buffer sizes are checked before any interpreter loads
+the file.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tflite_tools.flatbuffer.graph_checks import check_graph
+from tflite_tools.flatbuffer.operators import NAMES
 from tflite_tools.flatbuffer.verifier import verify
 from tflite_tools.manifest import read_manifest
 
 FILE_IDENTIFIER = b"TFL3"
 MAX_RANK = 8
 LARGEST_TENSOR_BYTES = 2**31 - 1
-"""The runtime counts bytes of a tensor in 32 bits on many devices."""
+"""On many devices the runtime counts the bytes of a tensor in 32 bits."""
 
 _DTYPES = {
     schema.TensorType.FLOAT32: np.float32,
@@ -37,14 +42,11 @@ _DTYPES = {
 _TYPE_NAMES = {
     value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")
 }
-_OPERATOR_NAMES = {
-    value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")
-}
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantization:
-    """real = scale * (quantized - zero_point), along one axis where there are several scales.
+    """Quantization of a tensor: real = scale * (quantized - zero_point).
 
     Attributes:
         scale: float32 [1] or [channels].
@@ -58,6 +60,7 @@ class Quantization:
 
     @property
     def per_channel(self) -> bool:
+        """Whether there is one scale per channel."""
         return len(self.scale) > 1
 
 
@@ -66,15 +69,15 @@ class Tensor:
     """One tensor of the graph.
 
     Attributes:
-        index: in the file.
-        name: in the file; need not be unique.
-        shape: as stored; a dynamic dimension is stored as 1, and a computed tensor of which even
-            the number of dimensions is unknown has [], as a scalar has.
-        shape_signature: the same with -1 for dynamic dimensions.
+        index: position in the file.
+        name: name in the file; need not be unique.
+        shape: as stored. A dynamic dimension is stored as 1; a computed tensor with an unknown
+            number of dimensions has [], like a scalar.
+        shape_signature: the shape with -1 for dynamic dimensions.
         dtype: NumPy dtype, or None for types that NumPy lacks (`type_name` has the name).
         type_name: name in the schema.
         quantization: None for float tensors.
-        data: constant value with `shape`, or None for what is computed.
+        data: constant value with `shape`, or None for a computed tensor.
     """
 
     index: int
@@ -88,10 +91,11 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
+        """Whether its type is a floating-point type."""
         return self.type_name in ("FLOAT16", "FLOAT32", "FLOAT64")
 
     def dequantized(self) -> np.ndarray:
-        """The constant value as float32.
+        """Returns the constant value as float32.
 
         Raises:
             ValueError: the tensor is not constant.
@@ -113,9 +117,9 @@ class Operator:
     """One operator of the graph.
 
     Attributes:
-        position: in the order of execution.
+        position: place in the order of execution.
         kind: builtin name such as "CONV_2D", or "CUSTOM:<name>".
-        inputs: tensor indices; -1 stands for an optional input that is left out.
+        inputs: tensor indices; -1 for an optional input that is omitted.
         outputs: tensor indices.
         options: the schema's options object, or None.
     """
@@ -124,19 +128,20 @@ class Operator:
     kind: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
-    options: object | None
+    options: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Graph:
-    """The one subgraph of a file.
+    """The subgraph of a file with one subgraph.
 
     Attributes:
         path: the file.
-        tensors: all of them, by index.
-        operators: in the order of execution.
-        inputs, outputs: tensor indices.
-        size_bytes: of the file.
+        tensors: all tensors, by index.
+        operators: all operators in the order of execution.
+        inputs: tensor indices.
+        outputs: tensor indices.
+        size_bytes: size of the file.
     """
 
     path: pathlib.Path
@@ -147,57 +152,31 @@ class Graph:
     size_bytes: int
 
     def producer(self, tensor_index: int) -> Operator | None:
-        """The operator that computes a tensor; None for inputs and constants."""
-        for operator in self.operators:
-            if tensor_index in operator.outputs:
-                return operator
-        return None
+        """Returns the operator that computes a tensor; None for inputs and constants."""
+        return self._producers.get(tensor_index)
 
     def consumers(self, tensor_index: int) -> list[Operator]:
-        return [operator for operator in self.operators if tensor_index in operator.inputs]
+        """Returns the operators that read a tensor, in the order of execution."""
+        return self._consumers.get(tensor_index, [])
 
+    @functools.cached_property
+    def _producers(self) -> dict[int, Operator]:
+        return {index: op for op in reversed(self.operators) for index in op.outputs}
 
-# Inputs that an operator may leave out (index -1): everything else must be there, because
-# the native kernels of several operators dereference it without a look.
-_OPTIONAL_INPUTS = {
-    "CONV_2D": {2},
-    "DEPTHWISE_CONV_2D": {2},
-    "TRANSPOSE_CONV": {3},
-    "FULLY_CONNECTED": {2},
-}
-_LEAST_INPUTS = {
-    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"), 2),
-    **dict.fromkeys(("ADD", "SUB", "MUL", "MINIMUM", "MAXIMUM", "RESIZE_BILINEAR", "ARG_MAX"), 2),
-    **dict.fromkeys(("MEAN", "PAD", "PRELU", "GATHER", "TILE", "RESIZE_NEAREST_NEIGHBOR"), 2),
-    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "CAST", "RESHAPE", "CONCATENATION", "SOFTMAX"), 1),
-    **dict.fromkeys(("MAX_POOL_2D", "AVERAGE_POOL_2D", "RELU", "RELU6", "LOGISTIC", "SQUEEZE"), 1),
-    **dict.fromkeys(("TRANSPOSE_CONV", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), 3),
-}
-_IMAGE, _MATRIX = range(4, 5), range(2, 3)
-_MATRICES, _VECTORS = range(2, MAX_RANK + 1), range(1, MAX_RANK + 1)
-_INPUT_RANKS: dict[str, tuple[tuple[int, range], ...]] = {
-    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), ((0, _IMAGE), (1, _IMAGE))),
-    **dict.fromkeys(("MAX_POOL_2D", "AVERAGE_POOL_2D"), ((0, _IMAGE),)),
-    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), ((0, _IMAGE),)),
-    "TRANSPOSE_CONV": ((1, _IMAGE), (2, _IMAGE)),
-    "FULLY_CONNECTED": ((1, _MATRIX),),
-    "BATCH_MATMUL": ((0, _MATRICES), (1, _MATRICES)),
-    "ARG_MAX": ((0, _VECTORS),),
-}
-"""(input slot, numbers of dimensions that the native kernels take there)."""
-_IMAGE_OUTPUT = set(_INPUT_RANKS) - {"FULLY_CONNECTED", "BATCH_MATMUL", "ARG_MAX"}
-_ANY_OPTIONAL = {
-    "LSTM",
-    "UNIDIRECTIONAL_SEQUENCE_LSTM",
-    "BIDIRECTIONAL_SEQUENCE_LSTM",
-    "UNIDIRECTIONAL_SEQUENCE_RNN",
-    "BIDIRECTIONAL_SEQUENCE_RNN",
-    "SVDF",
-}
+    @functools.cached_property
+    def _consumers(self) -> dict[int, list[Operator]]:
+        consumers: dict[int, list[Operator]] = {}
+        for operator in self.operators:
+            for index in dict.fromkeys(operator.inputs):
+                consumers.setdefault(index, []).append(operator)
+        return consumers
 
 
 def read_graph(path: str | pathlib.Path) -> Graph:
     """Reads and checks a file with one subgraph.
+
+    Args:
+        path: the `.tflite` file.
 
     Raises:
         FileNotFoundError: no such file.
@@ -217,11 +196,14 @@ def read_graph(path: str | pathlib.Path) -> Graph:
 
 
 def read_checked_graph(path: str | pathlib.Path) -> Graph:
-    """The same for a file that somebody ships: it must be the one that its manifest describes.
+    """Reads a file as `read_graph` does, and compares it with its manifest if there is one.
+
+    Args:
+        path: the `.tflite` file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: as `read_graph`, or the manifest beside it has another sha256.
+        ValueError: as `read_graph`, or the manifest next to the file has another sha256.
     """
     graph = read_graph(path)
     read_manifest(graph.path)
@@ -229,16 +211,20 @@ def read_checked_graph(path: str | pathlib.Path) -> Graph:
 
 
 def parse_model(content: bytes, name: str) -> schema.ModelT:
-    """Unpacks a flatbuffer, in a time that its size bounds.
+    """Unpacks a flatbuffer in a time that is bounded by its size.
+
+    Args:
+        content: the `.tflite`.
+        name: name of the file, for messages.
 
     Raises:
-        ValueError: not a `.tflite`, its tables point outside the file, or so many references
-            point to the same ones that unpacking would not end.
+        ValueError: not a `.tflite`, tables point outside the file, or so many references point to
+            the same tables that unpacking would not end.
     """
     if len(content) < 16 or content[4:8] != FILE_IDENTIFIER:
         raise ValueError(
-            f"{name}: not a .tflite file (identifier {content[4:8]!r} instead of "
-            f"{FILE_IDENTIFIER!r}); give the converter's output"
+            f"{name}: not a .tflite file (expected identifier {FILE_IDENTIFIER!r}, got "
+            f"{content[4:8]!r}); give the converter's output"
         )
     try:
         verify(content)
@@ -265,14 +251,7 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int)
     )
     inputs, outputs = _indices(subgraph.inputs), _indices(subgraph.outputs)
     operators = tuple(
-        _read_operator(
-            position,
-            operator,
-            codes=model.operatorCodes or [],
-            tensors=tensors,
-            path=path,
-            graph_inputs=inputs,
-        )
+        _read_operator(position, operator, codes=model.operatorCodes or [], path=path)
         for position, operator in enumerate(_items(subgraph.operators))
     )
     for index in inputs + outputs:
@@ -283,19 +262,22 @@ def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int)
     graph = Graph(
         path, tensors, operators=operators, inputs=inputs, outputs=outputs, size_bytes=size_bytes
     )
-    _check_order(graph)
+    check_graph(graph)
     return graph
 
 
-def _items(vector):
+def _items(vector: Any) -> Any:
+    """Returns a vector of the schema; an empty list where the file has none."""
     return [] if vector is None else vector
 
 
-def _indices(vector) -> tuple[int, ...]:
+def _indices(vector: Iterable[int] | None) -> tuple[int, ...]:
     return tuple(int(index) for index in _items(vector))
 
 
-def _read_tensor(index, tensor, *, buffers, path) -> Tensor:
+def _read_tensor(
+    index: int, tensor: schema.TensorT, *, buffers: list[schema.BufferT], path: pathlib.Path
+) -> Tensor:
     shape = _indices(tensor.shape)
     name = (tensor.name or b"").decode(errors="replace")
     if len(shape) > MAX_RANK or min(shape, default=0) < 0:
@@ -331,7 +313,16 @@ def _read_tensor(index, tensor, *, buffers, path) -> Tensor:
     )
 
 
-def _constant(name, shape, *, dtype, type_name, raw, sparsity, path):
+def _constant(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    dtype: type[np.generic] | None,
+    type_name: str,
+    raw: np.ndarray,
+    sparsity: schema.SparsityParametersT | None,
+    path: pathlib.Path,
+) -> np.ndarray | None:
     if sparsity is not None:
         raise ValueError(
             f"{path}: tensor {name!r} is stored sparse; convert the model without sparsity"
@@ -346,14 +337,20 @@ def _constant(name, shape, *, dtype, type_name, raw, sparsity, path):
     expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if len(raw) != expected:
         raise ValueError(
-            f"{path}: damaged .tflite (tensor {name!r} holds {len(raw)} bytes, "
-            f"its shape {list(shape)} needs {expected})"
+            f"{path}: damaged .tflite (tensor {name!r} of shape {list(shape)}: expected "
+            f"{expected} bytes, got {len(raw)})"
         )
     # A view: tensors may share a buffer, and copies of a large one would fill the memory.
     return np.frombuffer(raw, dtype).reshape(shape)
 
 
-def _read_quantization(name, shape, *, quantization, path) -> Quantization | None:
+def _read_quantization(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    quantization: schema.QuantizationParametersT | None,
+    path: pathlib.Path,
+) -> Quantization | None:
     if quantization is None or quantization.scale is None or not len(quantization.scale):
         return None
     scale = np.asarray(quantization.scale, np.float32)
@@ -367,87 +364,25 @@ def _read_quantization(name, shape, *, quantization, path) -> Quantization | Non
     return Quantization(scale, zero_point, quantized_dimension=dimension if len(scale) > 1 else 0)
 
 
-def _read_operator(position, operator, *, codes, tensors, path, graph_inputs) -> Operator:
+def _read_operator(
+    position: int,
+    operator: schema.OperatorT,
+    *,
+    codes: list[schema.OperatorCodeT],
+    path: pathlib.Path,
+) -> Operator:
     if not 0 <= operator.opcodeIndex < len(codes):
         raise ValueError(f"{path}: damaged .tflite (operator {position} has no code)")
     code = codes[operator.opcodeIndex]
     # Files older than schema 3a keep the code in the deprecated int8 field.
     number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    kind = _OPERATOR_NAMES.get(number, f"operator {number}")
+    kind = NAMES.get(number, f"operator {number}")
     if kind == "CUSTOM":
         kind = f"CUSTOM:{(code.customCode or b'').decode(errors='replace')}"
-    inputs, outputs = _indices(operator.inputs), _indices(operator.outputs)
-    optional = _OPTIONAL_INPUTS.get(kind, set())
-    for slot, index in enumerate(inputs):
-        allowed = index == -1 and (kind in _ANY_OPTIONAL or slot in optional)
-        if not allowed and not 0 <= index < len(tensors):
-            raise ValueError(
-                f"{path}: damaged .tflite (operator {position}, {kind}, reads tensor {index})"
-            )
-    if len(inputs) < _LEAST_INPUTS.get(kind, 0):
-        raise ValueError(
-            f"{path}: damaged .tflite (operator {position}, {kind}, has {len(inputs)} inputs)"
-        )
-    if not outputs or not all(0 <= index < len(tensors) for index in outputs):
-        raise ValueError(f"{path}: damaged .tflite (operator {position}, {kind}, writes nowhere)")
-    _check_ranks(
+    return Operator(
         position,
         kind,
-        inputs=inputs,
-        outputs=outputs,
-        tensors=tensors,
-        path=path,
-        graph_inputs=graph_inputs,
+        inputs=_indices(operator.inputs),
+        outputs=_indices(operator.outputs),
+        options=operator.builtinOptions,
     )
-    return Operator(position, kind, inputs=inputs, outputs=outputs, options=operator.builtinOptions)
-
-
-def _wanted_ranks(kind, inputs, *, outputs) -> list[tuple[int, range]]:
-    wanted = [(inputs[slot], ranks) for slot, ranks in _INPUT_RANKS.get(kind, ())]
-    if kind in _IMAGE_OUTPUT:
-        wanted.append((outputs[0], _IMAGE))
-    return wanted
-
-
-def _check_ranks(position, kind, *, inputs, outputs, tensors, path, graph_inputs) -> None:
-    for index, ranks in _wanted_ranks(kind, inputs, outputs=outputs):
-        shape = tensors[index].shape
-        # The runtime computes the shape of a computed tensor before any kernel reads it.
-        if not shape and tensors[index].data is None and index not in graph_inputs:
-            continue
-        if len(shape) not in ranks:
-            raise ValueError(
-                f"{path}: damaged .tflite (operator {position}, {kind}, has a tensor of shape "
-                f"{list(shape)} where {ranks.start} dimensions are needed)"
-            )
-
-
-def has_unknown_shapes(graph: Graph) -> bool:
-    """Whether a tensor that must be an image or a matrix has no stored shape."""
-    needed = {
-        index
-        for operator in graph.operators
-        for index, _ in _wanted_ranks(operator.kind, operator.inputs, outputs=operator.outputs)
-    }
-    return any(
-        not graph.tensors[index].shape and graph.producer(index) is not None for index in needed
-    )
-
-
-def _check_order(graph: Graph) -> None:
-    """Every computed tensor must be written once, before it is read."""
-    known = set(graph.inputs)
-    known |= {tensor.index for tensor in graph.tensors if tensor.data is not None}
-    computed = {index for operator in graph.operators for index in operator.outputs}
-    written: set[int] = set()
-    for operator in graph.operators:
-        for index in operator.inputs:
-            if index in computed and index not in written:
-                raise ValueError(
-                    f"{graph.path}: damaged .tflite (operator {operator.position}, "
-                    f"{operator.kind}, reads tensor {index} before it is written)"
-                )
-        for index in operator.outputs:
-            if index in written or index in known:
-                raise ValueError(f"{graph.path}: damaged .tflite (tensor {index} is written twice)")
-            written.add(index)

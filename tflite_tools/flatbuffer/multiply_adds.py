@@ -1,4 +1,4 @@
-"""Multiply-adds of a graph, operator by operator, from its shapes alone.
+"""Counts the multiply-adds of a graph per operator, from its shapes alone.
 
     CONV_2D             output values * kernel height * kernel width * input channels
     DEPTHWISE_CONV_2D   output values * kernel height * kernel width
@@ -6,8 +6,7 @@
     TRANSPOSE_CONV      input values  * kernel height * kernel width * output channels
     BATCH_MATMUL        output values * length of the contracted axis
 
-The border is counted as if every kernel lay inside. Additions, resizes and table look-ups are
-not multiply-adds and count as none.
+Padded pixels are counted too. Additions, resizes and table look-ups count as zero.
 """
 
 import math
@@ -16,7 +15,12 @@ from tflite_tools.flatbuffer.graph import Graph, Operator
 
 
 def operator_multiply_adds(graph: Graph, operator: Operator) -> int:
-    """Multiply-adds of one operator for the stored shapes; 0 for kinds without."""
+    """Counts the multiply-adds of one operator for the stored shapes; 0 for kinds without.
+
+    Args:
+        graph: the graph.
+        operator: one of its operators.
+    """
     shape = [graph.tensors[index].shape if index >= 0 else () for index in operator.inputs]
     output = math.prod(graph.tensors[operator.outputs[0]].shape)
     if operator.kind == "CONV_2D":  # weights [out, height, width, in / groups]
@@ -34,12 +38,12 @@ def operator_multiply_adds(graph: Graph, operator: Operator) -> int:
 
 
 def multiply_adds(graph: Graph) -> tuple[int, ...]:
-    """Multiply-adds of each operator, in the order of the file."""
+    """Counts the multiply-adds of each operator, in the order of the file."""
     return tuple(operator_multiply_adds(graph, operator) for operator in graph.operators)
 
 
 def is_integer(graph: Graph) -> bool:
-    """Whether most multiply-adds read integer weights: the peak that a file is held against."""
+    """Returns whether most multiply-adds use integer weights, which selects the peak throughput."""
     count = multiply_adds(graph)
     integer = sum(
         count[operator.position]

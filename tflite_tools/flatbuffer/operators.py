@@ -1,9 +1,9 @@
-"""What is known of each operator of a `.tflite`: one row each, read by everything that needs it.
+"""The operator table: the properties of each `.tflite` operator, one row per operator.
 
-A new operator is taught here, and by one function that says how it is computed
+To support a new operator, add its row here and one function that computes it
 (docs/contributing: "How to add an operator").
 
-Source: schema.fbs and the register of the runtime's kernels (versions, same-scale rules).
+Source: schema.fbs and the registry of the runtime's kernels (versions, same-scale rules).
 """
 
 import dataclasses
@@ -22,24 +22,30 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class OperatorTraits:
-    """One operator.
+    """Properties of one operator.
 
     Attributes:
-        data: input slot of the tensor that is computed on.
-        weights, bias: input slots, or None where it has none.
-        channel_axis: axis of the weights that holds the output's channels.
-        least_inputs: how many inputs the native kernel reads without a look.
-        optional: slots that may be left out (index -1).
-        any_optional: whether every slot may.
-        input_ranks: {slot: numbers of dimensions that the native kernel takes there}.
+        data: input slot of the data tensor; None: every input that is not constant.
+        function: name in `deeplab_tf.graph.functions` of the function that it computes, for
+            operators that need no import rule; else "".
+        several_outputs: whether its import rule looks at `OperatorView.slot`.
+        weights: input slot of the weights, or None.
+        bias: input slot of the bias, or None.
+        channel_axis: axis of the weights that holds the output channels.
+        least_inputs: number of inputs that the native kernel reads without a check.
+        optional: slots that may be omitted (index -1).
+        any_optional: whether every slot may be omitted.
+        input_ranks: {slot: numbers of dimensions that the native kernel accepts there}.
         output_rank: numbers of dimensions of the output.
-        same_scale: whether its integer kernel wants one scale for inputs and output.
+        same_scale: whether its integer kernel requires one scale for inputs and output.
         float_kernel: whether it can be computed in float32 inside an integer file.
-        int16_version: lowest version whose kernel takes 16-bit activations; None: there is none.
-        version: lowest version whose kernel takes 8-bit activations.
+        int16_version: lowest version whose kernel accepts 16-bit activations; None: no version.
+        version: lowest version whose kernel accepts 8-bit activations.
     """
 
-    data: int = 0
+    data: int | None = 0
+    function: str = ""
+    several_outputs: bool = False
     weights: int | None = None
     bias: int | None = None
     channel_axis: int = 0
@@ -63,14 +69,14 @@ class OperatorTraits:
         """Input slots of data, weights and bias of a convolution or dense layer.
 
         Raises:
-            ValueError: it has no weights.
+            ValueError: the operator has no weights.
         """
-        if self.weights is None or self.bias is None:
+        if self.data is None or self.weights is None or self.bias is None:
             raise ValueError("the operator has no weights")
         return self.data, self.weights, self.bias
 
     def may_omit(self, slot: int) -> bool:
-        """Whether an input may be left out."""
+        """Returns whether the input of a slot may be omitted."""
         return self.any_optional or slot in self.optional or slot == self.bias
 
 
@@ -83,7 +89,7 @@ _CONVOLUTION = OperatorTraits(
     float_kernel=True,
     version=3,
 )
-_BINARY = OperatorTraits(least_inputs=2, float_kernel=True, version=2)
+_BINARY = OperatorTraits(data=None, least_inputs=2, float_kernel=True, version=2)
 _UNARY = OperatorTraits(least_inputs=1)
 _ACTIVATION = OperatorTraits(least_inputs=1, float_kernel=True, version=2)
 _POOL = OperatorTraits(
@@ -111,7 +117,7 @@ OPERATORS: dict[str, OperatorTraits] = {
     "MINIMUM": _BINARY,
     "MAXIMUM": _BINARY,
     "CONCATENATION": OperatorTraits(
-        least_inputs=1, same_scale=True, float_kernel=True, int16_version=2, version=2
+        data=None, least_inputs=1, same_scale=True, float_kernel=True, int16_version=2, version=2
     ),
     "MEAN": OperatorTraits(least_inputs=2, float_kernel=True, int16_version=3, version=2),
     "RESIZE_BILINEAR": _replace(_RESIZE, float_kernel=True, int16_version=2),
@@ -128,12 +134,32 @@ OPERATORS: dict[str, OperatorTraits] = {
     "QUANTIZE": OperatorTraits(least_inputs=1, int16_version=2),
     "DEQUANTIZE": OperatorTraits(least_inputs=1, int16_version=2, version=2),
     "CAST": _UNARY,
+    "NEG": _UNARY,
+    "ELU": _UNARY,
+    "TANH": _UNARY,
+    "RELU_N1_TO_1": _UNARY,
+    "RELU_0_TO_1": _UNARY,
+    "EXPAND_DIMS": _replace(_UNARY, same_scale=True),
+    "STRIDED_SLICE": _replace(_UNARY, least_inputs=4, same_scale=True),
+    "PADV2": OperatorTraits(least_inputs=3, same_scale=True, version=2),
     "RESHAPE": _replace(_UNARY, same_scale=True),
     "SQUEEZE": _replace(_UNARY, same_scale=True),
     "ARG_MAX": OperatorTraits(least_inputs=2, input_ranks={0: _VECTORS}, version=2),
     "PAD": OperatorTraits(least_inputs=2, same_scale=True, version=2),
     "TILE": OperatorTraits(least_inputs=2, same_scale=True, version=2),
     "GATHER": OperatorTraits(least_inputs=2),
+    "DEPTH_TO_SPACE": OperatorTraits(
+        least_inputs=1, input_ranks={0: _IMAGE}, output_rank=_IMAGE, same_scale=True
+    ),
+    "SQUARED_DIFFERENCE": OperatorTraits(
+        data=None, function="squared_difference", least_inputs=2, version=2
+    ),
+    "RSQRT": OperatorTraits(function="rsqrt", least_inputs=1, version=2),
+    "DIV": OperatorTraits(data=None, function="divide", least_inputs=2),
+    "SPLIT": OperatorTraits(
+        data=1, several_outputs=True, least_inputs=2, same_scale=True, version=2
+    ),
+    "TRANSPOSE": OperatorTraits(least_inputs=2, same_scale=True, int16_version=4, version=2),
     "SPACE_TO_BATCH_ND": OperatorTraits(least_inputs=3, version=2),
     "BATCH_TO_SPACE_ND": OperatorTraits(least_inputs=3, version=2),
     **dict.fromkeys(
@@ -144,19 +170,27 @@ OPERATORS: dict[str, OperatorTraits] = {
         _RECURRENT,
     ),
 }
-"""{name in the schema: what is known of it}."""
+"""{name in the schema: properties}."""
 
 UNKNOWN = OperatorTraits()
-"""Of an operator without a row: nothing is promised, nothing is checked."""
+"""Properties of an operator without a row: nothing is assumed or checked."""
 
 
 def traits(kind: str) -> OperatorTraits:
-    """The row of an operator, `UNKNOWN` where it has none."""
+    """Returns the row of an operator; `UNKNOWN` where it has none.
+
+    Args:
+        kind: name in the schema.
+    """
     return OPERATORS.get(kind, UNKNOWN)
 
 
 def number_of(kind: str) -> int:
-    """Number of a builtin operator in the schema."""
+    """Returns the number of a builtin operator in the schema.
+
+    Args:
+        kind: name in the schema.
+    """
     return getattr(schema.BuiltinOperator, kind)
 
 

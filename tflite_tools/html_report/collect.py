@@ -14,7 +14,7 @@ import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.bootstrap import Interval, common_classes
-from deeplab_tf.metrics.overlap import as_matrices, change_of, overlap, shares
+from deeplab_tf.metrics.overlap import as_matrices, iou_from_counts, mean_iou_change, overlap
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.boundaries import count_boundaries
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
@@ -133,7 +133,7 @@ class Report:
         names = self.dataset.label_set.names
         values |= self._changes(file, chosen)
         if file.boundary is not None:
-            iou = shares(file.boundary.sum(0))
+            iou = iou_from_counts(file.boundary.sum(0))
             values["boundary_miou"] = _mean(iou[list(chosen)] if chosen else iou)
             values["boundary_iou"] = dict(zip(names, iou.tolist(), strict=True))
         return values
@@ -146,17 +146,19 @@ class Report:
         names = self.dataset.label_set.names
         both = common_classes(as_matrices(base.overlap), as_matrices(file.overlap), classes=chosen)
         values: dict = {
-            "miou_change": _plain(change_of(base.overlap, file.overlap, classes=chosen)),
+            "miou_change": _plain(mean_iou_change(base.overlap, file.overlap, classes=chosen)),
             "changed_over": [names[index] for index in both],
             "iou_change": {
                 name: _plain(
-                    change_of(base.overlap[:, c : c + 1], file.overlap[:, c : c + 1], classes=(0,))
+                    mean_iou_change(
+                        base.overlap[:, c : c + 1], file.overlap[:, c : c + 1], classes=(0,)
+                    )
                 )
                 for c, name in enumerate(names)
             },
         }
         if base.boundary is not None and file.boundary is not None:
-            change = change_of(base.boundary, file.boundary, classes=chosen)
+            change = mean_iou_change(base.boundary, file.boundary, classes=chosen)
             values["boundary_miou_change"] = _plain(change)
         return values
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement, place
-from deeplab_tf.metrics.overlap import shares
+from deeplab_tf.metrics.overlap import iou_from_counts
 from tflite_tools.html_report.collect import FileReport, Report
 from tflite_tools.runtime.pool import InterpreterPool, Task
 from tflite_tools.runtime.runner import ModelRunner
@@ -79,10 +79,10 @@ def choose(report: Report) -> list[Entry]:
 def _ranked(report: Report, index: int, *, label: int, kind: str) -> list[Entry]:
     file, base = report.files[index], report.base
     assert file.overlap is not None
-    iou = shares(file.overlap[:, label])
+    iou = iou_from_counts(file.overlap[:, label])
     reference = None
     if base is not None and base is not file and base.overlap is not None:
-        reference = shares(base.overlap[:, label])
+        reference = iou_from_counts(base.overlap[:, label])
     score = {"worst": iou, "best": -iou, "lost": iou if reference is None else iou - reference}
     photos = _large_enough(file, label)
     if kind == "lost":

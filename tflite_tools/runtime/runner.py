@@ -60,19 +60,26 @@ class FileInterpreter:
             self._interpreter, self.kernels = open_interpreter(
                 path, num_threads, kernels=kernels, preserve_all_tensors=keep_tensors
             )
-        self._input = self._interpreter.get_input_details()[0]
-        self._output = self._interpreter.get_output_details()[0]
+        self._inputs = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+        for details in self._inputs[1:]:
+            zeros = np.zeros(details["shape"], details["dtype"])
+            self._interpreter.set_tensor(details["index"], zeros)
 
-    def set_input(self, values: np.ndarray) -> None:
-        """Feeds values in the input's own type and shape."""
-        self._interpreter.set_tensor(self._input["index"], values)
+    def set_input(self, values: np.ndarray, position: int = 0) -> None:
+        """Feeds values in the type and shape of one of the inputs; others hold zeros."""
+        self._interpreter.set_tensor(self._inputs[position]["index"], values)
 
     def invoke(self) -> None:
         self._interpreter.invoke()
 
     def output(self) -> np.ndarray:
         """The raw output of the last `invoke`."""
-        return self._interpreter.get_tensor(self._output["index"])
+        return self._interpreter.get_tensor(self._outputs[0]["index"])
+
+    def outputs(self) -> list[np.ndarray]:
+        """All raw outputs of the last `invoke`, in the file's order."""
+        return [self._interpreter.get_tensor(details["index"]) for details in self._outputs]
 
     def tensor(self, index: int) -> np.ndarray:
         """Any tensor of the last `invoke`; those between need `keep_tensors`."""
@@ -80,10 +87,10 @@ class FileInterpreter:
 
     def run_real(self, real: np.ndarray) -> np.ndarray:
         """float32 [1, ...], the network's real input -> the output as real values."""
-        self.set_input(_quantize(real, self._input))
+        self.set_input(_quantize(real, self._inputs[0]))
         self.invoke()
         value = self.output()
-        scale, zero_point = self._output["quantization"]
+        scale, zero_point = self._outputs[0]["quantization"]
         return value if not scale else np.float32(scale) * (value.astype(np.float32) - zero_point)
 
 

@@ -11,7 +11,8 @@ import pathlib
 
 import numpy as np
 
-from tflite_tools.flatbuffer.graph import MAX_RANK, Graph, has_unknown_shapes
+from tflite_tools.flatbuffer.graph import MAX_RANK, Graph
+from tflite_tools.flatbuffer.graph_checks import has_unknown_shapes
 from tflite_tools.runtime.interpreter import Kernels, open_interpreter
 
 PATIENCE_S = 120.0

@@ -1,6 +1,6 @@
-"""A `.tflite` file becomes a Keras network that can be trained again.
+"""Converts a `.tflite` file to a Keras network that can be trained.
 
-`.tflite` -> Graph (`tflite_tools.flatbuffer.graph`) -> one rule an operator (`rules`)
--> description, float weights, activation ranges, report -> run folder. This package is a command
-with its parts: it joins the file reader with the network graph, which neither knows of the other.
+`.tflite` -> Graph (`tflite_tools.flatbuffer.graph`) -> one rule per operator (`rules`)
+-> description, float weights, activation ranges, report -> run folder. The package connects the
+file reader and the network graph, which do not import each other.
 """

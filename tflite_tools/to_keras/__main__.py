@@ -1,4 +1,4 @@
-"""Rebuilds a `.tflite` as a Keras network that can be trained again.
+"""Converts a `.tflite` file to a Keras network that can be trained.
 
     python -m tflite_tools.to_keras --model=X.tflite --output_dir=D
 
@@ -14,7 +14,7 @@ from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
 
 FLAGS = flags.FLAGS
-_SAME_NAME = (  # flags that are fields of ImportConfig as they are
+_SAME_NAME = (  # flags with the name and the value of a field of ImportConfig
     "trim_head",
     "num_classes",
     "seed",
@@ -35,24 +35,25 @@ def _define_flags() -> None:
     flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)
     flags.DEFINE_string("trim_head", "", "Cut the network after this tensor.")
     flags.DEFINE_integer("num_classes", 0, "Classes of a new classifier at the cut; 0 = none.")
-    flags.DEFINE_integer("seed", 0, "Of the new classifier.")
+    flags.DEFINE_integer("seed", 0, "Seed of the new classifier's weights.")
     flags.DEFINE_bool(
-        "unfold_batch_norm", False, "Put a batch norm behind every convolution; needs --dataset."
+        "unfold_batch_norm", False, "Insert a batch norm after every convolution; needs --dataset."
     )
     flags.DEFINE_bool(
         "simulate_quantization", False, "Round every tensor to the integer file's own steps."
     )
-    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Photos to calibrate and compare on.")
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Images to calibrate and compare on.")
     flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
-    flags.DEFINE_string("split", "train", "List of photos.")
-    flags.DEFINE_integer("calibration_images", 16, "How many photos.", lower_bound=1)
-    flags.DEFINE_bool("compare", False, "Run the file beside the network; needs --dataset.")
-    flags.DEFINE_float("mean", None, "Of the input, in pixel units; default: the file's own.")
-    flags.DEFINE_float("std", None, "Of the input, in pixel units; default: the file's own.")
+    flags.DEFINE_string("split", "train", "Split of the data set.")
+    flags.DEFINE_integer("calibration_images", 16, "Number of images.", lower_bound=1)
+    flags.DEFINE_bool("compare", False, "Compare the network with the file; needs --dataset.")
+    flags.DEFINE_float("mean", None, "Input mean, in pixel units; default: the file's own.")
+    flags.DEFINE_float("std", None, "Input deviation, in pixel units; default: the file's own.")
     flags.DEFINE_bool("overwrite", False, "Replace an earlier import.")
 
 
 def main() -> None:
+    """Runs the import that the flags describe."""
     from tflite_tools.to_keras import convert  # noqa: PLC0415 - flags are checked first
 
     config = convert.ImportConfig(
@@ -72,6 +73,7 @@ def main() -> None:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

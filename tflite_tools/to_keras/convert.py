@@ -1,9 +1,10 @@
-"""The import from end to end: read, change the head, put batch norms back, compare."""
+"""Imports a file from end to end: reads it, edits the head, inserts batch norms, compares."""
 
 import dataclasses
 import importlib.metadata
 import pathlib
 import platform
+from collections.abc import Sequence
 
 import numpy as np
 import tf_keras as keras
@@ -18,6 +19,7 @@ from deeplab_tf.graph.batch_norm import (
 )
 from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.edit import append_classifier, last_convolution
+from deeplab_tf.graph.network import NetworkDescription
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named, named_arrays
 from tflite_tools.file_contract import FileContract, PreprocessingSource, read_file_contract
@@ -30,27 +32,29 @@ from tflite_tools.to_keras.pictures import built_in_pictures
 from tflite_tools.to_keras.report import Result, check_output, write_result
 from tflite_tools.to_keras.run import ImportedRun, as_run
 
-"""Of a float input that the file says nothing about, for the built-in pictures."""
 _PACKAGES = ("tensorflow", "tf-keras", "ai-edge-litert")
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportConfig:
-    """What to do with a file.
+    """Settings of an import.
 
     Attributes:
         model: the `.tflite`.
-        output_dir: where the network goes.
+        output_dir: folder to write.
         trim_head: tensor to cut after; empty for the whole network.
-        num_classes: of a new classifier at the cut; 0 for none.
-        seed: of the new classifier's kernel.
-        unfold_batch_norm: put a batch norm behind every convolution.
+        num_classes: classes of a new classifier at the cut; 0 for none.
+        seed: seed of the new classifier's kernel.
+        unfold_batch_norm: insert a batch norm after every convolution.
         simulate_quantization: round every tensor to the file's integer steps.
-        dataset, data_dir, split: photos for the batch norms and the comparison.
-        calibration_images: how many of them.
-        compare: run the file beside the network on those photos.
-        mean, std: of the input, in pixel units; None: by the manifest, the metadata or the
+        dataset: images for the batch norms and the comparison; "" for none.
+        data_dir: folder of the data set.
+        split: split of the data set.
+        calibration_images: number of images.
+        compare: compare the network with the file on those images.
+        mean: mean of the input, in pixel units; None: from the manifest, the metadata or the
             input's scale.
+        std: standard deviation of the input, in pixel units; None: as for `mean`.
         overwrite: replace an earlier import.
     """
 
@@ -70,7 +74,7 @@ class ImportConfig:
     std: float | None = None
     overwrite: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_classes and not self.trim_head:
             raise ValueError(
                 "num_classes needs trim_head, the tensor that the new classifier reads; "
@@ -84,7 +88,7 @@ class ImportConfig:
                 "file has no batch norms"
             )
         if (self.unfold_batch_norm or self.compare) and not self.dataset:
-            raise ValueError("unfold_batch_norm and compare need photos: give --dataset")
+            raise ValueError("unfold_batch_norm and compare need images: give --dataset")
         if self.calibration_images < 1:
             raise ValueError(f"calibration_images must be positive; got {self.calibration_images}")
         if self.compare and self.trim_head:
@@ -92,13 +96,16 @@ class ImportConfig:
 
 
 def convert(config: ImportConfig) -> Result:
-    """Imports a file and writes its folder; nothing is written when anything fails.
+    """Imports a file and writes its folder; if anything fails nothing is written.
+
+    Args:
+        config: the settings.
 
     Raises:
-        ValueError: the file, or what is asked of it, is not supported, or the network does not
-            do what a float file does.
+        ValueError: the file or a setting is not supported, or the network does not compute what a
+            float file computes.
         FileExistsError: the folder holds an import and `overwrite` is not set.
-        FileNotFoundError: the file or the photos are missing.
+        FileNotFoundError: the file or the images are missing.
     """
     check_output(config.output_dir, config.overwrite)
     graph = read_checked_graph(config.model)
@@ -115,7 +122,7 @@ def convert(config: ImportConfig) -> Result:
 def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> Result:
     description, arrays, steps = network.description, network.arrays, []
     batches = (
-        _photos(config, network.contract, shape=description.input_shape) if config.dataset else []
+        _images(config, network.contract, shape=description.input_shape) if config.dataset else []
     )
     check = _self_check(graph, network, batches=batches)
     if config.trim_head:
@@ -155,12 +162,14 @@ def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> 
     )
 
 
-def _self_check(graph: Graph, network: ImportedNetwork, *, batches) -> self_check.SelfCheck:
-    """On the photos, or on built-in pictures; its findings go to the log."""
+def _self_check(
+    graph: Graph, network: ImportedNetwork, *, batches: list[np.ndarray]
+) -> self_check.SelfCheck:
+    """Compares file and network on the images, or on built-in pictures, and logs the result."""
     inputs, words = batches, f"{min(len(batches), self_check.PICTURES)} photos"
     if not inputs:
         contract, words = network.contract, "4 built-in pictures"
-        if not contract.is_known:  # any normalization will do to compare
+        if not contract.is_known:  # the comparison works with any normalization
             contract = dataclasses.replace(contract, source=PreprocessingSource.GIVEN)
         pictures = built_in_pictures(network.description.input_shape)
         inputs = [contract.real_values(picture) for picture in pictures]
@@ -171,8 +180,14 @@ def _self_check(graph: Graph, network: ImportedNetwork, *, batches) -> self_chec
     return check
 
 
-def _run(config, network, *, description, arrays) -> tuple[ImportedRun | None, str]:
-    """The network as a run, or the reason why it is none."""
+def _run(
+    config: ImportConfig,
+    network: ImportedNetwork,
+    *,
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+) -> tuple[ImportedRun | None, str]:
+    """Returns the network as a run, or None and the reason."""
     labels = None
     if config.dataset:
         labels = open_dataset(config.dataset, config.data_dir, split=config.split).label_set
@@ -188,12 +203,17 @@ def _run(config, network, *, description, arrays) -> tuple[ImportedRun | None, s
             sensor=manifest.sensor if manifest else None,
         )
     except ValueError as error:
-        return None, f"{error}; --trim_head and --num_classes give it other ends"
+        return None, f"{error}; change its head with --trim_head and --num_classes"
     return run, ""
 
 
-def unfold_batch_norm(description, arrays: dict[str, np.ndarray], *, batches):
-    """Batch norms behind the convolutions, with the statistics of photos; function unchanged.
+def unfold_batch_norm(
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    *,
+    batches: Sequence[np.ndarray],
+) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+    """Inserts batch norms with the statistics of images; the network's function is unchanged.
 
     Args:
         description: the folded network.
@@ -201,7 +221,7 @@ def unfold_batch_norm(description, arrays: dict[str, np.ndarray], *, batches):
         batches: float32 [batch, height, width, channels] each, the network's input.
 
     Returns:
-        description and arrays with batch norms.
+        The description and the arrays with batch norms.
     """
     keras.backend.clear_session()
     description, arrays = insert_batch_norms(description, arrays)
@@ -212,16 +232,18 @@ def unfold_batch_norm(description, arrays: dict[str, np.ndarray], *, batches):
     return description, named_arrays(model)
 
 
-def _photos(config: ImportConfig, contract: FileContract, *, shape) -> list[np.ndarray]:
-    """The first photos of the list as the network's input, float32 [1, height, width, 3]."""
+def _images(
+    config: ImportConfig, contract: FileContract, *, shape: tuple[int, ...]
+) -> list[np.ndarray]:
+    """Returns the first images of the split, float32 [1, height, width, channels] each."""
     dataset = open_dataset(config.dataset, config.data_dir, split=config.split)
     if len(shape) != 3 or shape[2] != dataset.channels:
         raise ValueError(
-            f"{config.model} takes {list(shape)}; the photos of {config.dataset} have "
-            f"{dataset.channels} channels"
+            f"the images of {config.dataset} have {dataset.channels} channels, but the input of "
+            f"{config.model} is {list(shape)}"
         )
     count = min(config.calibration_images, len(dataset))
-    canvases = (place(dataset.image(index), shape[:2])[0] for index in range(count))
+    canvases = (place(dataset.image(index), (shape[0], shape[1]))[0] for index in range(count))
     return [contract.real_values(canvas[None]) for canvas in canvases]
 
 

@@ -1,4 +1,4 @@
-"""The convolutions of a `.tflite` in graph order, as float kernels in Keras' layout."""
+"""Reads the convolutions of a `.tflite` as float kernels in Keras' layout."""
 
 import dataclasses
 
@@ -9,15 +9,15 @@ from tflite_tools.flatbuffer.graph import Graph, Operator
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-    """A convolution with batch norm folded in.
+    """A convolution with folded batch norm.
 
     Attributes:
-        name: of the output tensor.
-        depthwise: kind of convolution.
+        name: name of the output tensor.
+        depthwise: whether it is a depthwise convolution.
         kernel: float32 [height, width, in, out], depthwise [height, width, in, multiplier].
         bias: float32 [out].
-        sources: positions in the list of the nearest convolutions that its input is computed
-            from; empty for the image.
+        sources: positions, in the list of convolutions, of the nearest ones that its input is
+            computed from; empty where it reads the image.
     """
 
     name: str
@@ -28,20 +28,24 @@ class Convolution:
 
 
 def read_convolutions(graph: Graph) -> list[Convolution]:
-    """All CONV_2D and DEPTHWISE_CONV_2D of a file, dequantized, in the order of execution."""
-    behind: dict[int, frozenset[int]] = {}  # tensor -> convolutions that it is computed from
+    """Reads all CONV_2D and DEPTHWISE_CONV_2D of a file, dequantized, in the order of execution.
+
+    Args:
+        graph: the file.
+    """
+    sources_of: dict[int, frozenset[int]] = {}  # tensor -> nearest convolutions before it
     found: list[Convolution] = []
     for operator in graph.operators:
-        inputs = [index for index in operator.inputs if index in behind]
-        sources = frozenset().union(*(behind[index] for index in inputs))
+        inputs = [index for index in operator.inputs if index in sources_of]
+        sources = frozenset().union(*(sources_of[index] for index in inputs))
         if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             found.append(_read(graph, operator, sources=sources))
             sources = frozenset({len(found) - 1})
-        behind |= dict.fromkeys(operator.outputs, sources)
+        sources_of |= dict.fromkeys(operator.outputs, sources)
     return found
 
 
-def _read(graph, operator, *, sources: frozenset[int]) -> Convolution:
+def _read(graph: Graph, operator: Operator, *, sources: frozenset[int]) -> Convolution:
     depthwise = operator.kind == "DEPTHWISE_CONV_2D"
     weights = operand(graph, operator, slot=1)
     if depthwise:  # [1, height, width, in * multiplier]
@@ -52,13 +56,17 @@ def _read(graph, operator, *, sources: frozenset[int]) -> Convolution:
     channels = weights.shape[3] if depthwise else weights.shape[0]
     has_bias = len(operator.inputs) > 2 and operator.inputs[2] >= 0
     bias = constant(graph, operator.inputs[2]) if has_bias else np.zeros(channels, np.float32)
-    # The converter joins the names of all that it fused with ";".
+    # The converter joins the names of fused operators with ";".
     name = graph.tensors[operator.outputs[0]].name.split(";")[0]
     return Convolution(name, depthwise, kernel=kernel, bias=bias, sources=sources)
 
 
 def constant(graph: Graph, index: int) -> np.ndarray:
-    """A constant as float32, through the DEQUANTIZE of float16 files where there is one.
+    """Returns a constant as float32, also where a float16 file stores it before a DEQUANTIZE.
+
+    Args:
+        graph: the file.
+        index: tensor index.
 
     Raises:
         ValueError: the tensor is computed from the input.
@@ -72,14 +80,19 @@ def constant(graph: Graph, index: int) -> np.ndarray:
 
 
 _HYBRID = ("CONV_2D", "FULLY_CONNECTED")
-"""Operators whose kernels take UINT8 weights beside float activations."""
+"""Operators whose kernels accept UINT8 weights with float activations."""
 
 
 def operand(graph: Graph, operator: Operator, *, slot: int) -> np.ndarray:
-    """A constant input as float32, as that operator's kernel reads it.
+    """Returns a constant input as float32, as the operator's kernel reads it.
 
-    The first files of dynamic range store symmetric weights as UINT8 with zero point 0. Beside
-    float activations the runtime takes these bytes as signed: 255 is -1.
+    Early dynamic-range files store symmetric weights as UINT8 with zero point 0. With float
+    activations the runtime reads these bytes as signed: 255 is -1.
+
+    Args:
+        graph: the file.
+        operator: the operator.
+        slot: which of its inputs.
 
     Raises:
         ValueError: the tensor is computed from the input.

@@ -1,30 +1,33 @@
-"""Rules for convolutions and dense layers.
+"""Import rules for convolutions and dense layers.
 
 TFLite kernels are [out, height, width, in] (depthwise [1, height, width, in * multiplier]).
-SAME padding is that of TensorFlow, for odd sizes and strides too.
+SAME padding is that of TensorFlow, also for odd sizes and strides.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.graph import Operator
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, Step
 
 _SAME, _VALID = schema.Padding.SAME, schema.Padding.VALID
-# What may stand between the convolution and BATCH_TO_SPACE_ND: it works on single values.
+# Operators allowed between the convolution and BATCH_TO_SPACE_ND: they work on single values.
 _ELEMENTWISE = {"ADD", "SUB", "MUL", "RELU", "RELU6", "LEAKY_RELU", "PRELU", "HARD_SWISH"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-    """Where the kernel goes.
+    """Dilation and padding of a convolution.
 
     Attributes:
         dilation: (height, width).
         padding: "same" or "valid".
-        zeros: ((top, bottom), (left, right)) to put around the input first, or None.
+        zeros: ((top, bottom), (left, right)) zeros to add around the input first, or None.
     """
 
     dilation: tuple[int, int]
@@ -32,11 +35,13 @@ class _Window:
     zeros: tuple | None = None
 
     def steps(self) -> list[Step]:
+        """Returns the padding layer, if one is needed."""
         if self.zeros is None:
             return []
         return [Step("zero_padding2d", {"padding": self.zeros}, suffix="_pad")]
 
-    def settings(self, kernel, strides) -> dict:
+    def settings(self, kernel: Sequence[int], strides: tuple[int, int]) -> dict[str, Any]:
+        """Returns the arguments that all convolution layers have."""
         return {
             "kernel_size": tuple(int(size) for size in kernel),
             "strides": strides,
@@ -45,7 +50,9 @@ class _Window:
         }
 
 
+@rule("CONV_2D")
 def conv2d(view: OperatorView) -> list[Step]:
+    """Imports a convolution, grouped where the kernel has fewer channels than the input."""
     weights = view.floats(1)
     _need(weights.ndim == 4, f"its kernel has shape {list(weights.shape)}, not 4 dimensions")
     filters, *kernel, depth = weights.shape
@@ -65,7 +72,9 @@ def conv2d(view: OperatorView) -> list[Step]:
     )
 
 
+@rule("DEPTHWISE_CONV_2D")
 def depthwise_conv2d(view: OperatorView) -> list[Step]:
+    """Imports a depthwise convolution."""
     weights = view.floats(1)
     _need(
         weights.ndim == 4 and weights.shape[0] == 1,
@@ -87,7 +96,9 @@ def depthwise_conv2d(view: OperatorView) -> list[Step]:
     )
 
 
+@rule("TRANSPOSE_CONV")
 def transpose_conv(view: OperatorView) -> list[Step]:
+    """Imports a transpose convolution with the file's output size."""
     weights = view.floats(1)
     _need(weights.ndim == 4, f"its kernel has shape {list(weights.shape)}, not 4 dimensions")
     filters, *kernel, _ = weights.shape
@@ -106,7 +117,6 @@ def transpose_conv(view: OperatorView) -> list[Step]:
         "padding": "same" if same else "valid",
         "output_padding": None if None in paddings else tuple(paddings),
     }
-    # Where one axis has the default size and the other has not, both are said.
     if None in paddings and paddings != [None, None]:
         raise ValueError("its output size differs from Keras' along one axis only")
     arrays = {"kernel": weights.transpose(1, 2, 0, 3)}
@@ -116,15 +126,17 @@ def transpose_conv(view: OperatorView) -> list[Step]:
 
 
 def _output_padding(size: int, out: int, *, kernel: int, stride: int, same: bool) -> int | None:
-    """Keras' `output_padding` that leads to a size; None where Keras gets there without it."""
+    """Returns Keras' `output_padding` for an output size; None where it is the default size."""
     if out == (size * stride if same else size * stride + max(kernel - stride, 0)):
         return None
     padding = out - ((size - 1) * stride + kernel - (2 * (kernel // 2) if same else 0))
-    _need(0 <= padding < stride, f"its output size {out} cannot follow from {size}")
+    _need(0 <= padding < stride, f"its output size {out} does not fit its input size {size}")
     return padding
 
 
+@rule("FULLY_CONNECTED")
 def fully_connected(view: OperatorView) -> list[Step]:
+    """Imports a dense layer, with a reshape where it flattens its input."""
     _need(view.options.weightsFormat == 0, "its weights are shuffled")
     weights = view.floats(1)
     _need(weights.ndim == 2, f"its weights have shape {list(weights.shape)}, not 2 dimensions")
@@ -142,7 +154,16 @@ def fully_connected(view: OperatorView) -> list[Step]:
     )
 
 
-def _with_bias(view, kind, *, settings, arrays, filters, bias_slot=2) -> list[Step]:
+def _with_bias(
+    view: OperatorView,
+    kind: str,
+    *,
+    settings: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    filters: int,
+    bias_slot: int = 2,
+) -> list[Step]:
+    """Returns the layer with its bias, if there is one, and its activation."""
     use_bias = view.has_input(bias_slot)
     if use_bias:
         arrays = arrays | {"bias": view.floats(bias_slot).reshape(-1)}
@@ -153,12 +174,12 @@ def _with_bias(view, kind, *, settings, arrays, filters, bias_slot=2) -> list[St
     step = Step(
         kind, settings | {"use_bias": use_bias}, weights=arrays, suffix="_linear", note=note
     )
-    # A fused activation may be missing from the options of old transpose convolutions.
+    # The options of old transpose convolutions have no field for a fused activation.
     activation = view.activation() if hasattr(view.options, "fusedActivationFunction") else []
     return [step, *activation]
 
 
-def _rate(settings: dict) -> tuple[int, int]:
+def _rate(settings: dict[str, Any]) -> tuple[int, int]:
     return settings.get("dilation_rate", (1, 1))
 
 
@@ -168,29 +189,35 @@ def _strides(view: OperatorView) -> tuple[int, int]:
     return strides
 
 
-def _window(view: OperatorView, kernel) -> _Window:
+def _window(view: OperatorView, kernel: Sequence[int]) -> _Window:
     dilation = (view.options.dilationHFactor or 1, view.options.dilationWFactor or 1)
     same = view.options.padding == _SAME
     _need(same or view.options.padding == _VALID, f"its padding is {view.options.padding}")
     batched = view.graph.producer(view.operator.inputs[0])
     if batched is None or batched.kind != "SPACE_TO_BATCH_ND":
         return _Window(dilation, "same" if same else "valid")
-    _need(dilation == (1, 1) and _strides(view) == (1, 1), "it is strided between batches")
+    _need(
+        dilation == (1, 1) and _strides(view) == (1, 1),
+        "it has a stride or a dilation after SPACE_TO_BATCH_ND",
+    )
     return _batched_window(view, batched, kernel=kernel, same=same)
 
 
-def _batched_window(view: OperatorView, before: Operator, *, kernel, same: bool) -> _Window:
-    """SPACE_TO_BATCH_ND -> convolution -> BATCH_TO_SPACE_ND is one dilated convolution.
+def _batched_window(
+    view: OperatorView, before: Operator, *, kernel: Sequence[int], same: bool
+) -> _Window:
+    """Returns the window of SPACE_TO_BATCH_ND -> convolution -> BATCH_TO_SPACE_ND.
 
-    The zeros around its input are those of SPACE_TO_BATCH_ND, plus those of the convolution
-    itself times the rate, less what BATCH_TO_SPACE_ND crops.
+    The three are one dilated convolution. The zeros around its input are those of
+    SPACE_TO_BATCH_ND, plus those of the convolution itself times the rate, minus the crops of
+    BATCH_TO_SPACE_ND.
     """
     outer = OperatorView(view.graph, before)
     after = OperatorView(view.graph, _batch_to_space(view))
     blocks = outer.integers(1)
     _need(
         len(blocks) == 2 and blocks == after.integers(1),
-        "the block sizes before and behind it differ",
+        "the block sizes before and after it differ",
     )
     rate = (blocks[0], blocks[1])
     paddings = np.reshape(outer.integers(2), (2, 2))
@@ -219,11 +246,12 @@ def _batch_to_space(view: OperatorView) -> Operator:
         if consumers[0].kind not in _ELEMENTWISE:
             break
         tensor = consumers[0].outputs[0]
-    raise ValueError("SPACE_TO_BATCH_ND before it has no BATCH_TO_SPACE_ND behind it")
+    raise ValueError("no BATCH_TO_SPACE_ND follows the SPACE_TO_BATCH_ND before it")
 
 
+@rule("SPACE_TO_BATCH_ND")
 def space_to_batch(view: OperatorView) -> list[Step]:
-    """Nothing by itself: the convolution behind takes it in as its dilation."""
+    """Returns no layer: the convolution after it imports it as its dilation."""
     kinds = {operator.kind for operator in view.graph.consumers(view.operator.outputs[0])}
     _need(
         bool(kinds) and kinds <= {"CONV_2D", "DEPTHWISE_CONV_2D"},
@@ -232,8 +260,9 @@ def space_to_batch(view: OperatorView) -> list[Step]:
     return []
 
 
+@rule("BATCH_TO_SPACE_ND")
 def batch_to_space(view: OperatorView) -> list[Step]:
-    """Nothing by itself, see `space_to_batch`."""
+    """Returns no layer, see `space_to_batch`."""
     tensor = view.operator.inputs[0]
     for _ in range(8):
         producer = view.graph.producer(tensor)
@@ -245,7 +274,7 @@ def batch_to_space(view: OperatorView) -> list[Step]:
                 return []
             break
         tensor = producer.inputs[0]
-    raise ValueError("no SPACE_TO_BATCH_ND with a convolution stands before it")
+    raise ValueError("no SPACE_TO_BATCH_ND with a convolution comes before it")
 
 
 def _need(condition: bool, otherwise: str) -> None:

@@ -1,19 +1,29 @@
-"""Rules for sums, products and activations."""
+"""Import rules for sums, products and activations."""
+
+from collections.abc import Callable
 
 import numpy as np
 
+from tflite_tools.flatbuffer.graph import Tensor
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, Step, activation_steps
 
 PER_CHANNEL = "a constant for each channel"
-"""Note of the 1x1 depthwise convolution that stands for a product or sum with constants."""
+"""Note of the 1x1 depthwise convolution that replaces a product or sum with constants."""
+
+_Constant = np.ndarray | np.float32
+_ScaleAndOffset = tuple[_Constant | None, _Constant | None]
 
 
+@rule("ADD")
 def add(view: OperatorView) -> list[Step]:
+    """Imports a sum of two tensors, or of a tensor and a constant."""
     return _binary(view, "add", as_scale_and_offset=lambda constant, first: (None, constant))
 
 
+@rule("SUB")
 def subtract(view: OperatorView) -> list[Step]:
-    """X - constant, or constant - x where the constant comes first."""
+    """Imports a difference of two tensors, or of a tensor and a constant in either order."""
     return _binary(
         view,
         "subtract",
@@ -23,23 +33,33 @@ def subtract(view: OperatorView) -> list[Step]:
     )
 
 
+@rule("MUL")
 def multiply(view: OperatorView) -> list[Step]:
+    """Imports a product of two tensors, or of a tensor and a constant."""
     return _binary(view, "multiply", as_scale_and_offset=lambda constant, first: (constant, None))
 
 
+@rule("NEG")
 def negative(view: OperatorView) -> list[Step]:
+    """Imports a change of sign."""
     return [Step("rescaling", {"scale": -1.0}, suffix="_linear"), *view.range_activation()]
 
 
+@rule("MAXIMUM")
 def maximum(view: OperatorView) -> list[Step]:
+    """Imports the maximum of two tensors, or of a tensor and one constant value."""
     return [_limit(view, "maximum", bounds=lambda value: (value, float(np.finfo(np.float32).max)))]
 
 
+@rule("MINIMUM")
 def minimum(view: OperatorView) -> list[Step]:
+    """Imports the minimum of two tensors, or of a tensor and one constant value."""
     return [_limit(view, "minimum", bounds=lambda value: (float(np.finfo(np.float32).min), value))]
 
 
-def _limit(view, kind, *, bounds) -> Step:
+def _limit(
+    view: OperatorView, kind: str, *, bounds: Callable[[float], tuple[float, float]]
+) -> Step:
     slots = [slot for slot in (0, 1) if view.is_constant(slot)]
     if not slots:
         return Step(kind)
@@ -50,29 +70,46 @@ def _limit(view, kind, *, bounds) -> Step:
     return Step("clip", {"minimum": low, "maximum": high})
 
 
-def _binary(view: OperatorView, kind: str, *, as_scale_and_offset) -> list[Step]:
+def _binary(
+    view: OperatorView,
+    kind: str,
+    *,
+    as_scale_and_offset: Callable[[np.ndarray, bool], _ScaleAndOffset],
+) -> list[Step]:
+    """Imports an operator with two inputs, of which one may be constant.
+
+    Args:
+        view: the operator.
+        kind: kind of the layer where no input is constant.
+        as_scale_and_offset: the constant, and whether it is the first input -> (scale, offset)
+            that are applied to the other input.
+    """
     constants = [slot for slot in (0, 1) if view.is_constant(slot)]
     if len(constants) == 2:
         raise ValueError("both of its inputs are constant")
     if not constants:
         return [Step(kind, suffix="_linear"), *_activation(view)]
     constant = view.floats(constants[0])
-    while constant.ndim and constant.shape[0] == 1:  # leading ones change the rank alone
+    while constant.ndim and constant.shape[0] == 1:  # leading ones only change the rank
         constant = constant[0]
     scale, offset = as_scale_and_offset(constant, constants[0] == 0)
     return [*_scale_and_offset(view, scale, offset=offset), *_activation(view)]
 
 
 def _activation(view: OperatorView) -> list[Step]:
-    """A sum or product of values that are never negative needs no ReLU for its range; their
-    difference can be negative.
+    """Returns the fused activation, or the one of the output's range.
+
+    A sum or product of values that are never negative needs no ReLU for its range; their
+    difference may be negative.
     """
     needs_none = view.operator.kind != "SUB" and all(view.never_negative(s) for s in (0, 1))
     return view.fused_activation() if needs_none else view.activation()
 
 
-def _scale_and_offset(view: OperatorView, scale, *, offset) -> list[Step]:
-    """Scale * x + offset, each None, one value, one a channel, or any shape."""
+def _scale_and_offset(
+    view: OperatorView, scale: _Constant | None, *, offset: _Constant | None
+) -> list[Step]:
+    """Returns layers for scale * x + offset; each is None, one value, per channel, or any shape."""
     given = [value for value in (scale, offset) if value is not None]
     if all(value.size == 1 for value in given):
         settings: dict = {
@@ -87,15 +124,15 @@ def _scale_and_offset(view: OperatorView, scale, *, offset) -> list[Step]:
     for operation, value in (("multiply", scale), ("add", offset)):
         if value is not None:
             settings = {"operation": operation, "shape": value.shape}
-            arrays = {"constant": value}
+            arrays = {"constant": np.asarray(value)}
             steps.append(
                 Step("elementwise_constant", settings, weights=arrays, suffix=f"_{operation}")
             )
     return steps
 
 
-def _per_channel(channels: int, scale, *, offset) -> Step:
-    """One factor and one summand a channel are a 1x1 depthwise convolution."""
+def _per_channel(channels: int, scale: _Constant | None, *, offset: _Constant | None) -> Step:
+    """Returns the 1x1 depthwise convolution of one scale and one offset per channel."""
     scale = np.broadcast_to(np.float32(1) if scale is None else scale, (channels,))
     arrays = {"depthwise_kernel": np.array(scale, np.float32).reshape(1, 1, channels, 1)}
     if offset is not None:
@@ -104,16 +141,21 @@ def _per_channel(channels: int, scale, *, offset) -> Step:
     return Step("depthwise_conv2d", settings, weights=arrays, suffix="_linear", note=PER_CHANNEL)
 
 
+@rule("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "ELU", "TANH", "LOGISTIC", "HARD_SWISH")
 def activation(view: OperatorView) -> list[Step]:
-    """An activation that is an operator of its own."""
+    """Imports an activation that is a separate operator."""
     return activation_steps(view.operator.kind)
 
 
+@rule("LEAKY_RELU")
 def leaky_relu(view: OperatorView) -> list[Step]:
+    """Imports a ReLU with one slope for negative values."""
     return [Step("leaky_relu", {"alpha": float(view.options.alpha)})]
 
 
+@rule("PRELU")
 def prelu(view: OperatorView) -> list[Step]:
+    """Imports a ReLU with trained slopes for negative values."""
     alpha = view.floats(1)
     rank = len(view.input(0).shape) - 1
     alpha = alpha.reshape((1,) * (rank - alpha.ndim) + alpha.shape)
@@ -125,7 +167,9 @@ def prelu(view: OperatorView) -> list[Step]:
     return [Step("prelu", settings, weights={"alpha": alpha})]
 
 
+@rule("SOFTMAX")
 def softmax(view: OperatorView) -> list[Step]:
+    """Imports a softmax over the last axis; a `beta` other than 1 becomes a scale before it."""
     steps = [Step("softmax", {"axis": -1})]
     beta = float(view.options.beta)
     if beta != 1.0:
@@ -133,16 +177,20 @@ def softmax(view: OperatorView) -> list[Step]:
     return steps
 
 
+@rule("QUANTIZE")
 def quantize(view: OperatorView) -> list[Step]:
-    """Float values stay what they are, unless the new range cuts the negative ones off."""
+    """Imports a change of range: values are unchanged unless the new range has no negative ones."""
     source, target = view.input(0), view.output
     if target.quantization is None or _integer_steps(source) == _integer_steps(target):
         return []
     return view.cut_by_range() or [Step("identity", note="new range")]
 
 
-def _integer_steps(tensor):
-    """Scale and zero point as int8, or None for float tensors."""
+def _integer_steps(tensor: Tensor) -> tuple[float, int, bool] | None:
+    """Returns the scale, the zero point as for int8, and whether it is wider than 8 bits.
+
+    None for float tensors.
+    """
     if tensor.quantization is None or tensor.is_float:
         return None
     shift = {"UINT8": 128}.get(tensor.type_name, 0)
@@ -151,12 +199,15 @@ def _integer_steps(tensor):
     return float(quantization.scale[0]), int(quantization.zero_point[0]) - shift, wide
 
 
+@rule("DEQUANTIZE")
 def dequantize(view: OperatorView) -> list[Step]:
+    """Returns no layer: all values are float in the network."""
     return []
 
 
+@rule("CAST")
 def cast(view: OperatorView) -> list[Step]:
-    """To float: nothing, all is float here. To an integer: a layer that cuts fractions off."""
+    """Imports a cast to an integer type; a cast to float needs no layer."""
     if view.output.is_float:
         return []
     if view.output.dtype is None:

@@ -1,6 +1,7 @@
-"""How closely a rebuilt network follows its file: both run on the same pixels."""
+"""Measures the agreement of an imported network with its file on the same images."""
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tf_keras as keras
@@ -13,11 +14,12 @@ class Fidelity:
     """Agreement of two networks over some images.
 
     Attributes:
-        images: how many were run.
+        images: number of images.
         equal_classes: share of pixels (of images, for a classifier) with the same class.
-        largest_difference: of any output value, dequantized; None for class maps.
-        correlation: Pearson's, of all output values; None for class maps.
-        kernels: that ran the file.
+        largest_difference: largest difference of an output value, dequantized; None for class
+            maps.
+        correlation: Pearson correlation of all output values; None for class maps.
+        kernels: kernels that ran the file.
     """
 
     images: int
@@ -27,13 +29,21 @@ class Fidelity:
     kernels: Kernels = Kernels.XNNPACK
 
 
-def measure(run_file, model: keras.Model, *, real_inputs) -> Fidelity:
-    """Compares a file with its rebuilt network.
+def measure(
+    run_file: Callable[[np.ndarray], np.ndarray],
+    model: keras.Model,
+    *,
+    real_inputs: Iterable[np.ndarray],
+) -> Fidelity:
+    """Compares a file with its imported network.
 
     Args:
         run_file: `tflite_tools.runtime.pool.FileRunner`, or a function like it.
         model: the network.
         real_inputs: float32 [1, ...] each.
+
+    Raises:
+        ValueError: there are no inputs.
     """
     pairs = [(run_file(real), np.asarray(model(real, training=False))) for real in real_inputs]
     if not pairs:
@@ -42,9 +52,12 @@ def measure(run_file, model: keras.Model, *, real_inputs) -> Fidelity:
     return dataclasses.replace(compare(pairs), kernels=kernels)
 
 
-def compare(pairs) -> Fidelity:
-    """Compares outputs (reference, rebuilt); class maps are integers, all else has its classes
-    last. A batch of one may be missing on one side.
+def compare(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Fidelity:
+    """Compares outputs of a file with those of its imported network.
+
+    Args:
+        pairs: (reference, rebuilt) per image. Integers are class maps; any other output has its
+            classes on the last axis. A batch dimension of 1 may be missing on one side.
     """
     equal, total, largest = 0, 0, 0.0
     values: list[tuple[np.ndarray, np.ndarray]] = []

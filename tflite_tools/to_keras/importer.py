@@ -1,8 +1,9 @@
-"""A graph out of a file becomes a description, float weights and activation ranges."""
+"""Imports the graph of a file as a network description, float weights and activation ranges."""
 
 import dataclasses
 import pathlib
 import re
+from typing import Any
 
 import numpy as np
 
@@ -10,14 +11,17 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import KINDS, NetworkDescription, Node
 from tflite_tools.file_contract import FileContract, Said, file_contract, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
+from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
+from tflite_tools.to_keras import convolutions, spatial  # noqa: F401 - register their rules
+from tflite_tools.to_keras import shapes as _shapes  # noqa: F401 - registers its rules
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
 from tflite_tools.to_keras.integer_arithmetic import (
     activation_range,
     copies_other_scale,
     integer_arithmetic,
 )
-from tflite_tools.to_keras.rules import RULES
+from tflite_tools.to_keras.rules import data_inputs, rule_of, supported_kinds
 from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 _NAME_PREFIXES = ("PartitionedCall/", "StatefulPartitionedCall/")
@@ -25,13 +29,13 @@ _NAME_PREFIXES = ("PartitionedCall/", "StatefulPartitionedCall/")
 
 @dataclasses.dataclass(frozen=True)
 class ReportRow:
-    """What an operator of the file became.
+    """The result of importing one operator.
 
     Attributes:
-        position: in the file's order of execution.
+        position: place in the file's order of execution.
         operator: kind in the schema.
-        tensor: name of what it computes.
-        became: the layers, or why there is none.
+        tensor: name of the tensor that it computes.
+        became: the layers, or why there are none.
     """
 
     position: int
@@ -42,15 +46,15 @@ class ReportRow:
 
 @dataclasses.dataclass(frozen=True)
 class ImportedNetwork:
-    """A file as a network.
+    """An imported file.
 
     Attributes:
         description: the layers.
         arrays: float32 weights, "layer/weight".
         ranges: {layer or input name: {scale, zero_point, quantized_min, quantized_max, min,
             max, dtype}} of every quantized activation; `min` and `max` are real values.
-        contract: what the file's input means; of the graph alone where no file was read.
-        rows: one an operator.
+        contract: preprocessing of the file's input; from the graph alone if no file was read.
+        rows: one per operator.
         nodes_of_tensors: {tensor name: node name}.
     """
 
@@ -74,7 +78,18 @@ def import_file(
     mean: float | None = None,
     std: float | None = None,
 ) -> ImportedNetwork:
-    """Reads a file, with its manifest or metadata, and imports its graph, see `import_graph`."""
+    """Reads a file with its manifest or metadata, and imports its graph.
+
+    Args:
+        path: the `.tflite`.
+        trim_head: tensor to cut after; empty for the whole network.
+        mean: mean of the input, in pixel units; None: the file's own.
+        std: standard deviation of the input, in pixel units; None: the file's own.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: see `import_graph`.
+    """
     graph = read_checked_graph(path)
     network = import_graph(graph, trim_head)
     contract = read_file_contract(path, graph, mean=mean, std=std)
@@ -82,14 +97,18 @@ def import_file(
 
 
 def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
-    """Turns a graph into a network, up to its output or to a named tensor.
+    """Converts a graph to a network, up to its output or to a named tensor.
 
-    Operators that the chosen tensor does not need are not looked at. Shapes that are not stored,
-    or stored stale, are asked of the runtime, as `with_runtime_shapes` does.
+    Operators that the chosen tensor does not depend on are ignored. Shapes that are missing or
+    wrong in the file are taken from the runtime, see `with_runtime_shapes`.
+
+    Args:
+        graph: the file.
+        trim_head: tensor to cut after; empty for the whole network.
 
     Raises:
-        ValueError: an operator that is not supported or damaged, several inputs or outputs, no
-            tensor of that name, a file compiled for Edge TPU.
+        ValueError: an operator is not supported or damaged, there are several inputs or outputs,
+            no tensor has that name, or the file is compiled for Edge TPU.
     """
     _check_edge_tpu(graph)
     graph = with_known_shapes(graph)
@@ -108,19 +127,23 @@ def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
 def _import(graph: Graph, trim_head: str) -> ImportedNetwork:
     output = find_tensor(graph, trim_head) if trim_head else _only_output(graph)
     operators = _needed_operators(graph, output)
-    builder = _Builder(graph, operators)
+    builder = _Builder(graph, operators, output=output)
     for operator in operators:
         builder.convert(operator)
-    network = builder.finish(output)
+    network = builder.finish()
     _check_shapes(graph, network.description, shapes=builder.shapes)
     return network
 
 
 def find_tensor(graph: Graph, name: str) -> int:
-    """Index of the computed tensor of that name, or of one of the names joined by ";".
+    """Returns the index of the computed tensor of a name.
+
+    Args:
+        graph: the file.
+        name: the tensor's name, one of its names joined by ";", or its layer name.
 
     Raises:
-        ValueError: none, or several.
+        ValueError: no tensor or several tensors have that name.
     """
     computed = [graph.tensors[index] for operator in graph.operators for index in operator.outputs]
     for matches in (
@@ -133,13 +156,17 @@ def find_tensor(graph: Graph, name: str) -> int:
             break
     if matches:
         found = ", ".join(repr(tensor.name) for tensor in matches)
-        raise ValueError(f"{graph.path}: {name!r} stands for several tensors: {found}; give one")
+        raise ValueError(f"{graph.path}: {name!r} matches several tensors: {found}; give one")
     last = ", ".join(repr(tensor.name) for tensor in computed[-8:])
     raise ValueError(f"{graph.path}: no operator computes a tensor {name!r}; the last are {last}")
 
 
 def layer_name(tensor: Tensor) -> str:
-    """A tensor's name as a layer's: the first of the joined ones, word characters only."""
+    """Returns a tensor's name as a layer name: the first joined name, with word characters only.
+
+    Args:
+        tensor: the tensor.
+    """
     name = tensor.name.split(";")[0]
     for prefix in _NAME_PREFIXES:
         name = name.removeprefix(prefix)
@@ -166,7 +193,7 @@ def _only_output(graph: Graph) -> int:
 
 
 def _needed_operators(graph: Graph, output: int) -> list[Operator]:
-    """What the output is computed from, in the order of execution."""
+    """Returns the operators that the output depends on, in the order of execution."""
     producers = {index: op for op in graph.operators for index in op.outputs}
     needed, waiting, seen = {}, [output], set()
     while waiting:
@@ -176,26 +203,25 @@ def _needed_operators(graph: Graph, output: int) -> list[Operator]:
         seen.add(index)
         operator = producers[index]
         needed[operator.position] = operator
-        rule = RULES.get(operator.kind)
-        if rule is None:
+        if rule_of(operator.kind) is None:
             raise ValueError(_unknown(graph, operator))
         try:
-            waiting += rule.data_inputs(graph, operator)
+            waiting += data_inputs(graph, operator)
         except IndexError as error:
             raise ValueError(_problem(graph, operator, reason="its inputs are missing")) from error
     return [needed[position] for position in sorted(needed)]
 
 
 def _unknown(graph: Graph, operator: Operator) -> str:
-    # A command shows 600 characters: the list must fit.
+    # A command prints 600 characters of a message: the list must fit.
     return (
         _problem(graph, operator, reason="not supported")
-        + f"; supported: {', '.join(sorted(RULES))}"
+        + f"; supported: {', '.join(supported_kinds())}"
     )
 
 
 def _problem(graph: Graph, operator: Operator, *, reason: str) -> str:
-    """Names an operator, where it stands and what surrounds it."""
+    """Returns a message with an operator, its position and its neighbors."""
     tensor = graph.tensors[operator.outputs[0]]
     producers = (graph.producer(index) for index in operator.inputs if index >= 0)
     before = sorted({producer.kind for producer in producers if producer is not None})
@@ -203,16 +229,20 @@ def _problem(graph: Graph, operator: Operator, *, reason: str) -> str:
     after = sorted({consumer.kind for group in consumers for consumer in group})
     return (
         f"{graph.path.name}: operator {operator.position}, {operator.kind} "
-        f"({tensor.name.split(';')[0][-40:]!r}, behind {', '.join(before) or 'the input'}, "
+        f"({tensor.name.split(';')[0][-40:]!r}, after {', '.join(before) or 'the input'}, "
         f"before {', '.join(after) or 'the output'}): {reason}"
     )
 
 
 class _Builder:
-    """Collects nodes while the operators are walked through."""
+    """Collects the nodes of a network, one operator after the other.
 
-    def __init__(self, graph: Graph, operators: list[Operator]):
-        self._graph = graph
+    Attributes:
+        shapes: {node or input: its shape in the file, without the batch}.
+    """
+
+    def __init__(self, graph: Graph, operators: list[Operator], *, output: int) -> None:
+        self._graph, self._output = graph, output
         self._input = self._find_input(operators)
         self._nodes: list[Node] = []
         self._arrays: dict[str, np.ndarray] = {}
@@ -231,7 +261,7 @@ class _Builder:
         used = {
             index
             for operator in operators
-            for index in RULES[operator.kind].data_inputs(graph, operator)
+            for index in data_inputs(graph, operator)
             if index in graph.inputs
         }
         if len(used) != 1:
@@ -250,22 +280,23 @@ class _Builder:
     def convert(self, operator: Operator) -> None:
         """Adds the nodes of one operator.
 
+        Args:
+            operator: the next operator.
+
         Raises:
-            ValueError: it cannot be expressed, or its file is damaged.
+            ValueError: the operator cannot be expressed, or the file is damaged.
         """
-        if len(operator.outputs) > 1:
+        if len(operator.outputs) > 1 and not traits(operator.kind).several_outputs:
             reason = f"it has {len(operator.outputs)} outputs, its layer has one"
             raise ValueError(_problem(self._graph, operator, reason=reason))
-        view = OperatorView(self._graph, operator, sizes=tuple(self._sizes))
-        try:
-            steps = RULES[operator.kind].convert(view)
-        except ValueError as error:
-            kind = ShapeMismatchError if isinstance(error, ShapeMismatchError) else ValueError
-            raise kind(_problem(self._graph, operator, reason=str(error))) from error
-        except (AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
-            reason = f"damaged ({type(error).__name__}: {error})"
-            raise ValueError(_problem(self._graph, operator, reason=reason)) from error
+        for slot, index in enumerate(operator.outputs):
+            if index == self._output or self._graph.consumers(index):
+                self._convert_output(OperatorView(self._graph, operator, tuple(self._sizes), slot))
+
+    def _convert_output(self, view: OperatorView) -> None:
+        operator = view.operator
         inputs = self._inputs_of(operator)
+        steps = self._steps(view)
         first_range = self._is_first_range(operator, inputs[0])
         if first_range:
             steps = []
@@ -277,9 +308,9 @@ class _Builder:
             became = f"part of the convolution {inputs[0]}"
             steps = steps[1:]
         name = self._add(view.output, inputs, steps=steps) if steps else inputs[0]
-        self._names[operator.outputs[0]] = name
+        self._names[view.output.index] = name
         if _stays_in_batches(operator, self._in_batches):
-            self._in_batches.add(operator.outputs[0])
+            self._in_batches.add(view.output.index)
         self._remember(view.output, name)
         if name in self._ranges and (steps or first_range):
             self._ranges[name] |= integer_arithmetic(view)
@@ -287,11 +318,24 @@ class _Builder:
             ReportRow(operator.position, operator.kind, tensor=view.output.name, became=became)
         )
 
+    def _steps(self, view: OperatorView) -> list[Step]:
+        operator = view.operator
+        convert = rule_of(operator.kind)
+        assert convert is not None, operator.kind  # checked by _needed_operators
+        try:
+            return convert(view)
+        except ValueError as error:
+            kind = ShapeMismatchError if isinstance(error, ShapeMismatchError) else ValueError
+            raise kind(_problem(self._graph, operator, reason=str(error))) from error
+        except (AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
+            reason = f"damaged ({type(error).__name__}: {error})"
+            raise ValueError(_problem(self._graph, operator, reason=reason)) from error
+
     def _folds(self, operator: Operator, source: str, *, steps: list[Step]) -> bool:
-        """Whether a constant a channel can go into the convolution that alone stands before."""
+        """Whether a constant per channel can be folded into the convolution before it."""
         if not steps or steps[0].note != PER_CHANNEL or source in self._ranges:
             return False
-        (tensor,) = RULES[operator.kind].data_inputs(self._graph, operator)
+        (tensor,) = data_inputs(self._graph, operator)
         node = next((node for node in self._nodes if node.name == source), None)
         return (
             node is not None
@@ -301,7 +345,7 @@ class _Builder:
         )
 
     def _fold(self, name: str, step: Step) -> None:
-        """Kernel * scale, bias * scale + offset."""
+        """Folds a step: kernel * scale, bias * scale + offset."""
         position = [node.name for node in self._nodes].index(name)
         node = self._nodes[position]
         scale = step.weights["depthwise_kernel"].ravel()
@@ -317,12 +361,12 @@ class _Builder:
         self._nodes[position] = dataclasses.replace(node, attributes=attributes)
 
     def _is_first_range(self, operator: Operator, source: str) -> bool:
-        """Whether it quantizes a float tensor that nothing else reads: the range is that one's."""
+        """Whether it quantizes a float tensor that nothing else reads and that takes its range."""
         alone = len(self._graph.consumers(operator.inputs[0])) == 1
         return operator.kind == "QUANTIZE" and alone and source not in self._ranges
 
     def _inputs_of(self, operator: Operator) -> list[str]:
-        indices = RULES[operator.kind].data_inputs(self._graph, operator)
+        indices = data_inputs(self._graph, operator)
         if missing := [index for index in indices if index not in self._names]:
             reason = f"damaged (tensor {missing[0]} is read before it is computed)"
             raise ValueError(_problem(self._graph, operator, reason=reason))
@@ -359,8 +403,8 @@ class _Builder:
         if found and name not in self._ranges:
             self._ranges[name] = found
 
-    def finish(self, output: int) -> ImportedNetwork:
-        """The network up to a tensor.
+    def finish(self) -> ImportedNetwork:
+        """Returns the network up to its output.
 
         Raises:
             ValueError: the tensor is the input itself.
@@ -370,7 +414,7 @@ class _Builder:
             layer_name(self._input),
             self._input.shape[1:],
             nodes=tuple(self._nodes),
-            output_name=self._names[output],
+            output_name=self._names[self._output],
         )
         return ImportedNetwork(
             description,
@@ -388,8 +432,8 @@ def _stays_in_batches(operator: Operator, in_batches: set[int]) -> bool:
     return operator.kind != "BATCH_TO_SPACE_ND" and not in_batches.isdisjoint(operator.inputs)
 
 
-def _plain(value):
-    """Attributes as JSON gives them back."""
+def _plain(value: Any) -> Any:
+    """Returns attributes as JSON values."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -408,17 +452,19 @@ def _became(steps: list[Step], operator: Operator) -> str:
     return " + ".join(words)
 
 
-def _check_shapes(graph: Graph, description: NetworkDescription, *, shapes: dict) -> None:
-    """Every layer must give the shape that the file says.
+def _check_shapes(
+    graph: Graph, description: NetworkDescription, *, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """Checks that every layer has the output shape of the file.
 
     Raises:
-        ValueError: naming the first that does not.
+        ValueError: a layer has another shape; the first one is named.
     """
     model = build_imported(description)
     built = {layer.name: tuple(layer.output.shape)[1:] for layer in model.layers}
     for name, shape in shapes.items():
         if name in built and built[name] != shape and name != description.output_name:
             raise ShapeMismatchError(
-                f"{graph.path}: layer {name!r} gives {list(built[name])}, the file says "
-                f"{list(shape)}; the file is damaged or its operator is not understood"
+                f"{graph.path}: layer {name!r}: expected shape {list(shape)} as in the file, got "
+                f"{list(built[name])}; the file is damaged or its operator is not supported"
             )

@@ -1,11 +1,12 @@
-"""What an integer file says of its activations: their ranges, and how sums are scaled back.
+"""Reads activation ranges and the rescaling arithmetic of an integer file.
 
-The arithmetic is that of XNNPACK, which the runtime uses unless it is told otherwise, and that of
-the built-in kernels for the operators that XNNPACK leaves to them. Where both have a kernel, the
-built-in ones round in other places.
+The arithmetic is that of XNNPACK, which the runtime uses by default, and that of the built-in
+kernels for operators that XNNPACK does not have. Where both have a kernel, the built-in one rounds
+in other places.
 """
 
 import math
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,10 +15,19 @@ from tflite_tools.to_keras.kernel_tables import kernel_table
 from tflite_tools.to_keras.view import INTEGER_RANGES, OperatorView
 
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+_Ratio = TypeVar("_Ratio", bound=np.ndarray | np.float32)
 
 
-def activation_range(tensor: Tensor) -> dict | None:
-    """Range of a quantized tensor: its steps, and the real values at its ends; else None."""
+def activation_range(tensor: Tensor) -> dict[str, Any] | None:
+    """Returns the range of a quantized tensor: its scale, integers and real limits.
+
+    Args:
+        tensor: the tensor.
+
+    Returns:
+        {scale, zero_point, quantized_min, quantized_max, min, max, dtype}; None for a tensor
+        that is not quantized, or quantized per channel.
+    """
     quantization = tensor.quantization
     if quantization is None or tensor.type_name not in INTEGER_RANGES or quantization.per_channel:
         return None
@@ -34,8 +44,11 @@ def activation_range(tensor: Tensor) -> dict | None:
     }
 
 
-def integer_arithmetic(view: OperatorView) -> dict:
-    """How the kernel comes to an operator's integer output; empty where that is not known.
+def integer_arithmetic(view: OperatorView) -> dict[str, dict[str, Any]]:
+    """Returns how the kernel computes an operator's integer output.
+
+    Args:
+        view: the operator.
 
     Returns:
         {"accumulator": {accumulator_scale, multiplier, half_up}},
@@ -43,18 +56,23 @@ def integer_arithmetic(view: OperatorView) -> dict:
         {"addends": {input_scales, multipliers}},
         {"softmax": {input_scale, scale}} or
         {"table": {input_scale, input_offset, scale, zero_point, table}},
-        see `deeplab_tf.graph.layers`.
+        see `deeplab_tf.graph.layers`; empty where the arithmetic is not known.
 
     Raises:
-        ValueError: scales so far apart that their ratio is no finite number.
+        ValueError: the ratio of two scales is not finite.
     """
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return _arithmetic(view)
 
 
 def copies_other_scale(view: OperatorView) -> bool:
-    """Whether it is a resize to another scale or zero point: XNNPACK refuses such a file, and the
-    built-in kernels copy the integers, so that the real values change.
+    """Returns whether the operator is a resize to another scale or zero point.
+
+    XNNPACK rejects such a file, and the built-in kernels copy the integers, so that the real
+    values change.
+
+    Args:
+        view: the operator.
     """
     tensors = view.input(0), view.output
     return (
@@ -64,7 +82,7 @@ def copies_other_scale(view: OperatorView) -> bool:
     )
 
 
-def _arithmetic(view: OperatorView) -> dict:
+def _arithmetic(view: OperatorView) -> dict[str, dict[str, Any]]:
     kind, target = view.operator.kind, view.output
     source = view.input(2 if kind == "TRANSPOSE_CONV" else 0)
     if target.quantization is None:
@@ -83,12 +101,12 @@ def _arithmetic(view: OperatorView) -> dict:
         return _accumulator(scale * second.scale, scale * second.scale / out)
     if copies_other_scale(view):
         return {"accumulator": {"copied": _scale_and_zero_point(source)}}
-    if kind == "AVERAGE_POOL_2D":  # of the built-in kernels, whatever the file's numbers
+    if kind == "AVERAGE_POOL_2D":  # always computed by the built-in kernels
         return {"accumulator": {"half_away": True}}
     if kind == "MEAN":
         count = np.float32(math.prod(source.shape) / max(math.prod(target.shape), 1))
         return _accumulator(scale / count, scale / (out * count))
-    if kind == "QUANTIZE":  # eight bits behind the point
+    if kind == "QUANTIZE":  # a factor with eight fractional bits
         return _accumulator(scale, np.round(np.float32(256) * (scale / out)) / 256, half_up=True)
     if second is None:
         return {}
@@ -102,7 +120,7 @@ def _arithmetic(view: OperatorView) -> dict:
     return {}
 
 
-def _table(source: Tensor, target: Tensor, *, table: list[int]) -> dict:
+def _table(source: Tensor, target: Tensor, *, table: list[int]) -> dict[str, Any]:
     low, _ = INTEGER_RANGES[source.type_name]
     scale, zero_point = _scale_and_zero_point(source)
     out_scale, out_zero_point = _scale_and_zero_point(target)
@@ -120,7 +138,7 @@ def _scale_and_zero_point(tensor: Tensor) -> tuple[float, int]:
     return float(tensor.quantization.scale[0]), int(tensor.quantization.zero_point[0])
 
 
-def _finite(ratio):
+def _finite(ratio: _Ratio) -> _Ratio:
     if not np.isfinite(ratio).all():
         raise ValueError(
             "the ratio of an operator's quantization scales is not finite; the file is damaged, "
@@ -129,7 +147,9 @@ def _finite(ratio):
     return ratio
 
 
-def _accumulator(sums, multiplier, *, half_up: bool = False) -> dict:
+def _accumulator(
+    sums: np.ndarray | np.float32, multiplier: np.ndarray | np.float32, *, half_up: bool = False
+) -> dict[str, dict[str, Any]]:
     return {
         "accumulator": {
             "accumulator_scale": np.squeeze(_finite(sums)).tolist(),
@@ -139,10 +159,12 @@ def _accumulator(sums, multiplier, *, half_up: bool = False) -> dict:
     }
 
 
-def _constant_addend(view: OperatorView, first, *, second, out) -> dict:
-    """A sum or difference of which one operand is constant, one value or one a channel.
+def _constant_addend(
+    view: OperatorView, first: np.float32, *, second: np.float32, out: np.float32
+) -> dict[str, dict[str, Any]]:
+    """Returns the arithmetic of a sum or difference with a constant, one value or per channel.
 
-    A ReLU6 cuts the sum before its integers can be found again: nothing is said then.
+    A ReLU6 clips the sum before its integers can be recovered: the result is empty then.
     """
     constant = view.floats(0 if view.is_constant(0) else 1)
     kind, fused = view.operator.kind, view.activation()
@@ -169,8 +191,10 @@ def _constant_addend(view: OperatorView, first, *, second, out) -> dict:
     }
 
 
-def _addends(first, second, *, out, subtract: bool) -> dict:
-    """Both factors as multiples of one power of two, the larger with 21 bits."""
+def _addends(
+    first: np.float32, second: np.float32, *, out: np.float32, subtract: bool
+) -> dict[str, list[float]]:
+    """Returns both factors as multiples of one power of two, the larger with 21 bits."""
     factors = [float(_finite(first / out)), float(_finite(second / out))]
     shift = 20 - math.floor(math.log2(max(factors)))
     multipliers = [round(factor * 2.0**shift) / 2.0**shift for factor in factors]

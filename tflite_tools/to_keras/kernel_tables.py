@@ -1,8 +1,8 @@
-"""What the runtime's kernels make of each 8-bit value: 256 answers an activation.
+"""Computes the output of the runtime's activation kernels for each of the 256 8-bit values.
 
-XNNPACK takes LEAKY_RELU; RELU and its kin, HARD_SWISH and a QUANTIZE between int8 and uint8 are
-left to the built-in kernels, which multiply by 31-bit fixed-point numbers (Jacob et al. 2018,
-arXiv:1712.05877, section 2.2).
+XNNPACK computes LEAKY_RELU. RELU and its variants, HARD_SWISH and a QUANTIZE between int8 and
+uint8 are computed by the built-in kernels, which multiply by 31-bit fixed-point numbers (Jacob et
+al. 2018, arXiv:1712.05877, section 2.2).
 """
 
 import math
@@ -22,9 +22,13 @@ _INT16 = 2**15
 
 
 def kernel_table(view: OperatorView) -> list[int] | None:
-    """Output values for the input values from the type's smallest to its largest.
+    """Returns the output of a kernel for every input value, from the smallest to the largest.
 
-    None where the kernel is no function of one 8-bit value, or not known.
+    Args:
+        view: the operator.
+
+    Returns:
+        256 integers; None where the kernel is not a function of one 8-bit value, or not known.
     """
     kind, source, target = view.operator.kind, view.input(0), view.output
     if not (_is_8_bit(source) and _is_8_bit(target)):
@@ -69,12 +73,19 @@ def _zero_point(tensor: Tensor) -> int:
 
 
 def _round(value: float) -> int:
-    """Halves away from zero, as C's round does."""
+    """Rounds halves away from zero, as C's round does."""
     return math.floor(value + 0.5) if value >= 0 else -math.floor(-value + 0.5)
 
 
 def fixed_point(real: float) -> tuple[int, int]:
-    """(multiplier, exponent): real = multiplier * 2^(exponent - 31), multiplier of 31 bits."""
+    """Returns a real number in fixed point.
+
+    Args:
+        real: positive number.
+
+    Returns:
+        (multiplier, exponent): real = multiplier * 2^(exponent - 31), multiplier of 31 bits.
+    """
     fraction, exponent = math.frexp(real)
     multiplier = _round(fraction * 2**31)
     if multiplier == 2**31:
@@ -83,15 +94,26 @@ def fixed_point(real: float) -> tuple[int, int]:
 
 
 def fixed_point_product(values: np.ndarray, real: float) -> np.ndarray:
-    """int64 values * real, as `MultiplyByQuantizedMultiplier` rounds: twice."""
+    """Multiplies integers by a real number in fixed point, rounded twice.
+
+    The runtime's function is `MultiplyByQuantizedMultiplier`.
+
+    Args:
+        values: int64, any shape.
+        real: positive factor.
+
+    Returns:
+        int64 of the same shape.
+    """
     multiplier, exponent = fixed_point(real)
     product = _doubling_high_product(values * 2 ** max(exponent, 0), multiplier, bits=31)
     return _divided_by_power_of_two(product, max(-exponent, 0))
 
 
 def _doubling_high_product(values: np.ndarray, factor: int, *, bits: int) -> np.ndarray:
-    """Values * factor / 2^bits, rounded to nearest, halves up: (product + nudge) / 2^bits, where
-    the division truncates towards zero.
+    """Computes values * factor / 2^bits, rounded to nearest, halves up.
+
+    It is (product + nudge) / 2^bits, where the division truncates towards zero.
     """
     product = values * factor
     nudge = np.where(product >= 0, 2 ** (bits - 1), 1 - 2 ** (bits - 1))
@@ -99,7 +121,7 @@ def _doubling_high_product(values: np.ndarray, factor: int, *, bits: int) -> np.
 
 
 def _divided_by_power_of_two(values: np.ndarray, exponent: int) -> np.ndarray:
-    """Values / 2^exponent, rounded to nearest, halves away from zero."""
+    """Computes values / 2^exponent, rounded to nearest, halves away from zero."""
     if exponent == 0:
         return values
     mask = 2**exponent - 1
@@ -117,11 +139,15 @@ def _fixed_point_16(real: float) -> tuple[int, int]:
 
 
 def hard_swish(values: np.ndarray, scale: np.float32, *, out_scale: np.float32) -> np.ndarray:
-    """X * relu6(x + 3) / 6 in 16-bit fixed point (`reference/hard_swish.h`).
+    """Computes x * relu6(x + 3) / 6 in 16-bit fixed point (`reference/hard_swish.h`).
 
     Args:
-        values: quantized - zero_point of the input.
-        scale, out_scale: of input and output.
+        values: quantized - zero_point of the input, int64.
+        scale: scale of the input.
+        out_scale: scale of the output.
+
+    Returns:
+        quantized - zero_point of the output, int64, before it is clipped.
     """
     fine_scale = np.float32(1 / 128) * scale
     fine = values * 128
@@ -144,7 +170,16 @@ def hard_swish(values: np.ndarray, scale: np.float32, *, out_scale: np.float32) 
 
 
 def leaky_relu(values: np.ndarray, ratio: np.float32, *, alpha: np.float32) -> np.ndarray:
-    """Eight bits behind the point, halves up (XNNPACK's `qs8-vlrelu`)."""
+    """Computes a leaky ReLU with factors of eight fractional bits (XNNPACK's `qs8-vlrelu`).
+
+    Args:
+        values: quantized - zero_point of the input, int64.
+        ratio: scale of the input / scale of the output.
+        alpha: slope of negative values.
+
+    Returns:
+        quantized - zero_point of the output, int64, halves rounded up, before it is clipped.
+    """
     positive = np.round(np.float32(256) * ratio)
     negative = np.round(np.float32(256) * (ratio * alpha))
     factors = np.where(values >= 0, positive, negative).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Four built-in pictures: what a rebuilt network is checked on where no photos are given."""
+"""Four built-in pictures, on which an imported network is checked if no images are given."""
 
 import numpy as np
 from PIL import Image
@@ -9,20 +9,21 @@ _SCENE_SEEDS = (0, 1)
 
 
 def built_in_pictures(shape: tuple[int, ...]) -> list[np.ndarray]:
-    """Two drawn scenes, slopes of brightness, and noise; the same at every call.
+    """Returns two drawn scenes, color gradients and noise; the same at every call.
 
     Args:
-        shape: of the network's input without the batch; what is no image gets noise alone.
+        shape: shape of the network's input without the batch; an input that is not an image gets
+            four arrays of noise.
 
     Returns:
-        four arrays, uint8 [1, *shape].
+        Four arrays, uint8 [1, *shape].
     """
     random = np.random.default_rng(0)
     if len(shape) != 3:
         return [random.integers(0, 256, (1, *shape)).astype(np.uint8) for _ in range(4)]
     height, width, channels = shape
     scenes = [_scene(seed, height, width=width) for seed in _SCENE_SEEDS]
-    pictures = [*scenes, _slopes(height, width), random.integers(0, 256, (height, width, 3))]
+    pictures = [*scenes, _gradients(height, width), random.integers(0, 256, (height, width, 3))]
     return [_with_channels(picture, channels)[None] for picture in pictures]
 
 
@@ -31,8 +32,8 @@ def _scene(seed: int, height: int, *, width: int) -> np.ndarray:
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def _slopes(height: int, width: int) -> np.ndarray:
-    """Red rises to the right, green downwards, blue falls along the diagonal."""
+def _gradients(height: int, width: int) -> np.ndarray:
+    """Returns red increasing to the right, green downwards, blue decreasing on the diagonal."""
     down, right = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     return np.round(255 * np.stack([right, down, 1 - (down + right) / 2], axis=-1))
 

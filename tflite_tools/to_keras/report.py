@@ -1,9 +1,10 @@
-"""What an import writes: the network, its weights, its ranges and a report."""
+"""Writes the folder of an import: the network, its weights, its ranges and a report."""
 
 import dataclasses
 import io
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -25,16 +26,16 @@ class Result:
 
     Attributes:
         source: the `.tflite`.
-        network: what was read.
+        network: the network as it was read.
         description: the network to write, which may have another head or batch norms.
         arrays: its weights.
         labels: class names of the manifest, else of the file, or ().
-        steps: what was done beside reading, in words.
-        fidelity: agreement with the file, where images were given.
-        versions: of what it ran on.
+        steps: edits of the network, in words.
+        fidelity: agreement with the file, where a comparison was requested.
+        versions: {package: version}.
         run: the network as a training run, or None.
-        no_run: why it is none.
-        self_check: the network as it was read beside its file, or None.
+        no_run: why there is no run, or "".
+        self_check: comparison of the network as it was read with its file, or None.
     """
 
     source: pathlib.Path
@@ -55,7 +56,8 @@ class Result:
         names = {node.name for node in self.description.nodes} | {self.description.input_name}
         return {name: values for name, values in self.network.ranges.items() if name in names}
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
+        """Returns the report as JSON values."""
         return {
             "source": self.source.name,
             "input": self.network.contract.to_json(),
@@ -70,7 +72,15 @@ class Result:
 
 
 def check_output(output_dir: pathlib.Path, overwrite: bool) -> None:
-    """Raises FileExistsError where an import or a run lies already."""
+    """Checks that the folder may be written.
+
+    Args:
+        output_dir: the folder.
+        overwrite: whether an earlier import may be replaced.
+
+    Raises:
+        FileExistsError: the folder holds an import or a run, and `overwrite` is not set.
+    """
     for name in (NETWORK, WEIGHTS, "config.json"):
         if (output_dir / name).exists() and not overwrite:
             raise FileExistsError(
@@ -79,7 +89,12 @@ def check_output(output_dir: pathlib.Path, overwrite: bool) -> None:
 
 
 def write_result(result: Result, output_dir: pathlib.Path) -> None:
-    """Writes all files, each whole or not at all; config.json, which makes it a run, comes last."""
+    """Writes all files, each atomically; config.json, which makes the folder a run, is the last.
+
+    Args:
+        result: the import.
+        output_dir: the folder.
+    """
     stream = io.BytesIO()
     np.savez(stream, **result.arrays)  # type: ignore[arg-type]
     atomic_file.write_bytes(output_dir / WEIGHTS, stream.getvalue())
@@ -93,12 +108,16 @@ def write_result(result: Result, output_dir: pathlib.Path) -> None:
         folder.prepare(result.run.config, result.run.label_set)
 
 
-def _write_json(path: pathlib.Path, values) -> None:
+def _write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
     atomic_file.write_text(path, json.dumps(values, indent=1) + "\n")
 
 
 def to_markdown(result: Result) -> str:
-    """The report for a reader."""
+    """Returns the report as Markdown.
+
+    Args:
+        result: the import.
+    """
     lines = [f"# {result.source.name} as a Keras network", "", *_input_lines(result), ""]
     lines += [f"- {step}" for step in result.steps]
     lines.append("- " + _run_line(result))
@@ -116,7 +135,7 @@ def to_markdown(result: Result) -> str:
 
 
 def _cell(text: str) -> str:
-    """The first of the names that the converter joined; no character that ends a cell."""
+    """Returns the first of the joined names, without characters that end a table cell."""
     return text.split(";", maxsplit=1)[0].replace("|", "/").replace("\n", " ")
 
 
@@ -132,8 +151,8 @@ def _input_lines(result: Result) -> list[str]:
         lines.append(f"Network input = (pixel - {mean}) / {std} ({contract.source.value}).")
     else:
         lines.append(
-            "Neither a manifest nor the file says how pixels become its input: give --mean and "
-            "--std."
+            "Neither a manifest nor the file specifies the normalization of its input: give "
+            "--mean and --std."
         )
     lines += [f"Warning: {warning}." for warning in contract.warnings if contract.is_known]
     names = ", ".join(result.labels) if result.labels else "none in the file"
@@ -141,7 +160,7 @@ def _input_lines(result: Result) -> list[str]:
 
 
 def _values(values: tuple[float, ...]) -> str:
-    """One number where all channels have the same."""
+    """Returns one number where all channels have the same value."""
     texts = [f"{value:.9g}" for value in values]
     return texts[0] if len(set(texts)) == 1 else f"[{', '.join(texts)}]"
 
@@ -155,15 +174,15 @@ def _run_line(result: Result) -> str:
     if result.run.assumed:
         mean, std = result.run.config.preprocessing.mean[0], result.run.config.preprocessing.std[0]
         words += (
-            f"; the file does not say its normalization, (pixel - {mean:g}) / {std:g} is ASSUMED: "
-            "give --mean and --std if that is wrong"
+            f"; the file does not specify its normalization, (pixel - {mean:g}) / {std:g} is "
+            "ASSUMED: give --mean and --std if that is wrong"
         )
     return words
 
 
 def _fidelity_line(fidelity: Fidelity) -> str:
     text = (
-        f"Against the file ({fidelity.kernels} kernels) on {fidelity.images} images: "
+        f"Compared with the file ({fidelity.kernels} kernels) on {fidelity.images} images: "
         f"{100 * fidelity.equal_classes:.3f}% of the classes equal"
     )
     if fidelity.largest_difference is not None:

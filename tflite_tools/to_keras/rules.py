@@ -1,75 +1,79 @@
-"""The table of operators: a rule each, and which of its inputs are data."""
+"""Registry of import rules: each converts one kind of operator to layers.
 
-import dataclasses
+The operator table (`tflite_tools.flatbuffer.operators`) specifies which inputs carry data, and the
+function of an operator that needs no rule because one layer computes it from whole tensors.
+"""
+
 from collections.abc import Callable
 
-from tflite_tools.to_keras import convolutions, elementwise, shapes, spatial
+from tflite_tools.flatbuffer.graph import Graph, Operator
+from tflite_tools.flatbuffer.operators import OPERATORS, traits
 from tflite_tools.to_keras.view import OperatorView, Step, is_constant
 
-FIRST = (0,)
-ALL = None
-"""Every input that is not constant."""
+Rule = Callable[[OperatorView], list[Step]]
+"""View of an operator -> steps; no steps where the value passes unchanged.
+
+A rule raises ValueError with "it ..." or "its ..." for an operator that cannot be expressed.
+"""
+RULES: dict[str, Rule] = {}
+"""{kind of operator: its rule}; filled by `rule`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """How an operator becomes layers.
+def rule(*kinds: str) -> Callable[[Rule], Rule]:
+    """Returns a decorator that registers a function as the rule of some kinds of operators.
 
-    Attributes:
-        convert: view -> steps, none where the value passes unchanged. Raises ValueError with
-            "it ..." or "its ..." for what cannot be expressed.
-        data: input slots that carry the image on; ALL for every computed one.
+    Args:
+        *kinds: names in the schema.
     """
 
-    convert: Callable[[OperatorView], list[Step]]
-    data: tuple[int, ...] | None = FIRST
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(kinds, function))
+        return function
 
-    def data_inputs(self, graph, operator) -> list[int]:
-        """Tensor indices of the inputs that carry the image on."""
-        if self.data is ALL:
-            return [i for i in operator.inputs if i >= 0 and not is_constant(graph, i)]
-        return [operator.inputs[slot] for slot in self.data]
+    return register
 
 
-RULES = {
-    "CONV_2D": Rule(convolutions.conv2d),
-    "DEPTHWISE_CONV_2D": Rule(convolutions.depthwise_conv2d),
-    "TRANSPOSE_CONV": Rule(convolutions.transpose_conv, (2,)),
-    "FULLY_CONNECTED": Rule(convolutions.fully_connected),
-    "SPACE_TO_BATCH_ND": Rule(convolutions.space_to_batch),
-    "BATCH_TO_SPACE_ND": Rule(convolutions.batch_to_space),
-    "ADD": Rule(elementwise.add, ALL),
-    "SUB": Rule(elementwise.subtract, ALL),
-    "MUL": Rule(elementwise.multiply, ALL),
-    "NEG": Rule(elementwise.negative),
-    "MAXIMUM": Rule(elementwise.maximum, ALL),
-    "MINIMUM": Rule(elementwise.minimum, ALL),
-    "RELU": Rule(elementwise.activation),
-    "RELU6": Rule(elementwise.activation),
-    "RELU_N1_TO_1": Rule(elementwise.activation),
-    "RELU_0_TO_1": Rule(elementwise.activation),
-    "ELU": Rule(elementwise.activation),
-    "TANH": Rule(elementwise.activation),
-    "LOGISTIC": Rule(elementwise.activation),
-    "HARD_SWISH": Rule(elementwise.activation),
-    "LEAKY_RELU": Rule(elementwise.leaky_relu),
-    "PRELU": Rule(elementwise.prelu),
-    "SOFTMAX": Rule(elementwise.softmax),
-    "QUANTIZE": Rule(elementwise.quantize),
-    "DEQUANTIZE": Rule(elementwise.dequantize),
-    "CAST": Rule(elementwise.cast),
-    "AVERAGE_POOL_2D": Rule(spatial.average_pool2d),
-    "MAX_POOL_2D": Rule(spatial.max_pool2d),
-    "MEAN": Rule(spatial.mean),
-    "RESIZE_BILINEAR": Rule(spatial.resize_bilinear),
-    "RESIZE_NEAREST_NEIGHBOR": Rule(spatial.resize_nearest),
-    "TILE": Rule(spatial.tile),
-    "PAD": Rule(spatial.pad),
-    "PADV2": Rule(spatial.pad),
-    "STRIDED_SLICE": Rule(spatial.strided_slice),
-    "RESHAPE": Rule(shapes.reshape),
-    "SQUEEZE": Rule(shapes.reshape),
-    "EXPAND_DIMS": Rule(shapes.reshape),
-    "CONCATENATION": Rule(shapes.concatenation, ALL),
-    "ARG_MAX": Rule(shapes.arg_max),
-}
+def rule_of(kind: str) -> Rule | None:
+    """Returns the rule of an operator; None where it cannot be imported.
+
+    Args:
+        kind: name in the schema.
+    """
+    if kind in RULES:
+        return RULES[kind]
+    return _tensor_function if traits(kind).function else None
+
+
+def supported_kinds() -> list[str]:
+    """Returns the kinds of operators that can be imported, sorted."""
+    functions = [kind for kind, row in OPERATORS.items() if row.function]
+    return sorted({*RULES, *functions})
+
+
+def data_inputs(graph: Graph, operator: Operator) -> list[int]:
+    """Returns the tensor indices of the inputs that carry data.
+
+    Args:
+        graph: the file.
+        operator: the operator.
+
+    Raises:
+        IndexError: the operator has fewer inputs than it needs.
+    """
+    slot = traits(operator.kind).data
+    if slot is None:
+        return [i for i in operator.inputs if i >= 0 and not is_constant(graph, i)]
+    return [operator.inputs[slot]]
+
+
+def _tensor_function(view: OperatorView) -> list[Step]:
+    """Returns one layer that applies the table's function; constant inputs are its weights."""
+    slots = [slot for slot in range(len(view.operator.inputs)) if view.is_constant(slot)]
+    constants = {f"constant{slot}": view.floats(slot) for slot in slots}
+    settings = {
+        "function": traits(view.operator.kind).function,
+        "constants": [[slot, list(view.floats(slot).shape)] for slot in slots],
+    }
+    step = Step("tensor_function", settings, weights=constants, suffix="_linear")
+    fused = view.fused_activation() if view.operator.options is not None else []
+    return [step, *fused]

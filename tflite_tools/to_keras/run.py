@@ -1,6 +1,7 @@
-"""An imported network as a training run: what `config.json` and `labels.json` say."""
+"""Turns an imported network into a training run: its `config.json` and `labels.json`."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,12 +17,12 @@ from tflite_tools.to_keras.split_head import split_head
 
 @dataclasses.dataclass(frozen=True)
 class ImportedRun:
-    """What makes a folder a run.
+    """The settings of a training run that starts from an imported network.
 
     Attributes:
-        config: of a run that has taken no step; its model's graph ends in logits.
-        label_set: of the file, else of the data set, else numbered.
-        head: nodes of the file that stand behind the logits.
+        config: settings of a run before its first step; its model's graph ends in logits.
+        label_set: classes of the data set if their number fits, else of the file, else numbered.
+        head: nodes of the file that follow the logits.
         assumed: whether the normalization is a guess.
     """
 
@@ -41,21 +42,23 @@ def as_run(
     data_dir: str = "",
     sensor: Sensor | None = None,
 ) -> ImportedRun:
-    """A run of an imported network.
+    """Returns an imported network as a run.
 
     Args:
-        description, arrays: the network.
-        contract: of its input, with the class names that the file brings.
-        label_set: of the data set, or None.
-        dataset, data_dir: what export and evaluation take unless told otherwise.
-        sensor: that made the range images which it was trained on; None for photos.
+        description: the network.
+        arrays: its weights.
+        contract: preprocessing of its input, with the class names of the file.
+        label_set: classes of the data set, or None.
+        dataset: default data set of export and evaluation.
+        data_dir: folder of that data set.
+        sensor: sensor of the range images that the network was trained on; None for photos.
 
     Raises:
-        ValueError: it does not end in logits of an image.
+        ValueError: the network does not end in logits of an image.
     """
     shorter, _, alignment, head = split_head(description, arrays)
     kinds = {node.name: node.kind for node in description.nodes}
-    if RESIZE not in [kinds[name] for name in head]:  # only the manifest can tell
+    if RESIZE not in [kinds[name] for name in head]:  # only the manifest specifies it then
         alignment = contract.alignment or alignment
     num_classes = build_imported(shorter).output_shape[-1]
     height, width, channels = shorter.input_shape
@@ -79,7 +82,7 @@ def as_run(
     return ImportedRun(config, labels, head=head, assumed=not contract.is_known)
 
 
-def _labels(num_classes: int, names, *, label_set: LabelSet | None) -> LabelSet:
+def _labels(num_classes: int, names: Sequence[str], *, label_set: LabelSet | None) -> LabelSet:
     if label_set is not None and label_set.num_classes == num_classes:
         return label_set
     if len(names) == num_classes:

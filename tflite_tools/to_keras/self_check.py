@@ -1,6 +1,7 @@
-"""Runs a file and the network that it became on the same inputs, and says where they part."""
+"""Compares a file with its imported network on the same inputs and names the first deviation."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import tf_keras as keras
@@ -8,20 +9,22 @@ import tf_keras as keras
 from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
-from tflite_tools.flatbuffer.graph import Graph, Tensor
+from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
+from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.to_keras.file_tensors import run_tensors
 from tflite_tools.to_keras.importer import ImportedNetwork, layer_name
 from tflite_tools.to_keras.view import INTEGER_RANGES
 
 LARGEST_DEVIATION = 1e-3
-"""Of a float file's output, as a share of the range of its values."""
+"""Largest accepted deviation of a float file's output, as a share of the range of its values."""
 LEAST_AGREEMENT = 0.995
-"""Of an integer file's output; below it a warning names the first node that deviates."""
+"""Smallest accepted agreement of an integer file's output; below it a warning names the first
+node that deviates."""
 ROUGH_DEVIATION = 0.25
-"""Of a dynamic-range file's output, as a share of its range: rounding activations to 8 bits on
-the way explains less, and above it a warning names the first node that deviates as much."""
+"""Largest accepted deviation of a dynamic-range file's output, as a share of its range. Rounding
+activations to 8 bits explains less; above it a warning names the first node that deviates."""
 PICTURES = 4
-"""Most inputs that are run."""
+"""Largest number of inputs that are run."""
 
 FLOAT, DYNAMIC_RANGE, INTEGER = "float", "dynamic range", "integer"
 _HYBRID = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL")
@@ -29,14 +32,14 @@ _HYBRID = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", 
 
 @dataclasses.dataclass(frozen=True)
 class OutputCheck:
-    """One output of the file beside that of the network.
+    """Comparison of one output of the file with that of the network.
 
     Attributes:
         tensor: name in the file.
-        agreement: share of equal classes; of equal values where there is one channel or none.
-        largest_difference: of any value, dequantized; None for class maps.
-        value_range: of the file's values, largest less smallest; None for class maps.
-        allowed: largest difference that is none: a share of the range, or half a step.
+        agreement: share of equal classes; of equal values where there is at most one channel.
+        largest_difference: largest difference of a value, dequantized; None for class maps.
+        value_range: largest minus smallest value of the file; None for class maps.
+        allowed: largest accepted difference: a share of the range, or half a step.
     """
 
     tensor: str
@@ -47,10 +50,11 @@ class OutputCheck:
 
     @property
     def deviates(self) -> bool:
-        """Whether a value, not only a class, is another one."""
+        """Whether a value differs by more than is allowed."""
         return self.largest_difference is not None and self.largest_difference > self.allowed
 
     def line(self) -> str:
+        """Returns the comparison in one line."""
         text = f"output {self.tensor!r}: {100 * self.agreement:.3f}% equal"
         if self.largest_difference is not None:
             text += f", largest difference {self.largest_difference:.3g}"
@@ -60,27 +64,27 @@ class OutputCheck:
 
 @dataclasses.dataclass(frozen=True)
 class SelfCheck:
-    """What came of it.
+    """The result of a comparison.
 
     Attributes:
         arithmetic: FLOAT, DYNAMIC_RANGE or INTEGER; an integer file is compared with the
             network that simulates its quantization.
-        inputs: how many were run, and which.
-        kernels: of the runtime that ran the file.
-        outputs: one an output.
-        first_deviating_node: name and operator, where it was looked for; else empty.
+        inputs: number and kind of the inputs, in words.
+        kernels: kernels that ran the file.
+        outputs: one per output.
+        first_deviating_node: name and operator, if an output deviates; else empty.
         not_run: why the runtime does not run the file; else empty.
     """
 
     arithmetic: str
     inputs: str
-    kernels: str
+    kernels: Kernels
     outputs: tuple[OutputCheck, ...]
     first_deviating_node: str = ""
     not_run: str = ""
 
     def lines(self) -> list[str]:
-        """For the log and the report."""
+        """Returns the lines for the log and the report."""
         if self.not_run:
             return [f"not checked against the file: {self.not_run}"]
         lines = [f"Checked against the file ({self.kernels} kernels) on {self.inputs}:"]
@@ -101,13 +105,13 @@ def check(
 
     Args:
         graph: the file.
-        network: what was read of it, with nothing changed.
+        network: the network as it was read, without edits.
         inputs: float32 [1, ...] each, the network's real input; the first `PICTURES` are run.
-        description: of the inputs, in words.
+        description: the inputs in words.
 
     Raises:
         ValueError: a float file deviates by more than `LARGEST_DEVIATION` of its range; the
-            first node that does is named.
+            first node that deviates is named.
     """
     arithmetic = _arithmetic(graph, network)
     comparison = _Comparison(graph, network, arithmetic=arithmetic)
@@ -133,12 +137,12 @@ def check(
     if not doubtful:
         return result
     node = comparison.first_deviating_node(inputs)
-    # A class map alone may differ where two classes are as likely.
+    # A class map alone may differ where two classes are equally likely.
     if float_file and (output.deviates or node):
         raise ValueError(
-            f"{graph.path.name}: the rebuilt network does not do what the file does, "
-            f"{output.line()}; at most {LARGEST_DEVIATION:g} is accepted; the first node that "
-            f"deviates: {node or 'none by itself'}"
+            f"{graph.path.name}: the imported network does not compute what the file computes: "
+            f"{output.line()}; at most {LARGEST_DEVIATION:g} of the range is accepted; the first "
+            f"node that deviates: {node or 'none by itself'}"
         )
     return dataclasses.replace(result, first_deviating_node=node)
 
@@ -156,12 +160,18 @@ def _arithmetic(graph: Graph, network: ImportedNetwork) -> str:
 
 
 class _Comparison:
-    """A file and its network, ready to run."""
+    """A file and its network, ready to run.
 
-    def __init__(self, graph: Graph, network: ImportedNetwork, *, arithmetic: str):
+    Attributes:
+        kernels: kernels that ran the file last.
+        output: the tensor of the file that is the network's output.
+        model: the network, with simulated quantization for an integer file.
+    """
+
+    def __init__(self, graph: Graph, network: ImportedNetwork, *, arithmetic: str) -> None:
         self._graph, self._network = graph, network
         self._allowed = ROUGH_DEVIATION if arithmetic == DYNAMIC_RANGE else LARGEST_DEVIATION
-        self.kernels = "XNNPACK"
+        self.kernels = Kernels.XNNPACK
         self._operators = [graph.operators[row.position] for row in network.rows]
         self.output = graph.tensors[self._operators[-1].outputs[0]]
         self._input = next(
@@ -177,41 +187,52 @@ class _Comparison:
             load_named(self.model, network.arrays)
 
     def run_file(self, tensors: list[Tensor], inputs: list[np.ndarray]) -> list[list[np.ndarray]]:
-        """Real values of tensors for each input; integers without a scale stay what they are.
+        """Returns the real values of tensors; integers without a scale are unchanged.
+
+        Args:
+            tensors: computed tensors of the file.
+            inputs: real inputs, one per run.
+
+        Returns:
+            Per input one array per tensor.
 
         Raises:
             RuntimeError: neither XNNPACK nor the built-in kernels run the file.
         """
         stored = [_stored(real, self._input) for real in inputs]
         indices = [tensor.index for tensor in tensors]
-        found = None
-        if self.kernels == "XNNPACK":
-            try:
-                found = run_tensors(
-                    self._graph.path, indices, inputs=stored, input_tensor=self._input.index
-                )
-            except RuntimeError:
-                self.kernels = "built-in"
-        if found is None:
-            found = run_tensors(
-                self._graph.path,
-                indices,
-                inputs=stored,
-                input_tensor=self._input.index,
-                builtin=True,
-            )
+        found, self.kernels = run_tensors(
+            self._graph.path,
+            indices,
+            inputs=stored,
+            position=self._graph.inputs.index(self._input.index),
+            kernels=Kernels.BUILTIN if self.kernels is Kernels.BUILTIN else None,
+        )
         return [[_real(*pair) for pair in zip(values, tensors, strict=True)] for values in found]
 
     def compare(
         self, tensor: Tensor, references: list[np.ndarray], rebuilt: list[np.ndarray]
     ) -> OutputCheck:
+        """Compares the values of one tensor over all inputs.
+
+        Args:
+            tensor: tensor of the file.
+            references: its values in the file, one array per input.
+            rebuilt: its values in the network, one array per input.
+        """
         return _compare(tensor, references, rebuilt=rebuilt, share=self._allowed)
 
     def first_deviating_node(self, inputs: list[np.ndarray]) -> str:
-        """In the order of execution: "'name' (operator 7, CONV_2D)"; empty where none does.
+        """Returns the first node that deviates, in the order of execution.
 
         A float node deviates by more than `LARGEST_DEVIATION` of its range (`ROUGH_DEVIATION` in
-        a dynamic-range file), an integer one by more than half a step.
+        a dynamic-range file), an integer node by more than half a step.
+
+        Args:
+            inputs: real inputs, one per run.
+
+        Returns:
+            "'name' (operator 7, CONV_2D)"; "" where no node deviates.
         """
         nodes = self._nodes()
         model = keras.Model(self.model.inputs, [self._value(node) for node in nodes])
@@ -227,9 +248,9 @@ class _Comparison:
                     return f"{node!r} (operator {operator.position}, {operator.kind})"
         return ""
 
-    def _nodes(self) -> dict:
-        """{node: the operator that computes it}, where both have the same values."""
-        nodes: dict = {}
+    def _nodes(self) -> dict[str, Operator]:
+        """Returns {node: the operator that computes it} where both have the same values."""
+        nodes: dict[str, Operator] = {}
         for operator in self._operators:
             tensor = self._graph.tensors[operator.outputs[0]]
             node = self._network.nodes_of_tensors[tensor.name]
@@ -238,19 +259,20 @@ class _Comparison:
                 nodes[node] = operator
         return nodes
 
-    def _value(self, node: str):
+    def _value(self, node: str) -> Any:
+        """Returns the symbolic output of a node, rounded where it is simulated."""
         names = {layer.name for layer in self.model.layers}
         rounded = f"{node}_simulated"
         return self.model.get_layer(rounded if rounded in names else node).output
 
 
-def _arrays(values) -> list[np.ndarray]:
-    """Outputs of a model as arrays; a model with one output gives no list."""
+def _arrays(values: Any) -> list[np.ndarray]:
+    """Returns the outputs of a model as arrays; a model with one output returns no list."""
     return [np.asarray(value) for value in (values if isinstance(values, list) else [values])]
 
 
 def _stored(real: np.ndarray, tensor: Tensor) -> np.ndarray:
-    """What the file's input holds."""
+    """Quantizes a real input to the type of the file's input."""
     if tensor.dtype is None:
         raise RuntimeError(f"its input has type {tensor.type_name}")
     if tensor.quantization is None:
@@ -270,7 +292,7 @@ def _real(value: np.ndarray, tensor: Tensor) -> np.ndarray:
 def _compare(
     tensor: Tensor, references: list[np.ndarray], *, rebuilt: list[np.ndarray], share: float
 ) -> OutputCheck:
-    """Over all inputs; a batch of one may be missing on one side."""
+    """Compares over all inputs; a batch dimension of 1 may be missing on one side."""
     reference = np.stack(
         [one.reshape(two.shape) for one, two in zip(references, rebuilt, strict=True)]
     )

@@ -1,22 +1,24 @@
-"""Rules for what moves values without changing them."""
+"""Import rules for operators that move values without changing them."""
 
 import numpy as np
 
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 
+@rule("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 def reshape(view: OperatorView) -> list[Step]:
-    """RESHAPE, SQUEEZE and EXPAND_DIMS: the output's own shape says it all.
+    """Imports RESHAPE, SQUEEZE and EXPAND_DIMS as a reshape to the output's stored shape.
 
-    A network keeps its batch: where the last operator of a file drops a batch of one, the
-    network's output has it still.
+    A network keeps its batch dimension: where the last operator of a file drops a batch of 1,
+    the network's output still has it.
     """
     source, target = view.input(0).shape, view.output.shape
     if int(np.prod(source)) != int(np.prod(target)):
         raise ShapeMismatchError(f"its shapes {list(source)} and {list(target)} differ in size")
     if source == target:
         return []
-    if not target or target[0] != source[0] or not _keeps_batch(view, source, target=target):
+    if not target or target[0] != source[0] or not _keeps_batch(view, source):
         if source[0] != 1 or view.graph.consumers(view.operator.outputs[0]):
             raise ValueError(f"it moves the batch: {list(source)} to {list(target)}")
         target = (1, *target)
@@ -29,16 +31,18 @@ def reshape(view: OperatorView) -> list[Step]:
     return [Step("reshape", {"target_shape": shape}, note=note or str(list(shape)))]
 
 
-def _keeps_batch(view, source, *, target) -> bool:
+def _keeps_batch(view: OperatorView, source: tuple[int, ...]) -> bool:
     if view.operator.kind != "SQUEEZE" or source[0] != 1:
         return True
     removed = view.operator.options.squeezeDims if view.operator.options else None
     if removed is None or len(removed) == 0:
-        return False  # every dimension of one goes, the batch too
+        return False  # all dimensions of 1 are removed, including the batch
     return 0 not in {int(axis) % len(source) for axis in removed}
 
 
+@rule("CONCATENATION")
 def concatenation(view: OperatorView) -> list[Step]:
+    """Imports a concatenation of computed tensors along any axis except the batch."""
     rank = len(view.output.shape)
     axis = view.options.axis % rank
     if axis == 0:
@@ -52,7 +56,9 @@ def concatenation(view: OperatorView) -> list[Step]:
     return [Step("concatenate", {"axis": axis}, suffix="_linear"), *activation]
 
 
+@rule("ARG_MAX")
 def arg_max(view: OperatorView) -> list[Step]:
+    """Imports an arg max along any axis except the batch."""
     rank = len(view.input(0).shape)
     axis = view.integers(1)[0] % rank
     if axis == 0:
@@ -61,3 +67,44 @@ def arg_max(view: OperatorView) -> list[Step]:
         raise ValueError(f"its output type {view.output.type_name} is not supported")
     settings = {"axis": axis, "output_type": view.output.type_name.lower()}
     return [Step("argmax", settings, note=view.output.type_name.lower())]
+
+
+@rule("TRANSPOSE")
+def transpose(view: OperatorView) -> list[Step]:
+    """Imports a permutation of the axes after the batch."""
+    order = view.integers(1)
+    if order[0] != 0:
+        raise ValueError(f"it moves the batch: axes {order}")
+    if order == sorted(order):
+        return []
+    settings = {"class_name": "Permute", "config": {"dims": order[1:]}}
+    return [Step("layer", settings, note=f"axes {order}")]
+
+
+@rule("SPLIT")
+def split(view: OperatorView) -> list[Step]:
+    """Imports one output of a split: one of the equal parts of an axis, as a slice."""
+    rank = len(view.input(1).shape)
+    axis, parts = view.integers(0)[0] % rank, len(view.operator.outputs)
+    if axis == 0:
+        raise ValueError("it cuts the batch")
+    length = view.input(1).shape[axis] // parts
+    cut = [None, None, 1] if parts == 1 else [view.slot * length, (view.slot + 1) * length, 1]
+    slices = [cut if index == axis else [None, None, 1] for index in range(1, rank)]
+    return [Step("strided_slice", {"slices": slices}, note=f"part {view.slot + 1} of {parts}")]
+
+
+@rule("DEPTH_TO_SPACE")
+def depth_to_space(view: OperatorView) -> list[Step]:
+    """Imports the move of channel blocks into height and width, row by row of the block."""
+    block = view.options.blockSize
+    _, height, width, channels = view.input(0).shape
+    if block < 1 or channels % block**2:
+        raise ValueError(f"its {channels} channels are not a multiple of {block}^2")
+    rest = channels // block**2
+    order = {"class_name": "Permute", "config": {"dims": [1, 3, 2, 4, 5]}}
+    return [
+        Step("reshape", {"target_shape": (height, width, block, block, rest)}, suffix="_blocks"),
+        Step("layer", order, suffix="_rows"),
+        Step("reshape", {"target_shape": (height * block, width * block, rest)}),
+    ]

@@ -1,13 +1,21 @@
-"""Rules for pooling, resizing, padding and cutting."""
+"""Import rules for pooling, resizing, padding and slicing."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, Step
 
 
+@rule("AVERAGE_POOL_2D")
 def average_pool2d(view: OperatorView) -> list[Step]:
-    """A window over the whole input is a global pooling, which follows other input sizes."""
+    """Imports an average pooling; one over the whole input becomes a global pooling.
+
+    A global pooling also fits other input sizes.
+    """
     kernel = (view.options.filterHeight, view.options.filterWidth)
     if kernel == view.input(0).shape[1:3] and view.output.shape[1:3] == (1, 1):
         settings = {"keepdims": True}
@@ -15,7 +23,9 @@ def average_pool2d(view: OperatorView) -> list[Step]:
     return _pool(view, "average_pool2d")
 
 
+@rule("MAX_POOL_2D")
 def max_pool2d(view: OperatorView) -> list[Step]:
+    """Imports a max pooling."""
     return _pool(view, "max_pool2d")
 
 
@@ -33,7 +43,9 @@ def _fused(view: OperatorView) -> list[Step]:
     return view.fused_activation() or view.cut_by_range()
 
 
+@rule("MEAN")
 def mean(view: OperatorView) -> list[Step]:
+    """Imports a mean over any axes except the batch."""
     rank = len(view.input(0).shape)
     axes = sorted({axis % rank for axis in view.integers(1)})
     keepdims = bool(view.options.keepDims)
@@ -47,16 +59,20 @@ def mean(view: OperatorView) -> list[Step]:
     return [step, *view.cut_by_range()]
 
 
+@rule("RESIZE_BILINEAR")
 def resize_bilinear(view: OperatorView) -> list[Step]:
+    """Imports a bilinear resize."""
     return _resize(view, "bilinear")
 
 
+@rule("RESIZE_NEAREST_NEIGHBOR")
 def resize_nearest(view: OperatorView) -> list[Step]:
+    """Imports a resize to the nearest pixel."""
     return _resize(view, "nearest")
 
 
 def _resize(view: OperatorView, interpolation: str) -> list[Step]:
-    """To the output's own shape: the size may be computed from the input's at run time."""
+    """Returns a resize to the output's stored shape: the file may compute the size at run time."""
     alignment = "legacy"
     if view.options.alignCorners:
         alignment = "align_corners"
@@ -78,17 +94,20 @@ def _resize(view: OperatorView, interpolation: str) -> list[Step]:
 
 
 def _like(view: OperatorView, size: tuple[int, int]) -> str | None:
-    """The latest tensor of that size: what a resize is meant to match."""
+    """Returns the latest tensor of a size, which the resize is meant to match."""
     names = [name for name, known in view.sizes if known == size]
     return names[-1] if names else None
 
 
+@rule("TILE")
 def tile(view: OperatorView) -> list[Step]:
-    """One pixel over an area: how some networks spread their pooled features."""
+    """Imports the repetition of one pixel over an area as a resize."""
     multiples = view.integers(1)
     shape = view.input(0).shape
     if len(shape) != 4 or multiples[0] != 1 or multiples[3] != 1 or shape[1:3] != (1, 1):
-        raise ValueError(f"only one pixel can be repeated, not {list(shape)} times {multiples}")
+        raise ValueError(
+            f"its input must be one pixel; got {list(shape)}, to be repeated {multiples} times"
+        )
     settings = {
         "height": multiples[1],
         "width": multiples[2],
@@ -100,17 +119,21 @@ def tile(view: OperatorView) -> list[Step]:
     return [Step("resize", settings, note=f"one pixel over {multiples[1]}x{multiples[2]}")]
 
 
+@rule("PAD", "PADV2")
 def pad(view: OperatorView) -> list[Step]:
+    """Imports a padding of height and width with zeros."""
     paddings = np.reshape(view.integers(1), (-1, 2))
     if len(paddings) != 4 or paddings[[0, 3]].any():
-        raise ValueError(f"only height and width can be padded, not {paddings.tolist()}")
+        raise ValueError(f"it may pad only height and width; got {paddings.tolist()}")
     if paddings.min() < 0 or (view.has_input(2) and view.floats(2).any()):
-        raise ValueError("only padding with zeros is supported")
+        raise ValueError("its padding must add zeros; nothing else is supported")
     zeros = tuple(tuple(int(n) for n in pair) for pair in paddings[1:3])
     return [Step("zero_padding2d", {"padding": zeros})] if paddings.any() else []
 
 
+@rule("STRIDED_SLICE")
 def strided_slice(view: OperatorView) -> list[Step]:
+    """Imports a slice; one of height and width without a stride becomes a cropping."""
     options = view.options
     if options.ellipsisMask or options.newAxisMask:
         raise ValueError("its ellipsis or new axis is not supported")
@@ -130,7 +153,8 @@ def strided_slice(view: OperatorView) -> list[Step]:
     return [Step("strided_slice", {"slices": slices, "dropped": dropped})]
 
 
-def _bounds(axis: int, begin: int, *, end: int, stride: int, options) -> slice:
+def _bounds(axis: int, begin: int, *, end: int, stride: int, options: Any) -> slice:
+    """Returns the slice of one axis; the masks of the options replace its bounds."""
     if options.shrinkAxisMask >> axis & 1:
         return slice(begin, begin + 1 if begin != -1 else None, 1)
     start = None if options.beginMask >> axis & 1 else begin
@@ -138,8 +162,10 @@ def _bounds(axis: int, begin: int, *, end: int, stride: int, options) -> slice:
     return slice(start, stop, stride)
 
 
-def _as_crop(shape, bounds, *, dropped) -> list[Step] | None:
-    """The stock layer, where height and width alone are cut without a stride."""
+def _as_crop(
+    shape: tuple[int, ...], bounds: list[slice], *, dropped: Sequence[int]
+) -> list[Step] | None:
+    """Returns a stock cropping layer where only height and width are sliced, without a stride."""
     if len(shape) != 4 or dropped or any(item.step not in (1, None) for item in bounds):
         return None
     taken = [item.indices(size)[:2] for item, size in zip(bounds, shape, strict=True)]

@@ -1,4 +1,4 @@
-"""An imported network's own head: what stands between its logits and its output."""
+"""Separates the head of an imported network: the nodes between its logits and its output."""
 
 import numpy as np
 
@@ -7,31 +7,31 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.edit import cut_after
 from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkDescription, Node
 
-_BEHIND_LOGITS = ("argmax", "cast", "softmax", "reshape", IDENTITY)
+_AFTER_LOGITS = ("argmax", "cast", "softmax", "reshape", IDENTITY)
 
 
 def split_head(
     description: NetworkDescription, arrays: dict[str, np.ndarray]
 ) -> tuple[NetworkDescription, dict[str, np.ndarray], Alignment, tuple[str, ...]]:
-    """Takes arg max, softmax and the last bilinear resize off, as training and export add theirs.
+    """Removes arg max, softmax and the last bilinear resize; training and export add their own.
 
     Args:
         description: an image network whose output is a class map, scores or logits.
         arrays: its weights.
 
     Returns:
-        the network up to its logits [h, w, classes], the arrays that it still needs, the
-        convention of the resize that was taken off (half-pixel where there was none), and the
-        names of the nodes that were.
+        The network up to its logits [h, w, classes], the arrays that it still needs, the
+        convention of the removed resize (half-pixel where there was none), and the names of the
+        removed nodes.
 
     Raises:
         ValueError: the network has no image input, or does not end in logits of an image.
     """
     if len(description.input_shape) != 3:
-        raise ValueError(f"its input {list(description.input_shape)} is no image")
+        raise ValueError(f"its input {list(description.input_shape)} is not an image")
     by_name = {node.name: node for node in description.nodes}
     node, dropped, alignment = by_name[description.output_name], [], Alignment.HALF_PIXEL
-    while node.kind in _BEHIND_LOGITS and node.inputs[0] in by_name:
+    while node.kind in _AFTER_LOGITS and node.inputs[0] in by_name:
         dropped.append(node.name)
         node = by_name[node.inputs[0]]
     if _resizes_to_input(node, description) and node.inputs[0] in by_name:

@@ -1,6 +1,7 @@
-"""What a conversion rule sees of one operator, and what it answers with."""
+"""The input and output of an import rule: a view of one operator, and the layers for it."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -9,7 +10,7 @@ from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
 from tflite_tools.to_keras.convolution_weights import operand
 
 INTEGER_RANGES = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-32768, 32767)}
-"""Smallest and largest value of the types that activations are quantized to."""
+"""Smallest and largest value of each type that activations are quantized to."""
 
 _FUSED_NAMES = {
     value: name
@@ -19,19 +20,19 @@ _FUSED_NAMES = {
 
 
 class ShapeMismatchError(ValueError):
-    """The stored shapes do not fit together: damaged, or stale."""
+    """The stored shapes contradict each other: the file is damaged or its shapes are outdated."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One layer that an operator becomes.
+    """One layer of an imported operator.
 
     Attributes:
         kind: key of `deeplab_tf.graph.network.KINDS`.
         attributes: arguments of the layer.
         weights: its arrays by short name ("kernel").
-        suffix: of the layer's name; the last step of an operator takes the tensor's own name.
-        note: what the report says of it beside the kind.
+        suffix: suffix of the layer's name; the last step of an operator takes the tensor's name.
+        note: text after the kind in the report.
     """
 
     kind: str
@@ -42,7 +43,12 @@ class Step:
 
 
 def is_constant(graph: Graph, index: int) -> bool:
-    """Whether a tensor is stored, directly or behind the DEQUANTIZE of a float16 file."""
+    """Returns whether a tensor is stored, directly or before the DEQUANTIZE of a float16 file.
+
+    Args:
+        graph: the file.
+        index: tensor index.
+    """
     if graph.tensors[index].data is not None:
         return True
     producer = graph.producer(index)
@@ -55,21 +61,23 @@ def is_constant(graph: Graph, index: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class OperatorView:
-    """One operator with its surroundings.
+    """One operator in its graph.
 
     Attributes:
         graph: the file.
         operator: the operator.
         sizes: (name, (height, width)) of every image-like tensor known so far, input first.
+        slot: which of the operator's outputs is imported.
     """
 
     graph: Graph
     operator: Operator
     sizes: tuple[tuple[str, tuple[int, int]], ...] = ()
+    slot: int = 0
 
     @property
-    def options(self):
-        """The schema's options.
+    def options(self) -> Any:
+        """The options object of the schema.
 
         Raises:
             ValueError: the file has none for this operator.
@@ -79,20 +87,27 @@ class OperatorView:
         return self.operator.options
 
     def input(self, slot: int) -> Tensor:
+        """Returns the tensor of an input slot."""
         return self.graph.tensors[self.operator.inputs[slot]]
 
     @property
     def output(self) -> Tensor:
-        return self.graph.tensors[self.operator.outputs[0]]
+        """The tensor that is imported."""
+        return self.graph.tensors[self.operator.outputs[self.slot]]
 
     def has_input(self, slot: int) -> bool:
+        """Returns whether the operator has an input in a slot."""
         return slot < len(self.operator.inputs) and self.operator.inputs[slot] >= 0
 
     def is_constant(self, slot: int) -> bool:
+        """Returns whether the input of a slot is stored in the file."""
         return self.has_input(slot) and is_constant(self.graph, self.operator.inputs[slot])
 
     def floats(self, slot: int) -> np.ndarray:
-        """A constant input as float32.
+        """Returns a constant input as float32.
+
+        Args:
+            slot: input slot.
 
         Raises:
             ValueError: it is computed, or holds NaN or infinity.
@@ -105,7 +120,10 @@ class OperatorView:
         return values
 
     def integers(self, slot: int) -> list[int]:
-        """A constant integer input, flat.
+        """Returns a constant integer input as a flat list.
+
+        Args:
+            slot: input slot.
 
         Raises:
             ValueError: it is computed.
@@ -116,20 +134,20 @@ class OperatorView:
         return [int(value) for value in data.ravel()]
 
     def fused_activation(self) -> list[Step]:
-        """The layer of the activation that is fused into the operator, if there is one."""
+        """Returns the layer of the activation that is fused into the operator, if there is one."""
         code = self.options.fusedActivationFunction
         return activation_steps(_FUSED_NAMES.get(code, f"activation {code}"))
 
     def activation(self) -> list[Step]:
-        """The fused activation, or the one that the range of an integer output stands for.
+        """Returns the fused activation, or the one that the range of an integer output implies.
 
-        The first converters dropped a ReLU or ReLU6 where the output's range begins at 0 and so
-        cuts off the same values; the float network needs it back.
+        Early converters dropped a ReLU or ReLU6 where the output's range starts at 0 and so clips
+        the same values; the float network needs the activation.
         """
         return self.fused_activation() or self.range_activation()
 
     def range_activation(self) -> list[Step]:
-        """The activation that the range of an integer output stands for, if it begins at 0."""
+        """Returns the activation that the range of an integer output implies, if it starts at 0."""
         quantization = self.output.quantization
         if self.output.type_name not in INTEGER_RANGES or quantization is None:
             return []
@@ -142,13 +160,21 @@ class OperatorView:
         return [dataclasses.replace(step, note="stands in the output's range")]
 
     def cut_by_range(self, slots: tuple[int, ...] = (0,)) -> list[Step]:
-        """The activation of an output range that cannot hold what an input's range can."""
+        """Returns the activation of an output range that excludes negative values of an input.
+
+        Args:
+            slots: inputs whose ranges are compared with that of the output.
+        """
         positive = all(self.never_negative(slot) for slot in slots)
         known = all(self.input(slot).quantization is not None for slot in slots)
         return self.range_activation() if known and not positive else []
 
     def never_negative(self, slot: int) -> bool:
-        """Whether an input's integer type cannot hold a negative value."""
+        """Returns whether an input's quantization has no negative value.
+
+        Args:
+            slot: input slot.
+        """
         tensor = self.input(slot)
         if tensor.quantization is None:
             return False
@@ -170,10 +196,13 @@ _ACTIVATION_STEPS = {
 
 
 def activation_steps(name: str) -> list[Step]:
-    """The layer of an activation by its name in the schema.
+    """Returns the layer of an activation.
+
+    Args:
+        name: name in the schema.
 
     Raises:
-        ValueError: an activation that is not known.
+        ValueError: the activation is not supported.
     """
     if name not in _ACTIVATION_STEPS:
         raise ValueError(f"its activation {name} is not supported")

@@ -1,1 +1,1 @@
-"""Fetching data sets: sources, resumable downloads, safe extraction."""
+"""Download of data sets: sources, resumable downloads, safe extraction."""

@@ -1,19 +1,20 @@
-"""Gets a data set: fetches what its terms let anyone fetch, and says how to get the rest.
+"""Downloads a data set as far as its terms allow, and prints how to get the rest.
 
 python -m deeplab_tf.data.download --dataset=camvid --data_dir=DIR
 python -m deeplab_tf.data.download --dataset=cityscapes
 
-The second line, without --data_dir, only tells: terms, page, layout.
+The second command, without --data_dir, only prints terms, page and layout.
 
-DIR is then what training takes as --data_dir. Archives are fetched to DIR/download, which may be
-deleted afterwards; run the command again to go on with one that broke off. Each is checked against
-its published checksum; where none is published, its sha256 is recorded in DIR/download/SHA256SUMS
-and asked for from then on. An archive that you downloaded yourself, put into DIR/download, is
-checked and unpacked in the same way: that is how data sets behind a registration are completed.
-Files that are already there are never replaced by others without --overwrite.
+DIR is the folder to give to training as --data_dir. Archives are downloaded to DIR/download, which
+may be deleted afterwards; run the command again to resume an interrupted download. Each archive is
+checked against its published checksum; where none is published, its sha256 is recorded in
+DIR/download/SHA256SUMS and required from then on. An archive that you downloaded yourself and put
+into DIR/download is checked and unpacked in the same way, for example for data sets that need a
+registration. Existing files are never replaced by different ones without --overwrite.
 
-Status 0: the data set is whole, its reader opens train and val. Status 1: it is not, and one line
-on stderr says why; where a person must register, the page and the layout expected stand on stdout.
+Status 0: the data set is complete, its reader opens train and val. Status 1: it is not, and one
+line on stderr gives the reason; if a registration is needed, the page and the expected layout are
+printed on stdout.
 """
 
 import contextlib
@@ -46,20 +47,22 @@ def download(
     overwrite: bool = False,
     retries: fetching.Retries | None = None,
 ) -> tuple[Archive, ...]:
-    """Fetches, checks and unpacks what is not in the data folder yet.
+    """Downloads, checks and unpacks what is not in the data folder yet.
 
     Args:
-        archives_of_set: what the data set consists of.
-        data_dir: made if missing.
-        overwrite: unpack everything, and replace files that differ.
-        retries: how often a download goes on by itself.
+        archives_of_set: archives of the data set.
+        data_dir: the data folder; created if missing.
+        overwrite: whether to unpack everything and replace files that differ.
+        retries: how often an interrupted download is retried.
 
     Returns:
-        The archives that only a person can bring and that are not in the folder `download`.
+        The archives that must be downloaded by hand and are not in the folder `download`.
 
     Raises:
-        ValueError, OSError: the first archive that cannot be fetched, checked or unpacked;
-            those before it stay.
+        ValueError: an archive is too large, damaged, unsafe or has the wrong checksum. Archives
+            that were unpacked before it stay, here and below.
+        OSError: an archive cannot be downloaded or written.
+        RuntimeError: another download into the same folder is running.
     """
     kept = data_dir / KEPT_FOLDER
     to_do = [one for one in archives_of_set if overwrite or not one.is_unpacked(data_dir)]
@@ -67,30 +70,38 @@ def download(
     ready = [one for one in to_do if one not in missing]
     if ready:
         kept.mkdir(parents=True, exist_ok=True)
-        with _alone(kept):
-            _sweep(data_dir)
+        with _exclusive_lock(kept):
+            _remove_leftovers(data_dir)
             for archive in ready:
-                _obtain(archive, kept, retries=retries)
+                _fetch_or_verify(archive, kept, retries=retries)
                 _unpack(archive, kept, data_dir=data_dir, overwrite=overwrite)
     return missing
 
 
-def redirected(
+def override_archives(
     archives_of_set: Sequence[Archive], urls: Sequence[str], *, sha256: Sequence[str]
 ) -> tuple[Archive, ...]:
-    """The archives from other addresses or with other checksums, in their order.
+    """Replaces addresses or checksums of archives.
 
-    A published checksum still holds at another address, unless a sha256 is given.
+    A published checksum also applies to another address, unless a sha256 is given.
+
+    Args:
+        archives_of_set: archives of the data set.
+        urls: one per archive, in their order, or none.
+        sha256: hex digits, one per archive, in their order, or none.
+
+    Returns:
+        The changed archives.
 
     Raises:
-        ValueError: not one URL or sha256 an archive, or a sha256 that is none.
+        ValueError: the number of URLs or checksums is wrong, or a sha256 is invalid.
     """
     for flag, values in (("url", urls), ("sha256", sha256)):
         if values and len(values) != len(archives_of_set):
             names = ", ".join(archive.name for archive in archives_of_set) or "none"
             raise ValueError(
-                f"--{flag} is given {len(values)} times; once for each archive is needed, in "
-                f"this order: {names}"
+                f"expected --{flag} once per archive, in this order: {names}; got it "
+                f"{len(values)} times"
             )
     changed = list(archives_of_set)
     for index, url in enumerate(urls):
@@ -100,8 +111,16 @@ def redirected(
     return tuple(changed)
 
 
-def fault(name: str, data_dir: pathlib.Path) -> str | None:
-    """What keeps the reader from opening the data set, None if nothing does."""
+def reader_error(name: str, data_dir: pathlib.Path) -> str | None:
+    """Tries to open train and val of a data set.
+
+    Args:
+        name: of the data set.
+        data_dir: its folder.
+
+    Returns:
+        The message of the reader's error, None if both splits can be opened.
+    """
     try:
         for split in _SPLITS:
             open_dataset(name, data_dir, split=split)
@@ -111,15 +130,15 @@ def fault(name: str, data_dir: pathlib.Path) -> str | None:
 
 
 def describe(name: str, source: Source) -> str:
-    """Terms, page, layout, and what a person must do."""
+    """Formats terms, page, layout and manual steps of a data set."""
     lines = [f"{name}: {source.terms}", f"page: {source.page}"]
-    if source.by_hand:
-        lines.append(f"to do: {source.by_hand}")
-    by_hand = [archive.name for archive in source.archives if not archive.url]
-    if by_hand:
+    if source.manual_steps:
+        lines.append(f"to do: {source.manual_steps}")
+    manual = [archive.name for archive in source.archives if not archive.url]
+    if manual:
         lines.append(
-            f"then: put {' and '.join(by_hand)} into DIR/{KEPT_FOLDER}, DIR being --data_dir, and "
-            "run this command again; or unpack them yourself"
+            f"then: put {' and '.join(manual)} into DIR/{KEPT_FOLDER}, where DIR is --data_dir, "
+            "and run this command again; or unpack them yourself"
         )
     lines.append("layout expected in DIR:")
     lines += [f"    {line}" for line in source.layout.splitlines()]
@@ -127,27 +146,32 @@ def describe(name: str, source: Source) -> str:
 
 
 @contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps two runs from writing one half file; the lock ends with the process."""
+def _exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
+    """Prevents two processes from writing the same file; the lock ends with the process."""
     with (folder / _LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(f"{folder}: another download runs here; wait for it") from error
+            raise RuntimeError(
+                f"{folder}: another download is running here; wait until it ends"
+            ) from error
         yield
 
 
-def _sweep(data_dir: pathlib.Path) -> None:
-    """Removes what a killed run was unpacking."""
-    for left in data_dir.glob(f"{archives.STAGING_PREFIX}*"):
-        logging.info("%s: removed, left by a run that was killed", left)
-        shutil.rmtree(left)
+def _remove_leftovers(data_dir: pathlib.Path) -> None:
+    """Removes temporary folders of killed runs."""
+    for folder in data_dir.glob(f"{archives.STAGING_PREFIX}*"):
+        logging.info("%s: removed, left by a killed run", folder)
+        shutil.rmtree(folder)
 
 
-def _obtain(archive: Archive, kept: pathlib.Path, *, retries: fetching.Retries | None) -> None:
-    """Leaves the archive, checked, in the folder `download`."""
+def _fetch_or_verify(
+    archive: Archive, kept: pathlib.Path, *, retries: fetching.Retries | None
+) -> None:
+    """Downloads an archive to the folder `download`, or verifies one that is there."""
     path = kept / archive.name
     if not path.exists():
+        assert archive.url is not None  # `download` leaves out archives without one
         fetching.fetch(
             archive.url,
             path,
@@ -157,14 +181,14 @@ def _obtain(archive: Archive, kept: pathlib.Path, *, retries: fetching.Retries |
         )
     elif archive.checksum and not fetching.matches(path, archive.checksum):
         raise ValueError(
-            f"{path} was already there and has not the checksum {archive.checksum}; nothing was "
-            "unpacked or removed; move it away to fetch it anew"
+            f"{path} exists but does not have the checksum {archive.checksum}; nothing was "
+            "unpacked or removed; move it away to download it again"
         )
     _record(archive, path)
 
 
 def _record(archive: Archive, path: pathlib.Path) -> None:
-    """Notes the sha256; without a published checksum, the one noted before must come again."""
+    """Records the sha256; without a published checksum, it must equal the one recorded before."""
     sums_file = path.with_name(SUMS_FILE)
     lines = read_lines(sums_file) if sums_file.is_file() else []
     sums = {name: digits for digits, _, name in (line.partition("  ") for line in lines)}
@@ -172,8 +196,8 @@ def _record(archive: Archive, path: pathlib.Path) -> None:
     if archive.checksum is None:
         if sums.get(archive.name, found) != found:
             raise ValueError(
-                f"{path}: sha256 is {found}, but {sums_file} notes {sums[archive.name]} from "
-                "before; nothing was unpacked; if it is right, remove that line"
+                f"{path}: expected sha256 {sums[archive.name]}, as {sums_file} records, got "
+                f"{found}; nothing was unpacked; if the new file is right, remove that line"
             )
         logging.info("%s: no checksum is published; sha256 %s", archive.name, found)
     sums[archive.name] = found
@@ -188,52 +212,56 @@ def _unpack(
     limits = archives.Limits(archive.max_unpacked_bytes)
     path = kept / archive.name
     with archives.unpacked(path, data_dir, limits=limits, subtree=archive.subtree) as staging:
-        for given in archive.gives:
-            if not (staging / pathlib.Path(given).relative_to(archive.into)).exists():
-                raise ValueError(f"{path}: holds no {given}; is it the right archive?")
+        for provided in archive.provides:
+            if not (staging / pathlib.Path(provided).relative_to(archive.destination)).exists():
+                raise ValueError(f"{path}: contains no {provided}; is it the right archive?")
         if archive.prepare:
             archive.prepare(staging)
-        goal = data_dir / archive.into
-        goal.mkdir(exist_ok=True)
-        archives.move_into(staging, goal, overwrite=overwrite)
-    logging.info("%s: unpacked to %s", archive.name, goal)
+        target = data_dir / archive.destination
+        target.mkdir(exist_ok=True)
+        archives.move_into(staging, target, overwrite=overwrite)
+    logging.info("%s: unpacked to %s", archive.name, target)
 
 
 def _define_flags() -> None:
     flags.DEFINE_enum("dataset", None, sorted(SOURCES), "Data set.", required=True)
-    flags.DEFINE_string("data_dir", "", "Folder to hold it; without it nothing is fetched.")
+    flags.DEFINE_string(
+        "data_dir", "", "Folder for the files; if not given, nothing is downloaded."
+    )
     flags.DEFINE_bool("overwrite", False, "Unpack again and replace files that differ.")
-    flags.DEFINE_multi_string("url", [], "Another address, one --url for each archive.")
-    flags.DEFINE_multi_string("sha256", [], "Demanded instead, one --sha256 for each archive.")
+    flags.DEFINE_multi_string("url", [], "Another address, one --url per archive.")
+    flags.DEFINE_multi_string("sha256", [], "Another checksum, one --sha256 per archive.")
 
 
 def main() -> int:
+    """Downloads or describes the data set that the flags name; returns the exit status."""
     source = SOURCES[FLAGS.dataset]
     if not FLAGS.data_dir:
         sys.stdout.write(describe(FLAGS.dataset, source))
         return 0
     data_dir = pathlib.Path(FLAGS.data_dir)
-    wanted = redirected(source.archives, FLAGS.url, sha256=FLAGS.sha256)
+    requested = override_archives(source.archives, FLAGS.url, sha256=FLAGS.sha256)
     missing: tuple[Archive, ...] = ()
-    reason = fault(FLAGS.dataset, data_dir)
+    reason = reader_error(FLAGS.dataset, data_dir)
     if reason or FLAGS.overwrite:
         logging.info("%s: %s; %s", FLAGS.dataset, source.terms, source.page)
-        missing = download(wanted, data_dir, overwrite=FLAGS.overwrite)
-        reason = fault(FLAGS.dataset, data_dir)
-    if missing or (reason and not wanted):
+        missing = download(requested, data_dir, overwrite=FLAGS.overwrite)
+        reason = reader_error(FLAGS.dataset, data_dir)
+    if missing or (reason and not requested):
         sys.stdout.write(describe(FLAGS.dataset, source))
         names = ", ".join(archive.name for archive in missing) or "this data set"
         raise FileNotFoundError(
-            f"{FLAGS.dataset}: {names} can only be fetched by a person, after what the page above "
-            f"asks for; not complete in {data_dir}"
+            f"{FLAGS.dataset}: {names} must be downloaded by hand, as described above; not "
+            f"complete in {data_dir}"
         )
     if reason:
         raise ValueError(reason)
-    sys.stdout.write(f"{FLAGS.dataset}: whole in {data_dir}; {source.terms}\n")
+    sys.stdout.write(f"{FLAGS.dataset}: complete in {data_dir}; {source.terms}\n")
     return 0
 
 
 def console() -> None:
+    """Runs the command line."""
     _define_flags()
     command.run(main)
 

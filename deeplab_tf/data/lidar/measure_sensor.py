@@ -1,17 +1,18 @@
-"""Measures a sensor from its own scans and writes the `sensor.json` that the reader takes.
+"""Measures a LiDAR sensor from its scans and writes the `sensor.json` that the reader uses.
 
     python -m deeplab_tf.data.lidar.measure_sensor --data_dir=SCANS --output_dir=runs/sensor \
         --height=64 --width=512
     python -m deeplab_tf.data.check --dataset=semantic_kitti --data_dir=runs/sensor
 
-Only scans of the training sequences are looked at. Edges of the field of view that are not
-given are chosen so that 99.9% of the points with a return lie between them; then mean and
-standard deviation of each channel are taken over all pixels that hold a point.
+Only scans of the training sequences are read. Edges of the field of view that are not given
+are chosen so that 99.9% of the points with a return lie between them. Then mean and standard
+deviation of each channel are computed over all pixels that hold a point.
 """
 
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from absl import flags
@@ -23,26 +24,26 @@ from deeplab_tf.data.lidar.sensor import CHANNELS, SENSOR_FILE, Sensor, write_se
 from deeplab_tf.data.readers.semantic_kitti import LidarDataset, open_split
 
 FLAGS = flags.FLAGS
-HELD_SHARE = 0.999
-"""Of the points, between left and right edge, and between upper and lower edge."""
+COVERED_FRACTION = 0.999
+"""Fraction of the points between left and right edge, and between upper and lower edge."""
 FULL_TURN_DEGREES = 350.0
-"""A sensor that fills more than this turns fully; no vehicle hides only ten degrees."""
+"""A wider field of view counts as a full turn; no vehicle hides only ten degrees."""
 _STEP = 0.05
 _EDGES = ("fov_up", "fov_down", "fov_left", "fov_right")
 
 
 @dataclasses.dataclass
 class Coverage:
-    """How a sensor's images of some scans look.
+    """What the range images of some scans hold and lose.
 
     Attributes:
-        scans: that were looked at.
-        points: in them.
+        scans: number of scans.
+        points: number of their points.
         without_return: points of range 0.
-        placed: points in a pixel, hidden ones included.
+        placed: points in a pixel, including those hidden by a nearer one.
         occupied: pixels that hold a point.
-        pixels: of all images.
-        clipped: int64 [5], occupied pixels whose value has no byte of its own, at either end.
+        pixels: pixels of all images.
+        clipped: int64 [5], per channel, occupied pixels whose byte is 0 or 255.
     """
 
     scans: int = 0
@@ -56,11 +57,11 @@ class Coverage:
     )
 
 
-def field_of_view(scans) -> dict[str, float]:
-    """Edges that hold HELD_SHARE of the points with a return, in steps of 0.05 degrees.
+def field_of_view(scans: Iterable[np.ndarray]) -> dict[str, float]:
+    """Finds edges that enclose COVERED_FRACTION of the points with a return.
 
-    Elevation leaves out as many points above as below. Azimuth is the shortest arc of the circle,
-    so that a sensor may look in any direction.
+    The resolution is 0.05 degrees. Elevation leaves out as many points above as below. Azimuth is
+    the shortest arc of the circle, so that a sensor may look in any direction.
 
     Args:
         scans: iterable of float32 [points, 4].
@@ -79,20 +80,26 @@ def field_of_view(scans) -> dict[str, float]:
             bins = ((angles[ranges > 0] - lowest) / _STEP).astype(np.int64)
             counts += np.bincount(bins.clip(0, len(counts) - 1), minlength=len(counts))
     if not up_counts.any():
-        raise ValueError("no point of these scans has a return (range above 0); check --data_dir")
+        raise ValueError(
+            "expected points with a return (range above 0), got none in these scans; check "
+            "--data_dir"
+        )
     right, left = _shortest_arc(turn_counts)
     below = np.cumsum(up_counts) / up_counts.sum()
-    lowest = int(np.searchsorted(below, (1 - HELD_SHARE) / 2))
-    highest = int(np.searchsorted(below, (1 + HELD_SHARE) / 2))
+    lowest = int(np.searchsorted(below, (1 - COVERED_FRACTION) / 2))
+    highest = int(np.searchsorted(below, (1 + COVERED_FRACTION) / 2))
     edges = (90 - (len(up_counts) - highest - 1) * _STEP, -90 + lowest * _STEP, left, right)
     return {name: round(float(edge), 2) for name, edge in zip(_EDGES, edges, strict=True)}
 
 
 def _shortest_arc(counts: np.ndarray) -> tuple[float, float]:
-    """Right and left edge in degrees of the fewest neighbouring bins that hold HELD_SHARE."""
+    """Returns right and left edge, in degrees, of the fewest neighbouring bins.
+
+    The bins hold COVERED_FRACTION of the counts together.
+    """
     size = len(counts)
     before = np.concatenate([[0], np.cumsum(np.tile(counts, 2))])
-    needed = np.ceil(HELD_SHARE * counts.sum())
+    needed = np.ceil(COVERED_FRACTION * counts.sum())
     ends = np.searchsorted(before, before[:size] + needed)
     first = int(np.argmin(ends - np.arange(size)))
     right, left = (-180 + _STEP * index for index in (first, int(ends[first])))
@@ -102,14 +109,20 @@ def _shortest_arc(counts: np.ndarray) -> tuple[float, float]:
     return right - turns, left - turns
 
 
-def channel_statistics(scans, sensor: Sensor) -> Sensor:
-    """The sensor with mean and standard deviation of each channel over occupied pixels.
+def channel_statistics(scans: Iterable[np.ndarray], sensor: Sensor) -> Sensor:
+    """Measures mean and standard deviation of each channel over occupied pixels.
 
-    A channel that never changes gets standard deviation 1: it is byte 128 everywhere.
+    A constant channel gets standard deviation 1: it is byte 128 everywhere.
 
     Args:
         scans: iterable of float32 [points, 4].
         sensor: size and field of view.
+
+    Returns:
+        The sensor with the measured statistics.
+
+    Raises:
+        ValueError: no point lies in the field of view.
     """
     count, total, squares = 0, np.zeros(len(CHANNELS)), np.zeros(len(CHANNELS))
     for points in scans:
@@ -118,7 +131,10 @@ def channel_statistics(scans, sensor: Sensor) -> Sensor:
         total += values.sum(0)
         squares += (values**2).sum(0)
     if not count:
-        raise ValueError("no point lies in the field of view; leave out --fov_left and its kin")
+        raise ValueError(
+            "expected points in the field of view, got none; omit --fov_up, --fov_down, "
+            "--fov_left and --fov_right to measure it"
+        )
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     std = np.where(std < 1e-4, 1.0, std)
@@ -126,11 +142,15 @@ def channel_statistics(scans, sensor: Sensor) -> Sensor:
     return dataclasses.replace(sensor, mean=rounded[0], std=rounded[1])
 
 
-def coverage(scans, sensor: Sensor) -> Coverage:
-    """Counts what a sensor's images hold and lose.
+def coverage(scans: Iterable[np.ndarray], sensor: Sensor) -> Coverage:
+    """Counts what a sensor's range images hold and lose.
 
     Args:
         scans: iterable of float32 [points, 4].
+        sensor: that the scans are projected with.
+
+    Returns:
+        The counts over all scans.
     """
     found = Coverage()
     for points in scans:
@@ -147,7 +167,7 @@ def coverage(scans, sensor: Sensor) -> Coverage:
 
 
 def report(sensor: Sensor, found: Coverage) -> str:
-    """Field of view, channels and what the images lose, as text."""
+    """Formats field of view, channel statistics and what the images lose."""
     returned = found.points - found.without_return
     lines = [
         f"{found.scans} scans, {found.points} points, {found.without_return} without a return",
@@ -156,7 +176,7 @@ def report(sensor: Sensor, found: Coverage) -> str:
         f"points outside: {1 - found.placed / returned:.2%}; hidden behind a nearer point: "
         f"{1 - found.occupied / max(found.placed, 1):.2%}",
         f"empty pixels: {1 - found.occupied / found.pixels:.2%}",
-        f"{'channel':<10} {'mean':>10} {'std':>10} {'at an end':>10}",
+        f"{'channel':<10} {'mean':>10} {'std':>10} {'clipped':>10}",
     ]
     shares = found.clipped / max(found.occupied, 1)
     for row in zip(CHANNELS, sensor.mean, sensor.std, shares, strict=True):
@@ -167,44 +187,57 @@ def report(sensor: Sensor, found: Coverage) -> str:
 def measure(
     dataset: LidarDataset, height: int, *, width: int, given: dict[str, float], max_scans: int = 0
 ) -> tuple[Sensor, Coverage]:
-    """Measures a sensor from the scans of a data set, each of which is read three times.
+    """Measures a sensor from the scans of a data set; each scan is read three times.
 
     Args:
         dataset: the training scans.
-        height, width: of the range images.
-        given: edges of the field of view that are not to be measured.
-        max_scans: at most so many scans, spread evenly over the list; 0 for all.
+        height: height of the range images.
+        width: width of the range images.
+        given: edges of the field of view, degrees, that are not measured.
+        max_scans: largest number of scans, evenly spread over the list; 0 for all.
+
+    Returns:
+        The sensor, and what its range images hold and lose.
 
     Raises:
-        ValueError, FileNotFoundError: naming a scan that cannot be read, or edges that do not
-            fit together.
+        FileNotFoundError: a scan is missing.
+        ValueError: a scan is invalid, or the edges contradict each other.
     """
     if max_scans < 0:
         raise ValueError(f"max_scans must not be negative; got {max_scans}")
     count = min(max_scans or len(dataset), len(dataset))
     chosen = [index * len(dataset) // count for index in range(count)]
 
-    def scans(what: str):
+    def scans(what: str) -> Iterator[np.ndarray]:
         bar = tqdm(chosen, desc=what, unit=" scans", file=sys.stderr, disable=None)
         return (dataset.points(index) for index in bar)
 
     edges = given if len(given) == len(_EDGES) else field_of_view(scans("field of view")) | given
-    sensor = channel_statistics(scans("channels"), Sensor(height, width, **edges))
+    geometry = Sensor(
+        height,
+        width,
+        fov_up=edges["fov_up"],
+        fov_down=edges["fov_down"],
+        fov_left=edges["fov_left"],
+        fov_right=edges["fov_right"],
+    )
+    sensor = channel_statistics(scans("channels"), geometry)
     return sensor, coverage(scans("coverage"), sensor)
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("data_dir", None, "Holds sequences, or dataset/sequences.", required=True)
-    flags.DEFINE_string("output_dir", None, "Gets sensor.json.", required=True)
+    flags.DEFINE_string("data_dir", None, "Contains sequences or dataset/sequences.", required=True)
+    flags.DEFINE_string("output_dir", None, "Folder for sensor.json.", required=True)
     flags.DEFINE_integer("height", Sensor.height, "Rows of the range image.")
     flags.DEFINE_integer("width", Sensor.width, "Columns of the range image.")
     for name in _EDGES:
         flags.DEFINE_float(name, None, "Edge of the field of view, degrees; default: measured.")
-    flags.DEFINE_integer("max_scans", 0, "At most so many scans, evenly spread; 0 = all.")
-    flags.DEFINE_bool("overwrite", False, "Replace a sensor.json that is there.")
+    flags.DEFINE_integer("max_scans", 0, "Largest number of scans, evenly spread; 0 = all.")
+    flags.DEFINE_bool("overwrite", False, "Replace an existing sensor.json.")
 
 
 def main() -> None:
+    """Measures the sensor that the flags describe and writes its description."""
     output = pathlib.Path(FLAGS.output_dir) / SENSOR_FILE
     if output.exists() and not FLAGS.overwrite:
         raise FileExistsError(
@@ -222,6 +255,7 @@ def main() -> None:
 
 
 def console() -> None:
+    """Runs the command line."""
     _define_flags()
     command.run(main)
 

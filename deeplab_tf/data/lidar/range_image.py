@@ -1,20 +1,21 @@
-"""Spherical projection of LiDAR points to a range image, coded as the bytes that networks take.
+"""Spherical projection of LiDAR points to a range image, encoded as bytes.
 
 Milioto et al. 2019, RangeNet++, equation 1, for any field of view:
 
     column = width  * (fov_left - azimuth) / (fov_left - fov_right),  azimuth = atan2(y, x)
     row    = height * (fov_up - elevation) / (fov_up - fov_down),     elevation = asin(z / range)
 
-and each pixel holds the nearest of its points. Its values become bytes,
+and each pixel holds the nearest of its points. Its values are encoded as bytes,
 
     byte = clip(round(128 + 128 * (value - mean) / (SPAN * std)), 0, 255)    for each channel
 
 so that (byte - 128) / 128, the one normalization of this project, is 0 at the channel's mean
-and at empty pixels: range images go through training, calibration and integer files as
-photos do. The factor SPAN is absorbed by the first convolution's weights.
+and at empty pixels: training, calibration and integer files treat range images like
+photographs. The factor SPAN is absorbed by the weights of the first convolution.
 """
 
 import dataclasses
+import typing
 
 import numpy as np
 
@@ -23,11 +24,11 @@ from deeplab_tf.data.lidar.sensor import CHANNELS, Sensor
 from deeplab_tf.data.preprocessing import PAD_PIXEL
 
 SPAN = 3.0
-"""Standard deviations between byte 128 and either end. Three hold 99.7% of a normal
-distribution; more would make the step of one byte, SPAN / 128 of a standard deviation, coarser."""
+"""Standard deviations between byte 128 and either end. Three cover 99.7% of a normal distribution;
+a larger value would make the step of one byte, SPAN / 128 of a standard deviation, coarser."""
 
 EDGE_DEGREES = 1.0
-"""Points up to this far outside the left or right edge go to the border column: a measured
+"""Points up to this far outside the left or right edge are put in the border column: a measured
 field of view leaves out one point in a thousand."""
 
 NO_PIXEL = -1
@@ -35,11 +36,12 @@ NO_PIXEL = -1
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """Where the points of one scan lie in its range image.
+    """Pixels of the points of one scan.
 
     Attributes:
-        rows, columns: int32 [points]; NO_PIXEL for points in no pixel: those without a return
-            (range 0) and those outside the field of view.
+        rows: int32 [points]; NO_PIXEL for points in no pixel: those without a return (range 0)
+            and those outside the field of view.
+        columns: int32 [points], likewise.
         ranges: float32 [points], metres.
         nearest: int32 [height, width], the nearest point of each pixel, NO_PIXEL if empty.
         full_turn: whether the first and the last column are neighbours.
@@ -53,7 +55,7 @@ class Projection:
 
     @property
     def placed(self) -> np.ndarray:
-        """Bool [points]: whether a point has a pixel; it may be hidden by a nearer one."""
+        """Bool [points]: whether a point lies in a pixel, possibly hidden by a nearer one."""
         return self.rows != NO_PIXEL
 
     @property
@@ -61,30 +63,30 @@ class Projection:
         """Bool [height, width]: whether a pixel holds a point."""
         return self.nearest != NO_PIXEL
 
-    def to_points(self, values: np.ndarray, fill) -> np.ndarray:
-        """Gives every point, hidden ones too, the value of its pixel.
+    def to_points(self, values: np.ndarray, fill: typing.Any) -> np.ndarray:
+        """Returns the value of the pixel of every point, including hidden points.
 
         Args:
             values: any dtype [height, width, ...], for example a class map or scores.
-            fill: for points in no pixel.
+            fill: value of points in no pixel.
 
         Returns:
-            same dtype [points, ...].
+            The same dtype, [points, ...].
         """
-        found = np.full((len(self.rows), *values.shape[2:]), fill, values.dtype)
+        result = np.full((len(self.rows), *values.shape[2:]), fill, values.dtype)
         placed = self.placed
-        found[placed] = values[self.rows[placed], self.columns[placed]]
-        return found
+        result[placed] = values[self.rows[placed], self.columns[placed]]
+        return result
 
 
 def azimuth_elevation(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Directions and distances.
+    """Computes direction and distance of each point.
 
     Args:
         points: float32 [points, 3 or more]; x, y, z in metres.
 
     Returns:
-        azimuth in -180..180 degrees, elevation in -90..90 degrees, range in metres, each
+        Azimuth in -180..180 degrees, elevation in -90..90 degrees, range in metres, each
         float64 [points]; both angles are 0 where the range is 0.
     """
     xyz = points[:, :3].astype(np.float64)
@@ -97,25 +99,28 @@ def azimuth_elevation(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 def project(points: np.ndarray, sensor: Sensor) -> Projection:
     """Finds the pixel of each point and the nearest point of each pixel.
 
-    Points above or below the field of view go to the border row, as in RangeNet++. Of points
-    equally near the first one is taken.
+    Points above or below the field of view are put in the border row, as in RangeNet++. Of equally
+    near points the first one is used.
 
     Args:
         points: float32 [points, 4]; x, y, z in metres, remission. All finite.
         sensor: size and field of view.
+
+    Returns:
+        The projection.
     """
     azimuth, elevation, ranges = azimuth_elevation(points)
     turn = sensor.fov_left - sensor.fov_right
     centre = (sensor.fov_left + sensor.fov_right) / 2
     left_of_centre = 180.0 - np.mod(180.0 - (azimuth - centre), 360.0)  # in (-180, 180]
-    seen = (ranges > 0) & (np.abs(left_of_centre) <= turn / 2 + EDGE_DEGREES)
+    visible = (ranges > 0) & (np.abs(left_of_centre) <= turn / 2 + EDGE_DEGREES)
     columns = np.floor(sensor.width * (0.5 - left_of_centre / turn))
     rows = np.floor(sensor.height * (sensor.fov_up - elevation) / (sensor.fov_up - sensor.fov_down))
-    columns = np.where(seen, columns.clip(0, sensor.width - 1), NO_PIXEL).astype(np.int32)
-    rows = np.where(seen, rows.clip(0, sensor.height - 1), NO_PIXEL).astype(np.int32)
+    columns = np.where(visible, columns.clip(0, sensor.width - 1), NO_PIXEL).astype(np.int32)
+    rows = np.where(visible, rows.clip(0, sensor.height - 1), NO_PIXEL).astype(np.int32)
     nearest = np.full((sensor.height, sensor.width), NO_PIXEL, np.int32)
-    order = np.argsort(ranges, kind="stable")[::-1]  # the last one written stays
-    order = order[seen[order]]
+    order = np.argsort(ranges, kind="stable")[::-1]  # nearest last: the last write wins
+    order = order[visible[order]]
     nearest[rows[order], columns[order]] = order
     return Projection(
         rows, columns, ranges=ranges.astype(np.float32), nearest=nearest, full_turn=sensor.full_turn
@@ -123,20 +128,25 @@ def project(points: np.ndarray, sensor: Sensor) -> Projection:
 
 
 def channel_values(points: np.ndarray, projection: Projection) -> np.ndarray:
-    """The channels of all pixels that hold a point, in the order of the image.
+    """Collects the channels of all pixels that hold a point, in the order of the image.
+
+    Args:
+        points: float32 [points, 4].
+        projection: of these points.
 
     Returns:
         float32 [occupied pixels, 5]: range, x, y, z, remission.
     """
-    chosen = projection.nearest[projection.occupied]
-    return np.concatenate([projection.ranges[chosen, None], points[chosen, :4]], axis=1)
+    nearest = projection.nearest[projection.occupied]
+    return np.concatenate([projection.ranges[nearest, None], points[nearest, :4]], axis=1)
 
 
 def encode(values: np.ndarray, sensor: Sensor) -> np.ndarray:
-    """Bytes of channel values, by the formula above; halves are rounded to even.
+    """Encodes channel values as bytes by the formula above; halves are rounded to even.
 
     Args:
         values: float32 [..., 5].
+        sensor: its channel statistics.
 
     Returns:
         uint8 [..., 5].
@@ -147,11 +157,12 @@ def encode(values: np.ndarray, sensor: Sensor) -> np.ndarray:
 
 
 def range_image(points: np.ndarray, projection: Projection, *, sensor: Sensor) -> np.ndarray:
-    """The network's input.
+    """Builds the network's input.
 
     Args:
         points: float32 [points, 4].
         projection: of these points by this sensor.
+        sensor: its channel statistics.
 
     Returns:
         uint8 [height, width, 5]; 128 in every channel where a pixel is empty.
@@ -162,10 +173,11 @@ def range_image(points: np.ndarray, projection: Projection, *, sensor: Sensor) -
 
 
 def pixel_labels(labels: np.ndarray, projection: Projection) -> np.ndarray:
-    """The class of each pixel's nearest point.
+    """Returns the class of the nearest point of each pixel.
 
     Args:
         labels: uint8 [points].
+        projection: of these points.
 
     Returns:
         uint8 [height, width]; 255 where a pixel is empty.

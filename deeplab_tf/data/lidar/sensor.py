@@ -1,14 +1,16 @@
-"""What a spinning or solid-state LiDAR sees, as a range image needs to know it."""
+"""Description of a spinning or solid-state LiDAR sensor, as range images need it."""
 
 import dataclasses
 import json
 import math
 import pathlib
+import typing
 
 from deeplab_tf import atomic_file
 
 CHANNELS = ("range", "x", "y", "z", "remission")
-"""Of a range image, in the order of RangeNet++ (Milioto et al. 2019); metres, then as stored."""
+"""Channels of a range image in the order of RangeNet++ (Milioto et al. 2019): range, x, y and z in
+metres, remission as stored."""
 
 SENSOR_FILE = "sensor.json"
 MAX_IMAGE_PIXELS = 1 << 24
@@ -27,10 +29,14 @@ class Sensor:
     standard deviations: lidar-bonnetal, train/tasks/semantic/config/arch/darknet53.yaml.
 
     Attributes:
-        height, width: of the range image; widths of 512, 1024 and 2048 are usual for 64 beams.
-        fov_up, fov_down: elevation of the upper and lower edge.
-        fov_left, fov_right: azimuth of the left and right edge; +180 and -180 for a full turn.
-        mean, std: of each channel over pixels that hold a point.
+        height: height of the range image.
+        width: width of the range image; 512, 1024 and 2048 are usual for 64 beams.
+        fov_up: elevation of the upper edge.
+        fov_down: elevation of the lower edge.
+        fov_left: azimuth of the left edge; +180 for a full turn.
+        fov_right: azimuth of the right edge; -180 for a full turn.
+        mean: mean of each channel over pixels that hold a point.
+        std: standard deviation of each channel over pixels that hold a point.
     """
 
     height: int = 64
@@ -42,17 +48,17 @@ class Sensor:
     mean: tuple[float, ...] = (12.12, 10.88, 0.23, -1.04, 0.21)
     std: tuple[float, ...] = (12.32, 11.47, 6.91, 0.86, 0.16)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for size in (self.height, self.width):
             if type(size) is not int or size < 1:
                 raise ValueError(
-                    f"height and width are whole numbers from 1; got {self.height!r} and "
+                    f"height and width must be integers of at least 1; got {self.height!r} and "
                     f"{self.width!r}"
                 )
         if self.height * self.width > MAX_IMAGE_PIXELS:
             raise ValueError(
                 f"a range image of {self.width}x{self.height} has more than {MAX_IMAGE_PIXELS} "
-                "pixels; give a smaller height or width"
+                "pixels; choose a smaller height or width"
             )
         for name in ("mean", "std"):
             if len(getattr(self, name)) != len(CHANNELS):
@@ -80,16 +86,18 @@ class Sensor:
                 "most 360 degrees; +y is at +90"
             )
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, typing.Any]:
+        """Returns the fields as a JSON object."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict) -> "Sensor":
+    def from_json(cls, values: dict[str, typing.Any]) -> "Sensor":
+        """Builds a sensor from the output of `to_json`."""
         lists = {name: tuple(values[name]) for name in ("mean", "std")}
         return cls(**{**values, **lists})
 
     def difference(self, other: "Sensor | None") -> str:
-        """What another sensor has otherwise, for messages; "" where nothing differs."""
+        """Lists the fields that differ from another sensor, for messages; "" if none does."""
         if other is None:
             return "no sensor"
         theirs = other.to_json()
@@ -97,28 +105,34 @@ class Sensor:
         return ", ".join(f"{name} {ours} -> {their}" for name, (ours, their) in differing.items())
 
     @property
-    def across(self) -> str:
-        """The axis across the middle of the image, "x" or "y"; "" where neither is."""
+    def lateral_axis(self) -> str:
+        """Horizontal axis perpendicular to the central viewing direction: "x", "y", or "" if none.
+
+        Mirroring a range image negates this axis.
+        """
         middle = (self.fov_left + self.fov_right) / 2 % 180
         return "y" if middle == 0 else "x" if middle == 90 else ""
 
     @property
     def full_turn(self) -> bool:
-        """Whether the left and the right edge are neighbours."""
+        """Whether the left and the right edge of the image are neighbours."""
         return self.fov_left - self.fov_right > 360 - 1e-6
 
 
 def read_sensor(path: pathlib.Path) -> tuple[Sensor, pathlib.Path | None]:
-    """Reads a description that `write_sensor` or a person wrote.
+    """Reads a sensor description, written by `write_sensor` or by hand.
 
-    Fields that are left out have the default sensor's values.
+    Missing fields have the values of the default sensor.
+
+    Args:
+        path: of the JSON file.
 
     Returns:
-        the sensor, and the folder of the scans that the file names (a relative path starts at
-        the file's own folder), or None.
+        The sensor, and the folder of the scans that the file names (a relative path is relative to
+        the folder of the file), or None.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: not JSON, an unknown key, or a value that is not allowed.
     """
     if not path.is_file():
@@ -131,8 +145,8 @@ def read_sensor(path: pathlib.Path) -> tuple[Sensor, pathlib.Path | None]:
         raise ValueError(f"{path}: not JSON ({error}); measure the sensor again") from error
     known = [field.name for field in dataclasses.fields(Sensor)]
     if not isinstance(stored, dict) or (unknown := stored.keys() - {*known, _DATA_DIR}):
-        found = f"unknown key {min(unknown)!r}" if isinstance(stored, dict) else "no JSON object"
-        raise ValueError(f"{path}: {found}; known keys: {', '.join((*known, _DATA_DIR))}")
+        problem = f"unknown key {min(unknown)!r}" if isinstance(stored, dict) else "no JSON object"
+        raise ValueError(f"{path}: {problem}; known keys: {', '.join((*known, _DATA_DIR))}")
     data_dir = stored.pop(_DATA_DIR, None)
     if data_dir is not None and not isinstance(data_dir, str):
         raise ValueError(f"{path}: data_dir must be the path of a folder; got {data_dir!r}")
@@ -148,6 +162,12 @@ def read_sensor(path: pathlib.Path) -> tuple[Sensor, pathlib.Path | None]:
 
 
 def write_sensor(path: pathlib.Path, sensor: Sensor, *, data_dir: pathlib.Path) -> None:
-    """Writes the description with the absolute path of the scans."""
+    """Writes a sensor description with the absolute path of the scans.
+
+    Args:
+        path: of the JSON file.
+        sensor: the description.
+        data_dir: folder of the scans.
+    """
     values = dataclasses.asdict(sensor) | {_DATA_DIR: str(data_dir.resolve())}
     atomic_file.write_text(path, json.dumps(values, indent=1) + "\n")

@@ -1,1 +1,1 @@
-"""Readers of data sets: one file a format."""
+"""Dataset readers, one module per format."""

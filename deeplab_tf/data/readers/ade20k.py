@@ -1,6 +1,6 @@
 """ADE20K in the layout of the scene parsing benchmark (SceneParse150), 150 classes.
 
-Zhou et al. 2017, scene parsing through ADE20K. Masks store 0 for everything else (ignored)
+Zhou et al. 2017, Scene Parsing through ADE20K Dataset. Masks store 0 for everything else (ignored)
 and 1..150 for the classes, which become 0..149.
 """
 
@@ -17,22 +17,25 @@ _FOLDERS = {"train": "training", "val": "validation"}
 
 
 def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
-    """Reads `images/<folder>` with `annotations/<folder>`.
+    """Opens the split in `images/<folder>` and `annotations/<folder>`.
 
     Args:
         data_dir: ADEChallengeData2016, the folder that holds objectInfo150.txt.
-        split: training or validation, or short train or val.
+        split: training or validation, or, for short, train or val.
+
+    Returns:
+        The split.
 
     Raises:
         FileNotFoundError: a folder of the split or objectInfo150.txt does not exist.
-        ValueError: the list of names is not the official one in form, the split is empty, or a
-            photo or mask stands alone.
+        ValueError: the list of names does not have the official form, the split is empty, or an
+            image or mask has no counterpart.
     """
     folder = _FOLDERS.get(split, split)
-    photos = _find(data_dir, "images", folder=folder, ending=".jpg")
+    images = _find(data_dir, "images", folder=folder, ending=".jpg")
     masks = _find(data_dir, "annotations", folder=folder, ending=".png")
     label_set = LabelSet.from_names(_read_names(data_dir / NAMES_FILE))
-    samples = pair_by_stem(photos, masks, where=str(data_dir))
+    samples = pair_by_stem(images, masks, where=str(data_dir))
     return FileDataset(
         "ade20k",
         split,
@@ -47,7 +50,7 @@ def _find(data_dir: pathlib.Path, kind: str, *, folder: str, ending: str) -> dic
     if not (data_dir / kind / folder).is_dir():
         raise FileNotFoundError(
             f"{data_dir / kind / folder}: no such folder; ADE20K needs images and annotations "
-            "with training and validation in each, check --data_dir and --split"
+            "with training and validation in each; check --data_dir and --split"
         )
     return {
         path.stem: path.relative_to(data_dir).as_posix()
@@ -56,7 +59,7 @@ def _find(data_dir: pathlib.Path, kind: str, *, folder: str, ending: str) -> dic
 
 
 def _read_names(path: pathlib.Path) -> list[str]:
-    """The column Name of the official list, in the order of the column Idx."""
+    """Reads the column Name of the official list, in the order of the column Idx."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; the class names come from the official {NAMES_FILE} in "
@@ -68,15 +71,15 @@ def _read_names(path: pathlib.Path) -> list[str]:
         raise ValueError(f"{path}: expected tab-separated columns Idx and Name, got {header}")
     short = next((number for number, row in enumerate(rows, 1) if len(row) < len(header)), None)
     if short:
-        raise ValueError(f"{path}: row {short} lacks a column; take the official file")
+        raise ValueError(f"{path}: row {short} lacks a column; use the official file")
     names = {row[header.index("Idx")].strip(): row[header.index("Name")].strip() for row in rows}
     if list(names) != [str(number) for number in range(1, NUM_CLASSES + 1)]:
         raise ValueError(
-            f"{path}: column Idx must count 1..{NUM_CLASSES}, one row a class ({len(rows)} rows "
-            "were found); take the official file"
+            f"{path}: expected one row per class with Idx 1..{NUM_CLASSES}, got {len(rows)} rows; "
+            "use the official file"
         )
     if not all(names.values()):
-        raise ValueError(f"{path}: a class has no name; take the official file")
+        raise ValueError(f"{path}: a class has no name; use the official file")
     return list(names.values())
 
 

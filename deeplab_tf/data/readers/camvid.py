@@ -1,4 +1,4 @@
-"""CamVid in the layout of the SegNet tutorial: a list of `photo annotation` lines a split.
+"""CamVid in the layout of the SegNet tutorial: one list of `image annotation` lines per split.
 
 Brostow et al. 2009; 11 classes and the palette of Badrinarayanan et al. 2017, SegNet,
 arXiv:1511.00561. Masks store 0..10, and 11 for unlabelled (ignored).
@@ -41,16 +41,23 @@ UNLABELLED = 11
 
 
 def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
-    """Reads `<data_dir>/<split>.txt`.
+    """Opens the split that `<data_dir>/<split>.txt` lists.
+
+    Args:
+        data_dir: folder of the lists; paths in the lists are relative to it.
+        split: name of a list.
+
+    Returns:
+        The split.
 
     Raises:
         FileNotFoundError: the list does not exist.
-        ValueError: a line is not `photo annotation`, or the list is empty.
+        ValueError: a line is not `image annotation`, or the list is empty.
     """
     listing = data_dir / f"{split}.txt"
     if not listing.is_file():
         raise FileNotFoundError(
-            f"{listing}: no such list; CamVid needs `photo annotation` lines in "
+            f"{listing}: no such list; CamVid needs `image annotation` lines in "
             "<data_dir>/<split>.txt"
         )
     samples = []
@@ -59,7 +66,7 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
             continue
         fields = line.split()
         if len(fields) != 2:
-            raise ValueError(f"{listing}:{number}: expected `photo annotation`, got {line!r}")
+            raise ValueError(f"{listing}:{number}: expected `image annotation`, got {line!r}")
         samples.append(Sample(*fields))
     table = identity_ids(LABEL_SET.num_classes)
     table[UNLABELLED] = IGNORE_LABEL

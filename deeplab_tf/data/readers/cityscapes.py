@@ -1,7 +1,7 @@
 """Cityscapes, fine annotations, the 19 evaluated classes.
 
 Cordts et al. 2016, arXiv:1604.01685; ids, names and colours of cityscapesScripts, labels.py.
-Masks are `*_gtFine_labelIds.png` as the archive brings them: nothing needs to be prepared.
+Masks are `*_gtFine_labelIds.png` of the archive; no preparation is needed.
 """
 
 import pathlib
@@ -59,20 +59,27 @@ TRAIN_LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
 """Stored id of each class, in the order of the classes."""
 
 LARGEST_LABEL_ID = 33
-_PHOTO_ENDING = "_leftImg8bit.png"
+_IMAGE_ENDING = "_leftImg8bit.png"
 _MASK_ENDING = "_gtFine_labelIds.png"
 
 
 def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
-    """Reads `leftImg8bit/<split>/<city>` with `gtFine/<split>/<city>`.
+    """Opens the split in `leftImg8bit/<split>/<city>` and `gtFine/<split>/<city>`.
+
+    Args:
+        data_dir: folder that holds leftImg8bit and gtFine.
+        split: train or val.
+
+    Returns:
+        The split.
 
     Raises:
         FileNotFoundError: a folder of the split does not exist.
-        ValueError: the split is empty, or a photo or mask stands alone.
+        ValueError: the split is empty, or an image or mask has no counterpart.
     """
-    photos = _find(data_dir, "leftImg8bit", split=split, ending=_PHOTO_ENDING)
+    images = _find(data_dir, "leftImg8bit", split=split, ending=_IMAGE_ENDING)
     masks = _find(data_dir, "gtFine", split=split, ending=_MASK_ENDING)
-    samples = pair_by_stem(photos, masks, where=str(data_dir))
+    samples = pair_by_stem(images, masks, where=str(data_dir))
     return FileDataset(
         "cityscapes",
         split,
@@ -84,12 +91,12 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
 
 
 def _find(data_dir: pathlib.Path, kind: str, *, split: str, ending: str) -> dict[str, str]:
-    """Path below data_dir of each `<city>/<name>` without its ending."""
+    """Returns the path relative to data_dir of each `<city>/<name>` without its ending."""
     folder = data_dir / kind / split
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: no such folder; Cityscapes needs <data_dir>/leftImg8bit/<split> and "
-            "<data_dir>/gtFine/<split>, check --data_dir and --split"
+            "<data_dir>/gtFine/<split>; check --data_dir and --split"
         )
     return {
         path.relative_to(folder).as_posix().removesuffix(ending): path.relative_to(
@@ -100,7 +107,7 @@ def _find(data_dir: pathlib.Path, kind: str, *, split: str, ending: str) -> dict
 
 
 def _id_table() -> np.ndarray:
-    """Stored ids 0..33 to classes; -1 (license plate) is stored as 255."""
+    """Maps the stored ids 0..33 to classes; -1 (license plate) is stored as 255."""
     table = np.full(256, -1, np.int16)
     table[: LARGEST_LABEL_ID + 1] = IGNORE_LABEL
     table[255] = IGNORE_LABEL

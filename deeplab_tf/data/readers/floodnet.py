@@ -1,8 +1,8 @@
-"""FloodNet supervised v1.0: photos of a drone after a hurricane, 10 classes.
+"""FloodNet supervised v1.0: drone images after a hurricane, 10 classes.
 
-Rahnemoonfar et al. 2021, FloodNet, arXiv:2012.02951. Photos are 4000x3000 and larger; masks
-`<name>_lab.png` store the class of each pixel, 0 (background) being a class of its own. The colour
-masks that the authors offer beside them are not read.
+Rahnemoonfar et al. 2021, FloodNet, arXiv:2012.02951. Images are 4000x3000 and larger; masks
+`<name>_lab.png` store the class of each pixel, and 0 (background) is a class. The colour masks of
+the authors are not read.
 """
 
 import pathlib
@@ -37,48 +37,50 @@ LABEL_SET = LabelSet(
     ),
 )
 ARCHIVE_FOLDER = "FloodNet-Supervised_v1.0"
-_PHOTO_ENDING = ".jpg"
+_IMAGE_ENDING = ".jpg"
 _MASK_ENDING = "_lab.png"
 
 
 def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
-    """Reads `<split>-org-img` with `<split>-label-img`, or both below a folder `<split>`.
+    """Opens the split in `<split>-org-img` and `<split>-label-img`, or both in a folder `<split>`.
 
     Args:
-        data_dir: FloodNet-Supervised_v1.0, or the folder that holds it.
+        data_dir: FloodNet-Supervised_v1.0, or the folder that contains it.
         split: train, val or test.
+
+    Returns:
+        The split.
 
     Raises:
         FileNotFoundError: a folder of the split does not exist.
-        ValueError: the split is empty, or a photo or mask stands alone.
+        ValueError: the split is empty, or an image or mask has no counterpart.
     """
-    below = _find_folder(data_dir, split)
-    photos = _find(data_dir, f"{below}{split}-org-img", ending=_PHOTO_ENDING)
-    masks = _find(data_dir, f"{below}{split}-label-img", ending=_MASK_ENDING)
-    samples = pair_by_stem(photos, masks, where=str(data_dir))
+    parent = _find_parent(data_dir, split)
+    images = _find(data_dir, f"{parent}{split}-org-img", ending=_IMAGE_ENDING)
+    masks = _find(data_dir, f"{parent}{split}-label-img", ending=_MASK_ENDING)
+    samples = pair_by_stem(images, masks, where=str(data_dir))
     table = identity_ids(LABEL_SET.num_classes)
     return FileDataset(
         "floodnet", split, label_set=LABEL_SET, data_dir=data_dir, samples=samples, id_table=table
     )
 
 
-def _find_folder(data_dir: pathlib.Path, split: str) -> str:
-    """What stands before `<split>-org-img`: nothing, or folders that end with a slash."""
-    below = (f"{ARCHIVE_FOLDER}/{split}/", f"{ARCHIVE_FOLDER}/", f"{split}/", "")
-    for folder in below:
+def _find_parent(data_dir: pathlib.Path, split: str) -> str:
+    """Returns the prefix of `<split>-org-img`: empty, or folders that end with a slash."""
+    for folder in (f"{ARCHIVE_FOLDER}/{split}/", f"{ARCHIVE_FOLDER}/", f"{split}/", ""):
         if (data_dir / f"{folder}{split}-org-img").is_dir():
             return folder
     raise FileNotFoundError(
         f"{data_dir / f'{split}-org-img'}: no such folder, nor {split}/{split}-org-img; FloodNet "
-        "has train, val and test, check --data_dir and --split"
+        "has train, val and test; check --data_dir and --split"
     )
 
 
 def _find(data_dir: pathlib.Path, folder: str, *, ending: str) -> dict[str, str]:
-    """Path below data_dir of each name without its ending, which may be in capitals."""
+    """Returns the path relative to data_dir of each name without its ending, in any case."""
     if not (data_dir / folder).is_dir():
         raise FileNotFoundError(
-            f"{data_dir / folder}: no such folder; masks belong beside the photos"
+            f"{data_dir / folder}: no such folder; images and masks need neighbouring folders"
         )
     return {
         path.name[: -len(ending)]: f"{folder}/{path.name}"

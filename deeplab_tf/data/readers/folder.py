@@ -1,17 +1,17 @@
-"""Anyone's own data: photos, masks and a list of classes.
+"""Own data: a folder with images, masks and a list of classes.
 
-    classes.txt             one class a line, in the order of the ids 0, 1, 2, ...:
+    classes.txt             one class per line, in the order of the ids 0, 1, 2, ...:
                             `name`, or `name red green blue`
-    images/  labels/        photos (.jpg .jpeg .png .bmp) and masks (.png .bmp) of the same name
+    images/  labels/        images (.jpg .jpeg .png .bmp) and masks (.png .bmp) of the same name
 
-Masks store the class id of each pixel, 255 where it is ignored. The splits follow from what
-is there, the first that fits:
+Masks store the class id of each pixel, 255 where it is ignored. Splits are defined by the first of
+these that exists:
 
-1. `<split>.txt`: one name without ending a line. Only the listed photos are looked at.
+1. `<split>.txt`: one name without ending per line. Only the listed images are used.
 2. `images/<split>/` and `labels/<split>/`.
-3. Neither lists nor sub-folders: `train` and `val` are 80% and 20% of all photos. The names are
-   ordered by the SHA-256 of `0:<name>` and the first fifth is val, so the division depends on
-   the names alone, on every machine, and photos added later leave most others where they were.
+3. Neither lists nor sub-folders: `train` and `val` are 80% and 20% of all images. The names are
+   sorted by the SHA-256 of `0:<name>` and the first fifth is val. The division depends on the names
+   alone, is the same on every machine, and changes little when images are added.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from deeplab_tf.data.dataset import (
 )
 from deeplab_tf.data.labels import LabelSet, voc_colormap
 
-PHOTO_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
 MASK_ENDINGS = (".png", ".bmp")
 CLASSES_FILE = "classes.txt"
 SPLIT_SEED = 0
@@ -38,10 +38,17 @@ SPLIT_SEED = 0
 def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
     """Opens a split of a folder in the layout above.
 
+    Args:
+        data_dir: the folder.
+        split: name of the split.
+
+    Returns:
+        The split.
+
     Raises:
         FileNotFoundError: classes.txt, a folder or the list of the split does not exist.
-        ValueError: a bad line, an empty split, a photo or mask that stands alone, or two
-            photos or masks of one name.
+        ValueError: an invalid line, an empty split, an image or mask without counterpart, or two
+            images or masks of the same name.
     """
     label_set = read_classes(data_dir / CLASSES_FILE)
     lists = sorted(path.name for path in data_dir.glob("*.txt") if path.name != CLASSES_FILE)
@@ -62,12 +69,18 @@ def read_classes(path: pathlib.Path) -> LabelSet:
 
     Three integers at the end of a line are always a colour, never part of the name.
 
+    Args:
+        path: of the list.
+
+    Returns:
+        The classes.
+
     Raises:
         FileNotFoundError: the list does not exist.
-        ValueError: no classes, a blank line between them, a bad colour, one name twice.
+        ValueError: no classes, a blank line between them, an invalid colour, or a repeated name.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; write one class name a line, id 0 first")
+        raise FileNotFoundError(f"{path}: no such file; write one class name per line, id 0 first")
     lines = [line.strip() for line in read_lines(path)]
     while lines and not lines[-1]:
         lines.pop()
@@ -78,13 +91,13 @@ def read_classes(path: pathlib.Path) -> LabelSet:
         if not name:
             raise ValueError(f"{path}:{number}: blank line; line {number} names class {number - 1}")
         if name in names:
-            raise ValueError(f"{path}:{number}: class {name!r} stands twice; rename one")
+            raise ValueError(f"{path}:{number}: class {name!r} occurs twice; rename one")
         if color and not all(0 <= value <= 255 for value in color):
-            raise ValueError(f"{path}:{number}: a colour is 3 numbers 0..255, got {color}")
+            raise ValueError(f"{path}:{number}: expected a colour of 3 numbers 0..255, got {color}")
         names.append(name)
         colors.append(color)
     if not names:
-        raise ValueError(f"{path}: names no class; write one class name a line, id 0 first")
+        raise ValueError(f"{path}: contains no class; write one class name per line, id 0 first")
     defaults = voc_colormap(len(names))
     return LabelSet(tuple(names), tuple(c or d for c, d in zip(colors, defaults, strict=True)))
 
@@ -101,32 +114,32 @@ def _parse_class(line: str) -> tuple[str, tuple[int, int, int] | None]:
 
 
 def _listed(data_dir: pathlib.Path, split: str) -> tuple[Sample, ...]:
-    photos = _find(data_dir, "images", endings=PHOTO_ENDINGS)
-    masks = _find(data_dir, "labels", endings=MASK_ENDINGS)
+    image_paths = _find(data_dir, "images", endings=IMAGE_ENDINGS)
+    mask_paths = _find(data_dir, "labels", endings=MASK_ENDINGS)
     stems = read_stems(data_dir / f"{split}.txt")
-    for kind, found in (("photo", photos), ("mask", masks)):
+    for kind, found in (("image", image_paths), ("mask", mask_paths)):
         missing = [stem for stem in stems if stem not in found]
         if missing:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(
                 f"{data_dir / f'{split}.txt'}: no {kind} named {missing[0]}{more}; "
-                "add the file or strike the line"
+                "add the file or remove the line"
             )
-    return tuple(Sample(photos[stem], masks[stem]) for stem in stems)
+    return tuple(Sample(image_paths[stem], mask_paths[stem]) for stem in stems)
 
 
 def _pairs(data_dir: pathlib.Path, images: str, *, labels: str) -> tuple[Sample, ...]:
-    photos = _find(data_dir, images, endings=PHOTO_ENDINGS)
-    masks = _find(data_dir, labels, endings=MASK_ENDINGS)
-    return pair_by_stem(photos, masks, where=str(data_dir))
+    image_paths = _find(data_dir, images, endings=IMAGE_ENDINGS)
+    mask_paths = _find(data_dir, labels, endings=MASK_ENDINGS)
+    return pair_by_stem(image_paths, mask_paths, where=str(data_dir))
 
 
 def _divided(data_dir: pathlib.Path, split: str, *, lists: list[str]) -> tuple[Sample, ...]:
     folders = sorted(p.name for p in data_dir.glob("images/*") if p.is_dir())
     if lists or folders:
         raise FileNotFoundError(
-            f"{data_dir}: neither {split}.txt nor images/{split}; splits come from "
-            f"{', '.join(lists + folders)}; check --split, or move what is no split away"
+            f"{data_dir}: neither {split}.txt nor images/{split}; available: "
+            f"{', '.join(lists + folders)}; check --split, or move away what is not a split"
         )
     if split not in ("train", "val"):
         raise ValueError(
@@ -136,8 +149,8 @@ def _divided(data_dir: pathlib.Path, split: str, *, lists: list[str]) -> tuple[S
     pairs = _pairs(data_dir, "images", labels="labels")
     if len(pairs) < 2:
         raise ValueError(
-            f"{data_dir}: {len(pairs)} photos cannot be divided into train and val; "
-            f"add photos, or write {split}.txt"
+            f"{data_dir}: {len(pairs)} images cannot be divided into train and val; "
+            f"add images, or write {split}.txt"
         )
     by_stem = {pathlib.PurePath(pair.image).stem: pair for pair in pairs}
     chosen = _validation_stems(list(by_stem))
@@ -145,7 +158,7 @@ def _divided(data_dir: pathlib.Path, split: str, *, lists: list[str]) -> tuple[S
 
 
 def _validation_stems(stems: list[str]) -> set[str]:
-    """A fifth of the names, at least one."""
+    """Chooses a fifth of the names, at least one."""
 
     def order(stem: str) -> str:
         return hashlib.sha256(f"{SPLIT_SEED}:{stem}".encode()).hexdigest()
@@ -154,10 +167,10 @@ def _validation_stems(stems: list[str]) -> set[str]:
 
 
 def _find(data_dir: pathlib.Path, folder: str, *, endings: tuple[str, ...]) -> dict[str, str]:
-    """Path below data_dir of each name; counts what has another ending."""
+    """Returns the path relative to data_dir of each name; the log counts other endings."""
     if not (data_dir / folder).is_dir():
         raise FileNotFoundError(
-            f"{data_dir / folder}: no such folder; photos belong in images, masks in labels"
+            f"{data_dir / folder}: no such folder; put images in images/ and masks in labels/"
         )
     found: dict[str, str] = {}
     others = []
@@ -170,12 +183,13 @@ def _find(data_dir: pathlib.Path, folder: str, *, endings: tuple[str, ...]) -> d
         name = f"{folder}/{path.name}"
         if path.stem in found:
             raise ValueError(
-                f"{data_dir}: {found[path.stem]} and {name} have one name; rename or remove one"
+                f"{data_dir}: {found[path.stem]} and {name} have the same name; rename or remove "
+                "one"
             )
         found[path.stem] = name
     if others:
         logging.warning(
-            "%s: left out %d files that do not end in %s, for example %s",
+            "%s: skipped %d files that do not end in %s, for example %s",
             data_dir / folder,
             len(others),
             " ".join(endings),

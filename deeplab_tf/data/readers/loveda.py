@@ -1,12 +1,12 @@
-"""LoveDA, land cover from the air, 7 classes, photos of 1024x1024 at 0.3 m a pixel.
+"""LoveDA: land cover in aerial images, 7 classes, 1024x1024 at 0.3 m per pixel.
 
 Wang et al. 2021, LoveDA, arXiv:2110.08733. Masks are gray PNGs that store 0 for no data (ignored)
-and 1..7 for the classes, which become 0..6. Three layouts, the first that is there:
+and 1..7 for the classes, which become 0..6. There are three layouts; the first one found is used:
 
-1. `Train/{Rural,Urban}/{images_png,masks_png}/*.png`, `Val/...` as the archives bring them.
+1. `Train/{Rural,Urban}/{images_png,masks_png}/*.png`, `Val/...`, as in the archives.
 2. `img_dir/<split>` and `ann_dir/<split>` of MMSegmentation's conversion (the same ids).
-3. `images/` and `labels/` without splits: `val` is a fifth of the photos, chosen by a fixed seed
-   among all, and `train` the rest. Adding photos changes the division.
+3. `images/` and `labels/` without splits: `val` is a fifth of all images, chosen with a fixed seed,
+   and `train` is the rest. Adding images changes the division.
 """
 
 import dataclasses
@@ -43,23 +43,26 @@ def open_split(data_dir: pathlib.Path, split: str) -> SegmentationDataset:
 
     Args:
         data_dir: the folder that holds Train and Val, or img_dir, or images.
-        split: train or val; the official test list has no public masks.
+        split: train or val; the masks of the official test split are not public.
+
+    Returns:
+        The split.
 
     Raises:
-        FileNotFoundError: none of the layouts, or not this split of it.
-        ValueError: the split is empty, or a photo or mask stands alone.
+        FileNotFoundError: none of the layouts, or the split is missing in it.
+        ValueError: the split is empty, or an image or mask has no counterpart.
     """
     official = data_dir / split.capitalize()
     if official.is_dir():
         return _open(data_dir, split, sides=_official(data_dir, split.capitalize()))
     if (data_dir / "img_dir" / split).is_dir():
         folders = f"img_dir/{split}", f"ann_dir/{split}"
-        photos, masks = (_find(data_dir, folder) for folder in folders)
-        return _open(data_dir, split, sides=(photos, masks))
+        images, masks = (_find(data_dir, folder) for folder in folders)
+        return _open(data_dir, split, sides=(images, masks))
     if not (data_dir / "images").is_dir():
         raise FileNotFoundError(
             f"{official}: no such folder; LoveDA needs Train and Val, or img_dir and ann_dir with "
-            "a folder a split, or images and labels, check --data_dir and --split"
+            "one folder per split, or images and labels; check --data_dir and --split"
         )
     sides = _find(data_dir, "images"), _find(data_dir, "labels")
     whole = _open(data_dir, split, sides=sides)
@@ -69,8 +72,8 @@ def open_split(data_dir: pathlib.Path, split: str) -> SegmentationDataset:
 def _open(
     data_dir: pathlib.Path, split: str, *, sides: tuple[dict[str, str], dict[str, str]]
 ) -> FileDataset:
-    photos, masks = sides
-    samples = pair_by_stem(photos, masks, where=str(data_dir))
+    images, masks = sides
+    samples = pair_by_stem(images, masks, where=str(data_dir))
     return FileDataset(
         "loveda",
         split,
@@ -82,22 +85,22 @@ def _open(
 
 
 def _official(data_dir: pathlib.Path, folder: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Photos and masks of each `<domain>/<name>`."""
-    photos: dict[str, str] = {}
+    """Returns the images and the masks by `<domain>/<name>`."""
+    images: dict[str, str] = {}
     masks: dict[str, str] = {}
     for domain in sorted(path.name for path in (data_dir / folder).iterdir() if path.is_dir()):
-        for kind, found in (("images_png", photos), ("masks_png", masks)):
+        for kind, found in (("images_png", images), ("masks_png", masks)):
             below = _find(data_dir, f"{folder}/{domain}/{kind}")
             found |= {f"{domain}/{stem}": path for stem, path in below.items()}
-    return photos, masks
+    return images, masks
 
 
 def _find(data_dir: pathlib.Path, folder: str) -> dict[str, str]:
-    """Path below data_dir of each name."""
+    """Returns the path relative to data_dir of each name."""
     if not (data_dir / folder).is_dir():
         raise FileNotFoundError(
             f"{data_dir / folder}: no such folder; LoveDA has masks for train and val only, "
-            "beside the photos; check --data_dir and --split"
+            "next to the images; check --data_dir and --split"
         )
     found: dict[str, str] = {}
     for path in sorted((data_dir / folder).iterdir()):
@@ -105,7 +108,9 @@ def _find(data_dir: pathlib.Path, folder: str) -> dict[str, str]:
             continue
         name = f"{folder}/{path.name}"
         if path.stem in found:
-            raise ValueError(f"{data_dir}: {found[path.stem]} and {name} have one name; remove one")
+            raise ValueError(
+                f"{data_dir}: {found[path.stem]} and {name} have the same name; remove one"
+            )
         found[path.stem] = name
     return found
 
@@ -113,16 +118,18 @@ def _find(data_dir: pathlib.Path, folder: str) -> dict[str, str]:
 def _divided(whole: FileDataset, split: str) -> SegmentationDataset:
     if split not in ("train", "val"):
         raise ValueError(
-            f"{whole.data_dir}: images without lists are divided into train and val; {split!r} "
-            "was asked for"
+            f"{whole.data_dir}: images without lists are divided into train and val; got split "
+            f"{split!r}"
         )
     rest, held_out = hold_out(whole, max(1, round(len(whole) / 5)), seed=DIVISION_SEED)
     return dataclasses.replace(rest if split == "train" else held_out, split=split)  # type: ignore[type-var]
 
 
 def _id_table() -> np.ndarray:
-    """0 is ignored, 1..7 are the classes; 255 must not occur: masks whose ids somebody moved
-    down by one hold it, and would be read one class off.
+    """Maps 0 to ignored and 1..7 to the classes.
+
+    255 must not occur: it indicates masks whose ids were shifted down by one, which would be read
+    with wrong classes.
     """
     table = np.full(LABEL_SET.num_classes + 1, IGNORE_LABEL, np.int16)
     table[1:] = np.arange(LABEL_SET.num_classes)

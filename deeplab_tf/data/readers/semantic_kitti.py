@@ -1,14 +1,14 @@
 """LiDAR scans in the layout of SemanticKITTI, as range images.
 
 Behley et al. 2019, SemanticKITTI, arXiv:1904.01416. Each scan is
-`sequences/NN/velodyne/NAME.bin`, float32 (x, y, z, remission) a point, and
-`sequences/NN/labels/NAME.label`, uint32 a point: the class in the lower 16 bits, the instance
-above. Sequences 00-07, 09 and 10 are for training, 08 is for validation, as in the benchmark;
-the labels of 11-21 are not public.
+`sequences/NN/velodyne/NAME.bin`, four float32 (x, y, z, remission) per point, and
+`sequences/NN/labels/NAME.label`, one uint32 per point: the class in the lower 16 bits, the instance
+in the upper 16. Sequences 00-07, 09 and 10 are for training, 08 is for validation, as in the
+benchmark; the labels of 11-21 are not public.
 
-A scan's image is projected by the sensor that `sensor.json` in the data folder describes, or by
-KITTI's own (`deeplab_tf.data.lidar.sensor.Sensor`). A folder with nothing but `sensor.json`
-reads the scans that this file names: one set of scans may have several sensors' images.
+Scans are projected with the sensor that `sensor.json` in the data folder describes, or with KITTI's
+own (`deeplab_tf.data.lidar.sensor.Sensor`). A folder that holds only `sensor.json` refers to the
+scans in the folder that this file names, so one set of scans can be projected by several sensors.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ LABEL_SET = LabelSet(
 
 
 def id_table() -> np.ndarray:
-    """Class of each stored id, int16 [260]: 0..18, 255 (ignored), or -1 for unknown ids."""
+    """Returns the class of each stored id, int16 [260]: 0..18, 255 (ignored), -1 for unknown."""
     table = np.full(260, -1, np.int16)
     table[list(_UNLABELLED)] = IGNORE_LABEL
     for index, (_, _, stored) in enumerate(_CLASSES):
@@ -77,7 +77,7 @@ class LidarDataset(FileDataset):
     """Scans as range images of one sensor.
 
     Attributes:
-        sensor: that all scans are projected by.
+        sensor: sensor that all scans are projected with.
     """
 
     sensor: Sensor
@@ -85,35 +85,46 @@ class LidarDataset(FileDataset):
     photographs = False
 
     @property
-    def odd_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
-        """What a mirror turns that stands along the sensor's view: None for an oblique one."""
-        across = self.sensor.across
-        return (CHANNELS.index(across),) if across else None
+    def antisymmetric_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]
+        """Channel that mirroring the image negates; None if the sensor looks along no axis."""
+        axis = self.sensor.lateral_axis
+        return (CHANNELS.index(axis),) if axis else None
 
     def points(self, index: int) -> np.ndarray:
-        """float32 [points, 4]: x, y, z in metres and remission, as stored.
+        """Reads the points of a scan.
+
+        Args:
+            index: of the scan.
+
+        Returns:
+            float32 [points, 4]: x, y, z in metres and remission, as stored.
 
         Raises:
-            FileNotFoundError, ValueError: naming the file at fault.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is invalid.
         """
         return read_points(self.data_dir / self.samples[index].image)
 
     def point_labels(self, index: int, num_points: int) -> np.ndarray:
-        """uint8 [points], 0..18 or 255 (ignored).
+        """Reads the classes of the points of a scan.
 
         Args:
-            num_points: of the scan.
+            index: of the scan.
+            num_points: number of points of the scan.
+
+        Returns:
+            uint8 [points], 0..18 or 255 (ignored).
 
         Raises:
-            FileNotFoundError, ValueError: no file, an unknown class id, or another number of
-                labels than points.
+            FileNotFoundError: the file does not exist.
+            ValueError: an unknown class id, or the numbers of labels and points differ.
         """
         path = self.data_dir / self.samples[index].label
         stored = read_label_ids(path)
         if len(stored) != num_points:
             raise ValueError(
-                f"{path}: {len(stored)} labels for the {num_points} points of "
-                f"{self.samples[index].image}; a scan needs one label a point"
+                f"{path}: expected one label per point, got {len(stored)} labels for the "
+                f"{num_points} points of {self.samples[index].image}"
             )
         known = stored < len(self.id_table)
         labels = np.where(known, self.id_table[np.where(known, stored, 0)], -1)
@@ -122,19 +133,41 @@ class LidarDataset(FileDataset):
         return labels.astype(np.uint8)
 
     def projection(self, points: np.ndarray) -> Projection:
-        """Row and column of each point, and the nearest point of each pixel."""
+        """Projects points with the sensor of the data set.
+
+        Args:
+            points: float32 [points, 4].
+
+        Returns:
+            Row and column of each point, and the nearest point of each pixel.
+        """
         return project(points, self.sensor)
 
     def image(self, index: int) -> np.ndarray:
-        """uint8 [height, width, 5]: range, x, y, z, remission; 128 where a pixel is empty."""
+        """Builds a range image.
+
+        Args:
+            index: of the scan.
+
+        Returns:
+            uint8 [height, width, 5]: range, x, y, z, remission; 128 where a pixel is empty.
+        """
         points = self.points(index)
         return range_image(points, self.projection(points), sensor=self.sensor)
 
     def label(self, index: int) -> np.ndarray:
-        """uint8 [height, width] of each pixel's nearest point; 255 where a pixel is empty."""
+        """Builds the label map of a range image.
+
+        Args:
+            index: of the scan.
+
+        Returns:
+            uint8 [height, width], class of each pixel's nearest point; 255 where a pixel is empty.
+        """
         return self.read(index)[1]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Reads image and label of a scan; see `image` and `label`."""
         points = self.points(index)
         labels = self.point_labels(index, len(points))
         projection = self.projection(points)
@@ -144,17 +177,20 @@ class LidarDataset(FileDataset):
 def open_split(data_dir: pathlib.Path, split: str) -> LidarDataset:
     """Opens the scans of a split.
 
-    Sequences that are missing are named in the log; one must be there.
+    Missing sequences are named in the log; at least one must exist.
 
     Args:
-        data_dir: holds `dataset/sequences` or `sequences` and perhaps `sensor.json`, or nothing
-            but a `sensor.json` that names the folder of the scans.
+        data_dir: contains `dataset/sequences` or `sequences` and optionally `sensor.json`, or only
+            a `sensor.json` that names the folder of the scans.
         split: train or val.
+
+    Returns:
+        The split.
 
     Raises:
         FileNotFoundError: no such layout, or none of the split's sequences.
         ValueError: unknown split, a split without labels, a scan without labels or labels
-            without a scan, or a bad `sensor.json`.
+            without a scan, or an invalid `sensor.json`.
     """
     if split == _WITHOUT_LABELS:
         raise ValueError(
@@ -176,7 +212,7 @@ def open_split(data_dir: pathlib.Path, split: str) -> LidarDataset:
 
 
 def _find_scans(data_dir: pathlib.Path) -> tuple[pathlib.Path, Sensor]:
-    """The folder that holds `sequences`, and the sensor."""
+    """Returns the folder that contains `sequences`, and the sensor."""
     described = data_dir / SENSOR_FILE
     sensor, named = read_sensor(described) if described.is_file() else (Sensor(), None)
     for folder in (data_dir, named):
@@ -184,25 +220,27 @@ def _find_scans(data_dir: pathlib.Path) -> tuple[pathlib.Path, Sensor]:
             if (root / "sequences").is_dir():
                 return root, sensor
     if named:
-        raise FileNotFoundError(f"{described}: its data_dir {named} holds no sequences; correct it")
+        raise FileNotFoundError(
+            f"{described}: its data_dir {named} contains no sequences; correct it"
+        )
     raise FileNotFoundError(
-        f"{data_dir}: neither dataset/sequences nor sequences nor {SENSOR_FILE} in it; give the "
-        "folder that holds dataset/sequences/00/velodyne and labels"
+        f"{data_dir}: expected dataset/sequences, sequences or {SENSOR_FILE} in it; give the "
+        "folder that contains dataset/sequences/00/velodyne and labels"
     )
 
 
 def _pairs(root: pathlib.Path, sequence: str) -> list[Sample]:
     scans = {path.stem for path in (root / sequence / "velodyne").glob("*.bin")}
     labels = {path.stem for path in (root / sequence / "labels").glob("*.label")}
-    for lonely, rule in (
-        (scans - labels, "labels/{}.label is missing beside velodyne/{}.bin"),
-        (labels - scans, "velodyne/{}.bin is missing beside labels/{}.label"),
+    for unpaired, rule in (
+        (scans - labels, "velodyne/{0}.bin has no labels/{0}.label"),
+        (labels - scans, "labels/{0}.label has no velodyne/{0}.bin"),
     ):
-        if lonely:
-            name = min(lonely)
-            more = f", and {len(lonely) - 1} more" if len(lonely) > 1 else ""
+        if unpaired:
+            more = f", and {len(unpaired) - 1} more" if len(unpaired) > 1 else ""
             raise ValueError(
-                f"{root / sequence}: {rule.format(name, name)}{more}; add or remove it"
+                f"{root / sequence}: {rule.format(min(unpaired))}{more}; add the missing file or "
+                "remove this one"
             )
     return [
         Sample(f"{sequence}/velodyne/{stem}.bin", f"{sequence}/labels/{stem}.label")
@@ -213,22 +251,26 @@ def _pairs(root: pathlib.Path, sequence: str) -> list[Sample]:
 def read_points(path: pathlib.Path) -> np.ndarray:
     """Reads a scan.
 
+    Args:
+        path: of the `.bin` file.
+
     Returns:
         float32 [points, 4]: x, y, z, remission.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: no points, a size that is not whole points, or values that are not finite.
+        FileNotFoundError: the file does not exist.
+        ValueError: no points, an incomplete point, or values that are not finite.
     """
-    content = _read(path, "scan", unit=POINT_BYTES, layout="4 float32 (x, y, z, remission) a point")
+    layout = "4 float32 (x, y, z, remission) per point"
+    content = _read(path, "a scan", unit=POINT_BYTES, layout=layout)
     points = np.frombuffer(content, "<f4").reshape(-1, 4)
     if not len(points):
-        raise ValueError(f"{path}: holds no points; remove the scan and its labels")
+        raise ValueError(f"{path}: contains no points; remove the scan and its labels")
     broken = ~np.isfinite(points).all(1)
     if broken.any():
         raise ValueError(
             f"{path}: {broken.sum()} points are not finite, the first is number "
-            f"{broken.argmax()}; remove them, with their labels"
+            f"{broken.argmax()}; remove them and their labels"
         )
     return points
 
@@ -236,14 +278,17 @@ def read_points(path: pathlib.Path) -> np.ndarray:
 def read_label_ids(path: pathlib.Path) -> np.ndarray:
     """Reads the stored class ids of a scan.
 
+    Args:
+        path: of the `.label` file.
+
     Returns:
-        int64 [points], 0..65535: the lower 16 bits; the instance above them is left out.
+        int64 [points], 0..65535: the lower 16 bits, without the instance.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: a size that is not whole labels.
+        FileNotFoundError: the file does not exist.
+        ValueError: an incomplete label.
     """
-    content = _read(path, "labels", unit=LABEL_BYTES, layout="one uint32 a point")
+    content = _read(path, "a label file", unit=LABEL_BYTES, layout="one uint32 per point")
     return (np.frombuffer(content, "<u4") & 0xFFFF).astype(np.int64)
 
 
@@ -253,7 +298,7 @@ def _read(path: pathlib.Path, kind: str, *, unit: int, layout: str) -> bytes:
     content = path.read_bytes()
     if len(content) % unit:
         raise ValueError(
-            f"{path}: {len(content)} bytes are no multiple of {unit}; {kind} must be {layout}, "
-            "so the file is cut or of another format"
+            f"{path}: {len(content)} bytes are not a multiple of {unit}; {kind} has {layout}, "
+            "so the file is truncated or has another format"
         )
     return content

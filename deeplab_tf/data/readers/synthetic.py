@@ -1,11 +1,13 @@
-"""Street scenes drawn by code from a seed: the data set that is always there.
+"""Synthetic street scenes, drawn from a seed: a data set that needs no download.
 
 Sky, ground, a road in perspective, buildings with windows, trees, poles and vehicles, with
-occlusion, changes of scale and light, and sensor noise. Not a substitute for photos: it shows
-that the road from training to `.tflite` works, and nothing about accuracy on real scenes.
+occlusion, changes of scale and light, and sensor noise. It is no substitute for photographs: it
+shows that the pipeline from training to `.tflite` works, and nothing about accuracy on real scenes.
 """
 
 import dataclasses
+import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -28,12 +30,20 @@ LABEL_SET = LabelSet(
 SKY, GROUND, ROAD, BUILDING, TREE, POLE, VEHICLE = range(7)
 HEIGHT, WIDTH = 192, 256
 SPLITS = {"train": (0, 400), "val": (1_000_000, 60), "test": (2_000_000, 60)}
-"""First seed and number of scenes of each split; the splits share no seed."""
+"""First seed and number of scenes of each split; the seeds of the splits do not overlap."""
+
+_Color = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticDataset(SegmentationDataset):
-    """A split of drawn scenes; sample k is a function of its seed alone."""
+    """A split of synthetic scenes; each sample is a function of its seed alone.
+
+    Attributes:
+        split: key of `SPLITS`.
+        name: name in the registry.
+        label_set: the classes.
+    """
 
     split: str
     name: str = "synthetic"
@@ -43,64 +53,88 @@ class SyntheticDataset(SegmentationDataset):
         return SPLITS[self.split][1]
 
     def sample_name(self, index: int) -> str:
+        """Returns the seed of the sample, as text."""
         return f"seed {self._seed(index)}"
 
     def _seed(self, index: int) -> int:
         if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
+            raise IndexError(f"expected a sample index of 0 to {len(self) - 1}, got {index}")
         return SPLITS[self.split][0] + index
 
     def image(self, index: int) -> np.ndarray:
+        """Draws the image of a sample, uint8 [192, 256, 3], RGB."""
         return self.read(index)[0]
 
     def label(self, index: int) -> np.ndarray:
+        """Draws the label map of a sample, uint8 [192, 256]."""
         return self.read(index)[1]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws image and label of a sample; see `draw_scene`."""
         return draw_scene(self._seed(index))
 
 
-def open_split(data_dir, split: str) -> SyntheticDataset:
-    """`data_dir` is not used: nothing is read."""
+def open_split(data_dir: pathlib.Path, split: str) -> SyntheticDataset:
+    """Opens a split.
+
+    Args:
+        data_dir: not used, nothing is read.
+        split: key of `SPLITS`.
+
+    Returns:
+        The split.
+
+    Raises:
+        ValueError: unknown split.
+    """
     del data_dir
     if split not in SPLITS:
-        raise ValueError(f"synthetic: unknown split {split!r}; it has {', '.join(SPLITS)}")
+        raise ValueError(f"synthetic: unknown split {split!r}; known: {', '.join(SPLITS)}")
     return SyntheticDataset(split)
 
 
 class _Scene:
-    """Draws the same shapes on a picture and on its label."""
+    """Draws the same shapes on an image and on its label map."""
 
-    def __init__(self, rng: np.random.Generator):
+    def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.image = Image.new("RGB", (WIDTH, HEIGHT))
         self.label = Image.new("L", (WIDTH, HEIGHT))
-        self._paint = ImageDraw.Draw(self.image)
-        self._mark = ImageDraw.Draw(self.label)
+        self._draw_image = ImageDraw.Draw(self.image)
+        self._draw_label = ImageDraw.Draw(self.label)
 
-    def color(self, base, spread: int = 25) -> tuple[int, int, int]:
-        return tuple(int(v) for v in np.clip(self.rng.normal(base, spread), 0, 255))
+    def color(self, base: Sequence[int] | np.ndarray, spread: int = 25) -> _Color:
+        """Returns a random colour around `base`, with standard deviation `spread`."""
+        red, green, blue = (int(v) for v in np.clip(self.rng.normal(base, spread), 0, 255))
+        return red, green, blue
 
-    def polygon(self, points, color, *, label: int) -> None:
-        self._paint.polygon(points, fill=color)
-        self._mark.polygon(points, fill=label)
+    def polygon(self, points: Sequence[tuple[float, float]], color: _Color, *, label: int) -> None:
+        self._draw_image.polygon(points, fill=color)
+        self._draw_label.polygon(points, fill=label)
 
-    def box(self, left, top, *, right, bottom, color, label: int) -> None:
+    def box(
+        self, left: float, top: float, *, right: float, bottom: float, color: _Color, label: int
+    ) -> None:
         corners = [left, top, max(left, right), max(top, bottom)]
-        self._paint.rectangle(corners, fill=color)
-        self._mark.rectangle(corners, fill=label)
+        self._draw_image.rectangle(corners, fill=color)
+        self._draw_label.rectangle(corners, fill=label)
 
-    def ellipse(self, left, top, *, right, bottom, color, label: int) -> None:
+    def ellipse(
+        self, left: float, top: float, *, right: float, bottom: float, color: _Color, label: int
+    ) -> None:
         corners = [left, top, max(left, right), max(top, bottom)]
-        self._paint.ellipse(corners, fill=color)
-        self._mark.ellipse(corners, fill=label)
+        self._draw_image.ellipse(corners, fill=color)
+        self._draw_label.ellipse(corners, fill=label)
 
 
 def draw_scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draws a scene.
 
+    Args:
+        seed: determines the scene.
+
     Returns:
-        uint8 [192, 256, 3], RGB, and uint8 [192, 256], 0..6.
+        The image, uint8 [192, 256, 3], RGB, and the label map, uint8 [192, 256], 0..6.
     """
     scene = _Scene(np.random.default_rng(seed))
     horizon = scene.rng.uniform(0.35, 0.55) * HEIGHT
@@ -115,9 +149,9 @@ def draw_scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
     things = [_tree] * scene.rng.integers(1, 5) + [_pole] * scene.rng.integers(1, 4)
     things += [_vehicle] * scene.rng.integers(1, 4)
     placed = [(scene.rng.uniform(0.08, 0.75), thing) for thing in things]
-    for depth, thing in sorted(placed, key=lambda pair: pair[0]):  # near things hide far ones
+    for depth, thing in sorted(placed, key=lambda pair: pair[0]):  # near objects hide far ones
         thing(scene, horizon + depth * (HEIGHT - horizon), depth, vanishing, half)
-    return _develop(scene), np.asarray(scene.label)
+    return _add_light_and_noise(scene), np.asarray(scene.label)
 
 
 def _buildings(scene: _Scene, horizon: float) -> None:
@@ -145,23 +179,23 @@ def _buildings(scene: _Scene, horizon: float) -> None:
 
 def _road(scene: _Scene, horizon: float, *, vanishing: float, half: float) -> None:
     bottom = vanishing + scene.rng.uniform(-30, 30)
-    edge = [(vanishing - 4, horizon), (vanishing + 4, horizon)]
-    corners = [(bottom + half, HEIGHT), (bottom - half, HEIGHT)]
-    scene.polygon(edge + corners, scene.color((95, 95, 100), 15), label=ROAD)
+    far = [(vanishing - 4, horizon), (vanishing + 4, horizon)]
+    near = [(bottom + half, HEIGHT), (bottom - half, HEIGHT)]
+    scene.polygon([*far, *near], scene.color((95, 95, 100), 15), label=ROAD)
     stripe = scene.color((215, 215, 210), 10)
-    for near in np.arange(0.15, 1.0, 0.2):
-        y, size = horizon + near * (HEIGHT - horizon), near * 9
-        x = vanishing + near * (bottom - vanishing)
+    for depth in np.arange(0.15, 1.0, 0.2):
+        y, size = horizon + depth * (HEIGHT - horizon), depth * 9
+        x = vanishing + depth * (bottom - vanishing)
         scene.box(x - size / 6, y, right=x + size / 6, bottom=y + size, color=stripe, label=ROAD)
 
 
-def _beside_road(scene: _Scene, depth: float, *, vanishing: float, half: float) -> float:
+def _roadside_position(scene: _Scene, depth: float, *, vanishing: float, half: float) -> float:
     side = scene.rng.choice((-1, 1))
     return vanishing + side * (depth * half + scene.rng.uniform(8, 90))
 
 
 def _tree(scene: _Scene, base: float, depth: float, vanishing: float, half: float) -> None:
-    x, size = _beside_road(scene, depth, vanishing=vanishing, half=half), 22 + 75 * depth
+    x, size = _roadside_position(scene, depth, vanishing=vanishing, half=half), 22 + 75 * depth
     trunk = scene.color((85, 60, 40), 12)
     scene.box(
         x - size * 0.06,
@@ -187,7 +221,10 @@ def _tree(scene: _Scene, base: float, depth: float, vanishing: float, half: floa
 
 
 def _pole(scene: _Scene, base: float, depth: float, vanishing: float, half: float) -> None:
-    x, size = _beside_road(scene, depth, vanishing=vanishing, half=half * 1.05), 45 + 95 * depth
+    x, size = (
+        _roadside_position(scene, depth, vanishing=vanishing, half=half * 1.05),
+        45 + 95 * depth,
+    )
     width = 2.5 + 5 * depth
     metal = scene.color((190, 185, 120), 18)
     scene.box(x - width / 2, base - size, right=x + width / 2, bottom=base, color=metal, label=POLE)
@@ -243,8 +280,8 @@ def _vehicle(scene: _Scene, base: float, depth: float, vanishing: float, half: f
         )
 
 
-def _develop(scene: _Scene) -> np.ndarray:
-    """Light that falls off across the picture, an exposure, sensor noise."""
+def _add_light_and_noise(scene: _Scene) -> np.ndarray:
+    """Applies uneven lighting, an exposure and sensor noise to the image of a scene."""
     rng = scene.rng
     pixels = np.asarray(scene.image, np.float32)
     slope = rng.uniform(-0.25, 0.25, 2)

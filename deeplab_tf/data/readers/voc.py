@@ -1,7 +1,7 @@
 """PASCAL VOC 2012 segmentation in the layout of the development kit.
 
-Everingham et al. 2015, the PASCAL visual object classes challenge. Masks are palette PNGs whose
-indices are the classes; 255 (the contour of each object) is ignored.
+Everingham et al. 2015, The PASCAL Visual Object Classes Challenge: A Retrospective. Masks are
+palette PNGs whose indices are the classes; 255 (the contour of each object) is ignored.
 """
 
 import pathlib
@@ -38,11 +38,16 @@ _LISTS = pathlib.Path("ImageSets", "Segmentation")
 
 
 def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
-    """Reads `ImageSets/Segmentation/<split>.txt`, `JPEGImages` and `SegmentationClass`.
+    """Opens the split of `ImageSets/Segmentation/<split>.txt`.
+
+    Images are in `JPEGImages`, masks in `SegmentationClass`.
 
     Args:
-        data_dir: VOC2012, VOCdevkit, or the folder that holds VOCdevkit.
+        data_dir: VOC2012, VOCdevkit, or the folder that contains VOCdevkit.
         split: name of a list, for example train, val or trainval.
+
+    Returns:
+        The split.
 
     Raises:
         FileNotFoundError: no such layout or list.
@@ -68,5 +73,5 @@ def _find_root(data_dir: pathlib.Path) -> pathlib.Path:
         if (root / _LISTS).is_dir():
             return root
     raise FileNotFoundError(
-        f"{data_dir}: no VOC2012/{_LISTS.as_posix()} in it; give the folder that holds VOCdevkit"
+        f"{data_dir}: no VOC2012/{_LISTS.as_posix()} in it; give the folder that contains VOCdevkit"
     )

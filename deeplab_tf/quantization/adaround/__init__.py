@@ -1,1 +1,1 @@
-"""AdaRound: the rounding of weights, learned from images."""
+"""AdaRound: rounding of weights, learned from calibration images."""

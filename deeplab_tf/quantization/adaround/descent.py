@@ -1,7 +1,7 @@
-"""The descent that decides for every weight of a layer whether it is rounded up or down.
+"""Gradient descent that decides whether each weight of a layer is rounded up or down.
 
-Every layer is a product of matrices here, [groups, positions, inputs] @ [groups, inputs, outputs],
-over a sample of output positions; a depthwise convolution has as many groups as channels.
+Every layer is computed as a product of matrices, [groups, positions, inputs] @ [groups, inputs,
+outputs], over a sample of output positions; a depthwise convolution has one group per channel.
 """
 
 import typing
@@ -15,15 +15,29 @@ from deeplab_tf.quantization.adaround.grid import Grid
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.adaround.sample import Sample
 
-_PINNED = -20.0
+Activation = tuple[float, float | np.ndarray]
+"""(slope, limit) of f(y) = min(max(y, slope * y), limit); limit: a number, or [channels]."""
+
+_FIXED_V = -20.0
 """V of a weight that is not learned: h(V) = 0, and so is its gradient."""
 
 
-_LINEAR = (1.0, np.inf)
+_LINEAR: Activation = (1.0, np.inf)
 
 
-def activation_behind(description: NetworkDescription, node: Node, *, arrays) -> tuple:
-    """(slope, limit) of f(y) = min(max(y, slope * y), limit), the activation behind a layer."""
+def activation_after(
+    description: NetworkDescription, node: Node, *, arrays: dict[str, np.ndarray]
+) -> Activation:
+    """Returns the activation after a layer.
+
+    Args:
+        description: the network.
+        node: the layer.
+        arrays: the network's weights, for limits per channel.
+
+    Returns:
+        (slope, limit) of f(y) = min(max(y, slope * y), limit).
+    """
     follower = description.only_consumer(node.name)
     if follower is None:
         return _LINEAR
@@ -37,15 +51,18 @@ def activation_behind(description: NetworkDescription, node: Node, *, arrays) ->
 
 
 class _Problem(typing.NamedTuple):
-    """A layer in matrices, float32; w parts of the sample with p positions each.
+    """A layer as matrices, float32, with the sample in w parts of p positions each.
 
     Attributes:
         inputs: [w, groups, p, inputs], of the quantized network.
-        targets: [w, groups, p, outputs], of the float network in front of the activation.
-        below: [groups, inputs, outputs], whole steps.
-        start: V of the float weights, as `below`.
-        scale, bias, slope, limit: [groups, 1, outputs].
-        unit: [groups, 1, outputs], the output's change of one step at a typical input.
+        targets: [w, groups, p, outputs], of the float network before the activation.
+        below: [groups, inputs, outputs], the weights rounded down, in steps.
+        start: V of the float weights, of the same shape as `below`.
+        scale: [groups, 1, outputs], as the following three.
+        bias: of the layer.
+        slope: of the activation.
+        limit: of the activation.
+        unit: change of the output for one step of a weight at a typical input.
     """
 
     inputs: tf.Tensor
@@ -60,7 +77,16 @@ class _Problem(typing.NamedTuple):
 
 
 class Schedule(typing.NamedTuple):
-    """The options as scalars, so that other options need no other graph."""
+    """The options as scalar tensors, so that one graph serves all options.
+
+    Attributes:
+        iterations: steps of Adam.
+        warm_iterations: first steps, without regularization.
+        learning_rate: of Adam.
+        regularization: weight of the regularization.
+        beta_start: exponent at the first step with regularization.
+        beta_end: exponent at the last step.
+    """
 
     iterations: tf.Tensor
     warm_iterations: tf.Tensor
@@ -70,21 +96,39 @@ class Schedule(typing.NamedTuple):
     beta_end: tf.Tensor
 
     @classmethod
-    def of(cls, options: AdaRoundOptions) -> "Schedule":
+    def from_options(cls, options: AdaRoundOptions) -> "Schedule":
+        """Converts the options to tensors."""
         numbers = {name: getattr(options, name) for name in cls._fields if hasattr(options, name)}
         numbers["warm_iterations"] = options.warm_start * options.iterations
         return cls(**{name: tf.constant(float(value)) for name, value in numbers.items()})
 
 
-def pose_problem(
-    grid: Grid, sample: Sample, *, arrays, function: tuple, batch_pixels: int
+def build_problem(
+    grid: Grid,
+    sample: Sample,
+    *,
+    arrays: dict[str, np.ndarray],
+    function: Activation,
+    batch_pixels: int,
 ) -> _Problem:
-    size = min(batch_pixels, len(sample.teaching))
-    used = sample.teaching[: len(sample.teaching) // size * size]
+    """Converts a layer and its sample to matrices.
+
+    Args:
+        grid: the kernel on its grid.
+        sample: positions of the layer.
+        arrays: the network's weights, for the bias.
+        function: the activation after the layer.
+        batch_pixels: positions per step.
+
+    Returns:
+        The matrices.
+    """
+    size = min(batch_pixels, len(sample.training_positions))
+    used = sample.training_positions[: len(sample.training_positions) // size * size]
     below = grid.matrix(grid.below)
     # h(start) = W / scale - floor(W / scale)
     above = np.clip(grid.matrix(grid.exact) - below, 0, 1)
-    start = np.where(grid.matrix(grid.fixed), _PINNED, -np.log(1.2 / (above + 0.1) - 1))
+    start = np.where(grid.matrix(grid.fixed), _FIXED_V, -np.log(1.2 / (above + 0.1) - 1))
     channels = np.ones(len(grid.scales))
     slope, limit = function
     inputs = _as_matrix(sample.windows[used], grid.groups, size=size)
@@ -104,22 +148,44 @@ def pose_problem(
 
 
 def _as_matrix(windows: np.ndarray, groups: int, *, size: int) -> np.ndarray:
-    """[positions, taps, channels] -> [positions / size, groups, size, taps * channels / groups]."""
+    """Splits windows into parts of `size` positions and into groups.
+
+    Args:
+        windows: [positions, taps, channels].
+        groups: number of groups of channels.
+        size: positions per part; divides the number of positions.
+
+    Returns:
+        [positions / size, groups, size, taps * channels / groups].
+    """
     _, taps, channels = windows.shape
     split = windows.reshape(-1, size, taps, groups, channels // groups)
     return split.transpose(0, 3, 1, 2, 4).reshape(-1, groups, size, taps * channels // groups)
 
 
-def solve_layer(problem: _Problem, sample: Sample, *, grid: Grid, schedule: Schedule) -> tuple:
-    """The steps of the kernel, and the errors on the judging positions before and after.
+def solve_layer(
+    problem: _Problem, sample: Sample, *, grid: Grid, schedule: Schedule
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Learns the rounding of a layer.
 
-    An output channel that the learned rounding makes worse there is rounded to nearest.
+    An output channel whose error on held-out positions increases is rounded to nearest.
+
+    Args:
+        problem: the layer as matrices.
+        sample: positions of the layer.
+        grid: the kernel on its grid.
+        schedule: options of the optimization.
+
+    Returns:
+        The kernel in steps, in the kernel's shape, and the mean squared errors on held-out
+        positions with nearest and with learned rounding.
     """
     up = _rectified_sigmoid(_descend(problem, schedule)).numpy() >= 0.5
     nearest, learned = grid.matrix(grid.nearest), problem.below.numpy() + up
-    count = len(sample.judging)
-    inputs = _as_matrix(sample.windows[sample.judging], grid.groups, size=count)[0]
-    targets = _as_matrix(sample.targets[sample.judging][:, None], grid.groups, size=count)[0]
+    held_out = sample.held_out_positions
+    count = len(held_out)
+    inputs = _as_matrix(sample.windows[held_out], grid.groups, size=count)[0]
+    targets = _as_matrix(sample.targets[held_out][:, None], grid.groups, size=count)[0]
     before, after = (
         np.mean(
             np.square(
@@ -133,14 +199,21 @@ def solve_layer(problem: _Problem, sample: Sample, *, grid: Grid, schedule: Sche
     return grid.from_matrix(steps), (float(before.mean()), float(np.minimum(before, after).mean()))
 
 
-def _rectified_sigmoid(value):
+def _rectified_sigmoid(value: tf.Tensor) -> tf.Tensor:
+    """Computes h(V)."""
     return tf.clip_by_value(1.2 * tf.sigmoid(value) - 0.1, 0.0, 1.0)
 
 
-def _differences(problem: _Problem, inputs, *, targets, steps):
-    """Of the outputs behind the activation, [groups, p, outputs]."""
+def _differences(
+    problem: _Problem,
+    inputs: tf.Tensor | np.ndarray,
+    *,
+    targets: tf.Tensor | np.ndarray,
+    steps: tf.Tensor | np.ndarray,
+) -> tf.Tensor:
+    """Computes the differences of the outputs after the activation, [groups, p, outputs]."""
 
-    def active(output):
+    def active(output: tf.Tensor) -> tf.Tensor:
         return tf.minimum(tf.maximum(output, problem.slope * output), problem.limit)
 
     return active(inputs @ (problem.scale * steps) + problem.bias) - active(targets)
@@ -156,7 +229,7 @@ _OF_SAMPLE, _OF_KERNEL = tf.TensorSpec([None] * 4), tf.TensorSpec([None] * 3)
     ]
 )
 def _descend(problem: _Problem, schedule: Schedule) -> tf.Tensor:
-    """V after Adam (Kingma and Ba 2015, arXiv:1412.6980), part after part of the sample."""
+    """Returns V after Adam (Kingma and Ba 2015, arXiv:1412.6980), one part of the sample a step."""
     value = problem.start
     first, second = tf.zeros_like(value), tf.zeros_like(value)
     parts = tf.shape(problem.inputs)[0]
@@ -172,9 +245,9 @@ def _descend(problem: _Problem, schedule: Schedule) -> tf.Tensor:
                 steps=problem.below + up,
             )
             error = tf.reduce_mean(tf.square(error / problem.unit), 1)
-            beta, pull = _pull(step, schedule)
-            open_ends = tf.reduce_sum(1 - tf.abs(2 * up - 1) ** beta)
-            loss = tf.reduce_sum(error) + pull * open_ends
+            beta, weight = _regularization(step, schedule)
+            undecided = tf.reduce_sum(1 - tf.abs(2 * up - 1) ** beta)
+            loss = tf.reduce_sum(error) + weight * undecided
         gradient = tape.gradient(loss, value)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * tf.square(gradient)
@@ -184,8 +257,8 @@ def _descend(problem: _Problem, schedule: Schedule) -> tf.Tensor:
     return value
 
 
-def _pull(step, schedule: Schedule):
-    """Exponent and weight of the pull to 0 or 1 at a step."""
+def _regularization(step: tf.Tensor, schedule: Schedule) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns exponent and weight of the regularization at a step."""
     warm, last = schedule.warm_iterations, schedule.iterations
     share = tf.clip_by_value((step - warm) / (last - warm), 0.0, 1.0)
     cosine = 0.5 * (1 + tf.cos(np.pi * share))

@@ -1,1 +1,1 @@
-"""Calibration: images, and the ranges that are chosen from them."""
+"""Calibration: checks of the images, activation ranges, empty pixels."""

@@ -1,4 +1,4 @@
-"""Calibration photos: what spoils the ranges is refused, what says little is warned of."""
+"""Checks of calibration images: rejects unusable ones and warns about uninformative ones."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -6,92 +6,97 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from absl import logging
 
-_PLANTED_PIXELS = 2
-"""`export.conversion.calibration` sets this many first pixels of one photo to the range's ends."""
+_OVERWRITTEN_PIXELS = 2
+"""`export.conversion.calibration` sets the first pixels of one image to the ends of the range."""
 
-_SHARE_BELOW_ZERO = 0.25
-"""A network whose input range has less than this below 0 may well see nothing negative."""
+_NEGATIVE_FRACTION = 0.25
+"""If less than this fraction of the input range is negative, images without negative values are
+plausible."""
 
 
-def usable(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The batches that hold photos.
+def non_empty_batches(batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns the batches that contain images.
 
     Args:
         batches: float32 [batch, height, width, channels], normalized.
 
+    Returns:
+        The batches with at least one image.
+
     Raises:
-        ValueError: none does, or a value is NaN or infinite.
+        ValueError: there is no image, or a value is NaN or infinite.
     """
     for index, batch in enumerate(batches):
         if not np.isfinite(batch).all():
             raise ValueError(
-                f"calibration batch {index} holds NaN or infinity; leave that image out"
+                f"calibration batch {index} contains NaN or infinity; remove that image"
             )
-    if not (found := [batch for batch in batches if len(batch)]):
+    if not (with_images := [batch for batch in batches if len(batch)]):
         raise ValueError("no calibration images; give at least one")
-    return found
+    return with_images
 
 
-def check_photos(
+def check_images(
     batches: Sequence[np.ndarray], input_range: tuple[float, float]
 ) -> list[np.ndarray]:
-    """Refuses what calibrates nothing, warns of what calibrates little.
+    """Rejects unusable calibration images and warns about uninformative ones.
 
     Args:
         batches: float32 [batch, height, width, channels], normalized.
         input_range: smallest and largest normalized pixel.
 
     Returns:
-        the batches that hold photos.
+        The batches with at least one image.
 
     Raises:
-        ValueError: no photos, values that are not finite or outside the input range.
+        ValueError: no images, or values that are not finite or outside the input range.
     """
-    batches = usable(batches)
+    batches = non_empty_batches(batches)
     low = min(float(batch.min()) for batch in batches)
     high = max(float(batch.max()) for batch in batches)
     slack = 0.01 * (input_range[1] - input_range[0])
     if not input_range[0] - slack <= low <= high <= input_range[1] + slack:
         raise ValueError(
-            f"calibration images reach from {low:.4g} to {high:.4g}, the network takes "
-            f"{input_range[0]:.4g} to {input_range[1]:.4g}; normalize them by its preprocessing"
+            f"expected calibration images within {input_range[0]:.4g} to {input_range[1]:.4g}, "
+            f"got {low:.4g} to {high:.4g}; normalize them as the network's preprocessing does"
         )
     if low >= 0 and high <= 1 and _takes_negatives(input_range):
         logging.warning(
-            "all calibration images lie within 0..1, the network takes %.4g to %.4g: were they "
-            "divided by 255? normalize them by its preprocessing",
+            "all calibration images lie within 0..1, but the network takes %.4g to %.4g; were they "
+            "divided by 255? Normalize them as the network's preprocessing does",
             *input_range,
         )
-    warn_of_poor_sets(image for batch in batches for image in batch)
+    warn_about_repeats(image for batch in batches for image in batch)
     return batches
 
 
 def _takes_negatives(input_range: tuple[float, float]) -> bool:
     low, high = input_range
-    return -low >= _SHARE_BELOW_ZERO * (high - low)
+    return -low >= _NEGATIVE_FRACTION * (high - low)
 
 
-def warn_of_poor_sets(images: Iterable[np.ndarray]) -> None:
-    """One image, or the same image several times, calibrates less than it seems to.
+def warn_about_repeats(images: Iterable[np.ndarray]) -> None:
+    """Warns if there is only one image, or if images occur several times.
 
     Args:
         images: any dtype [height, width, channels].
     """
-    prints = [_fingerprint(image) for image in images]
-    different = len(set(prints))
+    fingerprints = [_fingerprint(image) for image in images]
+    different = len(set(fingerprints))
     if different == 1:
         logging.warning(
-            "ranges come from one image%s: what other photos hold is clipped; give 32 or more",
-            "" if len(prints) == 1 else f" repeated {len(prints)} times",
+            "ranges are measured on one image%s: larger values in other images are clipped; give "
+            "32 or more images",
+            "" if len(fingerprints) == 1 else f" repeated {len(fingerprints)} times",
         )
-    elif different < len(prints):
+    elif different < len(fingerprints):
         logging.warning(
-            "%d of %d calibration images are repeats; they add nothing",
-            len(prints) - different,
-            len(prints),
+            "%d of %d calibration images are repeated; they do not improve the ranges",
+            len(fingerprints) - different,
+            len(fingerprints),
         )
 
 
 def _fingerprint(image: np.ndarray) -> bytes:
     pixels = image.reshape(-1, image.shape[-1])
-    return hashlib.sha256(pixels[_PLANTED_PIXELS:].tobytes()).digest()
+    return hashlib.sha256(pixels[_OVERWRITTEN_PIXELS:].tobytes()).digest()

@@ -1,1 +1,1 @@
-"""Post-training quantization, step by step."""
+"""Post-training quantization: equalization, bias absorption, bias correction, sensitivity."""

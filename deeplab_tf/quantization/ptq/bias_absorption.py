@@ -1,52 +1,56 @@
-"""High biases move into the next layer, where they widen no activation's range.
+"""Bias absorption: moves high biases into the next layer, which narrows activation ranges.
 
-Nagel et al. 2019, arXiv:1906.04721, section 4.1.3. Where a ReLU's input hardly ever falls below
+Nagel et al. 2019, arXiv:1906.04721, section 4.1.3. Where the input of a ReLU is hardly ever below
 some c > 0, relu(x - c) = relu(x) - c, so with y = W2 relu(W1 x + b1) + b2:
 
     b1' = b1 - c,   b2' = b2 + W2 c,   c = max(0, mean - 3 standard deviations)
 
-The paper has no limit above: it takes ReLU for ReLU6. With f(x) = min(relu(x), limit) and
-f'(x) = min(relu(x), limit - c), f'(x - c) = f(x) - c wants x >= c as before, and c < limit: above
-it, f' would be a negative constant. What is above the limit is the same to f, so a channel's mean
-counts as the limit at most:
+The paper has no upper limit: it replaces ReLU6 by ReLU. With f(x) = min(relu(x), limit) and
+f'(x) = min(relu(x), limit - c), f'(x - c) = f(x) - c requires x >= c as before, and c < limit:
+otherwise f' would be a negative constant. f maps all values above the limit to the limit, so the
+mean of a channel is clipped to the limit:
 
     c = max(0, min(mean, limit) - 3 standard deviations)
 
-A channel below its limit keeps the paper's c. One that is always above it gives the limit on
-every photo, but on another photo may give less: it keeps the three deviations below the limit.
+A channel below its limit keeps the paper's c. A channel that is always above its limit outputs the
+limit on every calibration image but may output less on other images: three standard deviations
+below the limit are kept.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.kernels import bias_key, kernel_key, response_to_constant
 from deeplab_tf.graph.network import NetworkDescription, Node
-from deeplab_tf.quantization.calibration.checks import usable
-from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, weights_of
-from deeplab_tf.quantization.ptq.equalization import Relu6, find_pairs
+from deeplab_tf.quantization.calibration.checks import non_empty_batches
+from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, pixel_weights
+from deeplab_tf.quantization.ptq.equalization import Pair, Relu6, find_pairs
 
 _SMALLEST_LIMIT = 1 / 256
-"""What is left of a limit at least, a share: of a channel that is constant above its limit, whose
-deviation is 0. A limit of 0 would be a dead tensor, with a range of no width."""
+"""Smallest remaining fraction of a limit, for a channel that is constant above its limit, with
+deviation 0. A limit of 0 would make the tensor constant, with a range of zero width."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Absorption:
-    """What was moved.
+    """Result of bias absorption.
 
     Attributes:
-        description, arrays: the network.
+        description: the network.
+        arrays: its weights.
         absorbed: {first layer: c of each channel}, float64 [channels], where some c > 0.
-        left: "layer: why not" of layers that cannot take part.
+        skipped: "layer: reason" of layers that were not changed.
     """
 
     description: NetworkDescription
     arrays: dict[str, np.ndarray]
     absorbed: dict[str, np.ndarray]
-    left: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
 def absorb_high_biases(
@@ -56,29 +60,33 @@ def absorb_high_biases(
     batches: list[np.ndarray],
     ignore_empty: bool = False,
 ) -> Absorption:
-    """Absorbs what every calibration photo allows: there the function is unchanged.
+    """Absorbs high biases without changing the network's output on the calibration images.
 
-    c is also bounded by the smallest value that was seen, so that on these photos no value is
-    cut off which was not cut off before, and by a channel's limit, which stays above 0. Other
-    photos may hold smaller values: there the function is approximated, the better the more photos
-    are given. A second layer that pads with zeros takes no part: at the border it would see 0
-    where c was absorbed.
+    c is also bounded by the smallest observed value, so that on these images no additional values
+    are clipped, and by the limit of a channel, which stays above 0. On other images values may be
+    smaller: there the function is approximated, and more calibration images make this rarer. Pairs
+    whose second layer pads with zeros are skipped: at the border it would read 0 where c was
+    absorbed.
 
     Args:
-        description, arrays: a network without batch norms, equalized or not.
-        batches: calibration photos, float32 [batch, height, width, channels], normalized.
-        ignore_empty: leave empty pixels out of the statistics (`empty_pixels`).
+        description: a network without batch norms, equalized or not.
+        arrays: its weights.
+        batches: calibration images, float32 [batch, height, width, channels], normalized.
+        ignore_empty: whether to exclude empty pixels from the statistics (`empty_pixels`).
+
+    Returns:
+        The changed network and what was absorbed.
 
     Raises:
-        ValueError: no photos, or NaN or infinity in them.
+        ValueError: no images, or NaN or infinity in them.
     """
-    batches = usable(batches)
+    batches = non_empty_batches(batches)
     by_name = {node.name: node for node in description.nodes}
     arrays = dict(arrays)
-    (pairs, left), kept = find_pairs(description, Relu6.EXACT), []
+    (pairs, skipped), kept = find_pairs(description, Relu6.EXACT), []
     for pair in pairs:
-        if reason := _why_not(pair, by_name, arrays=arrays):
-            left.append(f"{pair.first}: {reason}")
+        if reason := _skip_reason(pair, by_name, arrays=arrays):
+            skipped.append(f"{pair.first}: {reason}")
         else:
             kept.append(pair)
     names = {pair.first for pair in kept}
@@ -102,14 +110,15 @@ def absorb_high_biases(
         if (key := _limit_key(pair, by_name)) is not None:
             arrays[key] = (arrays[key] - c).astype(np.float32)
         absorbed[pair.first] = c
-    return Absorption(description, arrays, absorbed=absorbed, left=tuple(left))
+    return Absorption(description, arrays, absorbed=absorbed, skipped=tuple(skipped))
 
 
-def _why_not(pair, by_name: dict[str, Node], *, arrays) -> str:
+def _skip_reason(pair: Pair, by_name: dict[str, Node], *, arrays: dict[str, np.ndarray]) -> str:
+    """Returns why nothing is absorbed between two layers; empty if it is."""
     first, second = by_name[pair.first], by_name[pair.second]
     kinds = [by_name[name].kind for name in pair.between]
     if kinds not in (["relu"], ["channel_limit"]):
-        return f"between it and {second.name} stands {' and '.join(kinds) or 'no ReLU'}"
+        return f"expected one ReLU before {second.name}, got {' and '.join(kinds) or 'none'}"
     relu = by_name[pair.between[0]]
     if relu.attributes.get("max_value") is not None or relu.attributes.get("negative_slope"):
         return f"{relu.name} is not a plain ReLU; equalize first"
@@ -123,38 +132,49 @@ def _why_not(pair, by_name: dict[str, Node], *, arrays) -> str:
     return ""
 
 
-def _limit_key(pair, by_name: dict[str, Node]) -> str | None:
-    """Of the array that holds a limit a channel between both layers; None without one."""
+def _limit_key(pair: Pair, by_name: dict[str, Node]) -> str | None:
+    """Returns the key of the array with one limit per channel; None without a limit."""
     (name,) = pair.between
     return f"{name}/limit" if by_name[name].kind == "channel_limit" else None
 
 
-def _limit_of(pair, by_name: dict[str, Node], *, arrays) -> np.ndarray:
-    """Largest value of each channel behind the ReLU, float64; infinite without a limit."""
+def _limit_of(pair: Pair, by_name: dict[str, Node], *, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Returns the largest value of each channel after the ReLU, float64; inf without a limit."""
     key = _limit_key(pair, by_name)
     return np.asarray(np.inf if key is None else arrays[key], np.float64)
 
 
-def _observe(description, arrays, *, names: set[str], batches, ignore_empty: bool):
-    """(mean, standard deviation, smallest value) of each channel, float64 [channels]."""
+def _observe(
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    *,
+    names: set[str],
+    batches: Sequence[np.ndarray],
+    ignore_empty: bool,
+) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Measures the outputs of nodes on calibration images.
+
+    Returns:
+        {node: (mean, standard deviation, smallest value) per channel}, float64 [channels] each.
+    """
     sums: dict[str, list] = {}
 
-    def add(node: Node, value, *, weights: PixelWeights | None) -> None:
+    def add(node: Node, value: tf.Tensor, *, weights: PixelWeights | None) -> None:
         name = node.name
         if name not in names:
             return
         flat = np.asarray(value, np.float64).reshape(-1, value.shape[-1])
         share = np.ones(len(flat)) if weights is None else weights.of(value)
         smallest = flat[share > 0].min(0, initial=np.inf)
-        found = [share.sum(), share @ flat, share @ np.square(flat), smallest]
+        added = [share.sum(), share @ flat, share @ np.square(flat)]
         if name in sums:
-            old = sums[name]
-            found = [*(a + b for a, b in zip(old[:3], found[:3], strict=True)), None]
-            found[3] = np.minimum(old[3], smallest)
-        sums[name] = found
+            *previous, previous_smallest = sums[name]
+            added = [a + b for a, b in zip(previous, added, strict=True)]
+            smallest = np.minimum(previous_smallest, smallest)
+        sums[name] = [*added, smallest]
 
     executor = Executor(description, arrays)
-    for batch, weights in zip(batches, weights_of(batches, ignore_empty), strict=True):
+    for batch, weights in zip(batches, pixel_weights(batches, ignore_empty), strict=True):
         executor.run(batch, functools.partial(add, weights=weights))
     return {
         name: (total / count, np.sqrt(np.maximum(squares / count - (total / count) ** 2, 0)), low)

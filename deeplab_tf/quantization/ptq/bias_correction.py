@@ -1,17 +1,19 @@
-"""Rounded weights shift the mean of what a layer gives; the bias takes the shift back.
+"""Bias correction: compensates the shift of a layer's mean output that rounded weights cause.
 
 Nagel et al. 2019, arXiv:1906.04721, section 4.2: with W~ = W + e, E[W~ x] - E[W x] = e E[x].
 
-    empirical    both means measured on calibration photos, layer after layer, the quantized
-                 network's with every earlier layer corrected and every activation rounded
-    analytic     E[x] from the batch norm in front, a normal distribution clipped by the ReLU
+    empirical    both means are measured on calibration images, layer by layer; in the quantized
+                 network all earlier layers are corrected and all activations rounded
+    analytic     E[x] follows from the preceding batch norm: a normal distribution clipped by ReLU
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from deeplab_tf.graph.executor import Executor, rounding_of
@@ -25,8 +27,8 @@ from deeplab_tf.graph.kernels import (
     response_to_constant,
 )
 from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkDescription, Node
-from deeplab_tf.quantization.calibration.checks import usable
-from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, weights_of
+from deeplab_tf.quantization.calibration.checks import non_empty_batches
+from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, pixel_weights
 
 _SAME_MEAN = (
     IDENTITY,
@@ -40,23 +42,31 @@ _SAME_MEAN = (
 
 @dataclasses.dataclass(frozen=True)
 class BiasCorrection:
-    """What was corrected.
+    """Result of bias correction.
 
     Attributes:
-        arrays: the network's weights, biases corrected.
-        corrections: {layer: what was added to its bias}, float64 [channels].
-        left: "layer: why not".
+        arrays: the network's weights with corrected biases.
+        corrections: {layer: value added to its bias}, float64 [channels].
+        skipped: "layer: reason" of layers that were not corrected.
     """
 
     arrays: dict[str, np.ndarray]
     corrections: dict[str, np.ndarray]
-    left: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
 def quantize_kernel(node: Node, kernel: np.ndarray, *, per_channel: bool = True) -> np.ndarray:
-    """The kernel as 8-bit integers hold it: scale * q, -127 <= q <= 127, scale = max|kernel| / 127.
+    """Rounds a kernel to 8-bit integers and back: scale * q, -127 <= q <= 127.
 
-    One scale an output channel, or one for the kernel. A kernel of zeros stays as it is.
+    The scale is max|kernel| / 127. A kernel of zeros stays unchanged.
+
+    Args:
+        node: the layer.
+        kernel: its kernel.
+        per_channel: one scale per output channel; False for one per kernel.
+
+    Returns:
+        float32 of the same shape.
     """
     kernel = kernel.astype(np.float64)
     scale = along_outputs(node, kernel, values=int8_scales(node, kernel, per_channel=per_channel))
@@ -75,56 +85,60 @@ def correct_empirically(
     kept_float: tuple[str, ...] = (),
     ignore_empty: bool = False,
 ) -> BiasCorrection:
-    """Corrects every layer with a bias, in the order of execution.
+    """Corrects all biases on calibration images, in the order of execution.
 
-    The float and the quantized network walk side by side; what a layer's mean is off by, over
-    all photos and pixels, is taken from its bias before anything behind it is computed.
+    The float and the quantized network are executed in parallel, node by node. The difference of a
+    layer's means, over all images and pixels, is added to its bias before later nodes are computed.
 
     Args:
-        description, arrays: a network without batch norms.
-        batches: calibration photos, float32 [batch, height, width, channels], normalized; all
+        description: a network without batch norms.
+        arrays: its weights.
+        batches: calibration images, float32 [batch, height, width, channels], normalized; all
             are held in memory at once.
         ranges: {node: (min, max)} of the quantized network's activations.
-        per_channel: of the weights.
-        reference: the float network's own weights, where those of `arrays` are rounded already.
+        per_channel: whether weights have one scale per channel or one per kernel.
+        reference: weights of the float network, if the kernels in `arrays` are rounded already.
         kept_float: layers whose kernels are not rounded.
-        ignore_empty: leave empty pixels out of the means (`empty_pixels`).
+        ignore_empty: whether to exclude empty pixels from the means (`empty_pixels`).
+
+    Returns:
+        The corrected weights.
 
     Raises:
-        ValueError: no photos, or NaN or infinity in them.
+        ValueError: no images, or NaN or infinity in them.
     """
-    photos = np.concatenate(usable(batches))
-    (pixel_weights,) = weights_of([photos], ignore_empty)
+    images = np.concatenate(non_empty_batches(batches))
+    (weights,) = pixel_weights([images], ignore_empty)
     arrays = dict(arrays)
     rounded = arrays | {
         kernel_key(node): quantize_kernel(node, arrays[kernel_key(node)], per_channel=per_channel)
         for node in description.nodes
         if node.kind in WITH_KERNEL and node.name not in kept_float
     }
-    exact = Executor(description, arrays if reference is None else reference).start([photos])
-    quantized = Executor(description, rounded, rounding=rounding_of(ranges)).start([photos])
+    exact = Executor(description, arrays if reference is None else reference).start([images])
+    quantized = Executor(description, rounded, rounding=rounding_of(ranges)).start([images])
     corrections: dict[str, np.ndarray] = {}
 
-    def correct(node: Node, values: list) -> list:
-        """Shifts what a layer gives, and its bias, to the float layer's mean."""
-        shift = _mean(exact.value(node.name, 0) - values[0], pixel_weights)
+    def correct(node: Node, values: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Shifts the output of a layer, and its bias, to the mean of the float layer."""
+        shift = _mean(exact.value(node.name, 0) - values[0], weights)
         corrections[node.name] = shift
         arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
         return [values[0] + tf.constant(shift, tf.float32)]
 
-    left: list[str] = []
+    skipped: list[str] = []
     for node in description.nodes:
         exact.step(node)
         has_bias = bias_key(node) in arrays
         if node.kind in WITH_KERNEL and not has_bias:
-            left.append(f"{node.name}: has no bias")
+            skipped.append(f"{node.name}: has no bias")
         corrected = node.kind in WITH_KERNEL and has_bias
         quantized.step(node, functools.partial(correct, node) if corrected else None)
-    return BiasCorrection(arrays, corrections, left=tuple(left))
+    return BiasCorrection(arrays, corrections, skipped=tuple(skipped))
 
 
-def _mean(value, weights: PixelWeights | None) -> np.ndarray:
-    """Over everything but the channels, float64 [channels]."""
+def _mean(value: tf.Tensor, weights: PixelWeights | None) -> np.ndarray:
+    """Computes the mean over all axes except the channels, float64 [channels]."""
     if weights is None:
         return tf.reduce_mean(value, list(range(len(value.shape) - 1))).numpy().astype(np.float64)
     shares = weights.of(value)
@@ -141,58 +155,81 @@ def correct_analytically(
     reference: dict[str, np.ndarray] | None = None,
     kept_float: tuple[str, ...] = (),
 ) -> BiasCorrection:
-    """Corrects without photos, where batch norms say what flows into a layer.
+    """Corrects biases without images, where batch norms determine the mean input of a layer.
 
     Args:
-        description, arrays: a network without batch norms.
-        statistics: `Folding.statistics` of it, divided by the scales of an equalization, means
-            less what was absorbed.
-        per_channel: of the weights.
-        reference: the float network's own weights, where those of `arrays` are rounded already.
+        description: a network without batch norms.
+        arrays: its weights.
+        statistics: its `Folding.statistics`, divided by the scales of equalization, with absorbed
+            biases subtracted from the means.
+        per_channel: whether weights have one scale per channel or one per kernel.
+        reference: weights of the float network, if the kernels in `arrays` are rounded already.
         kept_float: layers whose kernels are not rounded.
+
+    Returns:
+        The corrected weights.
     """
     reference = arrays if reference is None else reference
     arrays = dict(arrays)
     expected: dict[str, np.ndarray] = {}
-    normal: dict[str, tuple] = dict(statistics)
+    normal = dict(statistics)
     corrections: dict[str, np.ndarray] = {}
-    left: list[str] = []
+    skipped: list[str] = []
     for node in description.nodes:
-        given = [expected.get(name) for name in node.inputs]
+        input_means = [expected.get(name) for name in node.inputs]
         if node.kind in WITH_KERNEL:
             if node.name in kept_float:
-                left.append(f"{node.name}: stays float")
-            elif given[0] is None or bias_key(node) not in arrays:
-                left.append(f"{node.name}: what flows into it is not known")
+                skipped.append(f"{node.name}: stays float")
+            elif bias_key(node) not in arrays:
+                skipped.append(f"{node.name}: has no bias")
+            elif input_means[0] is None:
+                skipped.append(f"{node.name}: the mean of its input is unknown")
             else:
                 key = kernel_key(node)
                 rounded = quantize_kernel(node, arrays[key], per_channel=per_channel)
                 error = rounded.astype(np.float64) - reference[key]
-                shift = -response_to_constant(node, error, value=given[0])
+                shift = -response_to_constant(node, error, value=input_means[0])
                 corrections[node.name] = shift
                 arrays[bias_key(node)] = (arrays[bias_key(node)] + shift).astype(np.float32)
             if node.name in normal:
                 expected[node.name] = normal[node.name][0]
-        elif (found := _mean_behind(node, given, normal=normal, arrays=arrays)) is not None:
-            expected[node.name] = found
+        elif (mean := _mean_after(node, input_means, normal=normal, arrays=arrays)) is not None:
+            expected[node.name] = mean
             if node.kind == IDENTITY and node.inputs[0] in normal:
                 normal[node.name] = normal[node.inputs[0]]
-    return BiasCorrection(arrays, corrections, left=tuple(left))
+    return BiasCorrection(arrays, corrections, skipped=tuple(skipped))
 
 
-def _mean_behind(node: Node, given, *, normal, arrays):
-    """E of a node that has no kernel, [channels]; None where it is not known."""
-    if any(mean is None for mean in given):
+def _mean_after(
+    node: Node,
+    input_means: Sequence[np.ndarray | None],
+    *,
+    normal: dict[str, tuple[np.ndarray, np.ndarray]],
+    arrays: dict[str, np.ndarray],
+) -> np.ndarray | None:
+    """Computes the mean output of a node without a kernel.
+
+    Args:
+        node: the node.
+        input_means: mean of each input, [channels], None where unknown.
+        normal: {node: (mean, standard deviation)} of normally distributed outputs.
+        arrays: the network's weights.
+
+    Returns:
+        float64 [channels], None if unknown.
+    """
+    means = [mean for mean in input_means if mean is not None]
+    if len(means) < len(input_means):
         return None
     if node.kind in _SAME_MEAN:
-        return given[0]
+        return means[0]
     if node.kind == "add":
-        return sum(given)
+        return sum(means[1:], means[0])
     if node.kind == "concatenate":
-        return np.concatenate(given)
+        return np.concatenate(means)
     source = node.inputs[0]
-    odd = node.attributes.get("negative_slope") or node.attributes.get("threshold")
-    if node.kind == "relu" and source in normal and not odd:
+    not_plain = node.attributes.get("negative_slope") or node.attributes.get("threshold")
+    if node.kind == "relu" and source in normal and not not_plain:
         limit = node.attributes.get("max_value")
         return clipped_normal_mean(*normal[source], limit=math.inf if limit is None else limit)
     if node.kind == "channel_limit" and source in normal:
@@ -200,11 +237,22 @@ def _mean_behind(node: Node, given, *, normal, arrays):
     return None
 
 
-def clipped_normal_mean(mean, deviation, *, limit) -> np.ndarray:
-    """E[min(max(x, 0), limit)] of x normal; float64 of the shape of `mean`.
+def clipped_normal_mean(
+    mean: npt.ArrayLike, deviation: npt.ArrayLike, *, limit: npt.ArrayLike
+) -> np.ndarray:
+    """Computes E[min(max(x, 0), limit)] for normally distributed x.
 
-    With a = -mean / deviation, b = (limit - mean) / deviation, and p, P the standard normal's
-    density and distribution:  mean (P(b) - P(a)) + deviation (p(a) - p(b)) + limit (1 - P(b)).
+    With a = -mean / deviation, b = (limit - mean) / deviation, and p, P the density and the
+    distribution function of the standard normal distribution, it is
+    mean (P(b) - P(a)) + deviation (p(a) - p(b)) + limit (1 - P(b)).
+
+    Args:
+        mean: of x.
+        deviation: standard deviation of x.
+        limit: may be infinite.
+
+    Returns:
+        float64 of the shape of `mean`.
     """
     mean = np.asarray(mean, np.float64)
     deviation = np.maximum(np.asarray(deviation, np.float64), 1e-12)

@@ -1,13 +1,13 @@
-"""Cross-layer equalization: the channels of neighbouring kernels get ranges that fit one scale.
+"""Cross-layer equalization: makes the channel ranges of neighbouring kernels equal.
 
-Nagel et al. 2019, data-free quantization, arXiv:1906.04721, section 4.1. For a first layer with
-kernel W1 and bias b1, a ReLU-like function f and a second layer with kernel W2, any s > 0 a
-channel leaves the function as it is:
+Nagel et al. 2019, Data-Free Quantization, arXiv:1906.04721, section 4.1. For a first layer with
+kernel W1 and bias b1, a ReLU-like function f and a second layer with kernel W2, any s > 0 per
+channel leaves the function unchanged:
 
     W2 f(W1 x + b1) = (W2 s) f(W1 x / s + b1 / s),   f(s x) = s f(x)
 
 and s = r1 / sqrt(r1 r2), with r the largest weight of the channel, makes both ranges equal.
-A clip at 6 does not scale with its input: f'(x) = min(relu(x), 6 / s), one limit a channel.
+A limit of 6 does not scale with its input: f'(x) = min(relu(x), 6 / s), one limit per channel.
 """
 
 import dataclasses
@@ -31,21 +31,22 @@ from deeplab_tf.graph.network import IDENTITY, NetworkDescription, Node
 from deeplab_tf.metrics.signal_to_noise import snr_db
 
 SMALLEST_RANGE = 1e-8
-"""A channel whose weights are below this is dead: it is left as it is."""
+"""A channel whose weights are below this is dead and stays unchanged."""
 LARGEST_STEP = 1e6
-"""No channel is scaled by more than this, so that nothing overflows."""
+"""Largest factor that a channel is scaled by in one step, to prevent overflow."""
 
 
 class Relu6(enum.Enum):
-    """What becomes of a ReLU6 between two equalized layers."""
+    """Treatment of a ReLU6 between two equalized layers."""
 
     EXACT = "exact"
-    """One limit a channel, 6 / s: the same function, one operator more in the file."""
+    """One limit per channel, 6 / s: the same function, with one more operator in the file."""
     RELU = "relu"
-    """ReLU without a limit: fewer operators, another function where values exceeded 6. Only ReLU6
-    fuses as it is; other limits are operators of their own and become one limit a channel."""
+    """ReLU without a limit: fewer operators, but another function where values exceeded 6. This
+    applies to ReLU6 only, which fuses; other limits are separate operators anyway and become one
+    limit per channel."""
     SKIP = "skip"
-    """Such pairs are left alone."""
+    """Such pairs are not equalized."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,9 @@ class Pair:
     """Two layers whose kernels can share a scale.
 
     Attributes:
-        first, second: names of nodes with kernels.
-        between: nodes from the first to the second, in order.
+        first: name of the first node with a kernel.
+        second: name of the second node with a kernel.
+        between: names of the nodes between them, in order.
     """
 
     first: str
@@ -64,16 +66,17 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Equalization:
-    """What was done.
+    """Result of equalization.
 
     Attributes:
-        description, arrays: the network.
-        pairs: that were equalized.
+        description: the network.
+        arrays: its weights.
+        pairs: pairs that were equalized.
         scales: {first layer: s of each channel, product over all rounds}, float64 [channels].
-        iterations: rounds over all pairs until nothing changed.
-        limits: ReLU6 nodes that became one limit a channel.
+        iterations: rounds over all pairs until convergence.
+        limits: ReLU6 nodes that became one limit per channel.
         replaced: ReLU6 nodes that became ReLU.
-        left: "layer: why not" of layers with kernels whose outputs were left alone.
+        skipped: "layer: reason" of layers with kernels whose outputs were not scaled.
     """
 
     description: NetworkDescription
@@ -83,18 +86,22 @@ class Equalization:
     iterations: int
     limits: tuple[str, ...]
     replaced: tuple[str, ...]
-    left: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
 def find_pairs(description: NetworkDescription, relu6: Relu6) -> tuple[list[Pair], list[str]]:
-    """Pairs of layers between which every value has one reader and a function that scales.
+    """Finds pairs of layers connected by values with one reader and functions that scale.
 
     Residual adds, concatenations, resizes and outputs end a chain.
 
+    Args:
+        description: a network without batch norms.
+        relu6: treatment of ReLU6.
+
     Returns:
-        the pairs in the order of execution, and "layer: why not" for the other layers.
+        The pairs in the order of execution, and "layer: reason" for the other layers.
     """
-    pairs, left = [], []
+    pairs, skipped = [], []
     for node in description.nodes:
         if node.kind not in WITH_KERNEL:
             continue
@@ -102,11 +109,12 @@ def find_pairs(description: NetworkDescription, relu6: Relu6) -> tuple[list[Pair
         if isinstance(found, Pair):
             pairs.append(found)
         else:
-            left.append(f"{node.name}: {found}")
-    return pairs, left
+            skipped.append(f"{node.name}: {found}")
+    return pairs, skipped
 
 
 def _pair_from(description: NetworkDescription, first: Node, *, relu6: Relu6) -> "Pair | str":
+    """Returns the pair that starts with a layer, or the reason why there is none."""
     between: list[str] = []
     current = first
     while True:
@@ -118,15 +126,15 @@ def _pair_from(description: NetworkDescription, first: Node, *, relu6: Relu6) ->
             if int(follower.attributes.get("groups", 1)) != 1:
                 return f"{follower.name} is a grouped convolution"
             return Pair(first.name, follower.name, between=tuple(between))
-        problem = _why_not_through(follower, relu6)
+        problem = _obstacle(follower, relu6)
         if problem:
             return problem
         between.append(follower.name)
         current = follower
 
 
-def _why_not_through(node: Node, relu6: Relu6) -> str:
-    """Why a positive scale does not pass a node; empty where it does."""
+def _obstacle(node: Node, relu6: Relu6) -> str:
+    """Returns why a positive scale does not commute with a node; empty if it does."""
     if node.kind in (IDENTITY, "zero_padding2d", "cropping2d", "max_pool2d", "average_pool2d"):
         return ""
     if node.kind == "global_average_pool2d":
@@ -137,7 +145,7 @@ def _why_not_through(node: Node, relu6: Relu6) -> str:
         limit = node.attributes.get("max_value")
         if node.attributes.get("threshold") or (limit is not None and node.kind != "relu"):
             return f"{node.name} has a threshold"
-        # One limit a channel has no slope below 0.
+        # One limit per channel has no slope below 0.
         if limit is not None and node.attributes.get("negative_slope"):
             return f"{node.name} has a limit and a slope"
         if limit is not None and relu6 is Relu6.SKIP:
@@ -154,23 +162,27 @@ def equalize(
     tolerance: float = 1e-3,
     max_iterations: int = 100,
 ) -> Equalization:
-    """Equalizes all pairs, round after round, until no scale moves by more than `tolerance`.
+    """Equalizes all pairs repeatedly until no scale changes by more than `tolerance`.
 
     Args:
-        description, arrays: a network without batch norms behind its convolutions
-            (`folding.fold_batch_norms`); one that is left ends a chain.
-        relu6: what becomes of ReLU6.
+        description: a network without batch norms after its convolutions
+            (`fold_batch_norm.fold_batch_norms`); a remaining batch norm ends a chain.
+        arrays: its weights.
+        relu6: treatment of ReLU6.
         tolerance: largest |s - 1| of the last round.
-        max_iterations: rounds at most.
+        max_iterations: largest number of rounds.
+
+    Returns:
+        The equalized network and what was changed.
 
     Raises:
-        ValueError: a kernel holds NaN or infinity.
+        ValueError: a kernel contains NaN or infinity.
     """
     by_name = {node.name: node for node in description.nodes}
     arrays = dict(arrays)
     _check_finite(by_name, arrays)
-    pairs, left = find_pairs(description, relu6)
-    pairs, left = _fitting(pairs, left, by_name=by_name, arrays=arrays)
+    pairs, skipped = find_pairs(description, relu6)
+    pairs, skipped = _with_matching_channels(pairs, skipped, by_name=by_name, arrays=arrays)
     scales = {
         pair.first: np.ones(
             output_channels(by_name[pair.first], arrays[kernel_key(by_name[pair.first])])
@@ -180,12 +192,12 @@ def equalize(
     iterations = 0
     while pairs and iterations < max_iterations:
         iterations += 1
-        moved = 0.0
+        largest_change = 0.0
         for pair in pairs:
-            step = _step(by_name[pair.first], by_name[pair.second], arrays=arrays)
+            step = _equalize_pair(by_name[pair.first], by_name[pair.second], arrays=arrays)
             scales[pair.first] *= step
-            moved = max(moved, float(np.abs(step - 1).max()))
-        if moved <= tolerance:
+            largest_change = max(largest_change, float(np.abs(step - 1).max()))
+        if largest_change <= tolerance:
             break
     description, limits, replaced = _with_limits(
         description, arrays, pairs=pairs, scales=scales, relu6=relu6
@@ -199,66 +211,81 @@ def equalize(
         iterations=iterations,
         limits=limits,
         replaced=replaced,
-        left=tuple(left),
+        skipped=tuple(skipped),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ReplacementCost:
-    """What ReLU in place of ReLU6 does to the float network's output.
+    """Effect of replacing ReLU6 by ReLU on the output of the float network.
 
     Attributes:
-        snr_db: 10 log10(sum before^2 / sum (before - behind)^2); infinite without a difference.
-        agreement: fraction of positions with the same arg max; None of a single channel.
+        snr_db: 10 log10(sum before^2 / sum (before - after)^2); infinite without a difference.
+        agreement: fraction of positions with the same arg max; None for a single channel.
     """
 
     snr_db: float
     agreement: float | None
 
 
-def measure_replacement(before, behind, *, batches: list[np.ndarray]) -> ReplacementCost:
-    """Compares two float networks on photos.
+def measure_replacement(
+    before: tuple[NetworkDescription, dict[str, np.ndarray]],
+    after: tuple[NetworkDescription, dict[str, np.ndarray]],
+    *,
+    batches: list[np.ndarray],
+) -> ReplacementCost:
+    """Compares the outputs of two float networks on images.
 
     Args:
-        before, behind: (description, arrays) with ReLU6 and without.
+        before: (description, arrays) with ReLU6.
+        after: (description, arrays) without ReLU6.
         batches: float32 [batch, height, width, channels], normalized.
+
+    Returns:
+        The differences.
     """
     signal = noise = 0.0
     equal = []
-    executors = [Executor(*network) for network in (before, behind)]
+    executors = [Executor(*network) for network in (before, after)]
     for batch in batches:
-        expected, found = (np.asarray(executor.run(batch)) for executor in executors)
+        expected, changed = (np.asarray(executor.run(batch)) for executor in executors)
         signal += float(np.square(expected, dtype=np.float64).sum())
-        noise += float(np.square(expected - found, dtype=np.float64).sum())
-        equal.append((expected.argmax(-1) == found.argmax(-1)).ravel())
-    scores = expected.shape[-1] > 1
+        noise += float(np.square(expected - changed, dtype=np.float64).sum())
+        equal.append((expected.argmax(-1) == changed.argmax(-1)).ravel())
+    has_classes = expected.shape[-1] > 1
     return ReplacementCost(
-        snr_db(signal, noise), float(np.concatenate(equal).mean()) if scores else None
+        snr_db(signal, noise), float(np.concatenate(equal).mean()) if has_classes else None
     )
 
 
 def _check_finite(by_name: dict[str, Node], arrays: dict[str, np.ndarray]) -> None:
     for key, value in arrays.items():
         if key.rpartition("/")[0] in by_name and not np.isfinite(value).all():
-            raise ValueError(f"{key} holds NaN or infinity; the training diverged")
+            raise ValueError(f"{key} contains NaN or infinity; the training diverged")
 
 
-def _fitting(pairs, left, *, by_name, arrays):
-    """Leaves out pairs whose channels do not match one to one (a reshape in a dense head)."""
+def _with_matching_channels(
+    pairs: list[Pair],
+    skipped: list[str],
+    *,
+    by_name: dict[str, Node],
+    arrays: dict[str, np.ndarray],
+) -> tuple[list[Pair], list[str]]:
+    """Skips pairs whose channels do not match one to one (a reshape in a dense head)."""
     kept = []
     for pair in pairs:
         first, second = by_name[pair.first], by_name[pair.second]
-        given = output_channels(first, arrays[kernel_key(first)])
-        taken = input_channels(second, arrays[kernel_key(second)])
-        if given == taken:
+        outputs = output_channels(first, arrays[kernel_key(first)])
+        inputs = input_channels(second, arrays[kernel_key(second)])
+        if outputs == inputs:
             kept.append(pair)
         else:
-            left.append(f"{pair.first}: gives {given} channels, {pair.second} takes {taken}")
-    return kept, left
+            skipped.append(f"{pair.first}: has {outputs} channels, {pair.second} takes {inputs}")
+    return kept, skipped
 
 
-def _step(first: Node, second: Node, *, arrays: dict[str, np.ndarray]) -> np.ndarray:
-    """One equalization of one pair; `arrays` changed in place. Returns s, float64 [channels]."""
+def _equalize_pair(first: Node, second: Node, *, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    """Equalizes one pair once, in place in `arrays`, and returns s, float64 [channels]."""
     kernel1, kernel2 = (arrays[kernel_key(node)].astype(np.float64) for node in (first, second))
     range1, range2 = largest_of_outputs(first, kernel1), largest_of_inputs(second, kernel2)
     alive = (range1 > SMALLEST_RANGE) & (range2 > SMALLEST_RANGE)
@@ -271,9 +298,28 @@ def _step(first: Node, second: Node, *, arrays: dict[str, np.ndarray]) -> np.nda
     return s
 
 
-def _with_limits(description, arrays, *, pairs, scales, relu6):
-    """ReLU6 nodes of the pairs get one limit a channel, or none; `arrays` gains the limits."""
-    changed, limits, replaced = {}, [], []
+def _with_limits(
+    description: NetworkDescription,
+    arrays: dict[str, np.ndarray],
+    *,
+    pairs: list[Pair],
+    scales: dict[str, np.ndarray],
+    relu6: Relu6,
+) -> tuple[NetworkDescription, tuple[str, ...], tuple[str, ...]]:
+    """Replaces ReLU6 nodes of the pairs by one limit per channel, or by ReLU.
+
+    Args:
+        description: the network.
+        arrays: its weights; the limits are added.
+        pairs: the equalized pairs.
+        scales: s of each channel of the first layers.
+        relu6: treatment of ReLU6.
+
+    Returns:
+        The network, the nodes that became one limit per channel, and those that became ReLU.
+    """
+    changed: dict[str, Node] = {}
+    limits, replaced = [], []
     by_name = {node.name: node for node in description.nodes}
     for pair in pairs:
         for name in pair.between:

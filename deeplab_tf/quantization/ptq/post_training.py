@@ -1,15 +1,16 @@
-"""Post-training quantization step by step, for those who cannot or will not retrain.
+"""Post-training quantization in steps, without retraining.
 
     float network -> fold batch norms -> equalize -> absorb high biases -> choose ranges
                   -> learn the rounding -> correct biases
-                  -> fake-quantized network with exactly these numbers
+                  -> fake-quantized network with exactly these weights and ranges
 
-Each step is optional and reported. The last network holds the final weights and ranges, so the
-converter has nothing left to decide: the file computes what was planned here.
+Each step is optional and reported. The last network holds the final weights and ranges, so that the
+converter makes no choices of its own: the file computes what was planned here.
 """
 
 import dataclasses
 import enum
+import typing
 
 import numpy as np
 import tf_keras as keras
@@ -22,7 +23,7 @@ from deeplab_tf.graph.network import NetworkDescription, Node
 from deeplab_tf.quantization.adaround.adaround import learn_rounding
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod, choose_range, observe
-from deeplab_tf.quantization.calibration.checks import check_photos
+from deeplab_tf.quantization.calibration.checks import check_images
 from deeplab_tf.quantization.calibration.empty_pixels import empty_share
 from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
 from deeplab_tf.quantization.ptq.bias_correction import correct_analytically, correct_empirically
@@ -33,35 +34,37 @@ from deeplab_tf.quantization.qat.apply import quantize_aware
 from deeplab_tf.quantization.qat.ranges import fill_ranges
 
 BIAS_IMAGES = 16
-"""Photos that biases are corrected on at most: all are in memory at once."""
+"""Largest number of images for bias correction: all are in memory at once."""
 
 
 class BiasMethod(enum.Enum):
-    """Where the shift of a layer's mean is taken from."""
+    """Source of the shift of a layer's mean output."""
 
     NONE = "none"
-    """Nothing is corrected."""
+    """Biases are not corrected."""
     EMPIRICAL = "empirical"
-    """Calibration photos."""
+    """Measured on calibration images."""
     ANALYTIC = "analytic"
-    """Batch norms of the float network."""
+    """Computed from the batch norms of the float network."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PostTraining:
-    """Which steps are taken.
+    """Steps of post-training quantization.
 
     Attributes:
-        per_channel: one weight scale a channel; False: one a kernel (legacy accelerators).
+        per_channel: whether weights have one scale per channel; False for one per kernel (legacy
+            accelerators).
         equalize: whether neighbouring kernels are equalized.
-        relu6: what becomes of ReLU6 then.
+        relu6: how equalization treats ReLU6.
         absorb: whether high biases are absorbed.
         bias: how biases are corrected.
         ranges: how activation ranges are chosen.
-        adaround: whether the rounding of weights is learned; minutes, and the photos in memory.
-        keep_float: layers that compute in float32 (`sensitivity.find_units` names them).
+        adaround: whether the rounding of weights is learned; takes minutes, and holds all images
+            in memory.
+        keep_float: layers that compute in float32, by their names in `sensitivity.find_units`.
         int16: layers that compute with 16-bit activations.
-        ignore_empty: leave empty pixels, of range images, out of all statistics of photos.
+        ignore_empty: whether empty pixels of range images are excluded from all statistics.
     """
 
     per_channel: bool = True
@@ -75,11 +78,12 @@ class PostTraining:
     int16: tuple[str, ...] = ()
     ignore_empty: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if both := sorted(set(self.keep_float) & set(self.int16)):
             raise ValueError(f"keep_float and int16 both name {', '.join(both)}; choose one")
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, typing.Any]:
+        """Returns the steps as a JSON object."""
         return {
             name: value.value if isinstance(value, enum.Enum) else value
             for name, value in dataclasses.asdict(self).items()
@@ -88,13 +92,14 @@ class PostTraining:
 
 @dataclasses.dataclass(frozen=True)
 class PostTrained:
-    """A network that is ready for the converter.
+    """A quantized network that is ready for the converter.
 
     Attributes:
         model: with fake-quantizers, image float32 [batch, height, width, channels] -> logits.
-        description, arrays: the float network inside.
+        description: the float network inside.
+        arrays: its weights.
         ranges: {node: (min, max)} of its activations.
-        report: what each step did, a line each.
+        report: what the steps did, one line per result.
     """
 
     model: keras.Model
@@ -111,39 +116,42 @@ def quantize_post_training(
     batches: list[np.ndarray],
     input_range: tuple[float, float],
 ) -> PostTrained:
-    """Takes the steps of a plan.
+    """Quantizes a float network by the steps of a plan.
 
     Args:
         model: float network, flat Functional graph; not changed.
         plan: the steps.
-        batches: calibration photos, float32 [batch, height, width, channels], normalized.
+        batches: calibration images, float32 [batch, height, width, channels], normalized.
         input_range: smallest and largest normalized pixel.
 
+    Returns:
+        The quantized network.
+
     Raises:
-        ValueError: no photos, photos or weights that are not finite, photos outside the input
-            range, a layer that has no integer form.
+        ValueError: no images, images or weights that are not finite, images outside the input
+            range, or a layer that has no integer form.
     """
-    photos = check_photos(batches, input_range)
-    network = _folded(model)
+    images = check_images(batches, input_range)
+    network = _fold_batch_norms(model)
     if plan.ignore_empty:
-        if (share := empty_share(photos)) == 1:
-            raise ValueError("every pixel of every calibration image is empty; give others")
-        network.report.append(f"{share:.0%} of the pixels are empty, left out of statistics")
+        if (share := empty_share(images)) == 1:
+            raise ValueError("every pixel of every calibration image is empty; give other images")
+        network.report.append(f"{share:.0%} of the pixels are empty, excluded from statistics")
     if plan.equalize:
-        _equalize(network, plan.relu6, photos=photos)
+        _equalize(network, plan.relu6, images=images)
     if plan.absorb:
-        _absorb(network, plan, photos=photos)
+        _absorb(network, plan, images=images)
     by_node = _with_node_names(plan, network)
     source = build_imported(network.description)
     unknown = scheme.unknown_layers(source)
-    network.report += [f"left float, unknown: {name} ({kind})" for name, kind in unknown.items()]
+    network.report += [f"stays float, unknown: {name} ({kind})" for name, kind in unknown.items()]
     by_node = dataclasses.replace(by_node, keep_float=(*by_node.keep_float, *unknown))
-    ranges = _choose_ranges(network, source, plan=plan, photos=photos)
+    ranges = _choose_ranges(network, source, plan=plan, images=images)
     reference = network.arrays
     if plan.adaround:
-        _learn_rounding(network, by_node, photos=photos, ranges=ranges)
+        _learn_rounding(network, by_node, images=images, ranges=ranges)
     if plan.bias is not BiasMethod.NONE:
-        _correct_biases(network, by_node, photos=photos, ranges=ranges, reference=reference)
+        _correct_biases(network, by_node, images=images, ranges=ranges, reference=reference)
     if plan.keep_float:
         network.report.append(f"float32: {', '.join(plan.keep_float)}")
     if plan.int16:
@@ -166,10 +174,11 @@ class _Network:
     """The float network between two steps.
 
     Attributes:
-        description, arrays: the network.
+        description: the network.
+        arrays: its weights.
         statistics: {convolution: (mean, standard deviation) of its output}, float64 [channels],
-            where a batch norm stood.
-        report: what each step did, a line each.
+            for convolutions that a batch norm followed.
+        report: what the steps did, one line per result.
     """
 
     description: NetworkDescription
@@ -178,17 +187,17 @@ class _Network:
     report: list[str]
 
 
-def _folded(model: keras.Model) -> _Network:
+def _fold_batch_norms(model: keras.Model) -> _Network:
     folding = fold_batch_norms(*describe(model))
     report = [f"{len(folding.statistics)} batch norms folded"]
     if folding.left:
-        report.append("batch norms left: " + ", ".join(folding.left))
+        report.append("batch norms not folded: " + ", ".join(folding.left))
     return _Network(
         folding.description, folding.arrays, statistics=folding.statistics, report=report
     )
 
 
-def _equalize(network: _Network, relu6: Relu6, *, photos: list[np.ndarray]) -> None:
+def _equalize(network: _Network, relu6: Relu6, *, images: list[np.ndarray]) -> None:
     before = network.description, network.arrays
     done = equalize(*before, relu6=relu6)
     network.description, network.arrays = done.description, done.arrays
@@ -198,21 +207,21 @@ def _equalize(network: _Network, relu6: Relu6, *, photos: list[np.ndarray]) -> N
     }
     network.report.append(
         f"{len(done.pairs)} pairs equalized in {done.iterations} rounds; "
-        f"{len(done.limits)} ReLU6 got a limit a channel, {len(done.replaced)} became ReLU"
+        f"{len(done.limits)} ReLU6 got a limit per channel, {len(done.replaced)} became ReLU"
     )
     if done.replaced:
-        cost = measure_replacement(before, (done.description, done.arrays), batches=photos)
+        cost = measure_replacement(before, (done.description, done.arrays), batches=images)
         same = "" if cost.agreement is None else f", arg max equal on {cost.agreement:.2%}"
         network.report.append(
-            f"ReLU in place of ReLU6 costs: {cost.snr_db:.1f} dB signal-to-noise of the float "
-            f"output{same}, on {sum(map(len, photos))} calibration photos"
+            f"effect of ReLU instead of ReLU6: {cost.snr_db:.1f} dB signal-to-noise of the float "
+            f"output{same}, on {sum(map(len, images))} calibration images"
         )
-    network.report += [f"not equalized: {line}" for line in done.left]
+    network.report += [f"not equalized: {line}" for line in done.skipped]
 
 
-def _absorb(network: _Network, plan: PostTraining, *, photos: list[np.ndarray]) -> None:
+def _absorb(network: _Network, plan: PostTraining, *, images: list[np.ndarray]) -> None:
     done = absorb_high_biases(
-        network.description, network.arrays, batches=photos, ignore_empty=plan.ignore_empty
+        network.description, network.arrays, batches=images, ignore_empty=plan.ignore_empty
     )
     network.arrays = done.arrays
     network.statistics = {
@@ -223,23 +232,29 @@ def _absorb(network: _Network, plan: PostTraining, *, photos: list[np.ndarray]) 
     network.report.append(
         f"high biases of {channels} channels in {len(done.absorbed)} layers absorbed"
     )
-    network.report += [f"not absorbed: {line}" for line in done.left]
+    network.report += [f"not absorbed: {line}" for line in done.skipped]
 
 
 def _choose_ranges(
-    network: _Network, source: keras.Model, *, plan: PostTraining, photos: list[np.ndarray]
+    network: _Network, source: keras.Model, *, plan: PostTraining, images: list[np.ndarray]
 ) -> dict[str, tuple[float, float]]:
     names = [name for name, part in scheme.plan_layers(source).items() if part.output]
     before = network.description, network.arrays
-    histograms = observe(*before, names=names, batches=photos, ignore_empty=plan.ignore_empty)
-    ranges = {name: choose_range(found, plan.ranges) for name, found in histograms.items()}
-    ranges |= _cut_by_limits(network.description, ranges)
+    histograms = observe(*before, names=names, batches=images, ignore_empty=plan.ignore_empty)
+    ranges = {name: choose_range(histogram, plan.ranges) for name, histogram in histograms.items()}
+    ranges |= _clipped_by_limits(network.description, ranges)
     network.report.append(f"{len(ranges)} activation ranges by {plan.ranges.value}")
     return ranges
 
 
-def _learn_rounding(network: _Network, plan: PostTraining, *, photos, ranges) -> None:
-    """Kernels that stay float are left as they are."""
+def _learn_rounding(
+    network: _Network,
+    plan: PostTraining,
+    *,
+    images: list[np.ndarray],
+    ranges: dict[str, tuple[float, float]],
+) -> None:
+    """Learns the rounding of all kernels except those that stay float."""
     kept = {
         key: value
         for key, value in network.arrays.items()
@@ -248,7 +263,7 @@ def _learn_rounding(network: _Network, plan: PostTraining, *, photos, ranges) ->
     learned = learn_rounding(
         network.description,
         network.arrays,
-        batches=photos,
+        batches=images,
         ranges=ranges,
         options=AdaRoundOptions(),
         per_channel=plan.per_channel,
@@ -261,14 +276,21 @@ def _learn_rounding(network: _Network, plan: PostTraining, *, photos, ranges) ->
     network.report.append(
         f"rounding of {len(learned.layers)} layers learned, {changed} of {weights} changed"
     )
-    network.report += [f"rounded to nearest: {line}" for line in learned.left]
+    network.report += [f"rounded to nearest: {line}" for line in learned.skipped]
 
 
-def _correct_biases(network: _Network, plan: PostTraining, *, photos, ranges, reference) -> None:
-    """`reference`: the weights before their rounding was learned."""
+def _correct_biases(
+    network: _Network,
+    plan: PostTraining,
+    *,
+    images: list[np.ndarray],
+    ranges: dict[str, tuple[float, float]],
+    reference: dict[str, np.ndarray],
+) -> None:
+    """Corrects biases; `reference` holds the weights before their rounding was learned."""
     description, arrays = network.description, network.arrays
     if plan.bias is BiasMethod.EMPIRICAL:
-        few = [np.concatenate(photos)[:BIAS_IMAGES]]
+        few = [np.concatenate(images)[:BIAS_IMAGES]]
         done = correct_empirically(
             description,
             arrays,
@@ -290,35 +312,35 @@ def _correct_biases(network: _Network, plan: PostTraining, *, photos, ranges, re
         )
     network.arrays = done.arrays
     network.report.append(f"{len(done.corrections)} biases corrected ({plan.bias.value})")
-    network.report += [f"bias not corrected: {line}" for line in done.left]
+    network.report += [f"bias not corrected: {line}" for line in done.skipped]
 
 
-def _cut_by_limits(description: NetworkDescription, ranges) -> dict[str, tuple[float, float]]:
-    """Ranges in front of a limit: what the limit cuts off needs no steps.
+def _clipped_by_limits(
+    description: NetworkDescription, ranges: dict[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Returns narrower ranges for inputs of clipping nodes: clipped values need no levels.
 
-    A ReLU that fuses into what it reads has the only range of the two already.
+    A ReLU that is fused into its input already has the only range of the two.
     """
     return {
         node.inputs[0]: ranges[node.name]
         for node in description.nodes
-        if _cuts_off(node)
+        if _clips(node)
         and node.name in ranges
         and node.inputs[0] in ranges
         and description.only_consumer(node.inputs[0]) is node
     }
 
 
-def _cuts_off(node: Node) -> bool:
-    """Whether a node gives the same for a value outside the range of what it gives as for the
-    nearest end of that range.
-    """
+def _clips(node: Node) -> bool:
+    """Returns whether a node maps values outside its output range to the nearest end of it."""
     if node.kind == "relu":
         return not node.attributes.get("negative_slope")
     return node.kind in ("channel_limit", "clip")
 
 
 def _with_node_names(plan: PostTraining, network: _Network) -> PostTraining:
-    """The plan with each layer named by its node with the kernel: "stem_linear" for "stem".
+    """Replaces layer names by the names of the nodes with the kernel: "stem_linear" for "stem".
 
     Raises:
         ValueError: no layer of that name, or one layer both float and 16-bit.

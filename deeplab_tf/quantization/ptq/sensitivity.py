@@ -1,7 +1,8 @@
-"""What each layer costs when it is integer: one layer integer alone, one layer float alone.
+"""Sensitivity of a network to the quantization of each layer.
 
-A simulation with fake-quantizers that are switched on and off, layer by layer, in one graph:
-fast enough to try every layer. What it finds is a ranking; scores come from real files.
+Each layer is scored as the only integer layer and as the only float layer. This is a simulation in
+one graph, in which fake-quantizers are switched on and off: fast enough to try every layer. Its
+result is a ranking; final scores must be measured on real files.
 """
 
 import dataclasses
@@ -25,13 +26,13 @@ from deeplab_tf.quantization.qat import scheme
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """What becomes integer together: a kernel, the activation behind it and their one range.
+    """Nodes that become integer together: a kernel, its activation and their common range.
 
     Attributes:
-        name: of the Keras layer with the kernel, or of one that has a range alone (an addition).
-        layers: all of its nodes, the one with the kernel first. The convolution of a layer with
-            an activation inside is the node "<name>_linear".
-        weights: of the kernel.
+        name: of the Keras layer with the kernel, or of a layer that has only a range (an addition).
+        layers: names of all nodes, the one with the kernel first. The convolution of a layer with
+            a built-in activation is the node "<name>_linear".
+        weights: number of weights of the kernel.
     """
 
     name: str
@@ -41,10 +42,10 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A network against its float self.
+    """Scores of a partly quantized network, with the float network as reference.
 
     Attributes:
-        miou: fraction, over the classes that the labels hold: the same for all that is scored.
+        miou: fraction, over the classes of the labels, which are the same for all scores.
         snr_db: of the logits, 10 log10(sum float^2 / sum (float - this)^2).
     """
 
@@ -54,14 +55,15 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """The layers of a network by what they cost.
+    """Ranking of the layers of a network by sensitivity.
 
     Attributes:
-        units: most costly first: lowest signal-to-noise ratio when it alone is integer.
-        only_integer: score of each with everything else float, in the order of `units`.
-        only_float: score of each with everything else integer.
-        all_float, all_integer: the two ends.
-        images: photos that were scored.
+        units: most sensitive first: lowest signal-to-noise ratio as the only integer unit.
+        only_integer: score with only this unit integer, in the order of `units`.
+        only_float: score with only this unit float, in the order of `units`.
+        all_float: score of the float network.
+        all_integer: score with all units integer.
+        images: number of scored images.
     """
 
     units: tuple[Unit, ...]
@@ -73,13 +75,21 @@ class Sensitivity:
 
 
 def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -> list[Unit]:
-    """The units of a network without batch norms, in the order of execution.
+    """Finds the units of a network, in the order of execution.
 
-    A layer that the quantization scheme does not know is in none.
+    A layer that the quantization scheme does not know belongs to no unit.
+
+    Args:
+        description: a network without batch norms.
+        arrays: its weights.
+
+    Returns:
+        The units.
     """
     plans = scheme.plan_layers(build_imported(description))
     nodes = {node.name: node for node in description.nodes}
-    units, taken = [], set()
+    units: list[Unit] = []
+    taken: set[str] = set()
     for name, node in nodes.items():
         plan = plans.get(name)
         if plan is None or name in taken or not (plan.weights or plan.output):
@@ -90,7 +100,7 @@ def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -
             if follower is None or follower.kind not in ("relu", "identity"):
                 break
             last = follower.name
-            if last in plans:  # nothing is built for an identity
+            if last in plans:  # no layer is built for an identity
                 layers.append(last)
         taken.update(layers)
         weights = arrays[kernel_key(node)].size if plan.weights else 0
@@ -99,35 +109,42 @@ def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -
 
 
 def _keras_name(nodes: list[str]) -> str:
-    """Of the layer that `describe` made two nodes of; else of the first node."""
+    """Returns the name of the layer that `describe` split in two, else of the first node."""
     split = nodes[0].removesuffix(HIDDEN_LINEAR)
     return split if split in nodes else nodes[0]
 
 
 def units_named(units: Sequence[Unit], names: Sequence[str]) -> list[Unit]:
-    """The unit of each name: its own, or that of any of its nodes.
+    """Looks up units by name.
+
+    Args:
+        units: all units.
+        names: names of units or of any of their nodes.
+
+    Returns:
+        The unit of each name.
 
     Raises:
-        ValueError: a name that no unit has, with those nearest to it.
+        ValueError: an unknown name; the message suggests similar ones.
     """
     of_node = {node: unit for unit in units for node in unit.layers}
     for name in names:
         if name not in of_node:
             known = [unit.name for unit in units]
-            near = difflib.get_close_matches(name, known, 3, 0.4) or known[:3]
+            similar = difflib.get_close_matches(name, known, 3, 0.4) or known[:3]
             raise ValueError(
-                f"no layer {name!r} computes on its own in the integer network; "
-                f"near: {', '.join(near)}"
+                f"the integer network has no separate layer {name!r}; "
+                f"similar names: {', '.join(similar)}"
             )
     return [of_node[name] for name in names]
 
 
 class SwitchedNetwork:
-    """A float network, any of whose units can be made integer and float again.
+    """A float network whose units can be switched between integer and float.
 
     Attributes:
         units: in the order of execution.
-        executor: that computes it.
+        executor: computes the network.
     """
 
     def __init__(
@@ -137,11 +154,14 @@ class SwitchedNetwork:
         *,
         ranges: dict[str, tuple[float, float]],
         per_channel: bool = True,
-    ):
-        """Args:
-        description, arrays: a network without batch norms.
-        ranges: {layer: (min, max)} of its activations (`scheme.plan_layers` says which).
-        per_channel: one weight scale a channel, or one a kernel.
+    ) -> None:
+        """Builds the network with all units float.
+
+        Args:
+            description: a network without batch norms.
+            arrays: its weights.
+            ranges: {layer: (min, max)} of the activations that `scheme.plan_layers` selects.
+            per_channel: whether weights have one scale per channel or one per kernel.
         """
         self.units = find_units(description, arrays)
         self._on = {
@@ -170,52 +190,56 @@ class SwitchedNetwork:
     def set_integer(self, names: set[str]) -> None:
         """Makes exactly the named units integer.
 
-        As in a file, what a float unit gives is rounded where an integer one reads it.
+        As in a file, the output of a float unit is rounded if an integer unit reads it.
+
+        Args:
+            names: of the integer units; all others become float.
         """
         for unit in self.units:
-            wanted = unit.name in names
-            rounded = wanted or any(reader in names for reader in self._readers[unit.name])
+            integer = unit.name in names
+            rounded = integer or any(reader in names for reader in self._readers[unit.name])
             for name in unit.layers:
                 if name in self._on:
                     self._on[name].assign(rounded)
             first = unit.layers[0]
-            if first in self._kernels and wanted != (unit.name in self._integer):
-                node, *kernels = self._kernels[first]
-                self.executor.set_weight(kernel_key(node), kernels[wanted])
+            if first in self._kernels and integer != (unit.name in self._integer):
+                node, float_kernel, integer_kernel = self._kernels[first]
+                kernel = integer_kernel if integer else float_kernel
+                self.executor.set_weight(kernel_key(node), kernel)
         self._integer = set(names)
 
 
-def _switched(on: tf.Variable, ends: tuple[float, float]):
-    """Rounds to a range while a variable is True."""
+def _switched(on: tf.Variable, ends: tuple[float, float]) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function that rounds to a range while a variable is True."""
     low, high = ends
 
-    def rounded(value):
+    def rounded(value: tf.Tensor) -> tf.Tensor:
         return tf.cond(on, lambda: quantize_activation(value, low, high=high), lambda: value)
 
     return rounded
 
 
 def _readers(description: NetworkDescription, units: list[Unit]) -> dict[str, set[str]]:
-    """{unit: units that read what it gives}, looking through what has no range of its own."""
+    """Returns {unit: units that read its output}, also through nodes without their own range."""
     unit_of = {layer: unit.name for unit in units for layer in unit.layers}
 
-    def behind(name: str) -> set[str]:
+    def readers(name: str) -> set[str]:
         found: set[str] = set()
         for node in description.consumers(name):
-            found |= {unit_of[node.name]} if node.name in unit_of else behind(node.name)
+            found |= {unit_of[node.name]} if node.name in unit_of else readers(node.name)
         return found
 
-    return {unit.name: behind(unit.layers[-1]) for unit in units}
+    return {unit.name: readers(unit.layers[-1]) for unit in units}
 
 
-class Judge:
-    """Scores a switched network on photos with labels.
+class NetworkScorer:
+    """Scores a switched network on labelled images.
 
     Args:
-        network: starts all float.
+        network: all of its units become float.
         images: float32 [count, height, width, channels], normalized.
         labels: uint8 [count, height, width], 255 = ignored.
-        num_classes: of the labels.
+        num_classes: number of classes.
         alignment: convention by which logits are resized.
     """
 
@@ -227,30 +251,38 @@ class Judge:
         labels: np.ndarray,
         num_classes: int,
         alignment: Alignment = Alignment.HALF_PIXEL,
-    ):
+    ) -> None:
         self._network, self._images, self._labels = network, images, labels
         self._num_classes = num_classes
         height, width = labels.shape[1:]
 
         @tf.function
-        def predict(image):
+        def predict(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             logits = network.executor.run(image)
             full = resize_bilinear(logits, (height, width), alignment=alignment)
             return logits, tf.argmax(full, -1, output_type=tf.int32)
 
         self._predict = predict
         network.set_integer(set())
-        self._wanted = [predict(image[None])[0].numpy() for image in images]
+        self._float_logits = [predict(image[None])[0].numpy() for image in images]
 
     def score(self, integer: set[str]) -> Score:
-        """Of the network with exactly these units integer."""
+        """Scores the network with exactly the named units integer.
+
+        Args:
+            integer: names of the units.
+
+        Returns:
+            The score over all images.
+        """
         self._network.set_integer(integer)
         matrix = np.zeros((self._num_classes, self._num_classes + 1), np.int64)
         signal = noise = 0.0
-        for image, label, wanted in zip(self._images, self._labels, self._wanted, strict=True):
+        samples = zip(self._images, self._labels, self._float_logits, strict=True)
+        for image, label, float_logits in samples:
             logits, classes = self._predict(image[None])
-            signal += float(np.square(wanted, dtype=np.float64).sum())
-            noise += float(np.square(wanted - logits.numpy(), dtype=np.float64).sum())
+            signal += float(np.square(float_logits, dtype=np.float64).sum())
+            noise += float(np.square(float_logits - logits.numpy(), dtype=np.float64).sum())
             matrix += confusion.confusion_matrix(
                 label[None], classes.numpy(), num_classes=self._num_classes
             )
@@ -259,23 +291,26 @@ class Judge:
 
 def measure_sensitivity(
     units: Sequence[Unit],
-    judge: Judge,
+    scorer: NetworkScorer,
     *,
     images: int,
     progress: Callable[[str], None] | None = None,
 ) -> Sensitivity:
-    """Scores every unit integer alone and float alone.
+    """Scores every unit as the only integer unit and as the only float unit.
 
     Args:
-        units: of the judged network.
-        judge: that scores.
-        images: how many photos it scores.
-        progress: called with the name of each unit that is done.
+        units: all units of the network.
+        scorer: scores the network.
+        images: number of images that it scores, for the report.
+        progress: called with the name of each finished unit.
+
+    Returns:
+        The ranking.
     """
     names = {unit.name for unit in units}
     scores = []
     for unit in units:
-        scores.append((unit, judge.score({unit.name}), judge.score(names - {unit.name})))
+        scores.append((unit, scorer.score({unit.name}), scorer.score(names - {unit.name})))
         if progress is not None:
             progress(unit.name)
     scores.sort(key=lambda row: row[1].snr_db)
@@ -284,41 +319,41 @@ def measure_sensitivity(
         ranked,
         only_integer,
         only_float=only_float,
-        all_float=judge.score(set()),
-        all_integer=judge.score(names),
+        all_float=scorer.score(set()),
+        all_integer=scorer.score(names),
         images=images,
     )
 
 
-def choose_float(
-    sensitivity: Sensitivity, judge: Judge, *, budget: float
+def choose_float_units(
+    sensitivity: Sensitivity, scorer: NetworkScorer, *, budget: float
 ) -> tuple[tuple[str, ...], Score]:
-    """The shortest head of the ranking that, kept float, brings mIoU within a budget of float's.
+    """Finds the fewest most sensitive units to keep float for an mIoU close to the float network's.
 
-    Bisection over the length: it takes for granted that a longer head is not worse.
+    Bisection over the number of units, assuming that more float units are not worse.
 
     Args:
         sensitivity: the ranking.
-        judge: that made it.
-        budget: mIoU that may be lost, fraction.
+        scorer: scores the network.
+        budget: mIoU that may be lost, as a fraction.
 
     Returns:
-        names, most costly first, and the score with them float. All names where even then the
-        budget is missed by rounding.
+        The names, most sensitive first, and the score with these units float. All names if even
+        then rounding exceeds the budget.
 
     Raises:
-        ValueError: a budget below 0.
+        ValueError: a negative budget.
     """
     if budget < 0:
         raise ValueError(f"the mIoU budget must not be negative; got {budget}")
     names = [unit.name for unit in sensitivity.units]
-    wanted = sensitivity.all_float.miou - budget
+    required = sensitivity.all_float.miou - budget
     low, high = 0, len(names)
     found = sensitivity.all_float
     while low < high:
         middle = (low + high) // 2
-        score = judge.score(set(names[middle:]))
-        if score.miou >= wanted:
+        score = scorer.score(set(names[middle:]))
+        if score.miou >= required:
             high, found = middle, score
         else:
             low = middle + 1

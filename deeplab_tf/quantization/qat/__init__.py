@@ -1,1 +1,1 @@
-"""Quantization-aware training: scheme, ranges, quantizers."""
+"""Quantization-aware training: scheme, quantizers, ranges."""

@@ -1,14 +1,15 @@
-"""A float network becomes its quantization-aware twin, and weights move between the two.
+"""Builds the quantization-aware copy of a float network and moves weights between the two.
 
-1. plan: which tensors get a range (`quantization.scheme`)
+1. plan which tensors get a range (`quantization.qat.scheme`)
 2. annotate each layer with its part of the plan
-3. tfmot wraps the annotated layers
-4. float weights are copied in, weight ranges follow from them
+3. wrap the annotated layers with tfmot
+4. copy the float weights and set the weight ranges from them
 """
 
 import enum
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
@@ -19,12 +20,12 @@ WRAPPER_PREFIX = "quant_"
 
 
 class QatScheme(enum.Enum):
-    """Who decides which tensors are quantized, and how."""
+    """Scheme that decides which tensors are quantized, and how."""
 
     PLANNED = "planned"
     """This project's plan: per channel everywhere, ranges from calibration."""
     TFMOT_DEFAULT = "tfmot_default"
-    """tfmot's defaults, to compare with: per tensor for depthwise, ranges from +-6."""
+    """tfmot's defaults, for comparison: per tensor for depthwise, ranges start at +-6."""
 
 
 def quantize_aware(
@@ -34,25 +35,25 @@ def quantize_aware(
     per_channel: bool = True,
     qat_scheme: QatScheme = QatScheme.PLANNED,
 ) -> keras.Model:
-    """Builds the quantization-aware twin of a float network. Its weights are new.
+    """Builds the quantization-aware copy of a float network, with newly initialized weights.
 
     Args:
-        model: flat Functional graph of stock layers.
+        model: flat Functional graph of Keras layers.
         input_range: smallest and largest normalized pixel.
-        per_channel: one weight range a channel; False: one a kernel.
-        qat_scheme: whose; tfmot's default takes neither of the two above.
+        per_channel: one weight range per channel; False for one per kernel.
+        qat_scheme: the scheme; tfmot's default ignores `input_range` and `per_channel`.
 
     Returns:
-        the same function signature; layers are named "quant_<float name>".
+        A model with the same inputs and outputs; layers are named "quant_<float name>".
 
     Raises:
-        ValueError: a layer that the scheme does not know.
+        ValueError: a layer that tfmot's default scheme does not know.
     """
     if qat_scheme is QatScheme.TFMOT_DEFAULT:
         return quantize_aware_stock(model, WRAPPER_PREFIX)
     plans, unknown = scheme.plan_layers(model), scheme.unknown_layers(model)
 
-    def annotate(layer):
+    def annotate(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = scheme.config_for(layer, plans[layer.name], per_channel=per_channel)
         if layer.name in unknown:
             copy = type(layer).from_config(layer.get_config())
@@ -70,7 +71,7 @@ def quantize_aware(
 
 
 def wrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
-    """Tfmot's wrappers by the name of the float layer inside."""
+    """Returns tfmot's wrappers by the name of the float layer inside."""
     return {
         layer.name.removeprefix(WRAPPER_PREFIX): layer
         for layer in model.layers
@@ -78,13 +79,17 @@ def wrapped_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
     }
 
 
-def short_name(variable) -> str:
-    """ "kernel" for "quant_block_1_expand/kernel:0"."""
+def short_name(variable: tf.Variable) -> str:
+    """Returns the last part of a variable's name: kernel for quant_block_1_expand/kernel:0."""
     return variable.name.split("/")[-1].split(":")[0]
 
 
 def load_float_weights(model: keras.Model, arrays: dict[str, np.ndarray]) -> None:
-    """Copies "layer/weight" arrays of the float network into its quantization-aware twin.
+    """Copies "layer/weight" arrays of the float network into its quantization-aware copy.
+
+    Args:
+        model: quantization-aware network; changed in place.
+        arrays: "layer/weight" arrays of the float network.
 
     Raises:
         ValueError: a weight is missing or has another shape.
@@ -96,15 +101,15 @@ def load_float_weights(model: keras.Model, arrays: dict[str, np.ndarray]) -> Non
                 continue
             value = arrays.get(f"{name}/{weight}")
             if value is None or value.shape != tuple(variable.shape):
-                found = "nothing" if value is None else f"shape {value.shape}"
+                given = "nothing" if value is None else f"shape {value.shape}"
                 raise ValueError(
-                    f"weight {name}/{weight} needs shape {tuple(variable.shape)}, found {found}"
+                    f"weight {name}/{weight}: expected shape {tuple(variable.shape)}, got {given}"
                 )
             variable.assign(value)
 
 
 def float_weights(model: keras.Model) -> dict[str, np.ndarray]:
-    """The "layer/weight" arrays of the float network inside a quantization-aware one."""
+    """Returns the "layer/weight" arrays of the float network in a quantization-aware one."""
     return {
         f"{name}/{short_name(variable)}": variable.numpy()
         for name, wrapper in wrapped_layers(model).items()
@@ -114,7 +119,14 @@ def float_weights(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def float_arrays_inside(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same of a quantization-aware network's stored "quant_layer/weight" arrays."""
+    """Converts stored "quant_layer/weight" arrays of a quantization-aware network.
+
+    Args:
+        arrays: of the quantization-aware network.
+
+    Returns:
+        The "layer/weight" arrays of the float network inside.
+    """
     return {
         name.removeprefix(WRAPPER_PREFIX): value
         for name, value in arrays.items()
@@ -123,5 +135,5 @@ def float_arrays_inside(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def is_quantizer_variable(name: str) -> bool:
-    """Whether a wrapper's variable belongs to tfmot rather than to the layer inside."""
+    """Returns whether a variable of a wrapper belongs to tfmot, not to the layer inside."""
     return name.endswith(("_min", "_max")) or name == "optimizer_step"

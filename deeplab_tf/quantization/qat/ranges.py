@@ -1,8 +1,10 @@
-"""Ranges of the fake-quantizers from calibration, never from a default.
+"""Sets the ranges of fake-quantizers from calibration instead of tfmot's default.
 
-tfmot starts every range at +-6 with a decay of 0.999: 1000 to 3000 steps until it is forgotten
-(tfmot issue 368).
+tfmot initializes every range with +-6 and a decay of 0.999, which needs 1000 to 3000 steps to
+vanish (tfmot issue 368).
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -13,12 +15,14 @@ from deeplab_tf.quantization.qat.apply import load_float_weights, short_name, wr
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
 
 
-def observe_ranges(model: keras.Model, names: list[str], *, batches) -> dict[str, tuple]:
-    """Mean over batches of the smallest and largest value of each layer's output.
+def observe_ranges(
+    model: keras.Model, names: list[str], *, batches: Iterable[np.ndarray | tf.Tensor]
+) -> dict[str, tuple[float, float]]:
+    """Averages the smallest and the largest value of each layer's output over batches.
 
     Args:
         model: float network.
-        names: layers to watch.
+        names: layers to observe.
         batches: iterable of float32 [batch, height, width, channels], normalized.
 
     Returns:
@@ -27,11 +31,11 @@ def observe_ranges(model: keras.Model, names: list[str], *, batches) -> dict[str
     Raises:
         ValueError: no batches.
     """
-    taps = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
+    outputs = keras.Model(model.inputs, [model.get_layer(name).output for name in names])
 
     @tf.function
-    def extremes(batch):
-        values = taps(batch, training=False)
+    def extremes(batch: tf.Tensor) -> tf.Tensor:
+        values = outputs(batch, training=False)
         return tf.stack([[tf.reduce_min(value), tf.reduce_max(value)] for value in values])
 
     observed = [extremes(batch).numpy() for batch in batches]
@@ -45,13 +49,21 @@ def observe_ranges(model: keras.Model, names: list[str], *, batches) -> dict[str
 
 
 def learned_ranges(model: keras.Model) -> dict[str, tuple[float, float]]:
-    """{float layer: (min, max)} of the activations of a quantization-aware network."""
-    found = {}
+    """Reads the activation ranges of a quantization-aware network.
+
+    Args:
+        model: quantization-aware network.
+
+    Returns:
+        {float layer: (min, max)}.
+    """
+    ranges = {}
     for name, wrapper in wrapped_layers(model).items():
         ends = {short_name(variable): variable for variable in wrapper.weights}
         if "output_min" in ends:
-            found[name] = tuple(float(ends[key].numpy()) for key in ("output_min", "output_max"))
-    return found
+            low, high = (float(ends[key].numpy()) for key in ("output_min", "output_max"))
+            ranges[name] = (low, high)
+    return ranges
 
 
 def fill_ranges(
@@ -59,35 +71,35 @@ def fill_ranges(
     source: keras.Model,
     *,
     arrays: dict[str, np.ndarray],
-    batches,
+    batches: Iterable[np.ndarray | tf.Tensor],
     known: dict[str, tuple[float, float]] | None = None,
 ) -> int:
-    """Loads float weights into both networks and sets every range of the quantization-aware one.
+    """Loads float weights into both networks and sets all ranges of the quantization-aware one.
 
     Args:
         model: quantization-aware network; changed in place.
-        source: its float twin; changed in place.
+        source: the float network; changed in place.
         arrays: "layer/weight" arrays of the float network.
         batches: iterable of calibration images, float32 [batch, height, width, channels];
-            not read where every range is known.
-        known: {float layer: (min, max)} that is taken as it is.
+            not read if all ranges are known.
+        known: {float layer: (min, max)} of ranges that are used without calibration.
 
     Returns:
-        how many ranges were known.
+        The number of known ranges.
     """
     for layer in source.layers:
         layer.set_weights([arrays[f"{layer.name}/{short_name(v)}"] for v in layer.weights])
     load_float_weights(model, arrays)
-    watched = {
+    with_range = {
         name: wrapper
         for name, wrapper in wrapped_layers(model).items()
         if any(short_name(variable) == "output_min" for variable in wrapper.weights)
     }
-    ranges = {name: known[name] for name in watched if known and name in known}
+    ranges = {name: known[name] for name in with_range if known and name in known}
     count = len(ranges)
-    if rest := [name for name in watched if name not in ranges]:
-        ranges |= observe_ranges(source, rest, batches=batches)
-    for name, wrapper in watched.items():
+    if unknown := [name for name in with_range if name not in ranges]:
+        ranges |= observe_ranges(source, unknown, batches=batches)
+    for name, wrapper in with_range.items():
         for variable in wrapper.weights:
             if short_name(variable) in ("output_min", "output_max"):
                 variable.assign(ranges[name][short_name(variable) == "output_max"])

@@ -1,26 +1,29 @@
-"""Which tensors of a network are quantized: our policy, carried out by tfmot's wrappers.
+"""The quantization scheme: which tensors of a network are quantized, applied by tfmot's wrappers.
 
 The converter fuses convolution, batch norm and activation into one integer operator, and some
-operators have one range for input and output. So a tensor gets a range of its own only where
-the integer file has one:
+operators have one range for input and output. So a tensor gets its own range only where the integer
+file has one:
 
     convolution -> batch norm -> ReLU6          one range, after the ReLU6
-    resize, max pool, average pool, pad         none: they share their input's range
-    a -> concatenation <- b                     one range, after the concatenation; maximum
-                                                and minimum, too: their kernels know one scale
+    resize, max pool, average pool, pad         none: they share the range of their input
+    a -> concatenation <- b                     one range, after the concatenation; the same for
+                                                maximum and minimum: their kernels have one scale
     network input                               fixed by the preprocessing contract
 
-Of the ReLUs only those without a limit, or with 6, fuse (`fusable_relu`). Any other is an operator
-of its own: the convolution in front of it has a range, and so has the ReLU, which is written in
+Only ReLUs without a limit, or with a limit of 6, fuse (`fusable_relu`). Any other ReLU is a
+separate operator: the preceding convolution has a range, and so has the ReLU, which is built from
 operators with integer kernels (`integer_form`).
 
-Weights are quantized per channel, depthwise ones too (stock tfmot: per tensor). A layer that
-stands in no table here gets nothing, and is said: what the file computes there is left to the
-converter, and the export's gate judges it.
+Weights are quantized per channel, also of depthwise convolutions (tfmot's default: per tensor). A
+layer that is in none of the tables here is not quantized, and a warning names it: the converter
+decides what the file computes there, and the gate of the export checks it.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
+import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 from tensorflow_model_optimization.python.core.quantization.keras import (
@@ -30,6 +33,9 @@ from tensorflow_model_optimization.python.core.quantization.keras import (
     quantize_layer,
     quantize_layout_transform,
     quantize_scheme,
+)
+from tensorflow_model_optimization.python.core.quantization.keras import (
+    quantizers as tfmot_quantizers,
 )
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
     default_8bit_quantize_registry,
@@ -96,27 +102,37 @@ OWN_RANGE = (
 )
 
 _KNOWN = (*WEIGHT_QUANTIZERS, *PASS_THROUGH, *OWN_RANGE)
-"""Matched exactly: what Keras derives from one of these may compute something else."""
+"""Compared by exact type: subclasses may compute something else."""
 
 
-def fusable_relu(max_value, negative_slope, *, threshold) -> bool:
-    """Whether a ReLU is one of the two, RELU and RELU6, that fuse into the operator before it.
+def fusable_relu(
+    max_value: float | None, negative_slope: float | None, *, threshold: float | None
+) -> bool:
+    """Returns whether a ReLU is RELU or RELU6, which fuse into the preceding operator.
 
-    TFLite also has RELU_0_TO_1; the converter does not make one of a ReLU with a limit of 1.
+    TFLite also has RELU_0_TO_1, but the converter does not use it for a ReLU with a limit of 1.
 
     Args:
-        max_value: None for no limit.
-        negative_slope, threshold: None or 0 for none.
+        max_value: the limit, None for no limit.
+        negative_slope: None or 0 for none.
+        threshold: None or 0 for none.
     """
     return (max_value is None or max_value == 6) and not negative_slope and not threshold
 
 
-def _is_fusable(layer) -> bool:
+def _is_fusable(layer: keras.layers.Layer) -> bool:
     return fusable_relu(layer.max_value, layer.negative_slope, threshold=layer.threshold)
 
 
-def integer_form(layer) -> keras.layers.Layer:
-    """A copy of a layer: the same function, written in operators with integer kernels."""
+def integer_form(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Copies a layer in a form that consists of operators with integer kernels.
+
+    Args:
+        layer: any layer; only ReLUs that do not fuse are changed.
+
+    Returns:
+        A layer with the same function and name.
+    """
     if type(layer) is not layers.ReLU or _is_fusable(layer):
         return type(layer).from_config(layer.get_config())
     limit = layer.max_value
@@ -128,8 +144,8 @@ def integer_form(layer) -> keras.layers.Layer:
     )
 
 
-def _why_unknown(layer) -> str:
-    """What the scheme leaves alone in words, "" for what it knows."""
+def _why_unknown(layer: keras.layers.Layer) -> str:
+    """Describes why a layer is not quantized; "" for a layer that the scheme knows."""
     if type(layer) not in _KNOWN:
         return type(layer).__name__
     if type(layer) is layers.ReLU and layer.negative_slope and layer.threshold:
@@ -137,8 +153,8 @@ def _why_unknown(layer) -> str:
     return ""
 
 
-def fused_into_next(layer, follower) -> bool:
-    """Whether the converter computes both in one integer operator."""
+def fused_into_next(layer: keras.layers.Layer, follower: keras.layers.Layer) -> bool:
+    """Returns whether the converter fuses a layer and its follower into one integer operator."""
     if type(follower) is layers.BatchNormalization:
         return type(layer) in WEIGHT_QUANTIZERS
     if type(follower) is layers.Activation:
@@ -151,11 +167,11 @@ def fused_into_next(layer, follower) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class LayerPlan:
-    """What is quantized in a layer.
+    """The tensors of a layer that are quantized.
 
     Attributes:
-        weights: whether its kernel is.
-        output: whether its output has a range of its own.
+        weights: whether its kernel is quantized.
+        output: whether its output has its own range.
     """
 
     weights: bool
@@ -163,9 +179,15 @@ class LayerPlan:
 
 
 def plan_layers(model: keras.Model) -> dict[str, LayerPlan]:
-    """The plan for each layer of a flat Functional model, by layer name.
+    """Plans the quantization of each layer.
 
     Nothing is quantized in a layer that the scheme does not know (`unknown_layers`).
+
+    Args:
+        model: flat Functional model.
+
+    Returns:
+        {layer name: plan}.
     """
     outputs = {id(tensor) for tensor in model.outputs}
     plans = {}
@@ -181,7 +203,7 @@ def plan_layers(model: keras.Model) -> dict[str, LayerPlan]:
 
 
 def unknown_layers(model: keras.Model) -> dict[str, str]:
-    """{layer: its class} of what the scheme leaves alone, in the order of the model."""
+    """Returns {layer name: description} of layers that are not quantized, in model order."""
     return {
         layer.name: why
         for layer in model.layers
@@ -190,10 +212,13 @@ def unknown_layers(model: keras.Model) -> dict[str, str]:
 
 
 def check_trainable(model: keras.Model) -> None:
-    """For training, which must not take hours for a file that the gate refuses.
+    """Checks that the scheme knows all layers, before a long training.
+
+    Args:
+        model: flat Functional model.
 
     Raises:
-        ValueError: a layer that the scheme does not know, naming it.
+        ValueError: a layer that the scheme does not know; the message names it.
     """
     for name, kind in unknown_layers(model).items():
         raise ValueError(
@@ -202,7 +227,7 @@ def check_trainable(model: keras.Model) -> None:
         )
 
 
-def _needs_own_range(layer, is_output: bool) -> bool:
+def _needs_own_range(layer: keras.layers.Layer, is_output: bool) -> bool:
     if type(layer) in PASS_THROUGH:
         return False
     followers = [node.outbound_layer for node in layer.outbound_nodes]
@@ -213,7 +238,8 @@ def _needs_own_range(layer, is_output: bool) -> bool:
     return not all(_ends_in_one_scale(follower) for follower in followers)
 
 
-def _ends_in_one_scale(layer) -> bool:
+def _ends_in_one_scale(layer: keras.layers.Layer) -> bool:
+    """Returns whether a layer passes its input's range on to a layer of ONE_SCALE."""
     if type(layer) in ONE_SCALE:
         return True
     followers = [node.outbound_layer for node in layer.outbound_nodes]
@@ -221,46 +247,61 @@ def _ends_in_one_scale(layer) -> bool:
 
 
 class PlannedConfig(tfmot_config.QuantizeConfig):
-    """tfmot's view of a LayerPlan.
+    """A LayerPlan in the form of tfmot.
 
     Args:
         weight_kind: class name of a layer whose kernel is quantized, or None.
         output: whether the output has a range.
-        per_channel: one range a channel of the kernel, or one for all (legacy accelerators).
+        per_channel: whether the kernel has one range per channel or one for all (legacy
+            accelerators).
     """
 
-    def __init__(self, weight_kind: str | None, output: bool, *, per_channel: bool = True):
+    def __init__(self, weight_kind: str | None, output: bool, *, per_channel: bool = True) -> None:
         self.weight_kind, self.output, self.per_channel = weight_kind, output, per_channel
 
     def _kernel_name(self) -> str:
         return "depthwise_kernel" if self.weight_kind == "DepthwiseConv2D" else "kernel"
 
-    def _weight_quantizer(self):
+    def _weight_quantizer(self) -> tfmot_quantizers.LastValueQuantizer:
+        assert self.weight_kind is not None
         if not self.per_channel:
             transpose = self.weight_kind == "Conv2DTranspose"
             return PerTensorTransposeWeightQuantizer() if transpose else PerTensorWeightQuantizer()
         kinds = {kind.__name__: quantizer for kind, quantizer in WEIGHT_QUANTIZERS.items()}
         return kinds[self.weight_kind]()
 
-    def get_weights_and_quantizers(self, layer):
+    def get_weights_and_quantizers(
+        self, layer: keras.layers.Layer
+    ) -> list[tuple[tf.Variable, tfmot_quantizers.Quantizer]]:
+        """Returns the kernel and its quantizer, if it is quantized."""
         if self.weight_kind is None:
             return []
         return [(getattr(layer, self._kernel_name()), self._weight_quantizer())]
 
-    def get_activations_and_quantizers(self, layer):
+    def get_activations_and_quantizers(
+        self, layer: keras.layers.Layer
+    ) -> list[tuple[Any, tfmot_quantizers.Quantizer]]:
+        """Returns nothing: activations are layers of their own."""
         return []
 
-    def set_quantize_weights(self, layer, quantize_weights):
+    def set_quantize_weights(
+        self, layer: keras.layers.Layer, quantize_weights: Sequence[tf.Tensor]
+    ) -> None:
+        """Replaces the kernel by its quantized value."""
         if self.weight_kind is not None:
             setattr(layer, self._kernel_name(), quantize_weights[0])
 
-    def set_quantize_activations(self, layer, quantize_activations):
-        pass
+    def set_quantize_activations(
+        self, layer: keras.layers.Layer, quantize_activations: Sequence[Any]
+    ) -> None:
+        """Does nothing: activations are layers of their own."""
 
-    def get_output_quantizers(self, layer):
+    def get_output_quantizers(self, layer: keras.layers.Layer) -> list[tfmot_quantizers.Quantizer]:
+        """Returns the quantizer of the output, if it has its own range."""
         return [activation_quantizer()] if self.output else []
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
         return {
             "weight_kind": self.weight_kind,
             "output": self.output,
@@ -268,11 +309,22 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
         }
 
 
-def config_for(layer, plan: LayerPlan, *, per_channel: bool = True) -> PlannedConfig:
-    """The part of the plan that concerns a layer, in tfmot's form; warns of an unknown one."""
+def config_for(
+    layer: keras.layers.Layer, plan: LayerPlan, *, per_channel: bool = True
+) -> PlannedConfig:
+    """Converts the plan of a layer to the form of tfmot; warns about an unknown layer.
+
+    Args:
+        layer: the layer.
+        plan: its plan.
+        per_channel: whether the kernel has one range per channel or one for all.
+
+    Returns:
+        The configuration.
+    """
     if why := _why_unknown(layer):
         logging.warning(
-            "layer %r (%s) is not known to the quantization scheme and stays as it is",
+            "layer %r (%s) is not known to the quantization scheme and is not quantized",
             layer.name,
             why,
         )
@@ -282,15 +334,15 @@ def config_for(layer, plan: LayerPlan, *, per_channel: bool = True) -> PlannedCo
 
 
 class _FixedInputRange(transforms.Transform):
-    """InputLayer => InputLayer -> QuantizeLayer with the contract's range."""
+    """Rewrites InputLayer to InputLayer -> QuantizeLayer with the range of the preprocessing."""
 
-    def __init__(self, input_range: tuple[float, float]):
+    def __init__(self, input_range: tuple[float, float]) -> None:
         self._range = input_range
 
-    def pattern(self):
+    def pattern(self) -> transforms.LayerPattern:
         return transforms.LayerPattern("InputLayer")
 
-    def replacement(self, match_layer):
+    def replacement(self, match_layer: transforms.LayerNode) -> transforms.LayerNode:
         layer = quantize_layer.QuantizeLayer(
             FixedRangeQuantizer(*self._range), name="quantize_image"
         )
@@ -298,15 +350,19 @@ class _FixedInputRange(transforms.Transform):
         config["name"] = layer.name
         return transforms.LayerNode(config, input_layers=[match_layer])
 
-    def custom_objects(self):
+    def custom_objects(self) -> dict[str, Any]:
         return custom_objects()
 
 
 class _Transform(quantize_layout_transform.QuantizeLayoutTransform):
-    def __init__(self, input_range):
+    """Applies `_FixedInputRange` alone."""
+
+    def __init__(self, input_range: tuple[float, float]) -> None:
         self._range = input_range
 
-    def apply(self, model, layer_quantize_map):
+    def apply(
+        self, model: keras.Model, layer_quantize_map: dict[str, Any]
+    ) -> tuple[keras.Model, dict[str, Any]]:
         return model_transformer.ModelTransformer(
             model,
             [_FixedInputRange(self._range)],
@@ -316,20 +372,24 @@ class _Transform(quantize_layout_transform.QuantizeLayoutTransform):
 
 
 class FixedInputScheme(quantize_scheme.QuantizeScheme):
-    """tfmot scheme that only fixes the input's range: the plan has decided all else."""
+    """tfmot scheme that only fixes the range of the input: the plan decides everything else."""
 
-    def __init__(self, input_range: tuple[float, float]):
+    def __init__(self, input_range: tuple[float, float]) -> None:
         self._range = input_range
 
-    def get_layout_transformer(self):
+    def get_layout_transformer(self) -> _Transform:
+        """Returns the transformation that adds the input's range."""
         return _Transform(self._range)
 
-    def get_quantize_registry(self):
+    def get_quantize_registry(
+        self,
+    ) -> default_8bit_quantize_registry.Default8BitQuantizeRegistry:
+        """Returns tfmot's registry, which is not used for planned layers."""
         return default_8bit_quantize_registry.Default8BitQuantizeRegistry()
 
 
-def custom_objects() -> dict:
-    """Names that Keras needs to clone a quantization-aware model of this scheme."""
+def custom_objects() -> dict[str, Any]:
+    """Returns the objects that Keras needs to clone a quantization-aware model of this scheme."""
     return {
         "PlannedConfig": PlannedConfig,
         "FixedRangeQuantizer": FixedRangeQuantizer,

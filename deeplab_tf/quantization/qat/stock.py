@@ -1,8 +1,8 @@
-"""tfmot's own default scheme, as anyone gets it: the row that our scheme is compared with.
+"""tfmot's default quantization-aware scheme, as the baseline of comparisons.
 
 Depthwise kernels have one range for all channels, activation ranges start at +-6 with a decay of
-0.999 and nothing is calibrated. The one thing added is a configuration for resizing, which tfmot
-refuses without.
+0.999, and nothing is calibrated. The only addition is a configuration for resizing, which tfmot
+rejects otherwise.
 """
 
 import tensorflow_model_optimization as tfmot
@@ -15,17 +15,20 @@ NoOpQuantizeConfig = default_8bit_quantize_configs.NoOpQuantizeConfig
 
 
 def quantize_aware_stock(model: keras.Model, prefix: str) -> keras.Model:
-    """The quantization-aware twin by tfmot's defaults. Its weights are new.
+    """Builds the quantization-aware copy with tfmot's defaults and newly initialized weights.
 
     Args:
-        model: flat Functional graph of stock layers.
-        prefix: of the wrapped layers' names.
+        model: flat Functional graph of Keras layers.
+        prefix: of the names of wrapped layers.
+
+    Returns:
+        The quantization-aware network.
 
     Raises:
         ValueError: a layer that tfmot does not know.
     """
 
-    def annotate(layer):
+    def annotate(layer: keras.layers.Layer) -> keras.layers.Layer:
         copy = type(layer).from_config(layer.get_config())
         config = NoOpQuantizeConfig() if isinstance(layer, keras.layers.Resizing) else None
         return tfmot.quantization.keras.quantize_annotate_layer(copy, config)
@@ -38,4 +41,4 @@ def quantize_aware_stock(model: keras.Model, prefix: str) -> keras.Model:
                 annotated, quantized_layer_name_prefix=prefix
             )
     except RuntimeError as error:
-        raise ValueError(f"tfmot's default scheme refuses the network: {error}") from error
+        raise ValueError(f"tfmot's default scheme rejects the network: {error}") from error

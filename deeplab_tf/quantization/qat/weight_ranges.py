@@ -1,11 +1,14 @@
-"""Ranges of weights: what the kernel holds, and no smaller than its bias can bear.
+"""Ranges of weights: the largest value of the kernel, with a minimum that the bias requires.
 
 A bias is stored as int32 in steps of input scale x weight scale. A channel whose weights are zero
-or nearly so (pruned, or dead since training) would get a scale near zero, and its bias would be
-clipped at 2^31 steps without a word.
+or nearly zero (pruned, or dead since training) would get a scale near zero, and its bias would be
+silently clipped at 2^31 steps.
 """
 
+import typing
+
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.graph.kernels import LARGEST_INT8
@@ -17,21 +20,21 @@ from deeplab_tf.quantization.qat.quantizers import (
 )
 
 _LARGEST_BIAS = 2**30
-"""Steps, half of what int32 holds: biases may still be corrected."""
+"""Largest bias in steps, half of int32's range, to leave room for bias correction."""
 _ACTIVATION_STEPS = 255
 
 
 def fit_weight_ranges(model: keras.Model) -> None:
-    """Sets each weight's range to what its kernel now holds, symmetric.
+    """Sets the range of each kernel to its current values, symmetric.
 
-    tfmot stores the ranges of the step before the last update; a file converted from those
-    would clip the last update away. Quantizers of tfmot's default scheme are left alone. A channel
-    that its batch norm multiplies by 0 gets zero weights and a factor of 1 instead: the converter
-    has no integers of scale 0.
+    tfmot stores the ranges of the step before the last update; a file converted with them would
+    clip the last update. Quantizers of tfmot's default scheme are not changed. A channel that its
+    batch norm multiplies by 0 gets zero weights and a factor of 1 instead, because the converter
+    cannot represent a scale of 0.
 
     Args:
-        model: quantization-aware network, its activation ranges set; changed in place, its
-            function stays.
+        model: quantization-aware network with activation ranges; changed in place, with the same
+            function.
     """
     for wrapper in wrapped_layers(model).values():
         for kernel, quantizer, variables in getattr(wrapper, "_weight_vars", []):
@@ -47,18 +50,18 @@ def fit_weight_ranges(model: keras.Model) -> None:
             variables["max_var"].assign(largest)
 
 
-def _smallest_ranges(wrapper) -> np.ndarray:
-    """Of each output channel: with these its bias is `_LARGEST_BIAS` steps, float32 [channels]."""
+def _smallest_ranges(wrapper: keras.layers.Layer) -> np.ndarray:
+    """Returns the ranges with which biases have `_LARGEST_BIAS` steps, float32 [channels]."""
     factor, bias = _factor_and_bias(wrapper)
     step = _input_scale(wrapper) * np.abs(factor)
     needed = np.abs(bias) * LARGEST_INT8 / np.where(step > 0, step * _LARGEST_BIAS, np.inf)
     return needed.astype(np.float32)
 
 
-def _factor_and_bias(wrapper) -> tuple[np.ndarray, np.ndarray]:
-    """What the converter multiplies the kernel by, and the bias that it stores."""
+def _factor_and_bias(wrapper: keras.layers.Layer) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the converter's factor of the kernel and the bias that it stores."""
     bias = _bias(wrapper)
-    norm = _batch_norm_behind(wrapper)
+    norm = _batch_norm_after(wrapper)
     if norm is None:
         return np.ones(1), bias
     of_norm = {short_name(v): v.numpy().astype(np.float64) for v in norm.weights}
@@ -67,20 +70,21 @@ def _factor_and_bias(wrapper) -> tuple[np.ndarray, np.ndarray]:
     return factor, (bias - mean) * factor + of_norm.get("beta", 0.0)
 
 
-def _bias(wrapper) -> np.ndarray:
+def _bias(wrapper: keras.layers.Layer) -> np.ndarray:
     bias = [v.numpy() for v in wrapper.layer.weights if short_name(v) == "bias"]
     return bias[0].astype(np.float64) if bias else np.zeros(1)
 
 
-def _batch_norm_behind(wrapper) -> keras.layers.BatchNormalization | None:
-    """The one that the converter folds into this layer."""
+def _batch_norm_after(wrapper: keras.layers.Layer) -> keras.layers.BatchNormalization | None:
+    """Returns the batch norm that the converter folds into a layer, if any."""
     followers = [node.outbound_layer for node in wrapper.outbound_nodes]
     inner = getattr(followers[0], "layer", None) if len(followers) == 1 else None
     return inner if isinstance(inner, keras.layers.BatchNormalization) else None
 
 
-def _replace_zero_factors(wrapper, kernel) -> None:
-    norm = _batch_norm_behind(wrapper)
+def _replace_zero_factors(wrapper: keras.layers.Layer, kernel: tf.Variable) -> None:
+    """Replaces factors 0 of the following batch norm by zero weights and a factor of 1."""
+    norm = _batch_norm_after(wrapper)
     if norm is None or norm.gamma is None:
         return
     gamma, mean = norm.gamma.numpy(), norm.moving_mean.numpy()
@@ -97,11 +101,11 @@ def _replace_zero_factors(wrapper, kernel) -> None:
     norm.moving_mean.assign(np.where(dead, _bias(wrapper), mean))
 
 
-def _input_scale(wrapper) -> float:
-    """Of the tensor that a layer reads: from the nearest range upstream; 0 if there is none."""
+def _input_scale(wrapper: keras.layers.Layer) -> float:
+    """Returns the scale of a layer's input, from the nearest range before it; 0 if none."""
     layer = wrapper
     while inbound := layer.inbound_nodes:
-        layer = next(iter(_listed(inbound[0].inbound_layers)), None)
+        layer = next(iter(_as_list(inbound[0].inbound_layers)), None)
         if layer is None:
             return 0.0
         if ends := _activation_range(layer):
@@ -109,11 +113,12 @@ def _input_scale(wrapper) -> float:
     return 0.0
 
 
-def _listed(layers) -> list:
+def _as_list(layers: typing.Any) -> list:
     return layers if isinstance(layers, list) else [layers]
 
 
-def _activation_range(layer) -> tuple[float, float] | None:
+def _activation_range(layer: keras.layers.Layer) -> tuple[float, float] | None:
+    """Returns the range of a layer's output, extended to 0; None without a range."""
     quantizer = getattr(layer, "quantizer", None)
     if isinstance(quantizer, FixedRangeQuantizer):
         return quantizer.range_min, quantizer.range_max

@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_tf.data.check import check, report
+from deeplab_tf.data.readers import camvid, folder
+from tests.children import run_command
+
+
+@pytest.fixture
+def sound(tmp_path, write_image, photo):
+    """Two pairs: 2x3 with ids 0 0 0 0 1 255, and 1x2 with 0 0. Class c never occurs."""
+    write_image(tmp_path / "images/a.jpg", photo(2, 3))
+    write_image(tmp_path / "labels/a.png", np.array([[0, 0, 0], [0, 1, 255]], np.uint8))
+    write_image(tmp_path / "images/b.jpg", photo(1, 2))
+    write_image(tmp_path / "labels/b.png", np.array([[0, 0]], np.uint8))
+    (tmp_path / "classes.txt").write_text("sky\nsea\nland\n")
+    (tmp_path / "all.txt").write_text("a\nb\n")
+    return tmp_path
+
+
+@pytest.fixture
+def faulty(sound, write_image, photo):
+    """The two sound pairs, and one more for each fault."""
+    for stem in ("size", "id", "colour", "cut", "gone"):
+        write_image(sound / f"images/{stem}.jpg", photo(40, 60))
+        write_image(sound / f"labels/{stem}.png", np.zeros((40, 60), np.uint8))
+    write_image(sound / "labels/size.png", np.zeros((60, 40), np.uint8))
+    write_image(sound / "labels/id.png", np.full((40, 60), 9, np.uint8))
+    write_image(sound / "labels/colour.png", photo(40, 60))
+    cut = sound / "images/cut.jpg"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    (sound / "all.txt").write_text("a\nb\nsize\nid\ncolour\ncut\ngone\n")
+    return sound
+
+
+def _run(*arguments):
+    return run_command(
+        "deeplab_tf.data.check",
+        *arguments,
+        environment={"PYTHONWARNINGS": "error"},
+        timeout=120,
+    )
+
+
+def test_counts_by_hand(sound):
+    findings = check(folder.open_split(sound, "all"))
+    assert findings.faults == ()
+    assert findings.num_samples == 2
+    assert findings.pixels.tolist() == [6, 1, 0]
+    assert findings.masks_with_class.tolist() == [2, 1, 0]
+    assert findings.ignored == 1
+    assert findings.sizes == {(2, 3): 1, (1, 2): 1}
+
+
+def test_all_faults_are_found_in_one_pass(faulty):
+    dataset = folder.open_split(faulty, "all")
+    (faulty / "images/gone.jpg").unlink()
+    findings = check(dataset)
+    expected = [
+        ("images/size.jpg", "the mask is 40x60, its image 60x40"),
+        ("labels/id.png", "class id 9 is unknown"),
+        ("labels/colour.png", "a mask must store one class id per pixel"),
+        ("images/cut.jpg", "not a readable image"),
+        ("images/gone.jpg", "no such image"),
+    ]
+    assert len(findings.faults) == len(expected)
+    for fault, (file, reason) in zip(findings.faults, expected, strict=True):
+        assert file in fault
+        assert reason in fault
+        assert "\n" not in fault
+    assert findings.num_samples == 7
+    # Masks that could be read: a, b, and 40 * 60 zeros each of size, cut and gone.
+    assert findings.pixels.tolist() == [6 + 3 * 2400, 1, 0]
+    assert sum(findings.sizes.values()) == 5  # not cut, not gone
+
+
+def test_exif_orientation_is_a_fault(sound):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees: no size tells
+    with Image.open(sound / "images/b.jpg") as image:
+        image.save(sound / "images/b.jpg", exif=exif)
+    [fault] = check(folder.open_split(sound, "all")).faults
+    assert "images/b.jpg: EXIF orientation 3" in fault
+
+
+def test_two_faults_of_one_sample_are_two_lines(faulty):
+    dataset = folder.open_split(faulty, "all")
+    (faulty / "images/id.jpg").unlink()
+    faults = [fault for fault in check(dataset).faults if "/id." in fault]
+    assert len(faults) == 2
+
+
+def test_report_by_hand(sound):
+    lines = report(check(folder.open_split(sound, "all"))).splitlines()
+    cells = [line.split() for line in lines]
+    assert cells[:5] == [
+        ["class", "pixels", "share", "images"],
+        ["sky", "6", "85.714%", "2"],  # 6 of 7 labelled pixels
+        ["sea", "1", "14.286%", "1"],
+        ["land", "0", "0.000%", "0", "never", "seen"],
+        ["(ignored)", "1"],
+    ]
+    assert lines[5:] == ["samples: 2", "size 2x1: 1 images", "size 3x2: 1 images", "faults: 0"]
+
+
+def test_report_of_masks_that_are_all_ignored(sound, write_image):
+    write_image(sound / "labels/b.png", np.full((1, 2), 255, np.uint8))
+    (sound / "all.txt").write_text("b\n")
+    text = report(check(folder.open_split(sound, "all")))
+    assert text.count("never seen") == 3
+
+
+def test_real_list_against_pillow_histograms(shared_dir):
+    """All 101 masks, counted by Pillow's own histogram instead of through the reader."""
+    root = shared_dir / "data/camvid"
+    findings = check(camvid.open_split(root, "val"))
+    total = np.zeros(256, np.int64)
+    holders = np.zeros(256, np.int64)
+    for line in (root / "val.txt").read_text().splitlines():
+        with Image.open(root / line.split()[1]) as mask:
+            histogram = np.array(mask.histogram())
+        total += histogram
+        holders += histogram > 0
+    assert findings.faults == ()
+    assert findings.pixels.tolist() == total[:11].tolist()
+    assert findings.masks_with_class.tolist() == holders[:11].tolist()
+    assert findings.ignored == total[11]
+    assert findings.sizes == {(360, 480): 101}
+
+
+def test_command_ends_with_0_for_sound_data(sound):
+    done = _run("--dataset=folder", f"--data_dir={sound}", "--split=all")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "faults: 0"
+
+
+def test_command_ends_with_1_and_the_number_of_faults(faulty):
+    done = _run("--dataset=folder", f"--data_dir={faulty}", "--split=all")
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.startswith("fault: ") for line in lines[-5:]] == [True] * 4 + [False]
+    assert lines[-1] == "faults: 4"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--dataset=folder", "--data_dir=/nowhere"], 1, "error: /nowhere: no such folder"),
+        (["--dataset=folder"], 1, "needs --data_dir"),
+        (["--dataset=coco"], 2, "--help lists the flags"),
+        ([], 2, "--dataset"),
+    ],
+)
+def test_command_complains_in_one_line(arguments, status, message):
+    done = _run(*arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""

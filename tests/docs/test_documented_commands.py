@@ -1,0 +1,216 @@
+"""Documented commands exist, take the documented flags, and run on drawn scenes."""
+
+import ast
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from deeplab_tf.data.readers.synthetic import draw_scene
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ZOO = ROOT / "zoo" / "camvid_deeplab_mobilenet_v2"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "zoo").glob("*/README.md")),
+]
+ALIASES = {
+    "deeplab_tf.data.measure_sensor": "deeplab_tf.data.lidar.measure_sensor",
+    "deeplab_tf.models.import_torch": "deeplab_tf.weights.import_torch",
+}
+_FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PATH = re.compile(
+    r"`((?:deeplab_tf|tflite_tools|export|study|tests|docs|clients|studies|zoo)/[\w/.-]*)`"
+)
+_INLINE = re.compile(r"(?<!`)`(python\s+-m\s[^`]+)`")
+
+
+def load_hook():
+    path = ROOT / "docs" / "hooks" / "command_reference.py"
+    spec = importlib.util.spec_from_file_location("command_reference", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+HOOK = load_hook()
+
+
+def documented(page: pathlib.Path) -> list[list[str]]:
+    """Every `python -m` line of a page as [module, argument, ...]; "..." is left out."""
+    text = page.read_text()
+    blocks = [block.replace("\\\n", " ") for block in _FENCE.findall(text)]
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += [" ".join(found.split()) for found in _INLINE.findall(_FENCE.sub("", text))]
+    found = []
+    for line in lines:
+        if line.startswith("python -m "):
+            words = [word for word in shlex.split(line, comments=True)[2:] if word != "..."]
+            found.append(words)
+    return found
+
+
+def line_of(page: str, module: str, *, including: str = "") -> list[str]:
+    """The first documented line of a module, in docs/guides."""
+    lines = documented(ROOT / "docs" / "guides" / page)
+    return next(words for words in lines if words[0] == module and including in " ".join(words))
+
+
+@pytest.fixture(scope="module")
+def commands():
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "hooks" / "command_reference.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def faults(words: list[str], commands: dict) -> list[str]:
+    module, *arguments = words
+    module = ALIASES.get(module, module)
+    if module not in commands:
+        return [f"{module}: no such command"]
+    known = {flag["name"]: flag for flag in commands[module]["flags"]}
+    found = []
+    for argument in arguments:
+        name, _, value = argument.removeprefix("--").partition("=")
+        flag = known.get(name) or known.get(name.removeprefix("no"))
+        if not argument.startswith("--") or flag is None:
+            found.append(f"{module}: unknown argument {argument}")
+        elif name != flag["name"] and flag["type"] != "bool":
+            found.append(f"{module}: {argument} is not a switch")
+        elif flag["values"] and value not in (*flag["values"], "...") and not value.isupper():
+            found.append(f"{module}: {argument} is not one of {flag['values']}")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_documented_commands_take_the_documented_flags(page, commands):
+    assert [fault for words in documented(page) for fault in faults(words, commands)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_documented_paths_exist(page):
+    named = set(_PATH.findall(_FENCE.sub("", page.read_text())))
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+
+
+def test_every_guide_is_parsed():
+    guides = sorted((ROOT / "docs" / "guides").glob("*.md"))
+    assert len(guides) >= 9
+    assert all(documented(page) for page in guides)
+
+
+def test_a_wrong_command_is_found(commands):
+    assert faults(["deeplab_tf.nothing"], commands)
+    assert faults(["deeplab_tf.train", "--no_such_flag=1"], commands)
+    assert faults(["deeplab_tf.train", "--dataset=nothing"], commands)
+    assert faults(["deeplab_tf.train", "photos"], commands)
+    assert not faults(["deeplab_tf.train", "--dataset=camvid", "--nodecoder"], commands)
+
+
+def test_every_command_is_in_the_reference(commands):
+    page = HOOK.as_page(commands)
+    scripts = HOOK.console_scripts()
+    assert set(scripts) <= set(commands)
+    for module, entry in commands.items():
+        assert f"## python -m {module} " in page
+        assert entry["text"]
+        if not module.startswith("clients."):  # not installed: they run from a clone
+            assert entry["script"], f"{module}: no console script in pyproject.toml"
+    assert all(f"`{script}`" in page for script in scripts.values())
+
+
+def test_every_flag_of_the_reference_is_explained(commands):
+    unexplained = [
+        f"{module} --{flag['name']}"
+        for module, entry in commands.items()
+        for flag in entry["flags"]
+        if not flag["help"] and not flag["values"]
+    ]
+    assert unexplained == []
+
+
+@pytest.mark.parametrize(("old", "new"), ALIASES.items())
+def test_a_deprecated_name_is_the_same_command(old, new):
+    path = ROOT / f"{old.replace('.', '/')}.py"
+    imports = [
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)
+    ]
+    assert [(node.module, node.names[0].name) for node in imports] == [(new, "console")]
+    assert "console()" in path.read_text()
+
+
+# Documented lines, run as they are
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder in which the guides' commands find what they name."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "runs" / "mine" / "tflite").mkdir(parents=True)
+    for name in ("runs/mine/tflite/int8", "int8", "theirs"):
+        for suffix in (".tflite", ".json"):
+            shutil.copy(ZOO / f"int8{suffix}", folder / f"{name}{suffix}")
+    photos = folder / "photos"
+    for kind in ("images", "labels"):
+        (photos / kind).mkdir(parents=True)
+    for seed in range(10):
+        image, label = draw_scene(seed)
+        Image.fromarray(image).save(photos / "images" / f"{seed}.png")
+        Image.fromarray(label).save(photos / "labels" / f"{seed}.png")
+    names = json.loads((ZOO / "labels.json").read_text())["names"]
+    (photos / "classes.txt").write_text("\n".join(names))
+    Image.fromarray(draw_scene(0)[0]).save(folder / "street.jpg")
+    return folder
+
+
+def run(words: list[str], folder: pathlib.Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-1000:]}{done.stderr[-1000:]}"
+    return done.stdout
+
+
+def test_check_of_a_folder_runs(workplace):
+    assert "faults: 0" in run(line_of("train.md", "deeplab_tf.data.check"), workplace)
+
+
+def test_the_way_into_an_app_runs(workplace):
+    run(line_of("phone.md", "tflite_tools.add_metadata"), workplace)
+    run(line_of("phone.md", "tflite_tools.check_client"), workplace)
+    run(line_of("phone.md", "tflite_tools.golden", including="--photo"), workplace)
+    shutil.copy(workplace / "golden" / "output.bin", workplace / "device.bin")
+    check = line_of("phone.md", "tflite_tools.golden", including="--check")
+    assert "passed" in run(check, workplace)
+
+
+def test_scoring_of_a_foreign_file_runs(workplace):
+    words = line_of("evaluate.md", "tflite_tools.evaluate", including="theirs.tflite")
+    assert "theirs" in run(words, workplace)
+
+
+@pytest.mark.slow
+def test_rebuilding_a_file_runs(workplace):
+    run(line_of("retrain_a_tflite.md", "tflite_tools.to_keras"), workplace)
+    assert (workplace / "theirs_keras" / "report.md").is_file()

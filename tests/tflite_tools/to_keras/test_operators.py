@@ -1,0 +1,172 @@
+"""Tests each operator alone in a float file: the imported layer computes the same."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+
+_RANDOM = np.random.default_rng(7)
+
+
+def _weights(*shape):
+    return tf.constant(_RANDOM.normal(size=shape).astype(np.float32))
+
+
+def _conv(strides=1, padding="SAME", dilations=1, activation=lambda x: x, kernel=(3, 3, 4, 6)):
+    weights, bias = _weights(*kernel), _weights(kernel[3])
+    return lambda x: activation(
+        tf.nn.conv2d(x, weights, strides, padding, dilations=dilations) + bias
+    )
+
+
+def _depthwise(stride=1, multiplier=2, rate=1, padding="SAME"):
+    weights = _weights(3, 3, 4, multiplier)
+    return lambda x: tf.nn.depthwise_conv2d(
+        x, weights, (1, stride, stride, 1), padding, dilations=(rate, rate)
+    )
+
+
+def _transpose(out, stride, padding, kernel=3):
+    weights = _weights(kernel, kernel, 5, 4)
+    return lambda x: tf.nn.conv2d_transpose(x, weights, (1, *out, 5), stride, padding)
+
+
+def _resize(kind, align_corners, half_pixel, size):
+    resize = {
+        "bilinear": tf.raw_ops.ResizeBilinear,
+        "nearest": tf.raw_ops.ResizeNearestNeighbor,
+    }[kind]
+    return lambda x: resize(
+        images=x, size=size, align_corners=align_corners, half_pixel_centers=half_pixel
+    )
+
+
+def _pool(function, size, stride, padding):
+    return lambda x: function(x, size, stride, padding)
+
+
+def _dense(x):
+    return tf.matmul(tf.reshape(x, (1, 9 * 11 * 4)), _DENSE) + _DENSE_BIAS
+
+
+_VALID_CONV = _conv(2, "VALID")
+_DENSE, _DENSE_BIAS = _weights(9 * 11 * 4, 7), _weights(7)
+_CHANNELS, _FULL, _GATE = _weights(4), _weights(9, 11, 4), _weights(1, 1, 4, 4)
+
+
+def _gate(x):
+    """Squeeze and excitation: a product with one value per channel."""
+    pooled = tf.reduce_mean(x, (1, 2), keepdims=True)
+    return x * tf.sigmoid(tf.nn.conv2d(pooled, _GATE, 1, "SAME"))
+
+
+OPERATORS = {
+    "conv_stride2_odd": (_conv(2), "CONV_2D"),
+    "conv_valid_relu6": (_conv(1, "VALID", activation=tf.nn.relu6), "CONV_2D"),
+    "conv_dilated_relu": (_conv(1, dilations=3, activation=tf.nn.relu), "CONV_2D"),
+    "conv_tanh": (_conv(activation=tf.tanh), "TANH"),
+    "conv_relu_n1_to_1": (_conv(activation=lambda x: tf.clip_by_value(x, -1, 1)), "CONV_2D"),
+    "conv_unequal": (_conv((2, 1), "SAME", kernel=(5, 2, 4, 3)), "CONV_2D"),
+    "conv_grouped": (_conv(kernel=(3, 3, 2, 6)), "CONV_2D"),
+    "depthwise_multiplier": (_depthwise(), "DEPTHWISE_CONV_2D"),
+    "depthwise_stride2_odd": (_depthwise(2, 1), "DEPTHWISE_CONV_2D"),
+    "depthwise_dilated": (_depthwise(1, 1, 2), "DEPTHWISE_CONV_2D"),
+    "depthwise_valid": (_depthwise(2, 3, padding="VALID"), "DEPTHWISE_CONV_2D"),
+    "pad_conv": (lambda x: _VALID_CONV(tf.pad(x, ((0, 0), (1, 0), (2, 1), (0, 0)))), "PAD"),
+    "transpose_same": (_transpose((18, 22), 2, "SAME"), "TRANSPOSE_CONV"),
+    "transpose_same_odd": (_transpose((17, 21), 2, "SAME"), "TRANSPOSE_CONV"),
+    "transpose_same_even_kernel": (_transpose((18, 22), 2, "SAME", 4), "TRANSPOSE_CONV"),
+    "transpose_valid": (_transpose((19, 23), 2, "VALID"), "TRANSPOSE_CONV"),
+    "fully_connected": (_dense, "FULLY_CONNECTED"),
+    "add": (lambda x: x + tf.nn.relu(x), "ADD"),
+    "add_relu": (lambda x: tf.nn.relu(x + tf.sigmoid(x)), "ADD"),
+    "add_scalar": (lambda x: x + 0.75, "ADD"),
+    "add_channels": (lambda x: x + _CHANNELS, "ADD"),
+    "add_full": (lambda x: x + _FULL, "ADD"),
+    "sub": (lambda x: tf.sigmoid(x) - x, "SUB"),
+    "sub_from_constant": (lambda x: 1.5 - x, "SUB"),
+    "sub_from_channels": (lambda x: _CHANNELS - x, "SUB"),
+    "sub_channels": (lambda x: tf.nn.relu6(x - _CHANNELS), "SUB"),
+    "mul": (lambda x: x * tf.sigmoid(x), "MUL"),
+    "mul_scalar_relu": (lambda x: tf.nn.relu(x * 3.0), "MUL"),
+    "mul_channels": (lambda x: x * _CHANNELS, "MUL"),
+    "mul_full": (lambda x: x * _FULL, "MUL"),
+    "mul_broadcast": (_gate, "MUL"),
+    "maximum": (lambda x: tf.maximum(x, 0.25), "MAXIMUM"),
+    "minimum": (lambda x: tf.minimum(x, tf.sigmoid(x)), "MINIMUM"),
+    "concat": (lambda x: tf.concat((x, tf.tanh(x), x), 3), "CONCATENATION"),
+    "average_same": (_pool(tf.nn.avg_pool2d, 3, 2, "SAME"), "AVERAGE_POOL_2D"),
+    "average_valid": (_pool(tf.nn.avg_pool2d, (2, 3), 1, "VALID"), "AVERAGE_POOL_2D"),
+    "average_global": (_pool(tf.nn.avg_pool2d, (9, 11), 1, "VALID"), "AVERAGE_POOL_2D"),
+    "max_same": (_pool(tf.nn.max_pool2d, 3, 2, "SAME"), "MAX_POOL_2D"),
+    "mean_keep": (lambda x: tf.reduce_mean(x, (1, 2), keepdims=True), "MEAN"),
+    "mean_drop": (lambda x: tf.reduce_mean(x, (1, 2)), "MEAN"),
+    "mean_channels": (lambda x: tf.reduce_mean(x, 3, keepdims=True), "MEAN"),
+    "relu": (tf.nn.relu, "RELU"),
+    "relu6": (lambda x: tf.nn.relu6(4 * x), "MUL"),
+    "leaky_relu": (lambda x: tf.nn.leaky_relu(x, 0.3), "LEAKY_RELU"),
+    "neg": (lambda x: tf.nn.relu(-x), "NEG"),
+    "elu": (tf.nn.elu, "ELU"),
+    "hard_swish": (lambda x: x * tf.nn.relu6(x + 3.0) * (1 / 6), "HARD_SWISH"),
+    "logistic": (tf.sigmoid, "LOGISTIC"),
+    "softmax": (tf.nn.softmax, "SOFTMAX"),
+    "reshape": (lambda x: tf.reshape(x, (1, 99, 4)), "RESHAPE"),
+    "squeeze": (lambda x: tf.squeeze(x[:, :1, :1, :], (1, 2)), "RESHAPE"),
+    "crop": (lambda x: x[:, 1:-2, 2:, :], "STRIDED_SLICE"),
+    "slice_strided": (lambda x: x[:, ::2, 1:9:3, 1:3], "STRIDED_SLICE"),
+    "slice_dropped": (lambda x: x[:, :, 3, :], "STRIDED_SLICE"),
+    "argmax_int64": (lambda x: tf.argmax(x, 3), "ARG_MAX"),
+    "argmax_int32": (lambda x: tf.argmax(x, 3, tf.int32), "ARG_MAX"),
+    "cast": (lambda x: tf.cast(x * 50, tf.int32), "CAST"),
+    "tile": (lambda x: tf.tile(tf.reduce_mean(x, (1, 2), keepdims=True), (1, 4, 5, 1)), "TILE"),
+    "depth_to_space": (lambda x: tf.nn.depth_to_space(x, 2), "DEPTH_TO_SPACE"),
+    "squared_difference": (
+        lambda x: tf.math.squared_difference(x, tf.reduce_mean(x, 3, True)),
+        "SQUARED_DIFFERENCE",
+    ),
+    "rsqrt": (lambda x: tf.math.rsqrt(1.0 + tf.sigmoid(x)), "RSQRT"),
+    "div": (lambda x: x / (1.0 + tf.sigmoid(x)), "DIV"),
+    "div_of_constant": (lambda x: _CHANNELS / (1.0 + tf.sigmoid(x)), "DIV"),
+    "split": (lambda x: tf.subtract(*tf.split(x, 2, 3)), "SPLIT"),
+    "transpose": (lambda x: tf.transpose(x, (0, 3, 1, 2)), "TRANSPOSE"),
+}
+for _kind in ("bilinear", "nearest"):
+    for _align, _half in ((True, False), (False, True), (False, False)):
+        for _size in ((18, 22), (5, 7), (33, 20)):
+            OPERATORS[f"{_kind}_{_align}_{_half}_{_size[0]}"] = (
+                _resize(_kind, _align, _half, _size),
+                "RESIZE_BILINEAR" if _kind == "bilinear" else "RESIZE_NEAREST_NEIGHBOR",
+            )
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_float_operator(convert, name):
+    function, kind = OPERATORS[name]
+    conversion = convert(function)
+    assert kind in conversion.kinds, conversion.kinds  # else the test would prove nothing
+    for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
+        assert found.shape == expected.shape
+        assert found.dtype == expected.dtype
+        # float32 sums of at most 400 products of size 1, in another order
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_final_squeeze_keeps_the_batch(convert):
+    conversion = convert(lambda x: tf.squeeze(tf.reduce_mean(x, (1, 2), keepdims=True)))
+    assert conversion.graph.tensors[conversion.graph.outputs[0]].shape == (4,)
+    (expected, *_), (found, *_) = conversion.file_outputs(), conversion.outputs()
+    assert found.shape == (1, 4)
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    assert "batch dimension kept" in conversion.network.rows[-1].became
+
+
+@pytest.mark.parametrize("shared", [[1, 2], None])
+def test_prelu(convert, shared):
+    layer = keras.layers.PReLU(shared_axes=shared)
+    source = keras.Sequential([keras.Input((9, 11, 4), batch_size=1), layer])
+    layer.set_weights([_RANDOM.normal(size=layer.alpha.shape)])
+    conversion = convert(source)
+    assert "PRELU" in conversion.kinds
+    assert "PReLU" in conversion.layers
+    for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
