@@ -326,7 +326,8 @@ def _constants(graph: Graph, biases: dict[tuple[int, int], np.ndarray]) -> list:
             if (operator.position, slot) in biases:
                 values[slot] = biases[operator.position, slot].astype(np.int32)
         stored = [None if value is None else value.tobytes() for value in values]
-        rows.append((operator.kind, operator.outputs, stored))
+        names = [graph.tensors[index].name for index in operator.outputs]  # numbers may change
+        rows.append((operator.kind, names, stored))
     return rows
 
 
