@@ -100,7 +100,7 @@ def test_command_prints_tables_and_writes_json(tmp_path, refused):
     ("flags", "message"),
     [
         (["--model="], "give --model=FILE"),
-        ([f"--model={INT8}", "--num_threads=two"], "--num_threads takes whole numbers"),
+        ([f"--model={INT8}", "--num_threads=two"], "--num_threads: expected whole numbers"),
         ([f"--model={INT8}", "--num_threads=0"], "num_threads must be at least 1"),
         ([f"--model={INT8}", "--num_threads=2,2"], "num_threads must differ"),
         ([f"--model={INT8}", "--repeats=1"], "repeats must be at least 2"),

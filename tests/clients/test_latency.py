@@ -49,9 +49,9 @@ def test_a_file_is_timed():
     ("flags", "words"),
     [
         ([f"--model={__file__}"], "not a .tflite file"),
-        ([f"--model={INT8}", "--num_threads="], "--num_threads takes whole numbers"),
-        ([f"--model={INT8}", "--num_threads=two"], "--num_threads takes whole numbers"),
-        ([f"--model={INT8}", "--num_threads=0"], "--num_threads takes whole numbers"),
+        ([f"--model={INT8}", "--num_threads="], "--num_threads: expected whole numbers"),
+        ([f"--model={INT8}", "--num_threads=two"], "--num_threads: expected whole numbers"),
+        ([f"--model={INT8}", "--num_threads=0"], "--num_threads: expected whole numbers"),
     ],
 )
 def test_mistakes_are_one_line(flags, words):

@@ -95,6 +95,7 @@ def test_a_check_for_nobody_is_a_mistake():
         check=False,
     )
     assert done.returncode == 1
-    assert (
-        done.stderr == "error: give --client, one or more of mediapipe, litertjs, edgetpu, ethosu\n"
+    assert done.stderr == (
+        "error: expected a client, got none; give --client, one or more of mediapipe, litertjs, "
+        "edgetpu, ethosu\n"
     )
