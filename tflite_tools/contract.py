@@ -9,16 +9,16 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.file_contract import (
+from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
+from tflite_tools.input_contract import (
+    FileDescription,
     PreprocessingSource,
-    Said,
     choose_preprocessing,
     input_warnings,
     per_tensor,
     pixel_table,
-    read_said,
+    read_description,
 )
-from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
@@ -146,7 +146,7 @@ def read_contract(
     warnings: list[str] = []
     if len(graph.outputs) > 1:
         warnings.append(f"{len(graph.outputs)} outputs; the first, {output.name!r}, is read")
-    said = read_said(path, image.shape[3])
+    said = read_description(path, image.shape[3])
     manifest = said.manifest
     label_set, unnamed = _label_set(said, class_count(graph, num_classes))
     used, source = choose_preprocessing(image, said, given=preprocessing, name=str(path))
@@ -256,7 +256,7 @@ def class_count(graph: Graph, num_classes: int | None) -> int | None:
     return None
 
 
-def _label_set(said: Said, classes: int | None) -> tuple[LabelSet | None, list[str]]:
+def _label_set(said: FileDescription, classes: int | None) -> tuple[LabelSet | None, list[str]]:
     if said.manifest is not None:
         return said.manifest.label_set, []
     labels = said.labels

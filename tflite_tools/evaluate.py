@@ -14,7 +14,7 @@ from tflite_tools import evaluation_flags
 from tflite_tools.evaluation.evaluation import evaluate
 from tflite_tools.evaluation.mask_grid import grid_samples, write_grid
 from tflite_tools.evaluation.tables import terminal_table, write_metrics
-from tflite_tools.evaluation.tiled import OFF, setting
+from tflite_tools.evaluation.tiled import OFF, tiling_note
 from tflite_tools.file_list import unread_text
 
 FLAGS = flags.FLAGS
@@ -53,7 +53,7 @@ def main() -> int:
     output_dir = request.output_dir(FLAGS.output_dir, default="evaluation")
     write_metrics(results, dataset, options=options, output_dir=output_dir, unread=unread)
     if options.tile_overlap != OFF:
-        sys.stdout.write(setting(options.tile_overlap) + "\n\n")
+        sys.stdout.write(tiling_note(options.tile_overlap) + "\n\n")
     sys.stdout.write(terminal_table(results, dataset, options=options) + "\n")
     if unread:
         sys.stdout.write(unread_text(unread) + "\n")

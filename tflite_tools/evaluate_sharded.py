@@ -20,7 +20,7 @@ from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.evaluation import EvaluationOptions
 from tflite_tools.evaluation.request import table_names
 from tflite_tools.evaluation.tables import terminal_table, write_metrics
-from tflite_tools.evaluation.tiled import OFF, setting
+from tflite_tools.evaluation.tiled import OFF, tiling_note
 from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 from tflite_tools.file_list import UnreadFile, read_contracts, unread_text
 
@@ -86,7 +86,7 @@ def main() -> int:
     )
     output_dir = pathlib.Path(FLAGS.output_dir)
     if options.tile_overlap != OFF:
-        sys.stdout.write(setting(options.tile_overlap) + "\n\n")
+        sys.stdout.write(tiling_note(options.tile_overlap) + "\n\n")
     sys.stdout.write(terminal_table(results, dataset, options=options) + "\n")
     write_metrics(results, dataset, options=options, output_dir=output_dir, unread=unread)
     if unread:

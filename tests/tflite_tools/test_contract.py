@@ -21,8 +21,8 @@ from tests.diagnosis.surgery import (
 )
 from tests.zoo import CAMVID
 from tflite_tools.contract import read_contract
-from tflite_tools.file_contract import PreprocessingSource, pixel_table, read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import PreprocessingSource, pixel_table, read_input_contract
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
 from tflite_tools.runtime.runner import ModelRunner
@@ -216,7 +216,7 @@ def test_bytes_instead_of_ties_are_said(tmp_path):
     assert "fed the pixels' bytes unchanged" in warning
     assert "would leave 129 of 256 levels" in warning
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
-    reals = read_file_contract(path, read_graph(path)).real_values(every)
+    reals = read_input_contract(path, read_graph(path)).real_values(every)
     np.testing.assert_allclose(reals, (every - 128.0) * 2 / 255, atol=1e-6)
 
 

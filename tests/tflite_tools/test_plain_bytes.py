@@ -8,8 +8,8 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from tests.diagnosis.surgery import CODES, float_twin, new_operator, new_tensor, unpacked, write
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
 from tflite_tools.contract import read_contract
-from tflite_tools.file_contract import PreprocessingSource, read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import PreprocessingSource, read_input_contract
 from tflite_tools.runtime.runner import ModelRunner
 
 TYPES = schema.TensorType
@@ -50,7 +50,7 @@ def test_a_cast_input_is_fed_with_bytes(tmp_path, kind):
     expected = floats.class_map(image)
     assert len(np.unique(expected)) > 2
     assert np.mean(ModelRunner(contract).class_map(image) == expected) > 0.999
-    rebuilt = read_file_contract(contract.path, read_graph(contract.path))
+    rebuilt = read_input_contract(contract.path, read_graph(contract.path))
     assert rebuilt.preprocessing == contract.preprocessing
     assert rebuilt.preprocessing.std == (1.0,) * 3
 

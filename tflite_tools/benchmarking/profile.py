@@ -192,7 +192,7 @@ def layer_name(graph: Graph, operator: Operator) -> str:
     return "/".join(parts[:-1] or parts)
 
 
-def side_by_side(first: Profile, second: Profile) -> list[tuple[OperatorTime, OperatorTime]]:
+def pair_operators(first: Profile, second: Profile) -> list[tuple[OperatorTime, OperatorTime]]:
     """Operators of two files with the same layer name and kind, in order.
 
     What is left on both sides is paired by kind and order, if both have as many of that kind.

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 
-from tflite_tools.benchmarking.profile import OperatorTime, Profile, side_by_side
+from tflite_tools.benchmarking.profile import OperatorTime, Profile, pair_operators
 from tflite_tools.benchmarking.timing import Benchmark, BenchmarkOptions
 from tflite_tools.evaluation.tables import kernels_line
 from tflite_tools.runtime.interpreter import BUILTIN_NOTE, Kernels
@@ -211,7 +211,7 @@ def _slow_row(profile: Profile, operator: OperatorTime, *, threads: int) -> list
 
 def comparison_text(first: Profile, second: Profile, *, threads: int) -> str:
     """Two files layer by layer, summed by kind, and the layers that gain least and cost most."""
-    pairs = side_by_side(first, second)
+    pairs = pair_operators(first, second)
     if not pairs:
         return f"{first.name} and {second.name}: layers do not pair by name, nothing to compare"
     groups: dict[str, list[tuple[OperatorTime, OperatorTime]]] = collections.defaultdict(list)

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from tflite_tools.benchmarking.ceiling import write_ceiling
+from tflite_tools.benchmarking.peak_model import write_peak_model
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
@@ -110,7 +110,7 @@ def benchmark(
         peaks = {}
         for integer, name in ((True, "int8"), (False, "float32")):
             path = pathlib.Path(scratch) / f"peak_{name}.tflite"
-            write_ceiling(path, integer)
+            write_peak_model(path, integer)
             peaks[integer] = _describe(read_contract(path, name=f"peak {name}"))
         everything = [*results, *peaks.values()]
         for result in results:  # the peaks are files of ours, and classify nothing

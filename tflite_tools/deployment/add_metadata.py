@@ -12,8 +12,8 @@ from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.metadata_description import check_labels, describe
-from tflite_tools.file_contract import PreprocessingSource
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import PreprocessingSource
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.metadata.packing import add
 from tflite_tools.metadata.segmenter import SegmenterMetadata

@@ -7,9 +7,9 @@ import pathlib
 from deeplab_tf.data.dataset import SegmentationDataset, read_lines
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, class_count, read_contract
-from tflite_tools.file_contract import PreprocessingSource
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS
+from tflite_tools.input_contract import PreprocessingSource
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 

@@ -15,8 +15,8 @@ from tflite_tools.diagnosis.views import (
     UPSIDE_DOWN,
     describe,
 )
-from tflite_tools.file_contract import PreprocessingSource, own_preprocessing
 from tflite_tools.flatbuffer.graph import Graph
+from tflite_tools.input_contract import PreprocessingSource, quantized_preprocessing
 
 _OTHER_UNITS = 16.0
 """Two ranges whose widths differ more are pixels against normalized values, not two choices."""
@@ -81,7 +81,7 @@ def _expected_range(case: Case) -> tuple[float, float] | None:
     followers = graph.consumers(image.index)
     if image.is_float and len(followers) == 1 and followers[0].kind == "QUANTIZE":
         image = graph.tensors[followers[0].outputs[0]]
-    if own := own_preprocessing(image, case.contract.channels):
+    if own := quantized_preprocessing(image, case.contract.channels):
         return own.input_range
     return (0.0, 255.0) if _divides_pixels(graph) else None
 

@@ -9,7 +9,7 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract
 from tflite_tools.diagnosis.case import Case
-from tflite_tools.file_contract import own_preprocessing
+from tflite_tools.input_contract import quantized_preprocessing
 
 DECLARED = "declared"
 REVERSED = "reversed channels"
@@ -119,7 +119,7 @@ def describe(preprocessing: Preprocessing) -> str:
 
 
 def _other_normalizations(case: Case) -> list[Preprocessing]:
-    own = own_preprocessing(case.input_tensor, case.contract.channels)
+    own = quantized_preprocessing(case.input_tensor, case.contract.channels)
     if own is not None:
         candidates = [own]
     else:

@@ -17,12 +17,12 @@ from deeplab_tf.data.preprocessing import place, place_label
 from deeplab_tf.metrics import confusion
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.tiled import (
+    IMAGES_AHEAD,
     OFF,
-    PHOTOS_AHEAD,
     check_overlaps,
     invokes_note,
-    patience_s,
-    write_photos,
+    task_timeout_s,
+    write_images,
 )
 from tflite_tools.runtime.interpreter import BUILTIN_NOTE, Kernels
 from tflite_tools.runtime.latency import LatencyMs, measure_latency
@@ -203,7 +203,9 @@ def score_samples(runner: ModelRunner, part: Part) -> _Score:
             on_canvas = runner.class_map(images[index])
             prediction, invokes = chunk.placements[canvas][index].restore_label(on_canvas), 1
         else:
-            prediction, invokes = runner.photo_class_map(images[index], part.options.tile_overlap)
+            prediction, invokes = runner.full_size_class_map(
+                images[index], part.options.tile_overlap
+            )
         matrix = confusion.confusion_matrix(label, prediction, num_classes=num_classes)
         total.matrix += matrix
         if part.options.keep_images:
@@ -255,7 +257,7 @@ def evaluate(
     check_overlaps(contracts, options.tile_overlap)
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
-        check_fit(result, dataset)
+        check_compatibility(result, dataset)
         if options.mean_loss and result.contract.probabilities:
             result.warnings.append("gives probabilities, not logits: no mean loss")
     _probe_all(results, dataset)
@@ -263,7 +265,7 @@ def evaluate(
     with (
         tempfile.TemporaryDirectory(prefix="evaluate-") as scratch,
         InterpreterPool(
-            contracts, options.processes, patience_s=patience_s(options.tile_overlap)
+            contracts, options.processes, timeout_s=task_timeout_s(options.tile_overlap)
         ) as pool,
     ):
         pool.broken |= {
@@ -284,11 +286,11 @@ def evaluate(
     if options.latency_repeats:
         measure_all(results, dataset, options=options)
     for result in results:
-        call_out(result, dataset)
+        add_mask_warnings(result, dataset)
     return results
 
 
-def check_fit(result: ModelResult, dataset: SegmentationDataset) -> None:
+def check_compatibility(result: ModelResult, dataset: SegmentationDataset) -> None:
     contract, label_set = result.contract, dataset.label_set
     if contract.channels != dataset.channels:
         result.failure = (
@@ -366,14 +368,14 @@ def score_list(
     bar = tqdm(total=count * len(alive), desc="evaluate", unit="image", disable=None)
     with bar, concurrent.futures.ThreadPoolExecutor(1) as decoder:
         whole = options.tile_overlap == OFF
-        step = CHUNK_IMAGES if whole else PHOTOS_AHEAD
+        step = CHUNK_IMAGES if whole else IMAGES_AHEAD
 
         def write(first: int) -> list[Chunk]:
             folder = scratch / f"chunk{first // step % 2}"
             size = min(step, count - first)
             if whole:
                 return [write_chunk(dataset, first, count=size, canvases=canvases, folder=folder)]
-            return write_photos(dataset, first, count=size, folder=folder)
+            return write_images(dataset, first, count=size, folder=folder)
 
         ahead = decoder.submit(write, 0)
         for first in range(0, count, step):
@@ -460,7 +462,7 @@ def measure_all(
         results[index].latency = latency
 
 
-def call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
+def add_mask_warnings(result: ModelResult, dataset: SegmentationDataset) -> None:
     """Loud words for a mask that says nothing."""
     if result.failure or result.matrix is None or not result.images:
         return

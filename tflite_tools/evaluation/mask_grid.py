@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.contract import ModelContract
-from tflite_tools.evaluation.tiled import OFF, patience_s
+from tflite_tools.evaluation.tiled import OFF, task_timeout_s
 from tflite_tools.runtime.pool import InterpreterPool, Task
 from tflite_tools.runtime.runner import ModelRunner
 
@@ -19,7 +19,7 @@ GAP = 4
 
 def _predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> np.ndarray:
     """Runs in a child: class map at the photo's own size."""
-    return runner.photo_class_map(image, tile_overlap)[0]
+    return runner.full_size_class_map(image, tile_overlap)[0]
 
 
 def predict_all(
@@ -31,7 +31,7 @@ def predict_all(
 ) -> dict[tuple[int, int], np.ndarray]:
     """Class map of each file for each image, keyed (file, image); failures are left out."""
     predictions = {}
-    with InterpreterPool(contracts, processes, patience_s=patience_s(tile_overlap)) as pool:
+    with InterpreterPool(contracts, processes, timeout_s=task_timeout_s(tile_overlap)) as pool:
         keys = {}
         tasks = []
         for number, image in enumerate(images):

@@ -17,7 +17,7 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.readers.semantic_kitti import LidarDataset
 from deeplab_tf.metrics import confusion
 from tflite_tools.contract import ModelContract
-from tflite_tools.evaluation.evaluation import ModelResult, call_out, check_fit
+from tflite_tools.evaluation.evaluation import ModelResult, add_mask_warnings, check_compatibility
 from tflite_tools.runtime.pool import InterpreterPool, Task
 from tflite_tools.runtime.runner import ModelRunner
 
@@ -210,13 +210,13 @@ class PointScores:
     scans: int
     outside: np.ndarray
 
-    def call_out(self, dataset: LidarDataset) -> None:
+    def add_mask_warnings(self, dataset: LidarDataset) -> None:
         """Adds what a user must know to each file's warnings."""
         for result in self.files:
             if result.matrix is not None:
                 seen = result.matrix.copy()
                 seen[:, -1] -= self.outside  # no fault of the file
-                call_out(dataclasses.replace(result, matrix=seen), dataset)
+                add_mask_warnings(dataclasses.replace(result, matrix=seen), dataset)
 
 
 def score_points(
@@ -246,7 +246,7 @@ def score_points(
         contracts, dataset, scans=min(limit or len(dataset), len(dataset)), neighbours=neighbours
     )
     for result in scores.files:
-        check_fit(result, dataset)
+        check_compatibility(result, dataset)
     with InterpreterPool(contracts, processes) as pool:
         pool.broken |= {i: file.failure for i, file in enumerate(scores.files) if file.failure}
         tasks = _tasks(scores, dataset, neighbours=neighbours)
@@ -257,7 +257,7 @@ def score_points(
                 scores.files[outcome.task.model].constant_images += constant
         for index, failure in pool.broken.items():
             scores.files[index].failure = failure
-    scores.call_out(dataset)
+    scores.add_mask_warnings(dataset)
     return scores
 
 

@@ -31,11 +31,11 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import (
     ModelResult,
     ScoringOptions,
-    call_out,
-    check_fit,
+    add_mask_warnings,
+    check_compatibility,
     score_list,
 )
-from tflite_tools.evaluation.tiled import OFF, check_overlaps, patience_s
+from tflite_tools.evaluation.tiled import OFF, check_overlaps, task_timeout_s
 from tflite_tools.manifest import sha256_of
 from tflite_tools.runtime.pool import InterpreterPool
 
@@ -169,7 +169,7 @@ class ScoreShard(beam.DoFn):
         self._open = contextlib.ExitStack()
         self._dataset = self._source.open()
         contracts = [each.contract() for each in self._files]
-        pool = InterpreterPool(contracts, 1, patience_s=patience_s(self._tile_overlap))
+        pool = InterpreterPool(contracts, 1, timeout_s=task_timeout_s(self._tile_overlap))
         self._pool = self._open.enter_context(pool)
         self._contracts = contracts
 
@@ -238,7 +238,7 @@ def evaluate_sharded(
     check_overlaps(contracts, tile_overlap)
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
-        check_fit(result, dataset)
+        check_compatibility(result, dataset)
     fitting = [result for result in results if not result.failure]
     if not fitting:
         return results
@@ -274,7 +274,7 @@ def evaluate_sharded(
                 total.constant_images[index],
                 total.invokes[index],
             )
-        call_out(result, dataset)
+        add_mask_warnings(result, dataset)
     return results
 
 

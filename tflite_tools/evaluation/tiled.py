@@ -8,13 +8,13 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement
 from deeplab_tf.data.tiles import check_overlap
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.pool import PATIENCE_S
+from tflite_tools.runtime.pool import TIMEOUT_S
 from tflite_tools.runtime.sample_chunk import Chunk
 
 OFF = -1
 """Value of `tile_overlap` that scales every photo to fit."""
 
-PHOTOS_AHEAD = 8
+IMAGES_AHEAD = 8
 """Photos decoded ahead. Each takes 5 bytes a pixel on disk: 36 million pixels, 180 MB."""
 
 
@@ -27,16 +27,16 @@ def check_overlaps(contracts: list[ModelContract], tile_overlap: int) -> None:
             raise ValueError(f"{contract.name}: {error}; change --tile_overlap") from error
 
 
-def patience_s(tile_overlap: int) -> float:
+def task_timeout_s(tile_overlap: int) -> float:
     """Seconds that one task may take.
 
     A tiled photo is one task and may be a thousand invokes; a file that never ends was found
     before, at its single first invoke.
     """
-    return PATIENCE_S if tile_overlap == OFF else 60 * PATIENCE_S
+    return TIMEOUT_S if tile_overlap == OFF else 60 * TIMEOUT_S
 
 
-def write_photos(
+def write_images(
     dataset: SegmentationDataset, first: int, *, count: int, folder: pathlib.Path
 ) -> list[Chunk]:
     """Decodes samples and writes each, at its own size, as a chunk of one sample.
@@ -46,10 +46,10 @@ def write_photos(
             data set.
     """
     numbers = range(first, first + count)
-    return [_write_photo(dataset, index, folder=folder / str(index - first)) for index in numbers]
+    return [_write_image(dataset, index, folder=folder / str(index - first)) for index in numbers]
 
 
-def _write_photo(dataset: SegmentationDataset, index: int, *, folder: pathlib.Path) -> Chunk:
+def _write_image(dataset: SegmentationDataset, index: int, *, folder: pathlib.Path) -> Chunk:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.u8"):  # of a photo of another size
         old.unlink()
@@ -70,7 +70,7 @@ def _write_photo(dataset: SegmentationDataset, index: int, *, folder: pathlib.Pa
     return chunk
 
 
-def setting(tile_overlap: int) -> str:
+def tiling_note(tile_overlap: int) -> str:
     """The setting in words, for the head of a table; "" where it is off."""
     if tile_overlap == OFF:
         return ""

@@ -83,7 +83,7 @@ def _serve(connection, files: Sequence[RunnableFile], num_threads: int, quiet: b
         connection.send(reply)
 
 
-PATIENCE_S = 600.0
+TIMEOUT_S = 600.0
 """A file that needs longer for one task is stopped: some damaged ones never end."""
 
 
@@ -97,14 +97,14 @@ class InterpreterPool:
         *,
         num_threads: int = 1,
         quiet: bool = True,
-        patience_s: float = PATIENCE_S,
+        timeout_s: float = TIMEOUT_S,
     ):
         if processes < 1:
             raise ValueError(f"processes must be at least 1; got {processes}")
         self._files = files
         self._threads = num_threads
         self._quiet = quiet
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._context = multiprocessing.get_context("spawn")
         self._children = [self._start() for _ in range(processes)]
         self.broken: dict[int, str] = {}
@@ -155,7 +155,7 @@ class InterpreterPool:
                     self._children[slot] = self._start()
                     self._children[slot][1].send(task)
                 running[slot] = task
-                deadlines[slot] = time.monotonic() + self._patience_s
+                deadlines[slot] = time.monotonic() + self._timeout_s
                 return None
             return None
 
@@ -185,7 +185,7 @@ class InterpreterPool:
         process.kill()
         process.join(10)
         self._children[slot] = self._start()
-        return None, f"the file gave no answer in {self._patience_s:.0f} s; do not ship it"
+        return None, f"the file gave no answer in {self._timeout_s:.0f} s; do not ship it"
 
     def _receive(self, slot: int) -> tuple[object, str]:
         process, connection = self._children[slot]
@@ -199,7 +199,7 @@ class InterpreterPool:
             return None, f"the file crashed the runtime ({cause}); do not ship it"
 
 
-FILE_PATIENCE_S = 300.0
+FILE_TIMEOUT_S = 300.0
 """Longest time that loading a file, or one image, may take in a `FileRunner`."""
 
 
@@ -225,7 +225,7 @@ class FileRunner:
     ):
         self._path = path
         file = AnyFile(pathlib.Path(path), kernels)
-        self._pool = InterpreterPool([file], 1, num_threads=num_threads, patience_s=FILE_PATIENCE_S)
+        self._pool = InterpreterPool([file], 1, num_threads=num_threads, timeout_s=FILE_TIMEOUT_S)
         weakref.finalize(self, self._pool.close)
         self.kernels: Kernels = self._run(_kernels_of)
 

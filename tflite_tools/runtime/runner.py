@@ -153,7 +153,7 @@ class ModelRunner:
         logits = self.reader.logits_on_canvas(self.output())
         return cross_entropy_sum(dequantize(logits, self.contract.output_quantization), label)
 
-    def photo_class_map(self, photo: np.ndarray, tile_overlap: int) -> tuple[np.ndarray, int]:
+    def full_size_class_map(self, photo: np.ndarray, tile_overlap: int) -> tuple[np.ndarray, int]:
         """Class map of a whole photo at its own size.
 
         Args:

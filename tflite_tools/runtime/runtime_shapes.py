@@ -14,7 +14,7 @@ import numpy as np
 from tflite_tools.flatbuffer.graph import MAX_RANK, Graph, has_unknown_shapes
 from tflite_tools.runtime.interpreter import Kernels, open_interpreter
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
 def with_known_shapes(graph: Graph, outputs: bool = False) -> Graph:
@@ -64,8 +64,8 @@ def _ask(path: pathlib.Path) -> dict[int, tuple[int, ...]]:
     child.start()
     theirs.close()
     try:
-        answered = ours.poll(PATIENCE_S)
-        shapes, failure = ours.recv() if answered else ({}, f"no answer in {PATIENCE_S:.0f} s")
+        answered = ours.poll(TIMEOUT_S)
+        shapes, failure = ours.recv() if answered else ({}, f"no answer in {TIMEOUT_S:.0f} s")
     except EOFError:
         shapes, failure = {}, "it crashed the runtime"
     finally:

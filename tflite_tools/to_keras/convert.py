@@ -20,8 +20,8 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.edit import append_classifier, last_convolution
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named, named_arrays
-from tflite_tools.file_contract import FileContract, PreprocessingSource, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
+from tflite_tools.input_contract import InputContract, PreprocessingSource, read_input_contract
 from tflite_tools.manifest import read_manifest
 from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras import fidelity, self_check
@@ -102,7 +102,7 @@ def convert(config: ImportConfig) -> Result:
     """
     check_output(config.output_dir, config.overwrite)
     graph = read_checked_graph(config.model)
-    contract = read_file_contract(config.model, graph, mean=config.mean, std=config.std)
+    contract = read_input_contract(config.model, graph, mean=config.mean, std=config.std)
     for warning in contract.warnings:
         logging.warning("%s: %s", config.model, warning)
     network = import_graph(graph, config.trim_head)
@@ -212,7 +212,7 @@ def unfold_batch_norm(description, arrays: dict[str, np.ndarray], *, batches):
     return description, named_arrays(model)
 
 
-def _photos(config: ImportConfig, contract: FileContract, *, shape) -> list[np.ndarray]:
+def _photos(config: ImportConfig, contract: InputContract, *, shape) -> list[np.ndarray]:
     """The first photos of the list as the network's input, float32 [1, height, width, 3]."""
     dataset = open_dataset(config.dataset, config.data_dir, split=config.split)
     if len(shape) != 3 or shape[2] != dataset.channels:

@@ -10,7 +10,7 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import RESIZE, NetworkDescription
 from deeplab_tf.models.config import IMPORTED, ModelConfig
 from deeplab_tf.training.config import TrainingConfig
-from tflite_tools.file_contract import FileContract
+from tflite_tools.input_contract import InputContract
 from tflite_tools.to_keras.split_head import split_head
 
 
@@ -35,7 +35,7 @@ def as_run(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
     *,
-    contract: FileContract,
+    contract: InputContract,
     label_set: LabelSet | None,
     dataset: str = "",
     data_dir: str = "",

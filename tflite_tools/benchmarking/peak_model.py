@@ -19,7 +19,7 @@ CHANNELS = 512
 enough to run undisturbed now and then on a busy machine."""
 
 
-def write_ceiling(path: pathlib.Path, integer: bool) -> None:
+def write_peak_model(path: pathlib.Path, integer: bool) -> None:
     """Writes a `.tflite` of one CONV_2D, int8 (weights per channel) or float32.
 
     Its input is [1, 32, 32, 512], its output the same.

@@ -42,7 +42,7 @@ class PreprocessingSource(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
+class FileDescription:
     """What stands beside or inside a file.
 
     Attributes:
@@ -67,7 +67,7 @@ class Said:
 
 
 @dataclasses.dataclass(frozen=True)
-class FileContract:
+class InputContract:
     """What any file takes, an image or not, and the class names that come with it.
 
     Attributes:
@@ -143,13 +143,13 @@ class FileContract:
         }
 
 
-def read_file_contract(
+def read_input_contract(
     path: str | pathlib.Path,
     graph: Graph,
     *,
     mean: float | None = None,
     std: float | None = None,
-) -> FileContract:
+) -> InputContract:
     """Reads what a file's input means: given, manifest, metadata, quantization, assumed.
 
     Args:
@@ -167,12 +167,18 @@ def read_file_contract(
         if mean is None or std is None or std <= 0:
             raise ValueError(f"mean and a positive std belong together; got {mean} and {std}")
         given = Preprocessing((mean,) * _channels(image), (std,) * _channels(image))
-    return file_contract(image, read_said(path, _channels(image)), given=given, name=str(path))
+    return input_contract(
+        image, read_description(path, _channels(image)), given=given, name=str(path)
+    )
 
 
-def file_contract(
-    image: Tensor, said: Said, *, given: Preprocessing | None = None, name: str = "the file"
-) -> FileContract:
+def input_contract(
+    image: Tensor,
+    said: FileDescription,
+    *,
+    given: Preprocessing | None = None,
+    name: str = "the file",
+) -> InputContract:
     """The contract of an input tensor.
 
     Raises:
@@ -180,7 +186,7 @@ def file_contract(
     """
     used, source = choose_preprocessing(image, said, given=given, name=name)
     quantization = per_tensor(image)
-    return FileContract(
+    return InputContract(
         image.name,
         image.shape,
         dtype=image.type_name.lower(),
@@ -197,7 +203,7 @@ def _channels(image: Tensor) -> int:
     return image.shape[3] if len(image.shape) == 4 else 1
 
 
-def read_said(path: pathlib.Path, channels: int) -> Said:
+def read_description(path: pathlib.Path, channels: int) -> FileDescription:
     """What the manifest says, else the metadata; a damaged metadata is a warning.
 
     Raises:
@@ -205,7 +211,7 @@ def read_said(path: pathlib.Path, channels: int) -> Said:
     """
     manifest = read_manifest(path)
     if manifest is not None:
-        return Said(
+        return FileDescription(
             manifest,
             manifest.preprocessing,
             source=PreprocessingSource.MANIFEST,
@@ -214,9 +220,9 @@ def read_said(path: pathlib.Path, channels: int) -> Said:
     try:
         metadata, labels = packing.read(path), packing.read_labels(path)
     except ValueError as error:  # what other programs wrote may be damaged or meant otherwise
-        return Said(warnings=(f"its metadata is not used: {error}",))
+        return FileDescription(warnings=(f"its metadata is not used: {error}",))
     preprocessing, unfit = _said_preprocessing(metadata, channels)
-    return Said(preprocessing=preprocessing, labels=labels, warnings=tuple(unfit))
+    return FileDescription(preprocessing=preprocessing, labels=labels, warnings=tuple(unfit))
 
 
 def _said_preprocessing(
@@ -234,7 +240,7 @@ def _said_preprocessing(
 
 
 def choose_preprocessing(
-    image: Tensor, said: Said, *, given: Preprocessing | None, name: str
+    image: Tensor, said: FileDescription, *, given: Preprocessing | None, name: str
 ) -> tuple[Preprocessing, PreprocessingSource]:
     """The normalization of the first that speaks.
 
@@ -242,7 +248,7 @@ def choose_preprocessing(
         ValueError: it is for another number of channels.
     """
     channels = _channels(image)
-    own = own_preprocessing(image, channels)
+    own = quantized_preprocessing(image, channels)
     if own is not None and image.quantization is None:
         return own, PreprocessingSource.QUANTIZATION
     found = (
@@ -267,7 +273,7 @@ def per_tensor(tensor: Tensor) -> tuple[float, int] | None:
     return float(tensor.quantization.scale[0]), int(tensor.quantization.zero_point[0])
 
 
-def own_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
+def quantized_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
     """What a quantized image's scale and zero point stand for, or its bytes; None for floats.
 
     A uint8 pixel is the quantized value, an int8 one is the pixel less 128; without a scale the
