@@ -3,7 +3,7 @@
 python -m tflite_tools.check_target --model=int8.tflite --target=edgetpu
 python -m tflite_tools.check_target --model=int8.tflite --target=ethos-u55-128 --json=report.json
 
-Exit status: 0 if every operator is mapped, 1 if one would stay off the accelerator (or the check
+Exit status: 0 when every operator is mapped, 1 if one would stay off the accelerator (or the check
 failed, with one line on stderr), 2 for wrong flags. Targets: edgetpu (documented rules),
 ethos-u55/u65/u85-MACS (compiles with Arm's Vela: pip install 'deeplab-tflite[vela]'), gpu and
 nnapi[-API level] (rules of the TFLite delegates).

@@ -120,7 +120,7 @@ def test_what_does_not_fit_together_is_said(tmp_path):
     output = tmp_path / "ready.tflite"
     flags = ("--mean=0,0,0", "--std=255,255,255", f"--output={output}")
     done = command(f"--model={CAMVID / 'int8.tflite'}", *flags)
-    assert "input scale 0.0078125 and zero point 128 stand for [-1, 0.992]" in done.stderr
+    assert "input scale 0.0078125 and zero point 128 cover [-1, 0.992]" in done.stderr
 
 
 def test_command_refuses_in_one_line(bare, tmp_path):

@@ -61,7 +61,7 @@ def test_one_channel_of_scores_is_no_class_map(changed):
         output = graph.tensors[graph.outputs[0]]
         output.shape = [*list(output.shape)[:3], 1]
 
-    with pytest.raises(ValueError, match="is one channel of scores"):
+    with pytest.raises(ValueError, match="got one channel of scores"):
         read_contract(changed(single))
 
 

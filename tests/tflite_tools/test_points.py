@@ -80,7 +80,7 @@ def test_vote_options_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 4}, "window must be odd and hold count neighbours; got 4 and 5"),
+        ({"window": 4}, "window must be odd and hold count neighbours; got window 4 and count 5"),
         ({"count": 26}, "got 5 and 26"),
         ({"count": 0}, "got 5 and 0"),
         ({"sigma": 0.0}, r"sigma and cutoff must be positive; got 0\.0"),

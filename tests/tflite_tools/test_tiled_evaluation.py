@@ -165,7 +165,7 @@ def test_scores_are_those_of_the_stitched_masks(own_folder, runner):
     np.testing.assert_array_equal(first.matrix, matrix)
     assert second.agreement == pytest.approx(same / total)
     assert (first.images, first.invokes) == (4, 20)  # 9 + 1 + 9 + 1
-    assert "cut in tiles: 5.0 invokes a photo on average (20 for 4 photos)" in first.warnings[-1]
+    assert "cut in tiles: 5.0 invokes per image on average (20 for 4 images)" in first.warnings[-1]
 
 
 def test_photos_that_are_not_larger_are_scored_as_without_tiles(own_folder):
@@ -217,7 +217,7 @@ def test_command_records_the_setting(own_folder, tmp_path):
     )
     assert status == 0, errors
     assert "overlapping by 64 pixels at least" in output.splitlines()[0]
-    assert "int8: cut in tiles: 5.0 invokes a photo" in output
+    assert "int8: cut in tiles: 5.0 invokes per image" in output
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["options"]["tile_overlap"] == 64
     assert metrics["models"][0]["images"] == 2
@@ -227,7 +227,7 @@ def test_command_records_the_setting(own_folder, tmp_path):
     ("overlap", "status", "message"),
     [
         ("368", 1, "int8: tiles of 368x480 pixels (height x width) overlap by 0 to 367 pixels"),
-        ("-2", 1, "tile_overlap is -1 (off) or a number of pixels from 0 on; got -2"),
+        ("-2", 1, "tile_overlap must be -1 (off) or at least 0 pixels; got -2"),
         ("half", 2, "--tile_overlap=half"),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_file_that_never_answers_is_stopped():
             )
         )
     assert [outcome.value for outcome in outcomes] == [None, None, "int8"]
-    assert outcomes[0].failure == "the file gave no answer in 12 s; do not ship it"
+    assert outcomes[0].failure == "the file gave no answer within 12 s; do not deploy it"
     assert outcomes[1].failure == outcomes[0].failure
 
 

@@ -56,7 +56,7 @@ class ProfiledModel:
         RuntimeError: another version of the runtime, or it refuses the file.
     """
 
-    def __init__(self, path: pathlib.Path, num_threads: int):
+    def __init__(self, path: pathlib.Path, num_threads: int) -> None:
         self._library = _load()
         self._libc = ctypes.CDLL(None)
         self._libc.strdup.restype = _HANDLE

@@ -106,7 +106,7 @@ def profile(
         for outcome in pool.run(tasks):
             if not outcome.failure:
                 key = outcome.task.model, outcome.task.arguments[0]
-                runs.setdefault(key, []).append(outcome.value)  # type: ignore[arg-type]
+                runs.setdefault(key, []).append(outcome.value)
         broken = dict(pool.broken)
     return [
         Profile(contract.name, failure=broken[index])

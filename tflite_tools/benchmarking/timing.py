@@ -139,7 +139,7 @@ def _probe(result: Benchmark) -> None:
         for outcome in pool.run([task]):
             result.failure = outcome.failure
             if not outcome.failure:
-                result.memory_mb, result.kernels = outcome.value  # type: ignore[misc]
+                result.memory_mb, result.kernels = outcome.value
 
 
 def first_run(runner: ModelRunner, image: np.ndarray) -> tuple[float, Kernels]:
@@ -185,12 +185,12 @@ def _time_all(results: list[Benchmark], options: BenchmarkOptions) -> None:
                 for index, image in images
             )
             for outcome in pool.run(tasks):
-                first[outcome.task.model, threads] = outcome.value  # type: ignore[assignment]
+                first[outcome.task.model, threads] = outcome.value
         for _ in range(options.repeats):
             for threads, pool in pools.items():
                 for outcome in pool.run([Task(index, one_invoke, arguments=()) for index in alive]):
                     key = outcome.task.model, threads
-                    times.setdefault(key, []).append(outcome.value)  # type: ignore[arg-type]
+                    times.setdefault(key, []).append(outcome.value)
         for index in alive:
             failures = [pool.broken[index] for pool in pools.values() if index in pool.broken]
             results[index].failure = failures[0] if failures else ""
