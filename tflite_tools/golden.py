@@ -35,7 +35,7 @@ def main() -> int:
         result = compare(output_dir, pathlib.Path(FLAGS.check), model=model)
         sys.stdout.write(
             f"{'passed' if result.passed else 'FAILED'}: {result.agreement:.4%} of the pixels have "
-            f"the same class, at least {result.demanded:.2%} is required; largest difference of a "
+            f"the same class, at least {result.required:.2%} is required; largest difference of a "
             f"raw value: {result.largest_difference:g}\n"
         )
         return 0 if result.passed else 1

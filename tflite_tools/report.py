@@ -17,7 +17,7 @@ from tflite_tools import evaluation_flags
 from tflite_tools.evaluation.tables import terminal_table
 from tflite_tools.file_list import unread_text
 from tflite_tools.html_report.collect import collect
-from tflite_tools.html_report.page import PAGE, refuse_old, write_report
+from tflite_tools.html_report.page import PAGE, check_output_dir, write_report
 
 FLAGS = flags.FLAGS
 
@@ -38,7 +38,7 @@ def main() -> int:
     """
     request = evaluation_flags.read_request()
     output_dir = request.output_dir(FLAGS.output_dir, default="report")
-    refuse_old(output_dir, FLAGS.overwrite)
+    check_output_dir(output_dir, FLAGS.overwrite)
     run_config = request.run_config()
     contracts, unread = request.read_contracts()
     report = collect(

@@ -84,7 +84,7 @@ def test_command_prints_tables_and_writes_json(tmp_path, refused):
         "milliseconds of one invoke, 2 thread(s)",
         "peak int8",
         "profile of qat_int8",
-        "left to builtin kernels, which use one thread or few: QUANTIZE 2",
+        "left to builtin kernels, which use one or few threads: QUANTIZE 2",
         "int8 against qat_int8",
     ):
         assert words in out

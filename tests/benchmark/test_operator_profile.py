@@ -170,7 +170,7 @@ def narrow_records(runner):
 def test_another_runtime_is_refused_in_one_line(monkeypatch):
     with InterpreterPool([read_contract(INT8)], 1) as pool:
         (outcome,) = pool.run([Task(0, narrow_records, arguments=())])
-    assert "writes records of 104.0 bytes, not 88" in outcome.failure
+    assert "expected records of 88 bytes from the runtime's profiler, got 104.0" in outcome.failure
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1.0")
     with pytest.raises(RuntimeError, match=r"need ai-edge-litert 2\.3\.x.*2\.1\.0 is installed"):
         native.ProfiledModel(INT8, 1)
