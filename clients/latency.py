@@ -49,7 +49,7 @@ class Row:
 
     model: pathlib.Path
     program: str
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen[str] | None = None
     times_ms: list[float] = dataclasses.field(default_factory=list)
     failure: str = ""
     _errors: IO[str] | None = None
@@ -75,9 +75,10 @@ class Row:
 
     def wait_until_ready(self) -> bool:
         """Waits until the file is loaded; returns False if that failed."""
-        assert self.process is not None
+        output = self._child.stdout
+        assert output is not None
         with self._deadline():
-            for line in self.process.stdout:
+            for line in output:
                 if line == "ready\n":
                     return True
         self.failure = self._reason()
@@ -90,14 +91,20 @@ class Row:
         Raises:
             RuntimeError: the program died or was ended at the deadline.
         """
-        assert self.process is not None
+        requests, answers = self._child.stdin, self._child.stdout
+        assert requests is not None and answers is not None
         try:
             with self._deadline():
-                self.process.stdin.write("\n")
-                self.process.stdin.flush()
-                return float(self.process.stdout.readline())
+                requests.write("\n")
+                requests.flush()
+                return float(answers.readline())
         except (OSError, ValueError) as error:
             raise RuntimeError(f"{self.program} died on {self.model}: {self._reason()}") from error
+
+    @property
+    def _child(self) -> subprocess.Popen[str]:
+        assert self.process is not None
+        return self.process
 
     @contextlib.contextmanager
     def _deadline(self) -> Iterator[None]:
@@ -112,13 +119,14 @@ class Row:
     def _kill(self, late: bool = False) -> None:
         self._late |= late
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self._child.pid, signal.SIGKILL)
 
     def _reason(self) -> str:
         """Returns the last line of the program's standard error."""
         if self._late:
             return f"no answer within {DEADLINE_S:g} s"
-        status = self.process.wait()
+        status = self._child.wait()
+        assert self._errors is not None
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
         return lines[-1] if lines else f"it ended with status {status} without a message"
@@ -130,7 +138,8 @@ class Row:
         self._kill()
         with contextlib.suppress(BrokenPipeError):  # an invoke that it did not read
             self.process.communicate()
-        self._errors.close()
+        if self._errors is not None:
+            self._errors.close()
         self.process = None
 
 

@@ -127,6 +127,7 @@ def _metadata_read_by_mediapipe(scene: Scene) -> str:
     """Compares every field with what MediaPipe's own generated classes read."""
     found = json.loads(run([python_of("mediapipe"), FOLDER / "read_metadata.py", scene.model]))
     ours = scene.metadata
+    assert ours.preprocessing is not None
     expected = {
         "name": ours.name,
         "min_parser_version": "1.5.0",

@@ -1,4 +1,4 @@
-"""Writes the mask of one image by ONNX Runtime, through tf2onnx as NPY.
+"""Writes the mask of one image by ONNX Runtime (through tf2onnx) as NPY.
 
 Runs in an environment of its own.
 """

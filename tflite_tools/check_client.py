@@ -1,4 +1,4 @@
-"""Checks whether a program reads a `.tflite` correctly, before it misreads it in silence.
+"""Checks whether a program reads a `.tflite` correctly, before it misreads it without an error.
 
 python -m tflite_tools.check_client --model=int8.tflite --client=mediapipe
 

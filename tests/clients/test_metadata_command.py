@@ -127,7 +127,7 @@ def test_command_refuses_in_one_line(bare, tmp_path):
     done = command(f"--model={bare}")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "no manifest beside it and no metadata in it has labels; give --labels" in done.stderr
+    assert "neither its manifest nor its metadata have labels; give --labels" in done.stderr
     assert not (tmp_path / "theirs_metadata.tflite").exists()
 
 

@@ -189,7 +189,7 @@ def test_contracts_of_other_peoples_files(shared_dir):
 def test_input_scale_that_does_not_fit_the_preprocessing_is_said():
     contract = read_contract(INT8, Preprocessing((0.0,) * 3, (1.0,) * 3))
     assert "input scale 0.0078125 and zero point 128" in contract.warnings[0]
-    assert "normalized in another way" in contract.warnings[0]
+    assert "normalized differently" in contract.warnings[0]
 
 
 def test_float_and_int8_inputs_are_fed_by_table():
@@ -280,11 +280,11 @@ def test_probabilities_have_no_mean_loss(tiny_dataset, tmp_path):
     dataset = open_dataset("folder", tiny_dataset, split="val")
     (result,) = evaluate([contract], dataset, options=options(mean_loss=True, limit=2))
     assert result.mean_loss is None
-    assert "gives probabilities, not logits: no mean loss" in result.warnings
+    assert "gives probabilities, not logits: the mean loss is not computed" in result.warnings
 
 
 def test_mean_loss_and_tiles_exclude_each_other():
-    with pytest.raises(ValueError, match="leave one of the two out"):
+    with pytest.raises(ValueError, match="use --mean_loss or --tile_overlap, not both"):
         options(mean_loss=True, tile_overlap=16)
 
 
