@@ -164,7 +164,10 @@ def test_two_outputs(broken):
     def change(graph, _image, _output):
         graph.outputs = np.array([*graph.outputs, graph.operators[0].outputs[0]], np.int32)
 
-    assert "1 inputs and 2 outputs" in found(broken(change), Client.MEDIAPIPE)[0]
+    assert (
+        "expected one input and one output, got 1 and 2"
+        in found(broken(change), Client.MEDIAPIPE)[0]
+    )
 
 
 def test_small_logits(broken):

@@ -175,9 +175,9 @@ def test_labels_are_read_as_people_write_them(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (("sky", "", "road"), "label 2 is ''"),
+        (("sky", "", "road"), "label 2: expected one line of text, got ''"),
         (("sky", "road", "sky"), "label 3, 'sky', occurs twice"),
-        (("sky", "a\nb"), "label 2 is 'a"),
+        (("sky", "a\nb"), "label 2: expected one line of text, got 'a"),
     ],
 )
 def test_bad_labels(labels, message):

@@ -133,7 +133,7 @@ def test_normalization_of_other_channels_is_refused(tmp_path):
         read_contract(INT8, Preprocessing((128.0,), (128.0,)))
     path = saying(tmp_path)
     write_manifest(path, lambda values: values["input"].update(mean=[128] * 4, std=[128] * 4))
-    with pytest.raises(ValueError, match=r"for 4 channel\(s\), the input has 3; give --mean and"):
+    with pytest.raises(ValueError, match=r"of 3 channel\(s\), got 4 \(\w+\); give --mean and"):
         read_contract(path)
 
 
