@@ -316,7 +316,7 @@ def test_constant_mask_is_called_out(tiny_dataset, tmp_path):
 def test_wrong_number_of_classes_is_refused_before_it_runs():
     dataset = open_dataset("synthetic", None, split="val")
     (result,) = evaluate([read_contract(INT8)], dataset, options=options(limit=2))
-    assert "gives 11 classes, synthetic has 7" in result.failure
+    assert "expected 7 classes (synthetic), got 11" in result.failure
     assert result.matrix is None
 
 
