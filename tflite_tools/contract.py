@@ -189,7 +189,7 @@ def read_contract(
         probabilities=_ends_in_probabilities(graph),
         alignment=alignment,
     )
-    if contract.needs_resize and alignment is None:
+    if not any_output and contract.needs_resize and alignment is None:
         return dataclasses.replace(contract, warnings=(*warnings, _unknown_resize(contract)))
     return contract
 

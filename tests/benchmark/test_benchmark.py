@@ -85,7 +85,7 @@ def test_command_prints_tables_and_writes_json(tmp_path, refused):
         "peak int8",
         "profile of qat_int8",
         "left to builtin kernels, which use one or few threads: QUANTIZE 2",
-        "int8 against qat_int8",
+        "int8 and qat_int8, ms",
     ):
         assert words in out
     document = json.loads((tmp_path / "benchmark.json").read_text())
