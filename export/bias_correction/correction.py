@@ -32,10 +32,10 @@ from export.bias_correction.reference import (
     reference_means,
 )
 from export.conversion.calibration import Calibration, calibrate
-from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.editor import Editor
 from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.operators import traits
+from tflite_tools.input_contract import read_input_contract
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.text_table import align
@@ -148,7 +148,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     _check_sensor(plan, manifest)
     file = read_file(graph)
     _runner(plan.model)
-    contract = read_file_contract(plan.model, graph, mean=plan.mean, std=plan.std)
+    contract = read_input_contract(plan.model, graph, mean=plan.mean, std=plan.std)
     contract.check_known()
     for warning in contract.warnings:
         logging.warning("%s: %s", plan.model, warning)

@@ -26,8 +26,8 @@ from export.bias_correction.integer_network import (
 )
 from export.bias_correction.plan import BiasCorrectionPlan
 from export.conversion.source import RunSource
-from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import read_input_contract
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 
 LARGEST_DIFFERENCE = 0.25
@@ -89,7 +89,7 @@ def read_reference(
                 f"reference {path}: expected float activations, got integer ones; give a float "
                 "file or a run folder, or no --reference for the file's own weights"
             )
-        contract = read_file_contract(path, graph)
+        contract = read_input_contract(path, graph)
         own = contract.preprocessing if contract.is_known else preprocessing
         reference = Reference(name, imported.description, arrays=imported.arrays, preprocessing=own)
     if reference.description.input_shape != shape:

@@ -57,7 +57,7 @@ def test_a_thousand_mutants(victim, tmp_path):
             slowest = max(slowest, time.monotonic() - started)
         fitting = [c for c in contracts if (c.height, c.width, c.channels) == photo.shape]
         outcomes["other size", ""] += len(contracts) - len(fitting)
-        with InterpreterPool(fitting, 2, patience_s=SECONDS_PER_FILE) as pool:
+        with InterpreterPool(fitting, 2, timeout_s=SECONDS_PER_FILE) as pool:
             tasks = [Task(i, real_output, arguments=(photo,)) for i in range(1, len(fitting))]
             for outcome in pool.run([*tasks, Task(0, real_output, arguments=(photo,))]):
                 if outcome.task.model == 0:
@@ -151,7 +151,7 @@ def objects(value) -> int:
 
 def test_a_file_that_never_answers_is_stopped():
     contracts = [read_contract(CAMVID / "int8.tflite")] * 2
-    with InterpreterPool(contracts, 1, patience_s=12.0) as pool:
+    with InterpreterPool(contracts, 1, timeout_s=12.0) as pool:
         outcomes = list(
             pool.run(
                 [
@@ -162,7 +162,7 @@ def test_a_file_that_never_answers_is_stopped():
             )
         )
     assert [outcome.value for outcome in outcomes] == [None, None, "int8"]
-    assert outcomes[0].failure == "the file gave no answer in 12 s; do not ship it"
+    assert outcomes[0].failure == "the file gave no answer within 12 s; do not deploy it"
     assert outcomes[1].failure == outcomes[0].failure
 
 

@@ -1,7 +1,7 @@
-"""Interpreters in child processes: a file that crashes the runtime costs a message.
+"""Runs interpreters in child processes, so that a file that crashes the runtime is only an error.
 
-Each child holds an interpreter for every file that it was given work for. A child that dies
-takes the blame for the file that it was running; another child takes its place.
+Each process holds an interpreter for every file that it has worked on. If a process dies, the file
+that it was running is marked as broken, and another process replaces it.
 """
 
 import dataclasses
@@ -14,6 +14,9 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Self
 
 import numpy as np
 
@@ -28,7 +31,7 @@ class Task:
 
     Attributes:
         model: which file, an index into the pool's files.
-        function: top-level function of (runner, *arguments), run in the child.
+        function: top-level function of (runner, *arguments), run in the child process.
         arguments: picklable.
     """
 
@@ -39,21 +42,21 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a task gave.
+    """Result of a task.
 
     Attributes:
         task: the task.
-        value: of the function, or None.
+        value: result of the function, or None.
         failure: one line, or "".
     """
 
     task: Task
-    value: object
+    value: Any
     failure: str
 
 
 RunnableFile = ModelContract | AnyFile
-"""What a child opens: `ModelRunner` for a contract, else `FileInterpreter`."""
+"""What a process opens: a `ModelRunner` for a contract, else a `FileInterpreter`."""
 
 
 def _open(file: RunnableFile, num_threads: int) -> ModelRunner | FileInterpreter:
@@ -62,10 +65,12 @@ def _open(file: RunnableFile, num_threads: int) -> ModelRunner | FileInterpreter
     return ModelRunner(file, num_threads)
 
 
-def _serve(connection, files: Sequence[RunnableFile], num_threads: int, quiet: bool) -> None:
-    """The child's loop."""
+def _serve(
+    connection: Connection, files: Sequence[RunnableFile], num_threads: int, quiet: bool
+) -> None:
+    """Runs tasks in the child process until the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    if quiet:  # the runtime greets on stderr
+    if quiet:  # the runtime writes to stderr when it starts
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     runners: dict[int, ModelRunner | FileInterpreter] = {}
     while True:
@@ -83,12 +88,26 @@ def _serve(connection, files: Sequence[RunnableFile], num_threads: int, quiet: b
         connection.send(reply)
 
 
-PATIENCE_S = 600.0
-"""A file that needs longer for one task is stopped: some damaged ones never end."""
+TIMEOUT_S = 600.0
+"""Longest time of one task: some damaged files never end."""
 
 
 class InterpreterPool:
-    """Runs tasks on `processes` children; results come as they are ready."""
+    """A pool of child processes that run tasks on files; results are given as they are ready.
+
+    Args:
+        files: what the processes can open, by index.
+        processes: number of child processes.
+        num_threads: of each interpreter.
+        quiet: whether to drop what the runtime writes to stderr.
+        timeout_s: longest time of one task.
+
+    Attributes:
+        broken: failure of each file that failed, by index.
+
+    Raises:
+        ValueError: fewer than one process.
+    """
 
     def __init__(
         self,
@@ -97,33 +116,33 @@ class InterpreterPool:
         *,
         num_threads: int = 1,
         quiet: bool = True,
-        patience_s: float = PATIENCE_S,
-    ):
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         if processes < 1:
             raise ValueError(f"processes must be at least 1; got {processes}")
         self._files = files
         self._threads = num_threads
         self._quiet = quiet
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._context = multiprocessing.get_context("spawn")
         self._children = [self._start() for _ in range(processes)]
         self.broken: dict[int, str] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Ends the children."""
+        """Ends the child processes."""
         for process, connection in self._children:
             connection.close()
             process.terminate()
         for process, _ in self._children:
             process.join(10)
 
-    def _start(self):
+    def _start(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(
             target=_serve,
@@ -137,8 +156,11 @@ class InterpreterPool:
     def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
         """Runs tasks; a file that failed once gets no further task.
 
+        Args:
+            tasks: read one by one, as processes become free.
+
         Yields:
-            an outcome for each task, in the order in which they end.
+            An outcome for each task, in the order in which they end.
         """
         waiting = iter(tasks)
         running: dict[int, Task] = {}
@@ -150,12 +172,12 @@ class InterpreterPool:
                     return Outcome(task, None, failure=self.broken[task.model])
                 try:
                     self._children[slot][1].send(task)
-                except OSError:  # it died while it had nothing to do: no file is to blame
+                except OSError:  # it died while idle: no file is the cause
                     self._children[slot][0].join(10)
                     self._children[slot] = self._start()
                     self._children[slot][1].send(task)
                 running[slot] = task
-                deadlines[slot] = time.monotonic() + self._patience_s
+                deadlines[slot] = time.monotonic() + self._timeout_s
                 return None
             return None
 
@@ -185,7 +207,7 @@ class InterpreterPool:
         process.kill()
         process.join(10)
         self._children[slot] = self._start()
-        return None, f"the file gave no answer in {self._patience_s:.0f} s; do not ship it"
+        return None, f"the file gave no answer within {self._timeout_s:.0f} s; do not deploy it"
 
     def _receive(self, slot: int) -> tuple[object, str]:
         process, connection = self._children[slot]
@@ -196,44 +218,51 @@ class InterpreterPool:
             code = process.exitcode or 0
             cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             self._children[slot] = self._start()
-            return None, f"the file crashed the runtime ({cause}); do not ship it"
+            return None, f"the file crashed the runtime ({cause}); do not deploy it"
 
 
-FILE_PATIENCE_S = 300.0
+FILE_TIMEOUT_S = 300.0
 """Longest time that loading a file, or one image, may take in a `FileRunner`."""
 
 
 class FileRunner:
-    """Runs any one file image by image in a child process: a crash is a message.
+    """Runs any one file image by image in a child process; a crash becomes an exception.
 
-    Integer outputs with a scale come back as real values.
+    Integer outputs with a scale are returned as real values.
 
     Args:
         path: the file.
         num_threads: of the interpreter.
-        kernels: which to use; None: XNNPACK's, or the built-in ones where it refuses the file.
+        kernels: which to use; None: XNNPACK's, or the builtin ones if it refuses the file.
 
     Attributes:
-        kernels: that run.
+        kernels: kernels that run.
 
     Raises:
-        RuntimeError: the runtime refuses the file, or crashes, with its reason.
+        RuntimeError: the runtime refuses the file, or crashes; the message has the reason.
     """
 
     def __init__(
         self, path: str | pathlib.Path, num_threads: int = 1, *, kernels: Kernels | None = None
-    ):
+    ) -> None:
         self._path = path
         file = AnyFile(pathlib.Path(path), kernels)
-        self._pool = InterpreterPool([file], 1, num_threads=num_threads, patience_s=FILE_PATIENCE_S)
+        self._pool = InterpreterPool([file], 1, num_threads=num_threads, timeout_s=FILE_TIMEOUT_S)
         weakref.finalize(self, self._pool.close)
         self.kernels: Kernels = self._run(_kernels_of)
 
     def __call__(self, real: np.ndarray) -> np.ndarray:
-        """float32 [1, ...], the network's real input -> the file's output as real values."""
+        """Runs the file on one input.
+
+        Args:
+            real: float32 [1, ...], the network's input before quantization.
+
+        Returns:
+            The file's output as real values.
+        """
         return self._run(FileInterpreter.run_real, real)
 
-    def _run(self, function: Callable, *arguments):
+    def _run(self, function: Callable, *arguments: object) -> Any:
         [outcome] = self._pool.run([Task(0, function, arguments=arguments)])
         if outcome.failure:
             raise RuntimeError(f"{self._path}: {outcome.failure}")

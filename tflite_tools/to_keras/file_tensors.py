@@ -56,7 +56,7 @@ def run_tensors(
         copy = pathlib.Path(folder) / "tensors.tflite"
         copy.write_bytes(with_outputs(pathlib.Path(path).read_bytes(), tensors))
         file = AnyFile(copy, kernels)
-        with InterpreterPool([file], 1, patience_s=PATIENCE_S) as pool:
+        with InterpreterPool([file], 1, timeout_s=PATIENCE_S) as pool:
             [outcome] = pool.run([Task(0, _values, arguments=(inputs, position))])
     if outcome.failure:
         raise RuntimeError(f"{path}: {outcome.failure}")

@@ -498,7 +498,6 @@ class _FourChannels(SyntheticDataset):
             ValueError,
             "with 4 channels as in .*; choose another data set",
         ),
-        ({"mean": 127.5, "std": 127.5}, ValueError, "leave --mean and --std out"),
     ],
 )
 def test_what_is_refused(files, odd_files, changes, error, message):
