@@ -8,6 +8,9 @@ import pytest
 from tests import children
 from tests.paths import ROOT
 
+SLOW_FIXTURES = {"exported", "walked", "with_activations_inside"}
+"""What needs one of these is slow as a whole: most of its time is the fixture's."""
+
 children.start_quickly()
 
 
@@ -29,7 +32,10 @@ def real_children():
 
 
 def pytest_collection_modifyitems(items):
-    """Marks what needs the shared folder, whichever fixture asks for it."""
+    """Marks what needs the shared folder, and what needs a fixture that takes long."""
     for item in items:
-        if "shared_dir" in getattr(item, "fixturenames", ()):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "shared_dir" in fixtures:
             item.add_marker("shared")
+        if fixtures & SLOW_FIXTURES:
+            item.add_marker("slow")

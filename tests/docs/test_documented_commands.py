@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from deeplab_tf.data.readers.synthetic import draw_scene
+from tests.children import run_command
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ZOO = ROOT / "zoo" / "camvid_deeplab_mobilenet_v2"
@@ -179,15 +179,7 @@ def workplace(tmp_path_factory):
 
 
 def run(words: list[str], folder: pathlib.Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    done = run_command(*words, cwd=folder, timeout=500)
     assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout[-1000:]}{done.stderr[-1000:]}"
     return done.stdout
 

@@ -63,6 +63,7 @@ def test_float_file_computes_what_keras_computes(exported):
     assert np.mean(swapped == expected) < 0.99
 
 
+@pytest.mark.slow
 def test_quantization_aware_file_agrees_with_keras_on_99_percent(shared_dir, tmp_path):
     # Real photos of the kind that the weights were trained on; ranges from training photos.
     size = (192, 256)
@@ -284,6 +285,7 @@ def test_gate_names_per_tensor_depthwise_weights(shared_dir):
     assert sum("one weight scale for" in fault for fault in faults) == 17
 
 
+@pytest.mark.slow
 def test_a_failing_variant_costs_only_itself(tmp_path):
     files = plan_files([Variant.FLOAT32, Variant.QAT_INT8], [Head.LOGITS])[0]
 
@@ -346,6 +348,7 @@ def test_labels_of_another_length_are_refused(exported, tmp_path):
     assert not list(tmp_path.glob("*.tflite"))
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_own_labels_whatever_it_is_calibrated_on(tmp_path):
     status, errors = command(
         f"--run_dir={CAMVID}",
@@ -535,6 +538,7 @@ def test_zoo_folders_are_runs_and_their_files_fit_their_manifests(folder):
         assert manifest.variant == name
 
 
+@pytest.mark.slow
 def test_interrupt_of_an_export_leaves_whole_files_only(tmp_path):
     process = subprocess.Popen(
         [
@@ -562,6 +566,7 @@ def test_interrupt_of_an_export_leaves_whole_files_only(tmp_path):
     assert left == ["float32.json", "float32.tflite", "saved_model"]
 
 
+@pytest.mark.slow
 def test_range_images_are_calibrated_without_their_empty_pixels(tmp_path, monkeypatch):
     """Also a plain int8: the converter's own calibration would count them."""
     sensor = Sensor(*LIVE_SIZE, 3.0, -25.0)

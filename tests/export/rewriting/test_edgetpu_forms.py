@@ -14,6 +14,8 @@ from tests.zoo import scenes
 from tflite_tools.deployment.targets.registry import check_target
 from tflite_tools.flatbuffer.graph import read_graph
 
+pytestmark = pytest.mark.slow  # two conversions of the whole network
+
 SPEC = FileSpec(
     Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8
 )

@@ -86,7 +86,7 @@ def reason(graph: Graph, operator: Operator, *, level: int = NEWEST) -> str:
 
 
 def _tensors(graph: Graph, operator: Operator, *, types: tuple[str, ...]) -> str:
-    slot = 1 if operator.kind == "SPLIT" else traits(operator.kind).data
+    slot = traits(operator.kind).data or 0  # of several data inputs the first
     tensor = graph.tensors[operator.inputs[slot]]
     if tensor.type_name not in types:
         return f"{tensor.type_name} input"

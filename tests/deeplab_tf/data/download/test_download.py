@@ -301,7 +301,7 @@ def test_a_killed_download_is_resumed(server, tmp_path):
         [sys.executable, "-c", code, server.url("a.bin"), tmp_path / "a.bin"], cwd=ROOT
     )
     part = tmp_path / "a.bin.part"
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not (part.exists() and part.stat().st_size > 200_000) and time.monotonic() < deadline:
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)

@@ -91,6 +91,7 @@ def nearest(description, arrays, per_channel=True):
     return rounded
 
 
+@pytest.mark.slow
 def test_deeplab_lies_on_the_grid(folded_deeplab, learned_deeplab):
     description, arrays = folded_deeplab
     check_grid(description, learned_deeplab.arrays, arrays, per_channel=False)
@@ -100,6 +101,7 @@ def test_deeplab_lies_on_the_grid(folded_deeplab, learned_deeplab):
     assert learned_deeplab.skipped == ()
 
 
+@pytest.mark.slow
 def test_deeplab_is_closer_to_float_on_other_images(folded_deeplab, learned_deeplab):
     description, arrays = folded_deeplab
     others = scenes(12)[8:]
@@ -113,6 +115,7 @@ def test_deeplab_is_closer_to_float_on_other_images(folded_deeplab, learned_deep
     assert ratio < 0.2
 
 
+@pytest.mark.slow
 def test_no_layer_gets_worse(learned_deeplab):
     assert all(layer.error_learned <= layer.error_nearest for layer in learned_deeplab.layers)
     assert all(0 <= layer.changed < layer.weights for layer in learned_deeplab.layers)
