@@ -31,7 +31,8 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
 from tflite_tools.deployment.client_rules import Client, check_file
 from tflite_tools.metadata.segmenter import SegmenterMetadata
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 FLAGS = flags.FLAGS

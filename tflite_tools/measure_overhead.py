@@ -22,7 +22,8 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import ModelResult, default_processes, score_list
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 FLAGS = flags.FLAGS

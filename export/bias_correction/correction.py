@@ -37,7 +37,7 @@ from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.input_contract import read_input_contract
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.text_table import align
 from tflite_tools.to_keras.fidelity import compare
 

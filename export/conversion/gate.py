@@ -9,7 +9,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from export.conversion.variants import RULES, FileSpec, Variant
 from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
 from tflite_tools.flatbuffer.operators import traits
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")

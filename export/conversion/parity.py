@@ -17,7 +17,8 @@ from export.conversion.freeze import freeze_model, write_saved_model
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.signal_to_noise import real_output
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 

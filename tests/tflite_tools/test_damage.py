@@ -12,7 +12,8 @@ from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.pack import pack
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 
 @pytest.fixture

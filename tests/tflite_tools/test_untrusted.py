@@ -18,7 +18,9 @@ from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.signal_to_noise import real_output
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.flatbuffer.verifier import UNIONS, Allowance, verify
-from tflite_tools.runtime.pool import FileRunner, InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.file_interpreter import FileRunner
+from tflite_tools.runtime.pool import InterpreterPool
 
 MUTANTS = 1000
 BATCH = 50

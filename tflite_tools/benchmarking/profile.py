@@ -16,7 +16,8 @@ from tflite_tools.benchmarking.partitions import delegate_partitions, match_kern
 from tflite_tools.contract import ModelContract
 from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
 from tflite_tools.flatbuffer.multiply_adds import multiply_adds
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 

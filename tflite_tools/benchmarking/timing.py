@@ -16,8 +16,9 @@ from tflite_tools.benchmarking.peak_model import write_peak_model
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
+from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.interpreter import Kernels
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 

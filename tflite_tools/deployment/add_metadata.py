@@ -17,7 +17,7 @@ from tflite_tools.input_contract import PreprocessingSource
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.metadata.packing import add
 from tflite_tools.metadata.segmenter import SegmenterMetadata
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 

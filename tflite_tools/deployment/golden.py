@@ -17,10 +17,12 @@ from deeplab_tf.data.images import read_image
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.manifest import sha256_of
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.file_interpreter import FileInterpreter
 from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.runtime.output_reader import OutputReader
-from tflite_tools.runtime.pool import InterpreterPool, Task
-from tflite_tools.runtime.runner import FileInterpreter, ModelRunner
+from tflite_tools.runtime.pool import InterpreterPool
+from tflite_tools.runtime.runner import ModelRunner
 
 FORMAT = 1
 INPUT, OUTPUT, DESCRIPTION = "input.bin", "output.bin", "golden.json"

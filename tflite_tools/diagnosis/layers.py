@@ -11,7 +11,8 @@ import numpy as np
 from deeplab_tf.metrics.signal_to_noise import snr_db
 from tflite_tools.contract import ModelContract
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
-from tflite_tools.runtime.runner import FileInterpreter, ModelRunner
+from tflite_tools.runtime.file_interpreter import FileInterpreter
+from tflite_tools.runtime.runner import ModelRunner
 
 BINS = 256
 """Of the histogram of an integer tensor: all values of 8 bits, the top 8 bits of 16."""

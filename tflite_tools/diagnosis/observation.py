@@ -16,7 +16,8 @@ from tflite_tools.diagnosis.pairing import pair_tensors
 from tflite_tools.diagnosis.views import DECLARED, View, all_views
 from tflite_tools.evaluation.evaluation import ModelResult, ScoringOptions, score_list
 from tflite_tools.evaluation.signal_to_noise import real_output
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.boundary import band_width, boundary_counts
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.evaluation import CHUNK_IMAGES, TASK_IMAGES
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.sample_chunk import Chunk, write_chunk
 

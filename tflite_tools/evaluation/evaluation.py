@@ -24,9 +24,10 @@ from tflite_tools.evaluation.tiled import (
     task_timeout_s,
     write_images,
 )
+from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.interpreter import BUILTIN_NOTE, Kernels
 from tflite_tools.runtime.latency import LatencyMs, measure_latency
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.sample_chunk import Chunk, write_chunk
 

@@ -9,7 +9,8 @@ from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.tiled import OFF, task_timeout_s
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 TILE_WIDTH = 240

@@ -18,7 +18,8 @@ from deeplab_tf.data.readers.semantic_kitti import LidarDataset
 from deeplab_tf.metrics import confusion
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.evaluation import ModelResult, add_mask_warnings, check_compatibility
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 CEILING = "labels"

@@ -12,7 +12,8 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.metrics.cross_entropy import dequantize
 from deeplab_tf.metrics.signal_to_noise import snr_db
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 

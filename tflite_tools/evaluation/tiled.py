@@ -8,7 +8,7 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement
 from deeplab_tf.data.tiles import check_overlap
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.pool import TIMEOUT_S
+from tflite_tools.runtime.child_pool import TIMEOUT_S
 from tflite_tools.runtime.sample_chunk import Chunk
 
 OFF = -1

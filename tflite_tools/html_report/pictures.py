@@ -19,7 +19,8 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement, place
 from deeplab_tf.metrics.overlap import iou_from_counts
 from tflite_tools.html_report.collect import FileReport, Report
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 TILE_WIDTH = 400

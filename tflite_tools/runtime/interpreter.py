@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 
-class Kernels(enum.StrEnum):
+class Kernels(str, enum.Enum):
     """Which kernels run a file."""
 
     XNNPACK = "XNNPACK and builtin"
     """XNNPACK kernels for all operators that have one, the runtime's own for the rest."""
     BUILTIN = "builtin"
     """Only the runtime's own kernels: slower, and some of them round at other places."""
+
+    def __str__(self) -> str:  # as enum.StrEnum has it from Python 3.11 on
+        return str(self.value)
 
 
 BUILTIN_NOTE = (

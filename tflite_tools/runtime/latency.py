@@ -6,7 +6,8 @@ import numpy as np
 
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 

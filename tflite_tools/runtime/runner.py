@@ -1,11 +1,9 @@
 """The interpreter of a file, with or without its contract, for the child processes of `pool`."""
 
-import dataclasses
 import functools
 import pathlib
 import resource
 import time
-import warnings
 
 import numpy as np
 
@@ -13,112 +11,8 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.tiles import Tiling
 from deeplab_tf.metrics.cross_entropy import cross_entropy_sum, dequantize
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.interpreter import Kernels, open_interpreter
+from tflite_tools.runtime.file_interpreter import FileInterpreter
 from tflite_tools.runtime.output_reader import OutputReader
-
-
-@dataclasses.dataclass(frozen=True)
-class AnyFile:
-    """A file that is run without a contract: any input, any output.
-
-    Attributes:
-        path: of the file.
-        kernels: which to use; None: XNNPACK's, or the builtin ones if it refuses the file.
-    """
-
-    path: pathlib.Path
-    kernels: Kernels | None = None
-
-
-class FileInterpreter:
-    """The interpreter of one file, fed and read in the tensors' own types.
-
-    Args:
-        path: of the file.
-        num_threads: of the interpreter.
-        kernels: which to use; None: XNNPACK's, or the builtin ones if it refuses the file.
-        keep_tensors: whether tensors between input and output can be read.
-
-    Attributes:
-        kernels: kernels that run.
-
-    Raises:
-        RuntimeError: the runtime refuses the file.
-        ValueError: the file cannot be read.
-    """
-
-    def __init__(
-        self,
-        path: pathlib.Path,
-        num_threads: int = 1,
-        *,
-        kernels: Kernels | None = None,
-        keep_tensors: bool = False,
-    ) -> None:
-        with warnings.catch_warnings():
-            if keep_tensors:  # about the memory that this takes, which is intended
-                warnings.simplefilter("ignore")
-            self._interpreter, self.kernels = open_interpreter(
-                path, num_threads, kernels=kernels, preserve_all_tensors=keep_tensors
-            )
-        self._inputs = self._interpreter.get_input_details()
-        self._outputs = self._interpreter.get_output_details()
-        for details in self._inputs[1:]:
-            zeros = np.zeros(details["shape"], details["dtype"])
-            self._interpreter.set_tensor(details["index"], zeros)
-
-    def set_input(self, values: np.ndarray, position: int = 0) -> None:
-        """Sets one of the inputs; the others hold zeros.
-
-        Args:
-            values: of the input's own type and shape.
-            position: of the input in the file's list of inputs.
-        """
-        self._interpreter.set_tensor(self._inputs[position]["index"], values)
-
-    def invoke(self) -> None:
-        """Runs the network once."""
-        self._interpreter.invoke()
-
-    def output(self) -> np.ndarray:
-        """Returns the raw output of the last `invoke`."""
-        return self._interpreter.get_tensor(self._outputs[0]["index"])
-
-    def outputs(self) -> list[np.ndarray]:
-        """Returns all raw outputs of the last `invoke`, in the file's order."""
-        return [self._interpreter.get_tensor(details["index"]) for details in self._outputs]
-
-    def tensor(self, index: int) -> np.ndarray:
-        """Returns any tensor of the last `invoke`; inner ones require `keep_tensors`.
-
-        Args:
-            index: of the tensor in the file.
-        """
-        return self._interpreter.get_tensor(index)
-
-    def run_real(self, real: np.ndarray) -> np.ndarray:
-        """Runs the file on one input.
-
-        Args:
-            real: float32 [1, ...], the network's input before quantization.
-
-        Returns:
-            The output as real values.
-        """
-        self.set_input(_quantize(real, self._inputs[0]))
-        self.invoke()
-        value = self.output()
-        scale, zero_point = self._outputs[0]["quantization"]
-        return value if not scale else np.float32(scale) * (value.astype(np.float32) - zero_point)
-
-
-def _quantize(real: np.ndarray, details: dict) -> np.ndarray:
-    scale, zero_point = details["quantization"]
-    if not scale:
-        return real.astype(details["dtype"])
-    limits = np.iinfo(details["dtype"])
-    steps = np.round(real / np.float32(scale)) + zero_point
-    return np.clip(steps, limits.min, limits.max).astype(details["dtype"])
 
 
 class ModelRunner:

@@ -6,15 +6,13 @@ zeros, in a child process with the builtin kernels, gives them.
 """
 
 import dataclasses
-import multiprocessing
 import pathlib
-from multiprocessing.connection import Connection
-
-import numpy as np
 
 from tflite_tools.flatbuffer.graph import MAX_RANK, Graph
 from tflite_tools.flatbuffer.graph_checks import has_unknown_shapes
-from tflite_tools.runtime.interpreter import Kernels, open_interpreter
+from tflite_tools.runtime.child_pool import ChildPool, Task
+from tflite_tools.runtime.file_interpreter import AnyFile, FileInterpreter
+from tflite_tools.runtime.interpreter import Kernels
 
 TIMEOUT_S = 120.0
 
@@ -63,41 +61,11 @@ def with_runtime_shapes(graph: Graph) -> Graph:
 
 
 def _run_for_shapes(path: pathlib.Path) -> dict[int, tuple[int, ...]]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    child = context.Process(target=_serve, args=(theirs, str(path)), daemon=True)
-    child.start()
-    theirs.close()
-    try:
-        answered = ours.poll(TIMEOUT_S)
-        shapes, failure = ours.recv() if answered else ({}, f"no answer within {TIMEOUT_S:.0f} s")
-    except EOFError:
-        shapes, failure = {}, "it crashed the runtime"
-    finally:
-        ours.close()
-        child.kill()
-        child.join(10)
-        child.close()
-    if failure:
+    with ChildPool([AnyFile(path, Kernels.BUILTIN)], 1, timeout_s=TIMEOUT_S) as pool:
+        [outcome] = pool.run([Task(0, FileInterpreter.shapes_on_zeros, arguments=())])
+    if outcome.failure:
         raise ValueError(
             f"{path}: the size of a tensor is known only at run time, and the file does not run: "
-            f"{failure}"
+            f"{outcome.failure}"
         )
-    return shapes
-
-
-def _serve(connection: Connection, path: str) -> None:
-    """Sends {index: shape} of all tensors, or the failure; runs in the child process."""
-    try:
-        interpreter, _ = open_interpreter(path, kernels=Kernels.BUILTIN)
-        for details in interpreter.get_input_details():
-            zeros = np.zeros(details["shape"], details["dtype"])
-            interpreter.set_tensor(details["index"], zeros)
-        interpreter.invoke()
-        shapes = {
-            int(details["index"]): tuple(int(size) for size in details["shape"])
-            for details in interpreter.get_tensor_details()
-        }
-        connection.send(({i: s for i, s in shapes.items() if len(s) <= MAX_RANK}, ""))
-    except Exception as error:
-        connection.send(({}, " ".join(str(error).split()) or type(error).__name__))
+    return {index: shape for index, shape in outcome.value.items() if len(shape) <= MAX_RANK}

@@ -25,7 +25,7 @@ from deeplab_tf.weights.matching import load_named, named_arrays
 from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
 from tflite_tools.input_contract import InputContract, PreprocessingSource, read_input_contract
 from tflite_tools.manifest import read_manifest
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.to_keras import fidelity, self_check
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 from tflite_tools.to_keras.pictures import built_in_pictures

@@ -30,7 +30,7 @@ from tests.paths import CAMVID
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.flatbuffer.pack import share_equal_vectors
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.to_keras.rules import RULES
 
 layers = keras.layers

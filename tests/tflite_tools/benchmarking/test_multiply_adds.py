@@ -11,7 +11,8 @@ from tflite_tools.benchmarking.peak_model import CHANNELS, SIDE, write_peak_mode
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_graph
 from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 # Not from tests.zoo: children import this module, and TensorFlow with it would cost seconds.
 

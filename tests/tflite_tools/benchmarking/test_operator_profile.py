@@ -13,7 +13,8 @@ from tflite_tools.benchmarking.partitions import delegate_partitions, fits, matc
 from tflite_tools.benchmarking.profile import layer_name, pair_operators, profile, summarize
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 # Not from tests.zoo: children import this module, and TensorFlow with it would cost seconds.
 INT8, QAT = CAMVID / "int8.tflite", CAMVID / "qat_int8.tflite"

@@ -12,7 +12,8 @@ from tests.children import run_command
 from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.deployment.golden import GoldenOptions, compare, write_golden
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 # Not through tests.zoo: the children import this module, and that one loads TensorFlow.
 INT8 = CAMVID / "int8.tflite"

@@ -21,9 +21,10 @@ from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
 from tflite_tools.flatbuffer.graph import parse_model, read_graph
 from tflite_tools.flatbuffer.pack import pack
+from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.latency import measure_latency
 from tflite_tools.runtime.output_reader import OutputReader, argmax_channels
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 INT8 = CAMVID / "int8.tflite"

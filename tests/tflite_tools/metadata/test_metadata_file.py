@@ -19,7 +19,8 @@ from tflite_tools.flatbuffer.pack import pack
 from tflite_tools.metadata import codec, model_file, packing
 from tflite_tools.metadata.schema import SEGMENTER_IDENTIFIER
 from tflite_tools.metadata.segmenter import Activation
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 INT8 = CAMVID / "int8.tflite"

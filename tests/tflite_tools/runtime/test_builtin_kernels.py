@@ -13,8 +13,10 @@ from tflite_tools.contract import read_contract
 from tflite_tools.deployment.golden import GoldenOptions, write_golden
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
 from tflite_tools.evaluation.tables import result_to_json, terminal_table
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.runtime.interpreter import Kernels
-from tflite_tools.runtime.pool import FileRunner, InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 
 def rescaled(path):

@@ -12,8 +12,8 @@ from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.input_contract import read_input_contract
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.runtime.interpreter import Kernels
-from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras import self_check
 from tflite_tools.to_keras.fidelity import measure
 from tflite_tools.to_keras.importer import import_file, import_graph
