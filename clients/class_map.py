@@ -1,4 +1,4 @@
-"""A model with logits, and an ARG_MAX put behind them: the form that MediaPipe misreads."""
+"""Appends an ARG_MAX to a model with logits, which gives the output that MediaPipe misreads."""
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -7,7 +7,11 @@ from tflite_tools.flatbuffer.editor import Editor
 
 
 def with_arg_max(content: bytes) -> bytes:
-    """A `.tflite` that gives int32 [1, height, width] instead of logits."""
+    """Returns a `.tflite` that gives int32 [1, height, width] instead of logits.
+
+    Args:
+        content: a `.tflite` with logits.
+    """
     editor = Editor(content)
     logits = int(editor.graph.outputs[0])
     axis = editor.add_constant("axis", np.array(3, "<i4"))

@@ -1,20 +1,25 @@
-"""One environment for each client: their dependencies exclude each other and this project's."""
+"""One environment per client: their dependencies conflict with each other and this project's."""
 
 import hashlib
 import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 _TAIL_LINES = 4
 
 
-def run(arguments: list, cwd: pathlib.Path | None = None) -> str:
-    """Standard output of a command.
+def run(arguments: Sequence[object], cwd: pathlib.Path | None = None) -> str:
+    """Runs a command and returns its standard output.
+
+    Args:
+        arguments: the command; each is converted to text.
+        cwd: folder to run in, or None for the current one.
 
     Raises:
-        RuntimeError: it failed; the message holds the last lines that it wrote.
+        RuntimeError: it failed; the message has its last lines.
     """
     done = subprocess.run(
         [str(argument) for argument in arguments],
@@ -26,14 +31,18 @@ def run(arguments: list, cwd: pathlib.Path | None = None) -> str:
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise RuntimeError(
-            f"{pathlib.Path(str(arguments[0])).name} ended with {done.returncode}: "
+            f"{pathlib.Path(str(arguments[0])).name} ended with status {done.returncode}: "
             + " | ".join(line.strip() for line in lines[-_TAIL_LINES:])
         )
     return done.stdout
 
 
 def python_of(name: str) -> pathlib.Path:
-    """The Python of `requirements/<name>.txt`, installed where it is missing or out of date."""
+    """Returns the Python of an environment, installed if missing or out of date.
+
+    Args:
+        name: of `requirements/<name>.txt`.
+    """
     requirements = FOLDER / "requirements" / f"{name}.txt"
     environment = FOLDER / ".envs" / name
     python = environment / "bin" / "python"
@@ -47,10 +56,10 @@ def python_of(name: str) -> pathlib.Path:
 
 
 def node_in_browser_folder() -> pathlib.Path:
-    """The folder with `run.mjs`, its packages installed.
+    """Returns the folder with `run.mjs`, its packages installed.
 
     Raises:
-        RuntimeError: no Node.js.
+        RuntimeError: Node.js is missing.
     """
     folder = FOLDER / "browser"
     if shutil.which("npm") is None:

@@ -1,9 +1,9 @@
-"""How fast other programs run the same files: every pair in turn, so that noise favours none.
+"""Measures how fast other programs run the same files, each pair in turn on a noisy machine.
 
 python -m clients.latency --model=int8.tflite,float32.tflite --num_threads=1,2
 
-The first time it installs environments of their own. Figures of a shared machine are to be read as
-ratios to the first row.
+The first run installs an environment per program. On a shared machine, use the ratios to the first
+row, not the milliseconds.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -29,9 +30,9 @@ from tflite_tools.flatbuffer.graph import read_checked_graph
 FLAGS = flags.FLAGS
 _OWN = "litert"
 DEADLINE_S = 300.0
-"""For each answer; loading may convert the file first, which takes a minute."""
+"""Of each answer; loading may convert the file first, which takes a minute."""
 _PAUSE_S = 0.1
-"""Between invokes: threads of a program that wait in a loop would take the next one's core."""
+"""Between invokes: threads that wait in a loop would use the core of the next program."""
 
 
 @dataclasses.dataclass
@@ -41,22 +42,27 @@ class Row:
     Attributes:
         model: the file.
         program: key of `clients.timed.PROGRAMS`.
-        process: the child that holds it, or None when it failed to load.
-        times_ms: of each invoke that counts.
+        process: the child process that runs it, or None if it failed to load.
+        times_ms: of each timed invoke.
         failure: why it failed to load, or "".
     """
 
     model: pathlib.Path
     program: str
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen[str] | None = None
     times_ms: list[float] = dataclasses.field(default_factory=list)
     failure: str = ""
     _errors: IO[str] | None = None
     _late: bool = False
 
     def start(self, num_threads: int) -> None:
+        """Starts the program with the file.
+
+        Args:
+            num_threads: of the program.
+        """
         python = sys.executable if self.program == _OWN else python_of(self.program)
-        # A file, not a pipe: nobody reads while the program writes.
+        # A file, not a pipe: nothing reads while the program writes.
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - see stop
         self.process = subprocess.Popen(
             [python, FOLDER / "timed.py", self.program, self.model, str(num_threads)],
@@ -64,13 +70,15 @@ class Row:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            start_new_session=True,  # converters that it starts end with it
+            start_new_session=True,  # its converters end with it
         )
 
     def wait_until_ready(self) -> bool:
-        assert self.process is not None
+        """Waits until the file is loaded; returns False if that failed."""
+        output = self._child.stdout
+        assert output is not None
         with self._deadline():
-            for line in self.process.stdout:
+            for line in output:
                 if line == "ready\n":
                     return True
         self.failure = self._reason()
@@ -78,19 +86,29 @@ class Row:
         return False
 
     def invoke_ms(self) -> float:
-        """Raises RuntimeError where the program died or was ended at the deadline."""
-        assert self.process is not None
+        """Runs one invoke and returns its milliseconds.
+
+        Raises:
+            RuntimeError: the program died or was ended at the deadline.
+        """
+        requests, answers = self._child.stdin, self._child.stdout
+        assert requests is not None and answers is not None
         try:
             with self._deadline():
-                self.process.stdin.write("\n")
-                self.process.stdin.flush()
-                return float(self.process.stdout.readline())
+                requests.write("\n")
+                requests.flush()
+                return float(answers.readline())
         except (OSError, ValueError) as error:
             raise RuntimeError(f"{self.program} died on {self.model}: {self._reason()}") from error
 
+    @property
+    def _child(self) -> subprocess.Popen[str]:
+        assert self.process is not None
+        return self.process
+
     @contextlib.contextmanager
-    def _deadline(self):
-        """Ends the program, and with it the wait for its answer."""
+    def _deadline(self) -> Iterator[None]:
+        """Ends the program at the deadline, and with it the wait for its answer."""
         timer = threading.Timer(DEADLINE_S, self._kill, kwargs={"late": True})
         timer.start()
         try:
@@ -101,16 +119,17 @@ class Row:
     def _kill(self, late: bool = False) -> None:
         self._late |= late
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self._child.pid, signal.SIGKILL)
 
     def _reason(self) -> str:
-        """The last line that the program wrote to its standard error."""
+        """Returns the last line of the program's standard error."""
         if self._late:
-            return f"no answer in {DEADLINE_S:g} s"
-        status = self.process.wait()
+            return f"no answer within {DEADLINE_S:g} s"
+        status = self._child.wait()
+        assert self._errors is not None
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
-        return lines[-1] if lines else f"it ended with status {status} and said nothing"
+        return lines[-1] if lines else f"it ended with status {status} without a message"
 
     def stop(self) -> None:
         """Ends the program if it runs; a second call does nothing."""
@@ -119,14 +138,22 @@ class Row:
         self._kill()
         with contextlib.suppress(BrokenPipeError):  # an invoke that it did not read
             self.process.communicate()
-        self._errors.close()
+        if self._errors is not None:
+            self._errors.close()
         self.process = None
 
 
 def measure(rows: list[Row], num_threads: int, *, repeats: int, warmup: int) -> None:
-    """Fills `times_ms` of every row that its program can load, A B C A B C ..."""
+    """Fills `times_ms` of every row that its program can load, in the order A B C A B C ...
+
+    Args:
+        rows: files and programs, changed in place.
+        num_threads: of each program.
+        repeats: timed invokes of each.
+        warmup: invokes before.
+    """
     with contextlib.ExitStack() as stack:
-        for row in rows:  # one after the other: conversions take memory
+        for row in rows:  # one after the other: conversions need memory
             row.start(num_threads)
             stack.callback(row.stop)
             row.wait_until_ready()
@@ -140,14 +167,18 @@ def measure(rows: list[Row], num_threads: int, *, repeats: int, warmup: int) -> 
 
 
 def table(rows: list[Row]) -> str:
-    """Minimum, median and p90 in ms, and the median as a ratio to the first row's."""
+    """Formats minimum, median and p90 in ms, and the ratio of the median to the first row's.
+
+    Args:
+        rows: measured.
+    """
     names = [f"{row.model.parent.name}/{row.model.name}, {row.program}" for row in rows]
     width = max(map(len, names))
     first = next((np.median(row.times_ms) for row in rows if row.times_ms), 1.0)
     lines = [f"{'':<{width}}  {'min':>7} {'median':>7} {'p90':>7} {'ratio':>6}"]
     for name, row in zip(names, rows, strict=True):
         if not row.times_ms:
-            lines.append(f"{name:<{width}}  the program does not take this file: {row.failure}")
+            lines.append(f"{name:<{width}}  the program does not accept this file: {row.failure}")
             continue
         low, middle, high = np.percentile(row.times_ms, [0, 50, 90])
         ratio = middle / first
@@ -156,13 +187,21 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> int:
+    """Measures all files in all programs and prints one table per thread count.
+
+    Returns:
+        1 if nothing could be measured for a thread count, else 0.
+    """
     models = [pathlib.Path(name) for name in FLAGS.model if name]
     programs = [name for name in FLAGS.client if name]
     for program in programs:
         if program not in PROGRAMS:
             raise ValueError(f"--client: unknown {program!r}; known: {', '.join(PROGRAMS)}")
     if not models or not programs or FLAGS.repeats < 1 or FLAGS.warmup < 0:
-        raise ValueError("give --model=FILE,..., a --client, --repeats >= 1 and --warmup >= 0")
+        raise ValueError(
+            "expected files, clients, repeats >= 1 and warmup >= 0; give --model=FILE,..., "
+            "--client, --repeats and --warmup"
+        )
     thread_counts = _thread_counts()
     for model in models:
         read_checked_graph(model)  # native code reads it next
@@ -179,12 +218,14 @@ def _thread_counts() -> list[int]:
     counts = [int(value) if value.isdigit() else 0 for value in FLAGS.num_threads]
     if not counts or min(counts) < 1:
         raise ValueError(
-            f"--num_threads takes whole numbers such as 1,2; got {','.join(FLAGS.num_threads)!r}"
+            "--num_threads: expected whole numbers such as 1,2, got "
+            f"{','.join(FLAGS.num_threads)!r}"
         )
     return counts
 
 
 def console() -> None:
+    """Runs the command."""
     flags.DEFINE_list("model", "", "Files, each in every program.")
     flags.DEFINE_list("client", list(PROGRAMS), "Programs.")
     flags.DEFINE_list("num_threads", ["1"], "Of each program; one table each.")

@@ -1,4 +1,4 @@
-"""Reads a file's metadata with the classes that MediaPipe ships, not with ours: JSON to stdout."""
+"""Reads a file's metadata with MediaPipe's own classes and writes them as JSON to stdout."""
 
 import io
 import json
@@ -21,6 +21,11 @@ def _metadata(content: bytes) -> schema.ModelMetadataT:
 
 
 def main(model: str) -> None:
+    """Writes the metadata to standard output.
+
+    Args:
+        model: path of a `.tflite`.
+    """
     content = pathlib.Path(model).read_bytes()
     metadata = _metadata(content)
     [subgraph] = metadata.subgraphMetadata

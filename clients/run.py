@@ -1,10 +1,10 @@
-"""Other people's programs on our file: does each show the mask that our interpreter shows?
+"""Checks that other programs predict the same mask from our file as our interpreter.
 
-python -m clients.run                     # all; the first time installs environments, minutes
+python -m clients.run                     # all; the first run installs environments, minutes
 python -m clients.run --client=mediapipe,vela
 
-The zoo's int8 CamVid file gets its metadata, and a photo of its size goes through each client.
-Ends with `N passed, N failed`; status 1 where one failed.
+The zoo's int8 CamVid file gets its metadata, and each client runs it on a photo of its size.
+The last line is `N passed, N failed`; the exit status is 1 if one failed.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 from absl import flags
@@ -30,30 +31,31 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
 from tflite_tools.deployment.client_rules import Client, check_file
 from tflite_tools.metadata.segmenter import SegmenterMetadata
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 FLAGS = flags.FLAGS
 _ZOO = FOLDER.parent / "zoo"
 _SAME_KERNELS = 0.999
-"""MediaPipe and the browser run the same XNNPACK kernels; its arg max may break ties otherwise."""
+"""MediaPipe and the browser run the same XNNPACK kernels; ties of the arg max may differ."""
 _OTHER_KERNELS = 0.97
-"""Kernels that round in another way; trained int8 files agree on 99.7% as a rule."""
+"""Kernels that round differently; trained int8 files usually agree on 99.7%."""
 _MISREAD = 0.5
-"""A class map taken for H channels agrees by chance alone."""
+"""A class map that is read as H channels agrees only by chance."""
 _BEAM_TESTS = "tests/tflite_tools/evaluation/test_sharded.py"
 _VELA_ACCELERATORS = ("ethos-u55-256", "ethos-u65-512", "ethos-u85-512")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What every client gets.
+    """The input of every client.
 
     Attributes:
         model: file with metadata.
-        metadata: what we wrote into it.
+        metadata: in that file.
         picture: PNG of the model's input size.
-        mask: uint8 [height, width], from our interpreter.
+        mask: uint8 [height, width], of our interpreter.
         folder: for temporary files.
     """
 
@@ -90,7 +92,7 @@ def _our_mask(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
         [outcome] = pool.run([Task(0, ModelRunner.class_map, arguments=(canvas,))])
     if outcome.failure:
         raise RuntimeError(outcome.failure)
-    return outcome.value  # type: ignore[return-value]
+    return outcome.value
 
 
 def _python_mask(name: str, scene: Scene) -> np.ndarray:
@@ -107,25 +109,26 @@ def _browser_mask(page: str, scene: Scene) -> np.ndarray:
 
 def _compared(mask: np.ndarray, scene: Scene, *, least: float) -> str:
     if mask.size != scene.mask.size:
-        raise RuntimeError(f"a mask of {mask.shape} where {scene.mask.shape} was fed")
+        raise RuntimeError(f"expected a mask of {scene.mask.shape}, got {mask.shape}")
     share = float(np.mean(mask.reshape(scene.mask.shape) == scene.mask))
     if share < least:
-        raise RuntimeError(f"{share:.4%} of the pixels agree, {least:.1%} are demanded")
+        raise RuntimeError(f"{share:.4%} of the pixels agree, expected at least {least:.1%}")
     return f"{share:.4%} of the pixels agree"
 
 
-def _python_client(name: str, least: float):
+def _python_client(name: str, least: float) -> Callable[[Scene], str]:
     return lambda scene: _compared(_python_mask(name, scene), scene, least=least)
 
 
-def _browser_client(page: str):
+def _browser_client(page: str) -> Callable[[Scene], str]:
     return lambda scene: _compared(_browser_mask(page, scene), scene, least=_SAME_KERNELS)
 
 
 def _metadata_read_by_mediapipe(scene: Scene) -> str:
-    """Every field as MediaPipe's own generated classes find it."""
+    """Compares every field with what MediaPipe's own generated classes read."""
     found = json.loads(run([python_of("mediapipe"), FOLDER / "read_metadata.py", scene.model]))
     ours = scene.metadata
+    assert ours.preprocessing is not None
     expected = {
         "name": ours.name,
         "min_parser_version": "1.5.0",
@@ -145,19 +148,22 @@ def _metadata_read_by_mediapipe(scene: Scene) -> str:
 
 
 def _class_map_misread(scene: Scene) -> str:
-    """The reason of check_client's first rule: no error, another mask."""
+    """Confirms check_client's rule on class maps: no error, but another mask."""
     model, labels = scene.folder / "class_map.tflite", scene.folder / "labels.txt"
     model.write_bytes(with_arg_max(scene.model.read_bytes()))
     labels.write_text("\n".join(scene.metadata.labels))
     photo = np.asarray(Image.open(scene.picture))
     other = _scene(AddOptions(model, scene.folder / "with_labels.tflite", labels=labels), photo)
     if not np.array_equal(other.mask, scene.mask):
-        raise RuntimeError("our interpreter's arg max differs from ours of the logits")
+        raise RuntimeError("the mask of the ARG_MAX differs from the arg max of the logits")
     if not any(finding.fatal for finding in check_file(other.model, Client.MEDIAPIPE)):
         raise RuntimeError("check_client does not refuse a class map for MediaPipe")
     share = float(np.mean(_python_mask("mediapipe", other) == other.mask))
     if share > _MISREAD:
-        raise RuntimeError(f"{share:.1%} of the pixels agree: is the rule out of date?")
+        raise RuntimeError(
+            f"{share:.1%} of the pixels agree, expected at most {_MISREAD:.0%}; the "
+            "rule is out of date"
+        )
     return f"misread without an error ({share:.1%} of the pixels agree), and refused"
 
 
@@ -178,7 +184,7 @@ def _vela(scene: Scene) -> str:
 
 
 def _beam(scene: Scene) -> str:
-    """Sharded evaluation against the local one, bit for bit: its tests, where Beam is installed."""
+    """Runs the tests of sharded evaluation in an environment with Beam."""
     del scene
     tests = [python_of("beam"), "-m", "pytest", "-q", "-p", "no:cacheprovider", _BEAM_TESTS]
     last = run(tests, cwd=FOLDER.parent).strip().splitlines()[-1].strip("= ")
@@ -202,6 +208,11 @@ CLIENTS = {
 
 
 def main() -> int:
+    """Runs all clients and prints one line per client.
+
+    Returns:
+        1 if one failed, else 0.
+    """
     names = [name for name in FLAGS.client if name] or list(CLIENTS)
     for name in names:
         if name not in CLIENTS:
@@ -227,10 +238,11 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     flags.DEFINE_list("client", "", f"Of {', '.join(CLIENTS)}; default: all.")
     default = _ZOO / "camvid_deeplab_mobilenet_v2" / "int8.tflite"
     flags.DEFINE_string("model", str(default), "A file with logits, uint8 in and out.")
-    flags.DEFINE_string("photo", "", "Picture; default: the first of the CamVid list.")
+    flags.DEFINE_string("photo", "", "Image; default: the first of the CamVid list.")
     command.run(main)
 
 

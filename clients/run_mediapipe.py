@@ -1,4 +1,7 @@
-"""MediaPipe's ImageSegmenter on one picture: category mask as NPY. Runs in its own environment."""
+"""Writes the mask of one image by MediaPipe's ImageSegmenter as NPY.
+
+Runs in an environment of its own.
+"""
 
 import pathlib
 import sys
@@ -9,6 +12,13 @@ from mediapipe.tasks.python import BaseOptions, vision
 
 
 def main(model: str, picture: str, *, output: str) -> None:
+    """Predicts the mask of one image.
+
+    Args:
+        model: path of the `.tflite`.
+        picture: path of the image, of the input's size.
+        output: NPY file to write.
+    """
     options = vision.ImageSegmenterOptions(
         base_options=BaseOptions(model_asset_buffer=pathlib.Path(model).read_bytes()),
         output_category_mask=True,
@@ -20,4 +30,4 @@ def main(model: str, picture: str, *, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], output=sys.argv[3])

@@ -1,4 +1,7 @@
-"""ONNX Runtime through tf2onnx on one picture: mask as NPY. Runs in its own environment."""
+"""Writes the mask of one image by ONNX Runtime (through tf2onnx) as NPY.
+
+Runs in an environment of its own.
+"""
 
 import pathlib
 import subprocess
@@ -13,6 +16,13 @@ _OPSET = "17"
 
 
 def main(model: str, picture: str, *, output: str) -> None:
+    """Predicts the mask of one image.
+
+    Args:
+        model: path of the `.tflite`.
+        picture: path of the image, of the input's size.
+        output: NPY file to write.
+    """
     with tempfile.TemporaryDirectory() as folder:
         converted = pathlib.Path(folder) / "model.onnx"
         command = [sys.executable, "-m", "tf2onnx.convert", "--tflite", model]
@@ -24,4 +34,4 @@ def main(model: str, picture: str, *, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], output=sys.argv[3])

@@ -1,4 +1,7 @@
-"""The old tflite-runtime on one picture: mask as NPY. Runs in its own environment."""
+"""Writes the mask of one image by the old tflite-runtime as NPY.
+
+Runs in an environment of its own.
+"""
 
 import sys
 
@@ -8,6 +11,13 @@ from tflite_runtime.interpreter import Interpreter
 
 
 def main(model: str, picture: str, *, output: str) -> None:
+    """Predicts the mask of one image.
+
+    Args:
+        model: path of the `.tflite`.
+        picture: path of the image, of the input's size.
+        output: NPY file to write.
+    """
     interpreter = Interpreter(model)
     interpreter.allocate_tensors()
     pixels = np.asarray(Image.open(picture).convert("RGB"))[None]
@@ -18,4 +28,4 @@ def main(model: str, picture: str, *, output: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1], sys.argv[2], output=sys.argv[3])

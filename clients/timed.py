@@ -1,7 +1,7 @@
 """One model in one program, invoked once for each line of standard input.
 
-Runs in the program's own environment, which holds no other; answers "ready", then milliseconds,
-a line each.
+Runs in the program's own environment; answers "ready", then the milliseconds of each invoke, one
+per line.
 """
 
 import pathlib
@@ -9,14 +9,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 _OPSET = "17"
 
 
-def litert(model: str, num_threads: int):
-    """This project's own runtime, XNNPACK kernels."""
+def litert(model: str, num_threads: int) -> Callable[[], object]:
+    """Loads the file in this project's own runtime, with XNNPACK kernels.
+
+    Args:
+        model: path of the `.tflite`.
+        num_threads: of the program.
+
+    Returns:
+        A function that runs one invoke.
+    """
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
     interpreter = Interpreter(model, num_threads=num_threads)
@@ -26,7 +36,16 @@ def litert(model: str, num_threads: int):
     return interpreter.invoke
 
 
-def openvino(model: str, num_threads: int):
+def openvino(model: str, num_threads: int) -> Callable[[], object]:
+    """Loads the file in OpenVINO's CPU plugin.
+
+    Args:
+        model: path of the `.tflite`.
+        num_threads: of the program.
+
+    Returns:
+        A function that runs one invoke.
+    """
     import openvino as program  # noqa: PLC0415
 
     settings = {
@@ -43,7 +62,16 @@ def openvino(model: str, num_threads: int):
     return request.infer
 
 
-def onnxruntime(model: str, num_threads: int):
+def onnxruntime(model: str, num_threads: int) -> Callable[[], object]:
+    """Converts the file with tf2onnx and loads it in ONNX Runtime.
+
+    Args:
+        model: path of the `.tflite`.
+        num_threads: of the program.
+
+    Returns:
+        A function that runs one invoke.
+    """
     import onnxruntime as program  # noqa: PLC0415
 
     options = program.SessionOptions()
@@ -60,7 +88,7 @@ def onnxruntime(model: str, num_threads: int):
     return lambda: session.run(None, feed)
 
 
-def _noise(shape, dtype) -> np.ndarray:
+def _noise(shape: Sequence[int], dtype: npt.DTypeLike) -> np.ndarray:
     dtype = np.dtype(dtype)
     noise = np.random.default_rng(0)
     if np.issubdtype(dtype, np.integer):
@@ -72,8 +100,15 @@ def _noise(shape, dtype) -> np.ndarray:
 PROGRAMS = {"litert": litert, "openvino": openvino, "onnxruntime": onnxruntime}
 
 
-def main(program: str, model: str, *, num_threads: str) -> None:
-    invoke = PROGRAMS[program](model, int(num_threads))
+def main(program: str, model: str, *, num_threads: int) -> None:
+    """Answers every line of standard input with the milliseconds of one invoke.
+
+    Args:
+        program: key of `PROGRAMS`.
+        model: path of the `.tflite`.
+        num_threads: of the program.
+    """
+    invoke = PROGRAMS[program](model, num_threads)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for _ in sys.stdin:
@@ -84,4 +119,4 @@ def main(program: str, model: str, *, num_threads: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], num_threads=sys.argv[3])
+    main(sys.argv[1], sys.argv[2], num_threads=int(sys.argv[3]))

@@ -1,18 +1,17 @@
-"""Says whether a run's calibration set is large enough.
+"""Checks whether a run's calibration set is large enough.
 
     python -m export.check_calibration --run_dir=runs/camvid --calibration_images=32
 
-Two int8 files are made from disjoint photos of the training list and scored on other photos of that
-list; exit status 1 when they differ by more than --bound.
+Two int8 files are calibrated on disjoint images of the training list and scored on other images of
+that list; the exit status is 1 if they differ by more than --bound.
 """
 
-import pathlib
 import sys
 
 from absl import flags
 
 from deeplab_tf import command
-from deeplab_tf.data.registry import DATASETS, open_dataset
+from deeplab_tf.data.registry import DATASETS
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.post_training import PostTraining
 
@@ -23,52 +22,51 @@ def _define_flags() -> None:
     flags.DEFINE_string("run_dir", None, "Run folder of the float network.", required=True)
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
-    flags.DEFINE_string("split", "train", "List of the photos; never the one you report on.")
-    flags.DEFINE_integer("calibration_images", 32, "Photos of each of the two sets.")
-    flags.DEFINE_integer("score_images", 48, "Other photos, that both files are scored on.")
-    flags.DEFINE_integer("seed", 0, "Which photos.")
+    flags.DEFINE_string("split", "train", "List of the images; never the one you report on.")
+    flags.DEFINE_integer("calibration_images", 32, "Images in each of the two sets.")
+    flags.DEFINE_integer("score_images", 48, "Other images that both files are scored on.")
+    flags.DEFINE_integer("seed", 0, "Seed of the choice of images.")
     flags.DEFINE_float("bound", 0.005, "Largest difference in mIoU, fraction.")
     methods = [member.value for member in RangeMethod]
     flags.DEFINE_enum("activation_ranges", "min_max", methods, "How ranges are chosen.")
 
 
 def main() -> int:
-    from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
-    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
-    from export.conversion.source import RunSource  # noqa: PLC0415
-    from export.experiments.calibration_stability import (  # noqa: PLC0415
-        StabilityPlan,
-        check_stability,
-    )
+    """Runs the command.
 
-    folder = RunFolder(pathlib.Path(FLAGS.run_dir))
-    config = read_config(folder.path)
-    dataset, data_dir = FLAGS.dataset or config.data.dataset, FLAGS.data_dir or config.data.data_dir
-    if not dataset:
-        raise ValueError(f"{folder.path} names no data set; give --dataset and --data_dir")
-    photos = open_dataset(dataset, data_dir, split=FLAGS.split)
-    folder.check_classes(photos)
-    height, width = config.model.padded_size(*photos.image(0).shape[:2])
+    Returns:
+        exit status: 1 if the set is too small.
+    """
+    from export.experiments.calibration_stability import (  # noqa: PLC0415 - flags come first
+        CalibrationCheckPlan,
+        check_calibration,
+    )
+    from export.experiments.experiment_run import ExperimentRun  # noqa: PLC0415
+
+    run = ExperimentRun(FLAGS.run_dir, FLAGS.dataset, data_dir=FLAGS.data_dir)
+    samples = run.open_list(FLAGS.split)
+    height, width = run.input_size(samples)
     steps = PostTraining(ranges=RangeMethod(FLAGS.activation_ranges))
-    plan = StabilityPlan(
-        source=RunSource(folder),
+    plan = CalibrationCheckPlan(
+        source=run.source,
         height=height,
         width=width,
-        preprocessing=config.data.preprocessing,
-        label_set=folder.read_labels(),
-        dataset=photos,
+        preprocessing=run.config.data.preprocessing,
+        label_set=run.folder.read_labels(),
+        dataset=samples,
         calibration_images=FLAGS.calibration_images,
         score_images=FLAGS.score_images,
         seed=FLAGS.seed,
         bound=FLAGS.bound,
         steps=steps if steps != PostTraining() else None,
     )
-    found = check_stability(plan)
-    sys.stdout.write("\n".join(found.lines()) + "\n")
-    return 0 if found.stable else 1
+    result = check_calibration(plan)
+    sys.stdout.write("\n".join(result.lines()) + "\n")
+    return 0 if result.stable else 1
 
 
 def console() -> None:
+    """Entry point of the command."""
     _define_flags()
     command.run(main)
 

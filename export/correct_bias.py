@@ -1,10 +1,10 @@
-"""Corrects the biases of a finished integer `.tflite`, ours or anyone's, without converting.
+"""Corrects the biases of any finished integer `.tflite`, without a new conversion.
 
     python -m export.correct_bias --model=int8.tflite --reference=runs/camvid --dataset=camvid \
         --data_dir=DIR --output=corrected.tflite
 
-Prints what was added to each layer's bias, and how far the logits are from the reference's before
-and after. 32 photos of 480 x 368 take one to three minutes on two cores.
+Prints what was added to each layer's bias, and the distance of the logits from the reference's
+before and after. 32 images of 480 x 368 take one to three minutes on two cores.
 """
 
 import pathlib
@@ -25,23 +25,24 @@ def _define_flags() -> None:
         "reference",
         "",
         "The network that the file was converted from: a float .tflite of the same size, or a run "
-        "folder (its float weights). Left out: the file's own weights as floats; this corrects "
-        "what the rounding of activations shifts, not what the rounding of weights does.",
+        "folder (its float weights). Default: the file's own weights as floats; this corrects "
+        "shifts by the rounding of activations, but not by the rounding of weights.",
     )
-    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Photos.", required=True)
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set of the images.", required=True)
     flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
     flags.DEFINE_string("output", None, "The new .tflite file.", required=True)
-    flags.DEFINE_string("calibration_split", "train", "List that photos are chosen from.")
+    flags.DEFINE_string("calibration_split", "train", "List that images are chosen from.")
     flags.DEFINE_integer(
-        "calibration_images", None, f"At least 2; default: {_IMAGES}, or all where there are fewer."
+        "calibration_images", None, f"At least 2; default: {_IMAGES}, or all of a shorter list."
     )
-    flags.DEFINE_integer("calibration_seed", 0, "Which.")
+    flags.DEFINE_integer("calibration_seed", 0, "Seed of the choice of images.")
     flags.DEFINE_float("mean", None, "Of the input, in pixel units; default: the file's own.")
     flags.DEFINE_float("std", None, "Of the input, in pixel units; default: the file's own.")
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 
 def main() -> None:
+    """Runs the command."""
     calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.calibration_split)
     from export.bias_correction.correction import correct_biases  # noqa: PLC0415
     from export.bias_correction.plan import (  # noqa: PLC0415 - flags are checked first
@@ -61,20 +62,21 @@ def main() -> None:
         std=FLAGS.std,
         overwrite=FLAGS.overwrite,
     )
-    done = correct_biases(plan)
-    sys.stdout.write(done.table() + "\n")
-    for line in done.warnings():
+    result = correct_biases(plan)
+    sys.stdout.write(result.table() + "\n")
+    for line in result.warnings():
         logging.warning("%s", line)
     logging.info(
         "%d layers corrected in %s; logits against the reference's: %.2f dB, before %.2f dB",
-        len(done.layers),
+        len(result.layers),
         plan.output,
-        done.snr_after_db,
-        done.snr_before_db,
+        result.snr_after_db,
+        result.snr_before_db,
     )
 
 
 def console() -> None:
+    """Entry point of the command."""
     _define_flags()
     command.run(main)
 

@@ -1,9 +1,9 @@
-"""Converts somebody's `.tflite` again, as int8 per channel, without training.
+"""Converts an existing `.tflite` again, as int8 per channel, without training.
 
     python -m export.requantize --model=X.tflite --dataset=voc --data_dir=DIR
 
 Writes the network, its weights and a report into <output_dir> (a run folder), the new files
-into <output_dir>/tflite, and a table of both beside each other into <output_dir>/evaluation.
+into <output_dir>/tflite, and a table that compares old and new files into <output_dir>/evaluation.
 """
 
 import pathlib
@@ -20,7 +20,9 @@ FLAGS = flags.FLAGS
 
 def _define_flags() -> None:
     flags.DEFINE_string("model", None, "The .tflite file.", required=True)
-    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Of its classes.", required=True)
+    flags.DEFINE_enum(
+        "dataset", None, sorted(DATASETS), "Data set with the classes of the file.", required=True
+    )
     flags.DEFINE_string("data_dir", "", "Folder that holds the data set.")
     flags.DEFINE_string("output_dir", "", "Default: <name of the file>_requantized.")
     flags.DEFINE_list("variants", "int8", "Of " + ", ".join(variant.value for variant in Variant))
@@ -29,12 +31,12 @@ def _define_flags() -> None:
     )
     flags.DEFINE_string("calibration_split", "train", "List that ranges are calibrated on.")
     flags.DEFINE_integer("calibration_images", 100, "How many.", lower_bound=1)
-    flags.DEFINE_integer("calibration_seed", 0, "Which.")
+    flags.DEFINE_integer("calibration_seed", 0, "Seed of the choice of images.")
     flags.DEFINE_string("split", "val", "List to score on; empty: no scores.")
-    flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
+    flags.DEFINE_integer("limit", 0, "Score only this many samples, from the first; 0 = all.")
     flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
-    flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
+    flags.DEFINE_integer("latency_repeats", 30, "Timed runs per file; 0 = no timing.")
     flags.DEFINE_string("trim_head", "", "Cut the network after this tensor, its logits.")
     flags.DEFINE_float("mean", None, "Of the input, in pixel units; default: the file's own.")
     flags.DEFINE_float("std", None, "Of the input, in pixel units; default: the file's own.")
@@ -42,10 +44,18 @@ def _define_flags() -> None:
 
 
 def main() -> int:
+    """Runs the command.
+
+    Returns:
+        exit status: 1 if a file failed.
+
+    Raises:
+        ValueError: no variant is chosen.
+    """
     variants = tuple(command.enum_members("variants", FLAGS.variants, kind=Variant))
     heads = tuple(command.enum_members("heads", FLAGS.heads, kind=Head))
     if not variants:
-        raise ValueError("--variants names none; give int8, for example")
+        raise ValueError("--variants: expected at least one variant, got none; give int8")
     path = pathlib.Path(FLAGS.model)
     output_dir = pathlib.Path(FLAGS.output_dir or f"{path.stem}_requantized")
     calibration = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.calibration_split)
@@ -91,23 +101,24 @@ def main() -> int:
         variants=variants,
         heads=heads,
     )
-    done = requantize(plan)
-    if done.results and evaluation is not None:
+    outcome = requantize(plan)
+    if outcome.results and evaluation is not None:
         write_metrics(
-            done.results, evaluation, options=options, output_dir=output_dir / "evaluation"
+            outcome.results, evaluation, options=options, output_dir=output_dir / "evaluation"
         )
-        sys.stdout.write(terminal_table(done.results, evaluation, options=options) + "\n")
-    failed = [file for file in done.files if file.failure]
+        sys.stdout.write(terminal_table(outcome.results, evaluation, options=options) + "\n")
+    failed = [file for file in outcome.files if file.failure]
     logging.info(
         "%d of %d files in %s",
-        len(done.files) - len(failed),
-        len(done.files),
+        len(outcome.files) - len(failed),
+        len(outcome.files),
         output_dir / "tflite",
     )
-    return 1 if failed or any(result.failure for result in done.results) else 0
+    return 1 if failed or any(result.failure for result in outcome.results) else 0
 
 
 def console() -> None:
+    """Entry point of the command."""
     _define_flags()
     command.run(main)
 

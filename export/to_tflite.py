@@ -1,4 +1,4 @@
-"""Turns a trained network into `.tflite` files, each checked and with a manifest.
+"""Exports a trained network as `.tflite` files, each checked and with a manifest.
 
     python -m export.to_tflite --run_dir=runs/camvid
 
@@ -7,10 +7,13 @@ makes every variant with full-size logits and with a class map, in <run_dir>/tfl
 
 import difflib
 import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from absl import flags, logging
 
 from deeplab_tf import command
+from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
@@ -20,9 +23,14 @@ from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
 from deeplab_tf.runs.folder import RunFolder
 from export.conversion.variants import RULES, Head, IoDtype, Target, Variant, plan_files
 
+if TYPE_CHECKING:  # both load TensorFlow; flags are checked first
+    from deeplab_tf.runs.config import TrainingConfig
+    from export.conversion.source import Source
+
 FLAGS = flags.FLAGS
+_Number = TypeVar("_Number", int, float)
 REPORTED_SPLITS = {"val", "validation", "test"}
-"""Lists that results are reported on."""
+"""Lists that results are reported on; calibration must not use them."""
 DEFAULT_CALIBRATION_IMAGES = 100
 LARGEST_DEFAULT_PIXELS = 4_000_000
 _NO_RUN = "For --keras_file, --saved_model and --frozen_graph: "
@@ -39,7 +47,7 @@ def _define_flags() -> None:
     flags.DEFINE_bool(
         "trust_saved_model",
         False,
-        "Load --saved_model or --frozen_graph whatever its operators do: they run as you.",
+        "Load --saved_model or --frozen_graph without checking its operators: they run as you.",
     )
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/tflite.")
     flags.DEFINE_list(
@@ -55,28 +63,28 @@ def _define_flags() -> None:
     io_dtypes = [dtype.value for dtype in IoDtype]
     flags.DEFINE_enum("input_dtype", "uint8", io_dtypes, "Input of full-integer variants.")
     flags.DEFINE_enum("output_dtype", "uint8", io_dtypes, "Output of full-integer variants.")
-    flags.DEFINE_list("size", "", "Height,width; default: the first photo's, padded to fit.")
-    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Of calibration; default: the run's own.")
+    flags.DEFINE_list("size", "", "Height,width; default: the first image's, padded to fit.")
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "For calibration; default: the run's own.")
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
     flags.DEFINE_string("calibration_split", "train", "List that images are chosen from.")
     flags.DEFINE_integer("calibration_images", 0, "How many; 0 = 100, or all of a shorter list.")
-    flags.DEFINE_integer("calibration_seed", 0, "Which.")
+    flags.DEFINE_integer("calibration_seed", 0, "Seed of the choice of images.")
     flags.DEFINE_bool("calibrate_on_evaluation", False, "Allow the list that is evaluated on.")
-    flags.DEFINE_list("mean", "128,128,128", _NO_RUN + "pixel mean of each channel.")
-    flags.DEFINE_list("std", "128,128,128", _NO_RUN + "pixel divisor of each channel.")
-    flags.DEFINE_string("labels", "", _NO_RUN + "text file, a class name a line.")
+    flags.DEFINE_list("mean", "128,128,128", _NO_RUN + "pixel mean per channel.")
+    flags.DEFINE_list("std", "128,128,128", _NO_RUN + "pixel divisor per channel.")
+    flags.DEFINE_string("labels", "", _NO_RUN + "text file, one class name per line.")
     _define_post_training_flags()
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 
 def _define_post_training_flags() -> None:
     relu6 = [member.value for member in Relu6]
-    flags.DEFINE_bool("per_channel", True, "int8: one weight scale a channel; off: one a kernel.")
+    flags.DEFINE_bool("per_channel", True, "int8: one weight scale per channel; off: per kernel.")
     flags.DEFINE_bool("equalize", False, "int8: equalize the ranges of neighbouring kernels.")
-    flags.DEFINE_enum("equalize_relu6", "exact", relu6, "int8: what becomes of ReLU6 then.")
+    flags.DEFINE_enum("equalize_relu6", "exact", relu6, "int8: form of ReLU6 after equalization.")
     flags.DEFINE_bool("absorb_biases", False, "int8: move high biases into the next layer.")
     methods = [member.value for member in BiasMethod]
-    flags.DEFINE_enum("correct_biases", "none", methods, "int8: undo shifts of a layer's mean.")
+    flags.DEFINE_enum("correct_biases", "none", methods, "int8: correct shifts of a layer's mean.")
     flags.DEFINE_bool("adaround", False, "int8: learn the rounding of weights; takes minutes.")
     flags.DEFINE_list("keep_float", "", "int8: layers that compute in float32.")
     flags.DEFINE_list("int16", "", "int8: layers that compute with 16-bit activations.")
@@ -84,8 +92,8 @@ def _define_post_training_flags() -> None:
     flags.DEFINE_enum("activation_ranges", "min_max", methods, "int8: how ranges are chosen.")
 
 
-def _post_training():
-    """The steps that are asked for; None where the converter does it all."""
+def _post_training() -> PostTraining | None:
+    """Returns the requested steps; None where the converter quantizes by itself."""
     plan = PostTraining(
         FLAGS.per_channel,
         FLAGS.equalize,
@@ -100,21 +108,23 @@ def _post_training():
     return None if plan == PostTraining() else plan
 
 
-def _numbers(name: str, kind=float):
+def _numbers(name: str, kind: Callable[[str], _Number]) -> tuple[_Number, ...]:
     try:
         return tuple(kind(value) for value in FLAGS[name].value)
     except ValueError as error:
-        raise ValueError(f"--{name} takes numbers, got {','.join(FLAGS[name].value)}") from error
+        text = ",".join(FLAGS[name].value)
+        raise ValueError(f"--{name}: expected numbers, got {text}") from error
 
 
-def _open_source():
+def _open_source() -> "Source":
     from export.conversion import source  # noqa: PLC0415 - flags are checked first
 
     given = [n for n in ("run_dir", "keras_file", "saved_model", "frozen_graph") if FLAGS[n].value]
     if len(given) != 1:
         raise ValueError(
-            "give one of --run_dir, --keras_file, --saved_model, --frozen_graph; got "
+            "expected one of --run_dir, --keras_file, --saved_model, --frozen_graph, got "
             + (", ".join(given) or "none")
+            + "; give exactly one"
         )
     path = pathlib.Path(FLAGS[given[0]].value)
     if given[0] == "run_dir":
@@ -124,14 +134,16 @@ def _open_source():
     if given[0] == "saved_model":
         return source.SavedModelSource(path, FLAGS.trust_saved_model)
     if not (FLAGS.input_arrays and FLAGS.output_arrays):
-        raise ValueError("--frozen_graph needs --input_arrays and --output_arrays")
+        raise ValueError("--frozen_graph needs --input_arrays and --output_arrays; give both")
     return source.FrozenGraphSource(
         path, FLAGS.input_arrays, output_array=FLAGS.output_arrays, trusted=FLAGS.trust_saved_model
     )
 
 
-def _calibration_dataset(config, variants, *, labels_known: bool):
-    """The split that images are chosen from; None where nothing needs one."""
+def _calibration_dataset(
+    config: "TrainingConfig | None", variants: list[Variant], *, labels_known: bool
+) -> SegmentationDataset | None:
+    """Opens the list that images are chosen from; None where nothing needs one."""
     needed = any(RULES[variant].calibrated for variant in variants)
     size_known = any(FLAGS.size) or (config is not None and config.model.fixed_size is not None)
     if not needed and labels_known and size_known:
@@ -149,27 +161,29 @@ def _calibration_dataset(config, variants, *, labels_known: bool):
     return open_dataset(dataset, data_dir, split=FLAGS.calibration_split)
 
 
-def _size(config, dataset) -> tuple[int, int]:
+def _size(config: "TrainingConfig | None", dataset: SegmentationDataset | None) -> tuple[int, int]:
     if [value for value in FLAGS.size if value]:
         size = _numbers("size", int)
         if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"--size takes height,width; got {','.join(FLAGS.size)}")
-        return size
+            raise ValueError(f"--size: expected height,width, got {','.join(FLAGS.size)}")
+        height, width = size
+        return height, width
     if config is not None and config.model.fixed_size is not None:
         return config.model.padded_size(1, 1)
     if config is None or dataset is None:
-        raise ValueError("give --size=height,width")
+        raise ValueError("the size of the input is not known; give --size=height,width")
     height, width = config.model.padded_size(*dataset.image(0).shape[:2])
     if height * width > LARGEST_DEFAULT_PIXELS:
         raise ValueError(
-            f"the first photo would make the network's input {height} x {width}; choose what the "
-            "device can run with --size=height,width"
+            f"the first image gives an input of {height} x {width}, expected at most "
+            f"{LARGEST_DEFAULT_PIXELS} pixels; choose a size that the device can run with "
+            "--size=height,width"
         )
     return height, width
 
 
 def _protect_source() -> None:
-    """The SavedModel that is read must not be the one that is written."""
+    """Raises ValueError where the SavedModel that is read would be overwritten."""
     from export.conversion.pipeline import SAVED_MODELS  # noqa: PLC0415
 
     if not FLAGS.saved_model:
@@ -180,13 +194,13 @@ def _protect_source() -> None:
             raise ValueError(f"--output_dir would replace {FLAGS.saved_model}; choose another")
 
 
-def _check_layers(source, height: int, *, width: int) -> None:
-    """Raises ValueError for a layer that --keep_float or --int16 names and nobody has."""
-    wanted = [name for name in (*FLAGS.keep_float, *FLAGS.int16) if name]
-    if not wanted:
+def _check_layers(source: "Source", height: int, *, width: int) -> None:
+    """Raises ValueError for a layer in --keep_float or --int16 that the network does not have."""
+    chosen = [name for name in (*FLAGS.keep_float, *FLAGS.int16) if name]
+    if not chosen:
         return
     known = {layer.name for layer in source.float_model(height, width).layers}
-    for name in wanted:
+    for name in chosen:
         if name.removesuffix("_linear") not in known and name not in known:
             near = difflib.get_close_matches(name, known)
             raise ValueError(
@@ -194,23 +208,33 @@ def _check_layers(source, height: int, *, width: int) -> None:
                 + (
                     f"; did you mean {', '.join(near)}?"
                     if near
-                    else "; export.sensitivity lists them"
+                    else "; export.sensitivity lists the layers"
                 )
             )
 
 
-def _labels(dataset) -> LabelSet:
+def _labels(dataset: SegmentationDataset | None) -> LabelSet:
     if FLAGS.run_dir:
         return RunFolder(pathlib.Path(FLAGS.run_dir)).read_labels()
     if FLAGS.labels:
         names = pathlib.Path(FLAGS.labels).read_text().splitlines()
         return LabelSet.from_names(name.strip() for name in names if name.strip())
     if dataset is None:
-        raise ValueError("give --labels=FILE, one class name a line, or --dataset")
+        raise ValueError(
+            "the classes are not known; give --labels=FILE, one class name per line, or --dataset"
+        )
     return dataset.label_set
 
 
 def main() -> int:
+    """Runs the command.
+
+    Returns:
+        exit status: 1 if a file failed.
+
+    Raises:
+        ValueError: flags that do not fit together.
+    """
     variants = command.enum_members("variants", FLAGS.variants, kind=Variant) or list(Variant)
     heads = command.enum_members("heads", FLAGS.heads, kind=Head) or list(Head)
     target = Target(FLAGS.target)
@@ -219,7 +243,7 @@ def main() -> int:
     if _post_training() is not None and Variant.INT8 not in variants:
         raise ValueError(
             "--keep_float, --int16, --equalize, --absorb_biases, --correct_biases, --adaround, "
-            "--activation_ranges and --noper_channel apply to int8 alone; add it to --variants"
+            "--activation_ranges and --noper_channel apply only to int8; add it to --variants"
         )
     source = _open_source()
     from deeplab_tf.runs.config import read_config  # noqa: PLC0415
@@ -235,7 +259,7 @@ def main() -> int:
         )
     if not source.choosable_heads:
         heads = [Head.LOGITS]
-        logging.info("the graph's own output is kept: heads apply to runs and Keras files")
+        logging.info("the graph keeps its own output: --heads applies to runs and Keras files")
     labels_known = bool(FLAGS.run_dir or FLAGS.labels)
     dataset = _calibration_dataset(config, variants, labels_known=labels_known)
     height, width = _size(config, dataset)
@@ -249,7 +273,7 @@ def main() -> int:
         output_dtype=IoDtype(FLAGS.output_dtype),
     )
     for line in left_out:
-        logging.warning("left out: %s", line)
+        logging.warning("skipped: %s", line)
     if not files:
         raise ValueError("; ".join(left_out))
     _protect_source()
@@ -260,7 +284,7 @@ def main() -> int:
         files=files,
         preprocessing=config.data.preprocessing
         if config
-        else Preprocessing(_numbers("mean"), _numbers("std")),
+        else Preprocessing(_numbers("mean", float), _numbers("std", float)),
         label_set=_labels(dataset),
         calibration_dataset=dataset,
         calibration_images=FLAGS.calibration_images
@@ -274,34 +298,39 @@ def main() -> int:
     failed = [result for result in results if result.failure]
     logging.info("%d of %d files in %s", len(results) - len(failed), len(results), plan.output_dir)
     if target is not Target.NONE:
-        _tell_target(target, [result.path for result in results if result.path])
+        _log_placement(target, [result.path for result in results if result.path])
     return 1 if failed else 0
 
 
-def _for_edgetpu(variants, heads):
-    """Full-integer variants, logits at the network's own resolution, unless others are named."""
+def _for_edgetpu(variants: list[Variant], heads: list[Head]) -> tuple[list[Variant], list[Head]]:
+    """Returns full-integer variants and low-resolution logits, unless flags name others."""
     if not [name for name in FLAGS.variants if name]:
         variants = [Variant.INT8, Variant.QAT_INT8]
     if wrong := [v.value for v in variants if v not in (Variant.INT8, Variant.QAT_INT8)]:
-        raise ValueError(f"an Edge TPU runs int8 and qat_int8; {', '.join(wrong)} cannot be mapped")
+        raise ValueError(
+            f"--target=edgetpu: expected variants int8 and qat_int8, got {', '.join(wrong)}; take "
+            "the others out of --variants"
+        )
     if not FLAGS["heads"].present:
         heads = [Head.LOGITS_LOW]
     return variants, heads
 
 
-def _tell_target(target: Target, paths) -> None:
+def _log_placement(target: Target, paths: list[pathlib.Path]) -> None:
+    """Logs which operators of each file the accelerator runs."""
     from tflite_tools.deployment.targets.registry import check_target  # noqa: PLC0415
     from tflite_tools.flatbuffer.graph import read_graph  # noqa: PLC0415
 
     for path in paths:
-        found = check_target(read_graph(path), target.value)
-        logging.info("%s on %s: %s", path.name, target.value, found.partition)
-        for placement in found.left_off:
+        result = check_target(read_graph(path), target.value)
+        logging.info("%s on %s: %s", path.name, target.value, result.partition)
+        for placement in result.left_off:
             kind, reason = placement.operator.kind, placement.reason
-            logging.warning("%s: %s stays off: %s", path.name, kind, reason)
+            logging.warning("%s: %s runs on the processor: %s", path.name, kind, reason)
 
 
 def console() -> None:
+    """Entry point of the command."""
     _define_flags()
     command.run(main)
 

@@ -1,1 +1,1 @@
-"""Studies: a grid of trainings, and its report."""
+"""Studies: a grid of trainings and its report."""

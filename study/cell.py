@@ -1,9 +1,9 @@
-"""One cell's folder and record: what it was run with, how far it came, how long it took.
+"""Folder and record of a cell: its settings, its progress, its times.
 
 cell.json               the record, replaced as a whole
 run/                    run folder of deeplab_tf.train
 run/tflite/             files of export.to_tflite
-evaluation/             metrics.json and the matrices of every photo
+evaluation/             metrics.json and the confusion matrices of every image
 train.log, export.log, evaluate.log
 """
 
@@ -12,6 +12,7 @@ import enum
 import json
 import pathlib
 import shutil
+from typing import Any
 
 from deeplab_tf import atomic_file
 from study.plan import CELL_PREFIX, Cell, Study
@@ -19,31 +20,31 @@ from study.stage import Stage
 
 
 class CellState(enum.Enum):
-    """Where a cell stands."""
+    """Progress of a cell."""
 
     WAITING = "waiting"
-    """Nothing of it was started, or its turn has not come yet."""
+    """Not started yet."""
     RUNNING = "running"
-    """A stage is at work; also what a killed study leaves behind."""
+    """A stage is running; a killed study leaves this state, too."""
     STOPPED = "stopped"
-    """Ctrl-C; goes on with the same command."""
+    """Stopped by Ctrl-C; the same command resumes."""
     FAILED = "failed"
-    """A stage ended with an error; it is tried again with the same command."""
+    """A stage ended with an error; the same command tries it again."""
     DONE = "done"
-    """All stages ended well."""
+    """All stages have succeeded."""
 
 
 @dataclasses.dataclass
 class StageRecord:
-    """What is known of one stage of a cell.
+    """The record of one stage of a cell.
 
     Attributes:
-        settings: everything that decides its result, but no path of this study.
+        settings: everything that its result depends on, without paths of this study.
         command: as it was run last.
-        seconds: of wall time so far, over all starts.
+        seconds: wall time so far, over all starts.
         starts: how often it was started.
-        threads: that each start had.
-        done: whether it ended well.
+        threads: processor threads of the last start.
+        done: whether it has succeeded.
     """
 
     settings: dict
@@ -56,13 +57,14 @@ class StageRecord:
 
 @dataclasses.dataclass
 class CellRecord:
-    """`cell.json`.
+    """The content of `cell.json`.
 
     Attributes:
-        name, choice: of the cell.
-        state: where it stands.
+        name: of the cell.
+        choice: {axis: value} of the cell.
+        state: its progress.
         failure: last line of the log of the stage that failed, or "".
-        stages: {stage: record} of those that were started.
+        stages: {stage: record} of the stages that were started.
     """
 
     name: str
@@ -71,7 +73,8 @@ class CellRecord:
     failure: str = ""
     stages: dict[Stage, StageRecord] = dataclasses.field(default_factory=dict)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as plain values."""
         return {
             "name": self.name,
             "choice": self.choice,
@@ -81,7 +84,8 @@ class CellRecord:
         }
 
     @classmethod
-    def from_json(cls, values: dict) -> "CellRecord":
+    def from_json(cls, values: dict[str, Any]) -> "CellRecord":
+        """Builds a record from the values of `to_json`."""
         stages = {Stage(name): StageRecord(**part) for name, part in values["stages"].items()}
         state = CellState(values["state"])
         return cls(values["name"], values["choice"], state, values["failure"], stages)
@@ -89,23 +93,30 @@ class CellRecord:
 
 @dataclasses.dataclass(frozen=True)
 class CellFolder:
-    """Paths of one cell."""
+    """Paths of one cell.
+
+    Attributes:
+        path: its folder.
+    """
 
     path: pathlib.Path
 
     @property
     def run(self) -> pathlib.Path:
+        """The run folder of the training."""
         return self.path / "run"
 
     @property
     def evaluation(self) -> pathlib.Path:
+        """The folder of the scores."""
         return self.path / "evaluation"
 
     def log(self, stage: Stage) -> pathlib.Path:
+        """Returns the log file of a stage."""
         return self.path / f"{stage.value}.log"
 
     def product(self, stage: Stage) -> pathlib.Path:
-        """What must be there for a stage to be done."""
+        """Returns the file or folder that exists after a stage has succeeded."""
         return {
             Stage.TRAIN: self.run / "float.npz",
             Stage.EXPORT: self.run / "tflite",
@@ -113,10 +124,16 @@ class CellFolder:
         }[stage]
 
     def read(self, cell: Cell) -> CellRecord:
-        """The stored record, or a new one.
+        """Reads the record of a cell.
+
+        Args:
+            cell: the cell.
+
+        Returns:
+            the stored record, or a new one.
 
         Raises:
-            ValueError: `cell.json` is not one.
+            ValueError: `cell.json` is not a record.
         """
         path = self.path / "cell.json"
         if not path.is_file():
@@ -127,15 +144,22 @@ class CellFolder:
             raise ValueError(f"{path}: not the record of a cell ({error}); delete it") from error
 
     def write(self, record: CellRecord) -> None:
+        """Writes `cell.json`."""
         text = json.dumps(record.to_json(), indent=1) + "\n"
         atomic_file.write_text(self.path / "cell.json", text)
 
     def is_done(self, record: CellRecord, stage: Stage) -> bool:
+        """Returns whether a stage has succeeded and its product still exists."""
         known = record.stages.get(stage)
         return known is not None and known.done and self.product(stage).exists()
 
     def discard(self, record: CellRecord, first: Stage) -> None:
-        """Deletes what a stage and those behind it made."""
+        """Deletes the products of a stage and of those after it.
+
+        Args:
+            record: of the cell; it is updated and written.
+            first: the first stage to delete.
+        """
         later = list(Stage)[list(Stage).index(first) :]
         folders = {
             Stage.TRAIN: self.run,
@@ -152,10 +176,10 @@ class CellFolder:
 
 @dataclasses.dataclass(frozen=True)
 class StudyFolder:
-    """Paths of a study and what its cells are run with.
+    """Paths of a study and the settings of its cells.
 
     Attributes:
-        path: folder of everything.
+        path: folder of the study.
         study: the plan.
     """
 
@@ -163,12 +187,20 @@ class StudyFolder:
     study: Study
 
     def cell(self, name: str) -> CellFolder:
+        """Returns the folder of a cell."""
         return CellFolder(self.path / "cells" / name)
 
-    def settings(self, cell: Cell, stage: Stage) -> dict:
-        """Everything that decides what a stage of a cell makes, but no path of this study.
+    def settings(self, cell: Cell, stage: Stage) -> dict[str, Any]:
+        """Collects everything that the result of a stage depends on, without paths of this study.
 
-        A training that learns from another cell depends on that one's settings, too.
+        A training that learns from another cell depends on that cell's settings, too.
+
+        Args:
+            cell: the cell.
+            stage: the stage.
+
+        Returns:
+            {flag: value}, and the settings of teachers.
         """
         if stage is Stage.EXPORT:
             return {"heads": "logits"} | self.study.export | {"variants": list(cell.variants)}
@@ -180,19 +212,28 @@ class StudyFolder:
         teachers = {name: self.settings(cells[name], Stage.TRAIN) for name in cell.needs}
         return cell.train | {"learns_from": teachers}
 
-    def flags(self, cell: Cell, stage: Stage, *, processes: int) -> dict:
-        """Flags of the command of a stage."""
+    def flags(self, cell: Cell, stage: Stage, *, processes: int) -> dict[str, Any]:
+        """Collects the flags of a stage's command.
+
+        Args:
+            cell: the cell.
+            stage: the stage.
+            processes: interpreters that the evaluation may run in parallel.
+
+        Returns:
+            {flag: value}.
+        """
         folder = self.cell(cell.name)
-        paths: dict = {"run_dir": folder.run}
+        paths: dict[str, Any] = {"run_dir": folder.run}
         if stage is Stage.TRAIN:
             return paths | {name: self._located(value) for name, value in cell.train.items()}
-        if stage is Stage.EXPORT:  # what a stopped export left is replaced
+        if stage is Stage.EXPORT:  # files of a stopped export are replaced
             return paths | {"overwrite": True} | self.settings(cell, stage)
         more = {"output_dir": folder.evaluation, "processes": processes}
         return paths | more | self.settings(cell, stage)
 
-    def _located(self, value):
-        """The run folder where a flag names a cell."""
+    def _located(self, value: Any) -> Any:
+        """Replaces the name of a cell by its run folder."""
         if isinstance(value, str) and value.startswith(CELL_PREFIX):
             return self.cell(value.removeprefix(CELL_PREFIX)).run
         return value
@@ -201,7 +242,7 @@ class StudyFolder:
         """Checks every cell against its record before anything runs.
 
         Args:
-            overwrite: delete what was made with other settings.
+            overwrite: delete results of other settings.
 
         Raises:
             FileExistsError: a cell was run with other settings.
@@ -219,14 +260,14 @@ class StudyFolder:
                 folder.discard(folder.read(cell), change[0])
 
     def _changed(self, cell: Cell) -> tuple[Stage, str] | None:
-        """The first stage whose product was made with other settings, and the differences."""
+        """Finds the first stage whose product was made with other settings, and the differences."""
         folder = self.cell(cell.name)
         record = folder.read(cell)
         for stage, known in record.stages.items():
             made = folder.is_done(record, stage) or (stage is Stage.TRAIN and folder.run.exists())
-            wanted = json.loads(json.dumps(self.settings(cell, stage)))
-            if made and known.settings != wanted:
-                return stage, _difference(known.settings, wanted)
+            current = json.loads(json.dumps(self.settings(cell, stage)))
+            if made and known.settings != current:
+                return stage, _difference(known.settings, current)
         return None
 
 

@@ -1,4 +1,4 @@
-"""Processes that a study has at work, and how all of them end when it is stopped."""
+"""Child processes of a study, which all end when the study is stopped."""
 
 import contextlib
 import os
@@ -8,11 +8,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from typing import BinaryIO
 
 BEAT_S = 10.0
-"""Between two reports of a process that is at work."""
+"""Seconds between two reports of a running process."""
 GRACE_S = 15.0
-"""Between Ctrl-C and the end that cannot be refused."""
+"""Seconds between Ctrl-C and SIGKILL."""
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
@@ -20,14 +21,14 @@ class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
 
 
 class Children:
-    """Starts processes, each in a group of its own, so that one signal ends it with its own.
+    """Starts processes, each in its own group, so that one signal reaches its children too.
 
-    Args of the constructor:
-        inherited: file descriptor that each process keeps open, or None: a lock on it is held
-            until the last of them has ended, whatever became of this process.
+    Args:
+        inherited: file descriptor that each process keeps open, or None. A lock on it is held
+            until the last of them has ended, even if this process is killed.
     """
 
-    def __init__(self, inherited: int | None = None):
+    def __init__(self, inherited: int | None = None) -> None:
         self._inherited = () if inherited is None else (inherited,)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
@@ -40,9 +41,12 @@ class Children:
         environment: dict[str, str],
         beat: Callable[[float], None],
     ) -> int:
-        """Runs a command to its end, what it says added to `log`.
+        """Runs a command to its end.
 
         Args:
+            command: the arguments, the program first.
+            log: file that its output is appended to.
+            environment: variables to set in addition to those of this process.
             beat: called with the seconds so far, every BEAT_S and at the end.
 
         Returns:
@@ -69,7 +73,9 @@ class Children:
             raise Stopped
         return status
 
-    def _start(self, command, stream, environment) -> subprocess.Popen:
+    def _start(
+        self, command: list[str], stream: BinaryIO, environment: dict[str, str]
+    ) -> subprocess.Popen:
         with self._lock:  # stop() either sees the process or keeps it from starting
             if self._stopped:
                 raise Stopped
@@ -96,11 +102,11 @@ class Children:
         for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))
-            _signal(process, signal.SIGKILL)  # and what it started itself
+            _signal(process, signal.SIGKILL)  # also what it started itself
 
 
 def _signal(process: subprocess.Popen, number: int) -> None:
-    """To the whole group, which may live on without its first process."""
+    """Sends a signal to the whole group, which can outlive its first process."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

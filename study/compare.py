@@ -1,10 +1,10 @@
-"""Trains, ships and scores a grid of networks, and writes one page about all of them.
+"""Trains, exports and scores a grid of networks, and writes one page about all of them.
 
     python -m study.compare --study=studies/tiny_synthetic.json
 
-The same command goes on where it was stopped; a cell that is done is not run again. The page,
-`index.html`, and its numbers lie in --output_dir, a folder a cell in `cells/` there. What a study
-file holds: study/plan.py.
+Run the same command again to resume; a finished cell is not run again. The page, `index.html`, and
+its numbers are in --output_dir, with one folder per cell in `cells/`. study/plan.py describes the
+study file.
 """
 
 import pathlib
@@ -31,17 +31,17 @@ FLAGS = flags.FLAGS
 def _define_flags() -> None:
     flags.DEFINE_string("study", None, "Study file, JSON.", required=True)
     flags.DEFINE_string("output_dir", "", "Default: runs/<name of the study>.")
-    flags.DEFINE_integer("processes", 1, "Cells at work side by side.")
+    flags.DEFINE_integer("processes", 1, "Cells that run in parallel.")
     flags.DEFINE_bool("overwrite", False, "Run cells again whose settings have changed.")
-    flags.DEFINE_bool("report_only", False, "Run nothing; write the page from what is there.")
-    flags.DEFINE_integer("latency_repeats", 30, "Timed invokes a file; 0 = no timing.")
-    flags.DEFINE_integer("latency_warmup", 3, "Invokes before timing.")
+    flags.DEFINE_bool("report_only", False, "Run nothing; write the page from existing results.")
+    flags.DEFINE_integer("latency_repeats", 30, "Timed runs per file; 0 = no timing.")
+    flags.DEFINE_integer("latency_warmup", 3, "Runs before timing.")
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
-    flags.DEFINE_bool("photos", True, "Photos of the best and worst cell on the page.")
+    flags.DEFINE_bool("photos", True, "Show images of the best and worst cell on the page.")
 
 
 def _scope(study: Study, output_dir: pathlib.Path) -> StudyScope:
-    """What the page compares, and on which list."""
+    """Returns what the page compares, and on which list."""
     evaluate, train = study.evaluate, study.train
     chosen = evaluate.get("mean_over", [])
     chosen = chosen if isinstance(chosen, list) else str(chosen).split(",")
@@ -65,6 +65,14 @@ def _scope(study: Study, output_dir: pathlib.Path) -> StudyScope:
 
 
 def main() -> int:
+    """Runs the command.
+
+    Returns:
+        exit status: 1 if a cell failed.
+
+    Raises:
+        FileNotFoundError: a run that a cell learns from does not exist.
+    """
     study = read_study(FLAGS.study)
     command.enum_members("study, variants", list(study.variants), kind=Variant)
     check_flags(study)
@@ -78,20 +86,21 @@ def main() -> int:
     if not FLAGS.report_only:
         if missing := study.missing_teacher():
             raise FileNotFoundError(
-                f"{FLAGS.study}: no run to learn from for {missing}; train that one first"
+                f"{FLAGS.study}: no run to learn from for {missing}; train that run first"
             )
         folder.prepare(FLAGS.overwrite)
         atomic_file.write_text(output_dir / "study.json", pathlib.Path(FLAGS.study).read_text())
-        logging.info("%d cells, %d at a time", len(study.cells), FLAGS.processes)
+        logging.info("%d cells, %d in parallel", len(study.cells), FLAGS.processes)
         run_cells(folder, FLAGS.processes)
     document = write_study(collect_study(scope, timing), output_dir, with_photos=FLAGS.photos)
     sys.stdout.write(study_table(document) + "\n\n")
-    sys.stdout.write(f"page: {output_dir / PAGE}; beside it study_results.json and .csv\n")
+    sys.stdout.write(f"page: {output_dir / PAGE}, with study_results.json and .csv\n")
     states = [cell["state"] for cell in document["cells"]]
     return 1 if CellState.FAILED.value in states else 0
 
 
 def console() -> None:
+    """Entry point of the command."""
     _define_flags()
     command.run(main)
 

@@ -1,4 +1,4 @@
-"""Runs the cells of a study, several at a time; one that fails stops no other."""
+"""Runs the cells of a study in parallel; a cell that fails does not stop the others."""
 
 import concurrent.futures
 import contextlib
@@ -9,6 +9,8 @@ import os
 import pathlib
 import re
 import signal
+import types
+from collections.abc import Iterator
 
 from absl import logging
 
@@ -19,7 +21,7 @@ from study.stage import Stage, command_line
 
 _LONGEST_FAILURE = 300
 _LOG_PREFIX = re.compile(r"^(error: |[IWEF]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] )")
-"""Of a command's own last word, and of absl's log."""
+"""Of a command's error message, and of absl's log."""
 
 
 @dataclasses.dataclass
@@ -27,9 +29,9 @@ class _Work:
     """What the threads of one study share.
 
     Attributes:
-        folder: the study.
-        children: processes at work.
-        threads: of each process.
+        folder: of the study.
+        children: running processes.
+        threads: processor threads of each process.
     """
 
     folder: StudyFolder
@@ -38,22 +40,22 @@ class _Work:
 
 
 def run_cells(folder: StudyFolder, processes: int) -> list[CellRecord]:
-    """Runs every cell that is not done; a stage that is done is skipped.
+    """Runs every cell that is not done; finished stages are skipped.
 
     Args:
         folder: the study, already checked by `StudyFolder.prepare`.
-        processes: cells at work side by side; they share the processor's cores.
+        processes: cells that run in parallel; they share the processor's cores.
 
     Returns:
-        a record a cell, in the study's order.
+        one record per cell, in the study's order.
 
     Raises:
         ValueError: less than one process.
-        RuntimeError: another process works on this folder.
+        RuntimeError: another process is running in this folder.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after all processes have ended.
     """
     if processes < 1:
-        raise ValueError(f"--processes must be at least 1; got {processes}")
+        raise ValueError(f"--processes must be at least 1, got {processes}")
     threads = max(1, (os.cpu_count() or 1) // processes)
     with _locked(folder.path) as lock, _terminated_like_interrupted():
         work = _Work(folder, Children(lock), threads=threads)
@@ -61,17 +63,19 @@ def run_cells(folder: StudyFolder, processes: int) -> list[CellRecord]:
         try:
             return _run_all(work, pool)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # first: a freed thread starts no more
+            # First: a thread that becomes free must not start another cell.
+            pool.shutdown(wait=False, cancel_futures=True)
             work.children.stop()
             raise
         finally:
             pool.shutdown()
 
 
-def _run_all(work: _Work, pool) -> list[CellRecord]:
+def _run_all(work: _Work, pool: concurrent.futures.Executor) -> list[CellRecord]:
     """Starts cells in the study's order, each after those that it learns from."""
     cells = work.folder.study.cells
-    waiting, running = list(cells), {}
+    waiting = list(cells)
+    running: dict[concurrent.futures.Future[CellRecord], Cell] = {}
     records: dict[str, CellRecord] = {}
     while waiting or running:
         for cell in [cell for cell in waiting if set(cell.needs) <= set(records)]:
@@ -88,16 +92,16 @@ def _run_all(work: _Work, pool) -> list[CellRecord]:
 
 
 def _run_cell(work: _Work, cell: Cell, others: dict[str, CellRecord]) -> CellRecord:
-    """Runs what is missing of a cell. A file that fails costs its siblings nothing."""
+    """Runs the missing stages of a cell; a file that fails does not stop the other files."""
     folder = work.folder.cell(cell.name)
     record = folder.read(cell)
     if untrained := [n for n in cell.needs if not _is_trained(work, others[n])]:
         record.state = CellState.FAILED
-        record.failure = f"{untrained[0]}, which it learns from, is not trained"
+        record.failure = f"{untrained[0]}, from which it learns, is not trained"
         folder.write(record)
         return record
     failures = []
-    again = False  # a stage that ran makes those behind it stale
+    again = False  # a stage that ran makes the results of later stages stale
     for stage in Stage:
         if folder.is_done(record, stage) and not again:
             continue
@@ -117,7 +121,7 @@ def _is_trained(work: _Work, record: CellRecord) -> bool:
 
 
 def _run_stage(work: _Work, cell: Cell, *, stage: Stage, record: CellRecord) -> str:
-    """Runs one stage; returns why it failed, or ""."""
+    """Runs one stage; returns the cause of a failure, or ""."""
     folder = work.folder.cell(cell.name)
     command = command_line(stage, work.folder.flags(cell, stage, processes=work.threads))
     settings = json.loads(json.dumps(work.folder.settings(cell, stage)))
@@ -146,14 +150,21 @@ def _run_stage(work: _Work, cell: Cell, *, stage: Stage, record: CellRecord) -> 
 
 
 def failure_of(log: pathlib.Path) -> str:
-    """The last line of a log that names an error, else the last one."""
+    """Finds the cause of a failure in a log.
+
+    Args:
+        log: output of a command.
+
+    Returns:
+        the last line that names an error, else the last line.
+    """
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     named = [line for line in lines if line.startswith("error: ") or " FAILED: " in line]
     return _LOG_PREFIX.sub("", (named or lines or [""])[-1])[:_LONGEST_FAILURE]
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Keeps processes that work side by side off each other's cores and GPU memory."""
+    """Returns variables that keep parallel processes from sharing cores and GPU memory."""
     count = str(threads)
     environment = {
         "OMP_NUM_THREADS": count,
@@ -166,25 +177,25 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path):
-    """Holds the study's folder; yields the descriptor that children inherit."""
+def _locked(path: pathlib.Path) -> Iterator[int]:
+    """Locks the study's folder; yields the file descriptor that children inherit."""
     path.mkdir(parents=True, exist_ok=True)
     with (path / "lock").open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RuntimeError(
-                f"{path}: a study, or a training that a killed one left behind, is at work here; "
-                "wait for its end or end it"
+                f"{path}: a study, or a training of a killed study, is running here; wait until it "
+                "ends, or end it"
             ) from error
         yield stream.fileno()
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted():
-    """SIGTERM ends the children, too, as Ctrl-C does."""
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Makes SIGTERM end the study and its children, as Ctrl-C does."""
 
-    def interrupt(number, frame):
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -1,7 +1,8 @@
-"""The three commands that a cell goes through, and flags as their command lines."""
+"""The three commands that are run for a cell, and their command lines."""
 
 import enum
 import sys
+from typing import Any
 
 from deeplab_tf import train
 from export import to_tflite
@@ -9,14 +10,14 @@ from study.report import score
 
 
 class Stage(enum.Enum):
-    """A command of a cell; members stand in the order of the work."""
+    """A command of a cell; members are in the order in which they run."""
 
     TRAIN = "train"
     """Data set -> run folder."""
     EXPORT = "export"
     """Run folder -> `.tflite` files."""
     EVALUATE = "evaluate"
-    """`.tflite` files -> metrics and the confusion matrix of every photo."""
+    """`.tflite` files -> metrics and the confusion matrix of every image."""
 
     @property
     def module(self) -> str:
@@ -34,16 +35,32 @@ RESERVED = {
     ),
     Stage.EVALUATE: ("run_dir", "output_dir", "reference", "processes", "dataset", "data_dir"),
 }
-"""Flags that a study gives its cells, so that a study file may not."""
+"""Flags that the study sets itself; a study file must not set them."""
 
 
-def command_line(stage: Stage, flags: dict) -> list[str]:
-    """What runs a stage: this interpreter, the stage's module, one argument a flag."""
+def command_line(stage: Stage, flags: dict[str, Any]) -> list[str]:
+    """Builds the command line of a stage: this interpreter, its module, one argument per flag.
+
+    Args:
+        stage: the stage.
+        flags: {name: value}.
+
+    Returns:
+        the arguments, the interpreter first.
+    """
     return [sys.executable, "-m", stage.module, *(argument(n, v) for n, v in flags.items())]
 
 
-def argument(name: str, value) -> str:
-    """A flag as absl reads it: --name, --noname, or --name=value with lists by commas."""
+def argument(name: str, value: Any) -> str:
+    """Formats a flag as absl reads it: --name, --noname, or --name=value.
+
+    Args:
+        name: of the flag, without dashes.
+        value: a boolean, a number, a string or a list; lists are joined by commas.
+
+    Returns:
+        the argument.
+    """
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no{name}"
     parts = value if isinstance(value, list | tuple) else [value]

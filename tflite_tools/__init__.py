@@ -1,1 +1,1 @@
-"""Everything that reads or runs a `.tflite` file."""
+"""Reads, runs, evaluates and checks `.tflite` files."""

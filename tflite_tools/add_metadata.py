@@ -14,7 +14,7 @@ from deeplab_tf import command
 from deeplab_tf.data.alignment import Alignment
 from tflite_tools.deployment.add_metadata import AddOptions, add_metadata, default_output
 from tflite_tools.deployment.client_rules import Client, check_file, findings_text
-from tflite_tools.evaluate import given_preprocessing
+from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 from tflite_tools.manifest import RESIZES
 
 FLAGS = flags.FLAGS
@@ -22,9 +22,8 @@ FLAGS = flags.FLAGS
 
 def _define_flags() -> None:
     flags.DEFINE_string("model", "", "The .tflite file.")
-    flags.DEFINE_string("labels", "", "Text file, a name a line; default: the file's own.")
-    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
-    flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
+    flags.DEFINE_string("labels", "", "Text file, one name per line; default: the file's own.")
+    define_normalization_flags()
     flags.DEFINE_enum("resize", None, RESIZES, "How the training resizes logits to the input.")
     flags.DEFINE_string("output", "", "Default: <model>_metadata.tflite.")
     flags.DEFINE_string("name", "", "Name of the model; default: the file's.")
@@ -33,14 +32,15 @@ def _define_flags() -> None:
 
 
 def main() -> None:
+    """Writes the file with metadata and checks it for MediaPipe."""
     if not FLAGS.model:
-        raise ValueError("give --model=FILE.tflite")
+        raise ValueError("expected a file, got none; give --model=FILE.tflite")
     model = pathlib.Path(FLAGS.model)
     options = AddOptions(
         model=model,
         output=pathlib.Path(FLAGS.output) if FLAGS.output else default_output(model),
         labels=pathlib.Path(FLAGS.labels) if FLAGS.labels else None,
-        preprocessing=given_preprocessing(),
+        preprocessing=read_preprocessing(),
         name=FLAGS.name,
         license=FLAGS.license,
         alignment=Alignment(FLAGS.resize) if FLAGS.resize else None,
@@ -55,6 +55,7 @@ def main() -> None:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

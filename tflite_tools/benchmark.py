@@ -1,13 +1,14 @@
-"""Times `.tflite` files beside each other, and says where the time goes.
+"""Times several `.tflite` files in turn, and shows which operators take the time.
 
     python -m tflite_tools.benchmark --model=float32.tflite,int8.tflite --num_threads=1,2
     python -m tflite_tools.benchmark --model=float32.tflite,int8.tflite --profile
 
-Files, numbers of threads and the processor's own peak take turns, so that a noisy machine favours
-none: believe ratios before milliseconds. `--profile` asks the runtime's own profiler for the time
-of every operator, and compares the first file with each other one layer by layer. The profiler is
-reached through the C interface of the runtime's package (`tflite_tools.benchmarking.native`), since
-its Python interface gives no times; it runs whole files on zeros.
+Files, thread counts and the processor's own peak are timed in turn, so that a noisy machine favours
+none: ratios are more reliable than milliseconds. `--profile` reads the time of every operator from
+the runtime's own profiler, and compares the first file with each of the others layer by layer. The
+profiler is reached through the C interface of the runtime's package
+(`tflite_tools.benchmarking.native`), since its Python interface gives no times; it runs whole files
+on zeros.
 """
 
 import json
@@ -27,6 +28,7 @@ from tflite_tools.benchmarking.report import (
 )
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
 from tflite_tools.contract import ModelContract
+from tflite_tools.evaluation.request import table_names
 from tflite_tools.file_list import UnreadFile, read_contracts, unread_json, unread_text
 from tflite_tools.versions import versions
 
@@ -35,9 +37,9 @@ FLAGS = flags.FLAGS
 
 def _define_flags() -> None:
     flags.DEFINE_list("model", None, "Files; ratios are to the first.", required=True)
-    flags.DEFINE_list("num_threads", "1", "Numbers of threads, each timed.")
-    flags.DEFINE_integer("repeats", 50, "Timed invokes of each file and number of threads.")
-    flags.DEFINE_integer("warmup", 5, "Invokes before timing; the first is stated.")
+    flags.DEFINE_list("num_threads", "1", "Thread counts, each timed.")
+    flags.DEFINE_integer("repeats", 50, "Timed invokes of each file and thread count.")
+    flags.DEFINE_integer("warmup", 5, "Invokes before timing; the first is reported.")
     flags.DEFINE_bool("profile", False, "Also the time of every operator.")
     flags.DEFINE_string("output_dir", "", "Folder for benchmark.json; default: none is written.")
 
@@ -45,13 +47,8 @@ def _define_flags() -> None:
 def _contracts() -> tuple[list[ModelContract], list[UnreadFile]]:
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if not paths:
-        raise ValueError("give --model=FILE[,FILE...]")
-    stems = [path.stem for path in paths]
-    names = [
-        path.stem if stems.count(path.stem) == 1 else f"{path.parent.name}/{path.stem}"
-        for path in paths
-    ]
-    return read_contracts(paths, names, any_output=True)
+        raise ValueError("expected a file, got none; give --model=FILE[,FILE...]")
+    return read_contracts(paths, table_names(paths), any_output=True)
 
 
 def _options() -> BenchmarkOptions:
@@ -59,7 +56,7 @@ def _options() -> BenchmarkOptions:
         threads = tuple(int(value) for value in FLAGS.num_threads)
     except ValueError as error:
         raise ValueError(
-            f"--num_threads takes whole numbers such as 1,2; got {','.join(FLAGS.num_threads)}"
+            f"--num_threads: expected whole numbers such as 1,2, got {','.join(FLAGS.num_threads)}"
         ) from error
     return BenchmarkOptions(threads, FLAGS.repeats, warmup=FLAGS.warmup)
 
@@ -81,6 +78,11 @@ def _profile_parts(
 
 
 def main() -> int:
+    """Times the files and prints the tables.
+
+    Returns:
+        1 if a file could not be read or failed, else 0.
+    """
     options = _options()
     contracts, unread = _contracts()
     machine = describe_machine()
@@ -107,6 +109,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

@@ -1,8 +1,8 @@
-"""Tells whether a program will read a `.tflite` rightly, before it misreads it in silence.
+"""Checks whether a program reads a `.tflite` correctly, before it misreads it without an error.
 
 python -m tflite_tools.check_client --model=int8.tflite --client=mediapipe
 
-Exit status 0: taken as it is (perhaps slower than it could be); 1: refused.
+Exit status 0: accepted as it is (perhaps slower than it could be); 1: refused.
 """
 
 import pathlib
@@ -19,17 +19,22 @@ FLAGS = flags.FLAGS
 def _define_flags() -> None:
     names = ", ".join(client.value for client in Client)
     flags.DEFINE_list("model", "", "Files to check.")
-    flags.DEFINE_list("client", "mediapipe", f"Who reads them: {names}.")
+    flags.DEFINE_list("client", "mediapipe", f"Programs that read them: {names}.")
 
 
 def main() -> int:
+    """Checks every file for every client and prints the findings.
+
+    Returns:
+        1 if a file is refused or cannot be read, else 0.
+    """
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if not paths:
-        raise ValueError("give --model=FILE[,FILE...]")
+        raise ValueError("expected a file, got none; give --model=FILE[,FILE...]")
     clients = command.enum_members("client", FLAGS.client, kind=Client)
     if not clients:
         names = ", ".join(client.value for client in Client)
-        raise ValueError(f"give --client, one or more of {names}")
+        raise ValueError(f"expected a client, got none; give --client, one or more of {names}")
     refused = False
     unread = 0
     for path in paths:
@@ -50,6 +55,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

@@ -1,10 +1,10 @@
-"""Says which operators of a `.tflite` an accelerator would run, without the accelerator.
+"""Lists the operators of a `.tflite` that an accelerator would run, without the accelerator.
 
 python -m tflite_tools.check_target --model=int8.tflite --target=edgetpu
 python -m tflite_tools.check_target --model=int8.tflite --target=ethos-u55-128 --json=report.json
 
-Exit status: 0 when every operator is mapped, 1 when one would stay off the accelerator (or the
-check failed, with one line on stderr), 2 for wrong flags. Targets: edgetpu (documented rules),
+Exit status: 0 when every operator is mapped, 1 if one would stay off the accelerator (or the check
+failed, with one line on stderr), 2 for wrong flags. Targets: edgetpu (documented rules),
 ethos-u55/u65/u85-MACS (compiles with Arm's Vela: pip install 'deeplab-tflite[vela]'), gpu and
 nnapi[-API level] (rules of the TFLite delegates).
 """
@@ -29,10 +29,15 @@ def _define_flags() -> None:
 
 
 def main() -> int:
+    """Checks the file for the target and prints the result.
+
+    Returns:
+        1 if an operator would stay off the accelerator, else 0.
+    """
     if not FLAGS.model:
-        raise ValueError("give --model=FILE.tflite")
+        raise ValueError("expected a file, got none; give --model=FILE.tflite")
     if FLAGS.target is None:
-        raise ValueError(f"give --target, one of {', '.join(TARGETS)}")
+        raise ValueError(f"expected a target, got none; give --target, one of {', '.join(TARGETS)}")
     result = check_target(read_checked_graph(FLAGS.model), FLAGS.target)
     sys.stdout.write(report.to_text(result))
     if FLAGS.json:
@@ -41,6 +46,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

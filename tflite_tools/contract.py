@@ -1,4 +1,9 @@
-"""What a `.tflite` takes and gives: from its own tensors, its manifest, its metadata."""
+"""The contract of a segmentation model: what its input takes and what its output gives.
+
+It is read from the file's own tensors, its manifest and its metadata. `input_contract` has the part
+that any file has, the meaning of its input; this module adds the output, and refuses files that are
+no segmentation models.
+"""
 
 import dataclasses
 import pathlib
@@ -9,16 +14,17 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.file_contract import (
+from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
+from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
+from tflite_tools.input_contract import (
+    FileDescription,
     PreprocessingSource,
-    Said,
     choose_preprocessing,
     input_warnings,
     per_tensor,
     pixel_table,
-    read_said,
+    read_description,
 )
-from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
@@ -35,15 +41,15 @@ class ModelContract:
         height, width, channels: of the input.
         input_dtype, output_dtype: NumPy dtypes.
         input_quantization, output_quantization: (scale, zero point) or None.
-        preprocessing: normalization that the photos get.
-        preprocessing_source: who says so.
+        preprocessing: normalization of the pixels.
+        preprocessing_source: where the normalization is stated.
         classes_output: True for a class map, False for logits.
         output_shape: of the output tensor.
         num_classes: channels of the logits, or None for a class map.
-        label_set: of the manifest, else of the file's metadata where it fits, or None.
-        variant: of the manifest, or "".
-        sensor: of the manifest: what made the range images that it was trained on, or None.
-        probabilities: whether a softmax or sigmoid stands at the end.
+        label_set: of the manifest, else of the file's metadata if it fits, or None.
+        variant: of the manifest, else derived from the number formats in the graph.
+        sensor: of the manifest: the sensor of the range images that it was trained on, or None.
+        probabilities: whether the graph ends in a softmax or sigmoid.
         alignment: how the training resizes logits to the input's size, by the manifest; None: not
             on record, half-pixel is assumed where it matters.
         warnings: what does not fit together, one line each.
@@ -78,7 +84,7 @@ class ModelContract:
 
     @property
     def takes_plain_bytes(self) -> bool:
-        """Whether the input holds integers without a scale, such as a uint8 that a CAST reads."""
+        """Whether the input takes integers without a scale, such as a uint8 that a CAST reads."""
         return self.input_quantization is None and self.input_dtype.kind in "iu"
 
     @property
@@ -90,14 +96,14 @@ class ModelContract:
 
     @property
     def needs_resize(self) -> bool:
-        """Whether a reader has to bring the output to the input's size."""
+        """Whether the output must be resized to the input's size."""
         return self.output_size != (self.height, self.width)
 
     def quantize_table(self) -> np.ndarray | None:
-        """Input value of each pixel value, or None where pixels go in unchanged.
+        """Returns the input value of each pixel value, or None if pixels are fed unchanged.
 
         Returns:
-            input dtype [256, channels].
+            [256, channels] in the input's dtype.
         """
         table = pixel_table(
             self.preprocessing, self.input_dtype, quantization=self.input_quantization
@@ -120,14 +126,14 @@ def read_contract(
     alignment: Alignment | None = None,
     any_output: bool = False,
 ) -> ModelContract:
-    """Reads and checks a file without running it, unless it does not store its shapes.
+    """Reads and checks a file; it is run only if it does not store its shapes.
 
     Args:
         path: the file.
-        preprocessing: normalization to use; default see `PreprocessingSource`.
-        name: for tables; default the file's stem.
-        alignment: how the training resizes logits; default the manifest's.
-        any_output: take files whose output is no segmentation, too, to time them.
+        preprocessing: normalization to use; default: see `PreprocessingSource`.
+        name: for tables; default: the file's stem.
+        alignment: how the training resizes logits; default: the manifest's.
+        any_output: also accept files whose output is not a segmentation, to time them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -137,7 +143,10 @@ def read_contract(
     path = pathlib.Path(path)
     graph = with_known_shapes(read_graph(path), outputs=not any_output)
     if len(graph.inputs) != 1:
-        raise ValueError(f"{path}: {len(graph.inputs)} inputs; only models with one are evaluated")
+        raise ValueError(
+            f"{path}: expected one input, got {len(graph.inputs)}; models with several "
+            "are not evaluated"
+        )
     image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     input_dtype = _check_input(path, image)
     classes_output, num_classes = False, None
@@ -146,17 +155,17 @@ def read_contract(
     warnings: list[str] = []
     if len(graph.outputs) > 1:
         warnings.append(f"{len(graph.outputs)} outputs; the first, {output.name!r}, is read")
-    said = read_said(path, image.shape[3])
-    manifest = said.manifest
-    label_set, unnamed = _label_set(said, class_count(graph, num_classes))
-    used, source = choose_preprocessing(image, said, given=preprocessing, name=str(path))
-    warnings += [*said.warnings, *unnamed, *input_warnings(used, source, image=image)]
+    description = read_description(path, image.shape[3])
+    manifest = description.manifest
+    label_set, unnamed = _label_set(description, class_count(graph, num_classes))
+    used, source = choose_preprocessing(image, description, given=preprocessing, name=str(path))
+    warnings += [*description.warnings, *unnamed, *input_warnings(used, source, image=image)]
     if preprocessing not in (None, used):
         warnings.append(
             f"its {image.type_name.lower()} input has no scale: pixels go in as they are and the "
-            "graph normalizes them; --mean and --std are not used"
+            "graph normalizes them; --mean and --std are ignored"
         )
-    alignment = alignment or said.alignment
+    alignment = alignment or description.alignment
     contract = ModelContract(
         path=path,
         name=name or path.stem,
@@ -180,7 +189,7 @@ def read_contract(
         probabilities=_ends_in_probabilities(graph),
         alignment=alignment,
     )
-    if contract.needs_resize and alignment is None:
+    if not any_output and contract.needs_resize and alignment is None:
         return dataclasses.replace(contract, warnings=(*warnings, _unknown_resize(contract)))
     return contract
 
@@ -190,17 +199,18 @@ def _unknown_resize(contract: ModelContract) -> str:
     rows, columns = contract.output_size
     return (
         f"{form} of {rows}x{columns} for an input of {contract.height}x{contract.width}, and "
-        "nothing says how the training resizes them: half_pixel is assumed, another convention "
-        "shifts the masks; write it into a manifest (add_metadata --resize=align_corners)"
+        "the training's resize convention is not on record: half_pixel is assumed, another "
+        "convention shifts the masks; write it into a manifest (add_metadata "
+        "--resize=align_corners)"
     )
 
 
-def _check_input(path, image: Tensor) -> np.dtype:
+def _check_input(path: pathlib.Path, image: Tensor) -> np.dtype:
     supported = image.dtype is not None and image.type_name in INPUT_DTYPES
     if len(image.shape) != 4 or image.shape[0] != 1 or not supported:
         raise ValueError(
-            f"{path}: input {image.name!r} is {image.type_name} {list(image.shape)}; an image "
-            "model takes uint8, int8 or float32 [1, height, width, channels]"
+            f"{path}: expected an image input uint8, int8 or float32 [1, height, width, channels], "
+            f"got {image.name!r}: {image.type_name} {list(image.shape)}"
         )
     if image.quantization is not None and not (image.quantization.scale > 0).all():
         raise ValueError(f"{path}: input {image.name!r} has no positive scale; convert it again")
@@ -209,7 +219,7 @@ def _check_input(path, image: Tensor) -> np.dtype:
     return image.dtype  # type: ignore[return-value]
 
 
-def _check_output(path, output: Tensor) -> tuple[bool, int | None]:
+def _check_output(path: pathlib.Path, output: Tensor) -> tuple[bool, int | None]:
     shape = output.shape
     if len(shape) == 4 and shape[0] == 1 and shape[3] > 1:
         return False, shape[3]
@@ -217,14 +227,14 @@ def _check_output(path, output: Tensor) -> tuple[bool, int | None]:
     scores = output.is_float or output.quantization is not None
     if scores and len(squeezed) == 2 and len(shape) == 4 and shape[-1] == 1:
         raise ValueError(
-            f"{path}: output {output.name!r} is one channel of scores {list(shape)}, not a class "
-            "map; give two channels, or threshold it in the graph"
+            f"{path}: expected logits or a class map, got one channel of scores {list(shape)} from "
+            f"{output.name!r}; give two channels, or threshold it in the graph"
         )
     if len(squeezed) == 2 and output.dtype is not None:
         return True, None
     raise ValueError(
-        f"{path}: output {output.name!r} is {output.type_name} {list(shape)}; a segmentation "
-        "model gives [1, h, w, classes] logits or a [1, h, w] class map"
+        f"{path}: expected logits [1, h, w, classes] or a class map [1, h, w], got "
+        f"{output.name!r}: {output.type_name} {list(shape)}"
     )
 
 
@@ -236,12 +246,12 @@ def _ends_in_probabilities(graph: Graph) -> bool:
 
 
 def class_count(graph: Graph, num_classes: int | None) -> int | None:
-    """Classes of the output, or None where the graph does not tell.
+    """Returns the number of classes of the output, or None if the graph does not tell.
 
     Args:
         graph: of the file.
-        num_classes: channels of the logits; None for a class map, whose ARG_MAX, if it has one,
-            tells what it chose from.
+        num_classes: channels of the logits; None for a class map, whose classes are the channels
+            that its ARG_MAX reads.
     """
     if num_classes is not None:
         return num_classes
@@ -256,32 +266,31 @@ def class_count(graph: Graph, num_classes: int | None) -> int | None:
     return None
 
 
-def _label_set(said: Said, classes: int | None) -> tuple[LabelSet | None, list[str]]:
-    if said.manifest is not None:
-        return said.manifest.label_set, []
-    labels = said.labels
+def _label_set(
+    description: FileDescription, classes: int | None
+) -> tuple[LabelSet | None, list[str]]:
+    if description.manifest is not None:
+        return description.manifest.label_set, []
+    labels = description.labels
     if not labels:
         return None, []
     if len(labels) == (classes or len(labels)) and len(labels) <= MAX_CLASSES:
         return LabelSet.from_names(labels), []
     return None, [
-        f"the file names {len(labels)} labels, the output has {classes or 'fewer'} classes: "
-        "not used"
+        f"its labels are ignored: expected {classes or 'fewer'} names (one per class of the "
+        f"output), got {len(labels)}"
     ]
 
 
 def _guess_variant(graph: Graph) -> str:
-    """A name for the number format of a file without a manifest."""
+    """Names the number format of a file without a manifest."""
+    convolutions = [operator for operator in graph.operators if operator.kind in CONVOLUTIONS]
     weights = {
-        graph.tensors[operator.inputs[1]].type_name
-        for operator in graph.operators
-        if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D") and len(operator.inputs) > 1
+        graph.tensors[operator.inputs[slot]].type_name
+        for operator in convolutions
+        if (slot := traits(operator.kind).slots[1]) < len(operator.inputs)
     }
-    computed = {
-        graph.tensors[operator.outputs[0]].type_name
-        for operator in graph.operators
-        if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D")
-    }
+    computed = {graph.tensors[operator.outputs[0]].type_name for operator in convolutions}
     kinds = {operator.kind for operator in graph.operators}
     if weights == {"FLOAT32"}:
         return "float16" if "DEQUANTIZE" in kinds else "float32"

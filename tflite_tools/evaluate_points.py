@@ -3,8 +3,8 @@
     python -m tflite_tools.evaluate_points --model=a.tflite,b.tflite --data_dir=DIR \
         --split=val --knn
 
-The row `labels` scores the range image's own labels brought back to the points: what a network
-reaches that repeats its training labels without a fault. Points that share a pixel get one class;
+The row `labels` scores the range image's own labels, projected to the points: the score of a
+network that predicts its training labels without an error. Points that share a pixel get one class;
 giving each pixel the class of most of its points, not of the nearest, would score a little higher.
 """
 
@@ -17,7 +17,6 @@ from absl import flags
 from deeplab_tf import command
 from deeplab_tf.data.readers.semantic_kitti import LidarDataset, open_split
 from deeplab_tf.metrics import confusion
-from tflite_tools.evaluate import table_names
 from tflite_tools.evaluation.evaluation import default_processes
 from tflite_tools.evaluation.points import (
     CEILING,
@@ -26,6 +25,7 @@ from tflite_tools.evaluation.points import (
     benchmark_mean_iou,
     score_points,
 )
+from tflite_tools.evaluation.request import table_names
 from tflite_tools.file_list import read_contracts, unread_text
 from tflite_tools.text_table import align
 
@@ -43,12 +43,17 @@ def _define_flags() -> None:
     flags.DEFINE_string("data_dir", None, "Scans, or the folder of a sensor.json.", required=True)
     flags.DEFINE_string("split", "val", "Scans to score on.")
     flags.DEFINE_integer("limit", 0, "Only the first so many scans; 0 = all.")
-    flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one a core.")
-    flags.DEFINE_bool("knn", False, "Score after a vote of nearest neighbours, too.")
+    flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one per core.")
+    flags.DEFINE_bool("knn", False, "Also score after a vote of nearest neighbours.")
 
 
 def report(scores: PointScores, dataset: LidarDataset) -> str:
-    """Summary, IoU of each class, how it was counted, and every warning."""
+    """Formats the summary, the IoU of each class, how it was counted, and every warning.
+
+    Args:
+        scores: of the files.
+        dataset: the scans that were scored.
+    """
     rows = _rows(scores)
     classes = dataset.label_set.num_classes
     parts = [align([*_SUMMARY, (f"mIoU % of {classes}", ">")], [_summary(*row) for row in rows])]
@@ -75,7 +80,7 @@ def report(scores: PointScores, dataset: LidarDataset) -> str:
 
 
 def _rows(scores: PointScores) -> list[tuple[str, np.ndarray]]:
-    """Name and matrix of each column of the tables."""
+    """Returns the name and matrix of each column of the tables."""
     rows = [
         (file.contract.name, pair)
         for file, pair in zip(scores.files, scores.matrices, strict=True)
@@ -96,9 +101,14 @@ def _summary(name: str, matrix: np.ndarray) -> list[str]:
 
 
 def main() -> int:
+    """Scores the files over points and prints the tables.
+
+    Returns:
+        1 if a file could not be read or failed, else 0.
+    """
     paths = [pathlib.Path(name) for name in FLAGS.model if name]
     if not paths:
-        raise ValueError("give --model=FILE[,FILE...]")
+        raise ValueError("expected a file, got none; give --model=FILE[,FILE...]")
     contracts, unread = read_contracts(paths, table_names(paths))
     data_dir = pathlib.Path(FLAGS.data_dir)
     if not data_dir.is_dir():
@@ -118,6 +128,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

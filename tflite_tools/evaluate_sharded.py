@@ -4,8 +4,8 @@
         --runner=DirectRunner --shards=8
 
 The confusion matrices equal those of `tflite_tools.evaluate`, bit for bit. Needs Apache Beam (the
-extra `beam`), best in an environment of its own: it wants older protobuf and Pillow than this
-project is tested with. Several processes on one machine:
+extra `beam`), best in an environment of its own: it requires older versions of protobuf and Pillow
+than this project is tested with. Several processes on one machine:
 --beam_options=direct_num_workers=2,direct_running_mode=multi_processing
 """
 
@@ -17,10 +17,11 @@ from absl import flags
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
 from tflite_tools.contract import ModelContract
-from tflite_tools.evaluate import given_preprocessing, table_names
 from tflite_tools.evaluation.evaluation import EvaluationOptions
+from tflite_tools.evaluation.request import table_names
 from tflite_tools.evaluation.tables import terminal_table, write_metrics
-from tflite_tools.evaluation.tiled import OFF, setting
+from tflite_tools.evaluation.tiled import OFF, tiling_note
+from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 from tflite_tools.file_list import UnreadFile, read_contracts, unread_text
 
 FLAGS = flags.FLAGS
@@ -33,9 +34,8 @@ def _define_flags() -> None:
     flags.DEFINE_string("split", "val", "List to score on.")
     flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
     flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
-    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
-    flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
-    flags.DEFINE_integer("shards", 8, "Pieces of the list.")
+    define_normalization_flags()
+    flags.DEFINE_integer("shards", 8, "Parts that the list is cut in.")
     flags.DEFINE_integer("tile_overlap", OFF, "As in tflite_tools.evaluate; -1 = off.")
     flags.DEFINE_string("runner", "DirectRunner", "Beam's runner.")
     flags.DEFINE_list("beam_options", "", "Further options of the pipeline: name=value,...")
@@ -44,14 +44,19 @@ def _define_flags() -> None:
 
 
 def _contracts() -> tuple[list[ModelContract], list[UnreadFile]]:
-    preprocessing = given_preprocessing()
+    preprocessing = read_preprocessing()
     paths = [pathlib.Path(path) for path in FLAGS.model if path]
     if not paths:
-        raise ValueError("no --model given; name one .tflite or more")
+        raise ValueError("expected a file, got none; give --model=FILE[,FILE...]")
     return read_contracts(paths, table_names(paths), preprocessing=preprocessing)
 
 
 def main() -> int:
+    """Scores the files shard by shard and writes the table and the numbers.
+
+    Returns:
+        1 if a file could not be read or failed, else 0.
+    """
     try:
         from tflite_tools.evaluation import sharded  # noqa: PLC0415 - the extra may be missing
     except ImportError as error:
@@ -81,7 +86,7 @@ def main() -> int:
     )
     output_dir = pathlib.Path(FLAGS.output_dir)
     if options.tile_overlap != OFF:
-        sys.stdout.write(setting(options.tile_overlap) + "\n\n")
+        sys.stdout.write(tiling_note(options.tile_overlap) + "\n\n")
     sys.stdout.write(terminal_table(results, dataset, options=options) + "\n")
     write_metrics(results, dataset, options=options, output_dir=output_dir, unread=unread)
     if unread:
@@ -91,6 +96,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

@@ -1,4 +1,4 @@
-"""A list of files, some of which cannot be read: the others go on, and the end names those."""
+"""Reads a list of files; those that cannot be read are skipped and reported at the end."""
 
 import dataclasses
 import pathlib
@@ -11,12 +11,12 @@ from tflite_tools.contract import ModelContract, read_contract
 
 @dataclasses.dataclass(frozen=True)
 class UnreadFile:
-    """A file that a command left out.
+    """A file that a command skipped.
 
     Attributes:
         name: for tables.
-        file: its name on the disk.
-        failure: why it was not read, one line.
+        file: file name without the folder.
+        failure: reason, one line.
     """
 
     name: str
@@ -32,17 +32,21 @@ def read_contracts(
     needed: pathlib.Path | None = None,
     any_output: bool = False,
 ) -> tuple[list[ModelContract], list[UnreadFile]]:
-    """Reads what can be read of a list, and logs what cannot at once.
+    """Reads the files that can be read, and logs the others.
 
     Args:
         paths: the files.
-        names: of each, for tables.
-        preprocessing: normalization to use; default see `PreprocessingSource`.
-        needed: the file that the others are compared with: without it the list means nothing.
-        any_output: take files whose output is no segmentation, too, to time them.
+        names: name of each, for tables.
+        preprocessing: normalization to use; default: see `PreprocessingSource`.
+        needed: the file that the others are compared with; it must be readable.
+        any_output: also accept files whose output is not a segmentation, to time them.
+
+    Returns:
+        The contracts in order, and the files that were skipped.
 
     Raises:
-        FileNotFoundError, ValueError: no file of the list can be read, or `needed` cannot.
+        FileNotFoundError: no file of the list exists, or `needed` does not.
+        ValueError: no file of the list can be read, or `needed` cannot.
     """
     contracts: list[ModelContract] = []
     unread: list[UnreadFile] = []
@@ -58,15 +62,23 @@ def read_contracts(
     if first is not None and not contracts:
         raise first
     for file in unread:
-        logging.error("%s is left out: %s", file.name, file.failure)
+        logging.error("%s is skipped: %s", file.name, file.failure)
     return contracts, unread
 
 
 def unread_text(unread: list[UnreadFile]) -> str:
-    """One line a file, "" where all were read."""
+    """Returns one line per file that could not be read; "" if all were read.
+
+    Args:
+        unread: the files.
+    """
     return "\n".join(f"{file.name}: NOT READ: {file.failure}" for file in unread)
 
 
 def unread_json(unread: list[UnreadFile]) -> list[dict]:
-    """For programs."""
+    """Returns the files that could not be read, for JSON.
+
+    Args:
+        unread: the files.
+    """
     return [dataclasses.asdict(file) for file in unread]

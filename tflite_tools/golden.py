@@ -17,25 +17,32 @@ FLAGS = flags.FLAGS
 
 def _define_flags() -> None:
     flags.DEFINE_string("model", "", "The .tflite file.")
-    flags.DEFINE_string("photo", "", "Picture to feed.")
+    flags.DEFINE_string("photo", "", "Image to feed.")
     flags.DEFINE_string("output_dir", "golden", "Folder of input.bin, output.bin, golden.json.")
     flags.DEFINE_string("check", "", "Raw output of a device, compared with --output_dir.")
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 
 def main() -> int:
+    """Writes the test vectors, or compares a device's output with them.
+
+    Returns:
+        1 if a device's output differs too much, else 0.
+    """
     output_dir = pathlib.Path(FLAGS.output_dir)
     if FLAGS.check:
         model = pathlib.Path(FLAGS.model) if FLAGS.model else None
         result = compare(output_dir, pathlib.Path(FLAGS.check), model=model)
         sys.stdout.write(
             f"{'passed' if result.passed else 'FAILED'}: {result.agreement:.4%} of the pixels have "
-            f"the same class, {result.demanded:.2%} are demanded; largest difference of a raw "
-            f"value: {result.largest_difference:g}\n"
+            f"the same class, at least {result.required:.2%} is required; largest difference of a "
+            f"raw value: {result.largest_difference:g}\n"
         )
         return 0 if result.passed else 1
     if not FLAGS.model or not FLAGS.photo:
-        raise ValueError("give --model=FILE and --photo=PICTURE, or --check=OUTPUT")
+        raise ValueError(
+            "expected a file and an image; give --model=FILE and --photo=IMAGE, or --check=OUTPUT"
+        )
     options = GoldenOptions(
         pathlib.Path(FLAGS.model),
         pathlib.Path(FLAGS.photo),
@@ -50,13 +57,14 @@ def main() -> int:
     measured = tolerance["measured_between_kernel_sets"]
     between = "XNNPACK refuses the file" if measured is None else f"{measured:.4%}"
     sys.stdout.write(
-        f"a device passes from {tolerance['min_class_agreement']:.2%} equal pixels on; two kernel "
-        f"sets here: {between}\n"
+        f"a device passes with at least {tolerance['min_class_agreement']:.2%} equal pixels; two "
+        f"kernel sets here: {between}\n"
     )
     return 0
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

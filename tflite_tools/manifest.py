@@ -1,9 +1,10 @@
-"""The JSON beside a `.tflite`: what goes in, what comes out, what it was made from."""
+"""The manifest: a JSON file next to a `.tflite` about its input, its output and its source."""
 
 import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Sequence
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.alignment import Alignment
@@ -16,31 +17,36 @@ RESIZES = tuple(alignment.value for alignment in Alignment)
 
 
 def sha256_of(content: bytes) -> str:
+    """Returns the SHA-256 digest in hexadecimal.
+
+    Args:
+        content: of a file.
+    """
     return hashlib.sha256(content).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Everything that a program needs to feed a file and read its answer.
+    """Everything that a program needs to feed a file and to read its output.
 
     Attributes:
         variant: number format, `export.conversion.variants.Variant` by value.
         head: `export.conversion.variants.Head` by value.
         height, width: of the input.
-        preprocessing: normalization of pixels; a photo is placed top left, aspect kept, the rest
-            of the canvas gray (`deeplab_tf.data.preprocessing.place`).
+        preprocessing: normalization of pixels; an image is placed top left, its aspect kept, the
+            rest of the canvas gray (`deeplab_tf.data.preprocessing.place`).
         label_set: classes in the order of the output.
         input_dtype, output_dtype: of the file's tensors.
         input_quantization, output_quantization: (scale, zero point), or None for float.
-        calibration: images that gave the ranges, or None.
+        calibration: images that the ranges were measured on, or None.
         source: what the file was made from.
         versions: of the libraries that made it.
         sha256: of the `.tflite`.
         size_bytes: of the `.tflite`.
-        quantization: post-training steps and what each did, or None.
-        resize: one of `RESIZES`, how the training brought logits to the photo's size; None: not
+        quantization: post-training steps and the result of each, or None.
+        resize: one of `RESIZES`, how the training resized logits to the image's size; None if not
             on record.
-        sensor: that made the range images which it was trained on; None for photos.
+        sensor: of the range images that it was trained on; None for camera images.
     """
 
     variant: str
@@ -62,11 +68,12 @@ class Manifest:
     resize: str | None = None
     sensor: Sensor | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.resize is not None and self.resize not in RESIZES:
-            raise ValueError(f"resize {self.resize!r} is none of {', '.join(RESIZES)}")
+            raise ValueError(f"resize: expected one of {', '.join(RESIZES)}, got {self.resize!r}")
 
     def to_json(self) -> dict:
+        """Returns the values to store."""
         return {
             "format": FORMAT,
             "variant": self.variant,
@@ -99,10 +106,23 @@ class Manifest:
         }
 
     def write(self, path: pathlib.Path) -> None:
+        """Writes the manifest as JSON.
+
+        Args:
+            path: file to write; a previous one is replaced.
+        """
         atomic_file.write_text(path, json.dumps(self.to_json(), indent=2) + "\n")
 
     @classmethod
     def from_json(cls, values: dict) -> "Manifest":
+        """Builds a manifest from stored values.
+
+        Args:
+            values: as returned by `to_json`; later fields may be missing.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing or cannot be used.
+        """
         image, output = values["input"], values["output"]
         return cls(
             variant=values["variant"],
@@ -128,20 +148,30 @@ class Manifest:
         )
 
 
-def _pair(value):
+def _pair(value: Sequence[float] | None) -> tuple[float, int] | None:
     return None if value is None else (float(value[0]), int(value[1]))
 
 
 def manifest_path(model: pathlib.Path) -> pathlib.Path:
-    """`int8.json` for `int8.tflite`."""
+    """Returns the manifest's path: `int8.json` for `int8.tflite`.
+
+    Args:
+        model: the `.tflite` file.
+    """
     return model.with_suffix(".json")
 
 
 def read_manifest(model: pathlib.Path) -> Manifest | None:
-    """The manifest beside a file, checked against it; None where there is none.
+    """Reads the manifest of a file and checks that it describes this file.
+
+    Args:
+        model: the `.tflite` file.
+
+    Returns:
+        The manifest, or None if there is none.
 
     Raises:
-        ValueError: it cannot be read, or the file is not the one that it describes.
+        ValueError: the manifest cannot be read, or describes another file.
     """
     path = manifest_path(model)
     if not path.is_file():
@@ -149,14 +179,14 @@ def read_manifest(model: pathlib.Path) -> Manifest | None:
     try:
         values = json.loads(path.read_text())
         if values.get("format") != FORMAT:
-            raise ValueError(f"format {values.get('format')!r} instead of {FORMAT}")
+            raise ValueError(f"expected format {FORMAT}, got {values.get('format')!r}")
         manifest = Manifest.from_json(values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a readable manifest ({error})") from error
     found = sha256_of(model.read_bytes())
     if found != manifest.sha256:
         raise ValueError(
-            f"{model}: sha256 {found[:12]} is not the manifest's {manifest.sha256[:12]}; "
+            f"{model}: expected sha256 {manifest.sha256[:12]} (its manifest), got {found[:12]}; "
             "the file was changed or damaged, export it again"
         )
     return manifest

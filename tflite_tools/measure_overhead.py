@@ -1,4 +1,4 @@
-"""Measures what an evaluation costs beyond the network: wall time against bare invokes.
+"""Measures what an evaluation costs beyond the network: wall time relative to bare invokes.
 
     python -m tflite_tools.measure_overhead --model=A.tflite,B.tflite \
         --dataset=camvid --data_dir=DIR
@@ -6,7 +6,7 @@
     ratio = wall time of scoring / wall time of as many bare invokes by as many processes
 
 Scoring is the part that grows with the list: decoding, feeding, invoking, argmax, counting.
-Starting child processes is stated apart.
+The start of child processes is reported separately.
 """
 
 import pathlib
@@ -22,7 +22,8 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import ModelResult, default_processes, score_list
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 FLAGS = flags.FLAGS
@@ -33,23 +34,40 @@ def _define_flags() -> None:
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Data set.", required=True)
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
     flags.DEFINE_string("split", "val", "List.")
-    flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one a core.")
+    flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one per core.")
     flags.DEFINE_integer("rounds", 3, "Scorings and bare runs, in turn.")
 
 
 def bare_invokes(runner: ModelRunner, count: int) -> float:
-    """Seconds of `count` invokes and nothing else; runs in a child."""
+    """Measures `count` invokes and nothing else; runs in a child process.
+
+    Args:
+        runner: of the file.
+        count: number of invokes.
+
+    Returns:
+        Seconds.
+    """
     return sum(runner.invoke_ms() for _ in range(count)) / 1e3
 
 
 def measure(
     contracts: list[ModelContract], dataset: SegmentationDataset, *, processes: int, rounds: int
 ) -> tuple[float, float, float]:
-    """Scores the whole list and runs as many bare invokes, in turn, in the same children.
+    """Scores the whole list and runs as many bare invokes, in turn, in the same processes.
+
+    Args:
+        contracts: the files.
+        dataset: the list.
+        processes: number of child processes.
+        rounds: how often both are measured.
 
     Returns:
-        median seconds of scoring, median seconds of the bare invokes done by as many processes
-        at once, and seconds until the children were ready.
+        Median seconds of scoring, median seconds of the bare invokes by as many processes at
+        once, and seconds until the processes were ready.
+
+    Raises:
+        RuntimeError: a file failed.
     """
     started = time.perf_counter()
     share = -(-len(dataset) // processes)
@@ -84,9 +102,10 @@ def measure(
 
 
 def main() -> None:
+    """Measures the overhead and prints one line."""
     contracts = [read_contract(path) for path in FLAGS.model if path]
     if not contracts:
-        raise ValueError("no --model given; name one .tflite or more")
+        raise ValueError("expected a file, got none; give --model=FILE[,FILE...]")
     dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split)
     processes = FLAGS.processes or default_processes()
     scoring, bare, ready = measure(contracts, dataset, processes=processes, rounds=FLAGS.rounds)
@@ -98,6 +117,7 @@ def main() -> None:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

@@ -1,13 +1,13 @@
 """Bias correction of a finished integer `.tflite`: new int32 biases from a reference's means.
 
-Rounding shifts the mean of what a convolution computes, channel by channel, and the layers
-behind carry the shift on. Over some photos, of the sums in front of the activation,
+Rounding shifts the mean of each output channel of a convolution, and the layers behind it
+propagate the shift. With means over some images, taken before the activation,
 
     new_bias[c] = bias[c] + round((E_reference[c] - E_integer[c]) / (input_scale * weight_scale[c]))
 
-layer by layer, so that each layer sees the corrections before it (Nagel et al. 2019, data-free
-quantization, arXiv:1906.04721, section 4.2, with measured means). The integer side is the exact
-simulation of the file; nothing in the file but its biases is changed.
+layer by layer, so that each layer is measured with the corrections of the layers before it (Nagel
+et al. 2019, data-free quantization, arXiv:1906.04721, section 4.2, with measured means). The
+integer side is the exact simulation of the file; only the biases of the file are changed.
 """
 
 import dataclasses
@@ -21,28 +21,28 @@ from deeplab_tf.metrics.signal_to_noise import snr_db
 from export.bias_correction.integer_network import (
     CorrectableLayer,
     FileRun,
-    LayerLeftAlone,
+    SkippedLayer,
     read_file,
 )
 from export.bias_correction.plan import BiasCorrectionPlan
 from export.bias_correction.reference import (
-    drop_unlike,
+    drop_mismatched,
     pair_layers,
     read_reference,
     reference_means,
 )
 from export.conversion.calibration import Calibration, calibrate
-from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.editor import Editor
 from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.operators import traits
+from tflite_tools.input_contract import read_input_contract
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.text_table import align
 from tflite_tools.to_keras.fidelity import compare
 
 _LEAST_EQUAL = 0.99
-"""Of the output; below, the simulation is not what the runtime computes."""
+"""Share of equal outputs below which the simulation does not follow the runtime."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,10 +53,10 @@ class CorrectedLayer:
         position: of its operator in the file.
         kind: of the operator.
         name: of the layer, from the tensor that it computes.
-        reference: layer that its means come from.
+        reference: layer of the reference that its means come from.
         correction: float64 [channels], what was added, as real values.
         steps: int64 [channels], the same in steps of the bias.
-        limited: how many corrections were cut because the int32 sum could overflow.
+        limited: how many corrections were limited because the int32 sum could overflow.
     """
 
     position: int
@@ -70,22 +70,23 @@ class CorrectedLayer:
 
 @dataclasses.dataclass(frozen=True)
 class CorrectedFile:
-    """What became of a file.
+    """The result of a bias correction.
 
     Attributes:
-        layers: corrected, in the file's order.
-        left_alone: the others.
-        logits: layer that the ratios speak of, the last convolution.
-        snr_before_db, snr_after_db: 10 log10(sum reference^2 / sum (file - reference)^2) of its
-            output over the calibration photos.
+        layers: the corrected layers, in the file's order.
+        skipped: the other layers.
+        logits: layer that the ratios are measured at, the last convolution.
+        snr_before_db: 10 log10(sum reference^2 / sum (file - reference)^2) of the logits over the
+            calibration images, before the correction.
+        snr_after_db: the same after the correction.
         equal_outputs: share of the output's values (of classes, where it has them) that are
-            the same in the runtime and in the simulation, on the first photo; None where an
+            the same in the runtime and in the simulation, on the first image; None where an
             unknown operator ends the simulation before the output.
-        in_place: whether all bytes but the biases' are the original's.
+        in_place: whether all bytes except those of the biases are the original's.
     """
 
     layers: tuple[CorrectedLayer, ...]
-    left_alone: tuple[LayerLeftAlone, ...]
+    skipped: tuple[SkippedLayer, ...]
     logits: str
     snr_before_db: float
     snr_after_db: float
@@ -93,29 +94,30 @@ class CorrectedFile:
     in_place: bool
 
     def warnings(self) -> list[str]:
-        """What a user should know before the file is used, one line each."""
+        """Returns what a user should know before using the file, one line each."""
         lines = [
-            f"left alone: operator {left.position}, {left.kind} {left.name!r}: {left.reason}"
-            for left in self.left_alone
+            f"skipped: operator {layer.position}, {layer.kind} {layer.name!r}: {layer.reason}"
+            for layer in self.skipped
         ]
         lines += [
-            f"{layer.limited} corrections of {layer.name!r} were cut: the int32 sum could overflow"
+            f"{layer.limited} corrections of {layer.name!r} were limited: the int32 sum could "
+            "overflow"
             for layer in self.layers
             if layer.limited
         ]
         if not self.in_place:
-            lines.append("some biases shared their bytes: the file was packed anew")
+            lines.append("some biases shared their bytes: the file was packed again")
         if self.equal_outputs is not None and self.equal_outputs < _LEAST_EQUAL:
             lines.append(
-                f"only {self.equal_outputs:.1%} of the runtime's output is the simulation's, that "
-                "the means were taken from: trust a score, not the ratio"
+                f"only {self.equal_outputs:.1%} of the runtime's output equals that of the "
+                "simulation, which the means come from: trust a score, not the ratio"
             )
         if self.snr_after_db < self.snr_before_db:
             lines.append("the logits are farther from the reference than before: keep the original")
         return lines
 
     def table(self) -> str:
-        """What was added to each layer's biases: largest and mean absolute value."""
+        """Formats what was added to each layer's biases: largest and mean absolute value."""
         names = ("max", "mean", "max steps", "mean steps")
         header = [("operator", "<"), ("layer", "<"), *((name, ">") for name in names)]
         rows = []
@@ -127,12 +129,18 @@ class CorrectedFile:
 
 
 def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
-    """Corrects a file's biases and writes it, with its manifest where it has one.
+    """Corrects the biases of a file and writes it, with a manifest if the original has one.
+
+    Args:
+        plan: which file, and how.
+
+    Returns:
+        the corrected layers and the effect on the logits.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: the file has no int32 biases, its photos or its reference do not fit it, or
-            the reference holds or gives NaN.
+        ValueError: the file has no int32 biases, images or reference do not fit it, or the
+            reference holds or gives NaN.
         RuntimeError: the runtime refuses the file.
     """
     graph = read_graph(plan.model)
@@ -140,24 +148,24 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     _check_sensor(plan, manifest)
     file = read_file(graph)
     _runner(plan.model)
-    contract = read_file_contract(plan.model, graph, mean=plan.mean, std=plan.std)
+    contract = read_input_contract(plan.model, graph, mean=plan.mean, std=plan.std)
     contract.check_known()
     for warning in contract.warnings:
         logging.warning("%s: %s", plan.model, warning)
-    pixels, record = _photos(plan, contract.shape)
+    pixels, record = _images(plan, contract.shape)
     reference = read_reference(plan, file.network, preprocessing=contract.preprocessing)
     pairs = pair_layers(plan, file, reference=reference)
-    file = drop_unlike(file, reference, pairs=pairs)
+    file = drop_mismatched(file, reference, pairs=pairs)
     logits = file.convolutions[-1].name
     empty = plan.calibration.sensor is not None
-    means, wanted = reference_means(
+    means, expected = reference_means(
         reference, pixels, pairs=pairs, logits=logits, ignore_empty=empty
     )
     images = [contract.real_values(image[None]) for image in pixels]
     run = FileRun(file, logits, images=images, ignore_empty=empty)
-    before = _snr_db(wanted, run.uncorrected_logits())
+    before = _snr_db(expected, run.uncorrected_logits())
     corrected = _correct(run, file.layers, means=means, pairs=pairs)
-    after = _snr_db(wanted, run.logits())
+    after = _snr_db(expected, run.logits())
     biases = {
         (layer.operator.position, traits(layer.operator.kind).slots[-1]): layer.bias + done.steps
         for layer, done in zip(file.layers, corrected, strict=True)
@@ -171,7 +179,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
         new.write(manifest_path(plan.output))
     return CorrectedFile(
         tuple(corrected),
-        tuple(file.left_alone),
+        tuple(file.skipped),
         logits=logits,
         snr_before_db=before,
         snr_after_db=after,
@@ -181,14 +189,14 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
 
 
 def rewrite_biases(content: bytes, biases: dict[tuple[int, int], np.ndarray]) -> tuple[bytes, bool]:
-    """Puts other integers into biases of a `.tflite`.
+    """Replaces biases of a `.tflite`.
 
     Args:
         content: the file.
         biases: {(operator position, input slot): integers [channels]}.
 
     Returns:
-        the new file, and whether all bytes but the biases' are the original's.
+        the new file, and whether all bytes except those of the biases are the original's.
     """
     editor = Editor(content)
     operators = editor.operators()
@@ -203,7 +211,7 @@ def _read_manifest(plan: BiasCorrectionPlan) -> Manifest | None:
     if manifest is None and manifest_path(plan.output).exists():
         raise ValueError(
             f"{manifest_path(plan.output)} describes another file and {plan.model} has no manifest "
-            "to put in its place; remove it or give another output"
+            "to replace it; remove it or give another output"
         )
     return manifest
 
@@ -223,17 +231,17 @@ def _runner(path: pathlib.Path) -> FileRunner:
         return FileRunner(path)
     except (ValueError, RuntimeError) as error:
         raise RuntimeError(
-            f"the runtime refuses {path} ({error}); only a file that runs here is corrected"
+            f"the runtime refuses {path} ({error}); give a file that runs on this machine"
         ) from error
 
 
-def _photos(plan: BiasCorrectionPlan, shape) -> tuple[np.ndarray, Calibration]:
-    """uint8 [count, height, width, channels] and the record of what was chosen."""
+def _images(plan: BiasCorrectionPlan, shape: tuple[int, ...]) -> tuple[np.ndarray, Calibration]:
+    """Returns uint8 [count, height, width, channels] and the record of what was chosen."""
     dataset = plan.calibration
     if len(shape) != 4 or shape[0] != 1 or shape[3] != dataset.channels:
         raise ValueError(
-            f"{plan.model} takes {list(shape)}, which is not one photo of {dataset.name} with "
-            f"{dataset.channels} channels; choose another data set"
+            f"{plan.model}: expected an input of one image with {dataset.channels} channels as in "
+            f"{dataset.name}, got {list(shape)}; choose another data set"
         )
     _, height, width, _ = shape
     return calibrate(
@@ -254,8 +262,8 @@ def _correct(
         layer = by_node.get(node.name)
         if layer is None:
             continue
-        wanted = layer.bias + np.rint((means[node.name] - run.mean(node.name)) / layer.scale)
-        bias = np.clip(wanted, -layer.largest, layer.largest).astype(np.int64)
+        ideal = layer.bias + np.rint((means[node.name] - run.mean(node.name)) / layer.scale)
+        bias = np.clip(ideal, -layer.largest, layer.largest).astype(np.int64)
         run.set_bias(node, bias * layer.scale)
         steps = bias - layer.bias
         done = CorrectedLayer(
@@ -265,7 +273,7 @@ def _correct(
             reference=pairs[node.name],
             correction=steps * layer.scale,
             steps=steps,
-            limited=int((bias != wanted).sum()),
+            limited=int((bias != ideal).sum()),
         )
         corrected.append(done)
         if len(corrected) % 10 == 0 or len(corrected) == len(layers):
@@ -289,25 +297,28 @@ def _write(
     run: FileRun,
     simulated: bool,
 ) -> float | None:
-    """Writes the file once it is read back and has run on a photo.
+    """Writes the file after it was read again and has run on one image.
 
     Returns:
-        the share of outputs that the simulation gives, too; None where it does not reach them.
+        the share of outputs that are equal to the simulation's; None where it does not reach them.
     """
     with atomic_file.atomic_path(path) as temporary:
         temporary.write_bytes(content)
         if _constants(read_graph(temporary), {}) != _constants(original, biases):
-            raise RuntimeError(f"{path} would differ in more than biases; it is not written")
+            raise RuntimeError(
+                f"{path}: expected to differ from the original only in biases, got other "
+                "differences; it is not written, report this fault"
+            )
         image = run.images[0]
-        found = _runner(temporary)(image)
+        output = _runner(temporary)(image)
         if not simulated:
             return None
         with np.errstate(invalid="ignore", divide="ignore"):  # of a constant output
-            return compare([(found, np.asarray(run.model(image)))]).equal_classes
+            return compare([(output, np.asarray(run.model(image)))]).equal_classes
 
 
 def _constants(graph: Graph, biases: dict[tuple[int, int], np.ndarray]) -> list:
-    """What every operator is, writes and reads, with other biases where some are given."""
+    """Lists kind, outputs and constants of every operator, with the given biases in place."""
     rows = []
     for operator in graph.operators:
         values = [graph.tensors[index].data if index >= 0 else None for index in operator.inputs]
@@ -315,7 +326,8 @@ def _constants(graph: Graph, biases: dict[tuple[int, int], np.ndarray]) -> list:
             if (operator.position, slot) in biases:
                 values[slot] = biases[operator.position, slot].astype(np.int32)
         stored = [None if value is None else value.tobytes() for value in values]
-        rows.append((operator.kind, operator.outputs, stored))
+        names = [graph.tensors[index].name for index in operator.outputs]  # numbers may change
+        rows.append((operator.kind, names, stored))
     return rows
 
 

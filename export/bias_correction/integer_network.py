@@ -1,4 +1,4 @@
-"""An integer `.tflite` as a network that is computed node by node, its biases free to change."""
+"""An integer `.tflite` as a network that runs node by node and whose biases can be changed."""
 
 import collections
 import dataclasses
@@ -23,8 +23,15 @@ _INT32_MAX = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerLeftAlone:
-    """A layer whose biases are as they were, and why."""
+class SkippedLayer:
+    """A layer whose biases were not corrected.
+
+    Attributes:
+        position: of its operator in the file.
+        kind: of the operator.
+        name: of the layer, from the tensor that it computes.
+        reason: why it was skipped.
+    """
 
     position: int
     kind: str
@@ -40,9 +47,9 @@ class CorrectableLayer:
         operator: in the file.
         node: in the imported network.
         bias: int64 [channels], as stored.
-        scale: float64 [channels], input_scale * weight_scale, the real value of a step.
-        largest: int64 [channels], largest absolute bias with which the int32 sum of bias and
-            products cannot overflow, whatever the input; at least the stored one.
+        scale: float64 [channels], input_scale * weight_scale, the real value of one bias step.
+        largest: int64 [channels], largest absolute bias for which the int32 sum of bias and
+            products cannot overflow with any input; at least the stored one.
     """
 
     operator: Operator
@@ -57,60 +64,77 @@ class IntegerFile:
     """The file as a network.
 
     Attributes:
-        network: up to the output, or up to where it is known.
-        whole: whether that is the output.
+        network: up to the output, or up to the last tensor that can be simulated.
+        whole: whether it reaches the output.
         convolutions: its nodes with a kernel, in the file's order.
-        layers: those whose bias can be corrected.
-        left_alone: all other convolutions of the file.
+        layers: the layers whose bias can be corrected.
+        skipped: all other convolutions of the file.
     """
 
     network: ImportedNetwork
     whole: bool
     convolutions: list[Node]
     layers: list[CorrectableLayer]
-    left_alone: list[LayerLeftAlone]
+    skipped: list[SkippedLayer]
 
 
 def read_file(graph: Graph) -> IntegerFile:
-    """Raises ValueError where no layer can be corrected."""
-    end = known_end(graph)
+    """Reads an integer file as a network.
+
+    Args:
+        graph: the file.
+
+    Returns:
+        the network, its layers that can be corrected, and the others.
+
+    Raises:
+        ValueError: no layer can be corrected.
+    """
+    end = last_known_tensor(graph)
     network = import_graph(graph, end)
     imported = {row.position for row in network.rows}
     names = collections.Counter(tensor.name for tensor in graph.tensors if tensor.data is None)
-    file = IntegerFile(network, not end, convolutions=[], layers=[], left_alone=[])
+    file = IntegerFile(network, not end, convolutions=[], layers=[], skipped=[])
     for operator in graph.operators:
         if operator.kind not in CONVOLUTIONS:
             continue
         name = graph.tensors[operator.outputs[0]].name
         try:
             if operator.position not in imported:
-                raise ValueError(f"it is not in front of {end!r}, where the known part ends")
+                raise ValueError(f"it is not before {end!r}, the last tensor that can be simulated")
             if names[name] > 1:
-                raise ValueError(f"{names[name]} tensors have its output's name")
+                raise ValueError(f"{names[name]} tensors have the name of its output")
             node = _node_with_kernel(network, name)
             file.convolutions.append(node)
             file.layers.append(_layer(graph, operator, node=node))
         except ValueError as error:
             reason = str(error)
-            file.left_alone.append(
-                LayerLeftAlone(operator.position, operator.kind, name=name, reason=reason)
+            file.skipped.append(
+                SkippedLayer(operator.position, operator.kind, name=name, reason=reason)
             )
     if not file.layers:
-        first = next((f" ({left.kind}: {left.reason})" for left in file.left_alone), "")
+        first = next((f" ({layer.kind}: {layer.reason})" for layer in file.skipped), "")
         raise ValueError(
             f"{graph.path} has no int32 bias to correct{first}; give an int8 or uint8 file"
         )
     return file
 
 
-def known_end(graph: Graph) -> str:
-    """Up to which tensor the file can be simulated; "" for its output.
+def last_known_tensor(graph: Graph) -> str:
+    """Finds the last tensor up to which the file can be simulated.
 
-    Behind an operator without a rule nothing is known, and only one output is followed: of
-    several, and of the tensors in front of such an operator, the one with most convolutions.
+    The simulation ends before an operator without a rule, and it follows only one output: among
+    several outputs, and among the tensors before such an operator, the one with most convolutions
+    before it.
+
+    Args:
+        graph: the file.
+
+    Returns:
+        the name of the tensor; "" for the file's output.
 
     Raises:
-        ValueError: there is no convolution in front of it.
+        ValueError: there is no convolution before it.
     """
     before: dict[int, frozenset[int]] = {index: frozenset() for index in graph.inputs}
     for operator in graph.operators:
@@ -125,14 +149,14 @@ def known_end(graph: Graph) -> str:
     if not before[end]:
         unknown = sorted({op.kind for op in graph.operators if rule_of(op.kind) is None})
         raise ValueError(
-            f"{graph.path} has no convolution that can be followed from its input; operators "
-            f"that are not supported: {', '.join(unknown) or 'none'}"
+            f"{graph.path} has no convolution that can be simulated from its input; give a file "
+            f"without these unsupported operators: {', '.join(unknown) or 'none'}"
         )
     return graph.tensors[end].name
 
 
 def _node_with_kernel(network: ImportedNetwork, tensor: str) -> Node:
-    """The convolution's own node; an activation that is fused into it stands behind."""
+    """Returns the node of a convolution; a fused activation is a node behind it."""
     node = network.description.node(network.nodes_of_tensors[tensor])
     while node.kind not in WITH_KERNEL:
         node = network.description.node(node.inputs[0])
@@ -157,7 +181,7 @@ def _layer(graph: Graph, operator: Operator, *, node: Node) -> CorrectableLayer:
     kernel = np.abs(kernel - weights.quantization.zero_point)
     products = kernel.reshape(-1, bias.data.size).sum(0) * max(zero_point - low, high - zero_point)
     values = bias.data.ravel().astype(np.int64)
-    # The product is rounded to float32, as the kernels' own is.
+    # The product is rounded to float32, as in the runtime's kernels.
     scale = data.quantization.scale[0] * weights.quantization.scale
     if scale.min() <= 0:
         raise ValueError("its scale is 0")
@@ -170,11 +194,16 @@ def _layer(graph: Graph, operator: Operator, *, node: Node) -> CorrectableLayer:
     )
 
 
-def channel_mean(value, shares=None):
-    """[batch, ..., channels] -> float64 [channels].
+def channel_mean(value: tf.Tensor, shares: np.ndarray | tf.Tensor | None = None) -> tf.Tensor:
+    """Computes the mean of each channel.
 
     Args:
-        shares: float64 [positions], what each counts (`PixelWeights.of`); None for all alike.
+        value: [batch, ..., channels].
+        shares: float64 [positions], weight of each position (`PixelWeights.of`); None for equal
+            weights.
+
+    Returns:
+        float64 [channels].
     """
     value = tf.cast(value, tf.float64)
     if shares is None:
@@ -184,20 +213,35 @@ def channel_mean(value, shares=None):
     return tf.math.divide_no_nan(sums, tf.reduce_sum(shares))
 
 
-def mean_of_photos(means: list[np.ndarray], counts: list[float]) -> np.ndarray:
-    """float64 [channels]: means of photos, each as often as it counts; 0 where none does."""
+def mean_of_images(means: list[np.ndarray], counts: list[float]) -> np.ndarray:
+    """Averages the channel means of images, weighted.
+
+    Args:
+        means: float64 [channels] of each image.
+        counts: weight of each image.
+
+    Returns:
+        float64 [channels]; 0 where all weights are 0.
+    """
     weights = np.asarray(counts)
     return weights @ np.stack(means) / max(weights.sum(), np.finfo(np.float64).tiny)
 
 
 class FileRun:
-    """The file's simulation, computed node by node over all photos, so that a bias can change
-    between two nodes. What integer tensors hold is kept as integers; what stands between two of
-    them is computed again whenever it is asked for.
+    """The simulation of a file, node by node over all images: a bias can change between two nodes.
+
+    The values of quantized tensors are stored; those between two of them are computed again at
+    each use.
+
+    Args:
+        file: the file.
+        logits: name of the node that gives the logits.
+        images: real values of the input, float32 [1, height, width, channels] each.
+        ignore_empty: give no weight to the empty pixels of range images.
 
     Attributes:
         model: the simulation as a Keras model.
-        images: the photos.
+        images: the images.
     """
 
     def __init__(
@@ -207,7 +251,7 @@ class FileRun:
         *,
         images: list[np.ndarray],
         ignore_empty: bool = False,
-    ):
+    ) -> None:
         simulated = simulate_quantization(file.network.description, file.network.ranges)
         self._executor = Executor(simulated, file.network.arrays)
         self.model = self._executor.model
@@ -217,7 +261,7 @@ class FileRun:
         self._weights = pixel_weights(images, ignore_empty)
         follower = simulated.only_consumer(logits)
         rounded = follower is not None and follower.kind == QUANTIZED
-        # With an activation inside, the reference has a value to compare before it alone.
+        # With a fused activation, the reference's value exists only before the activation.
         self._logits = follower.name if follower is not None and rounded else logits
         read_often = {
             node.name for node in simulated.nodes if len(simulated.consumers(node.name)) > 1
@@ -229,31 +273,36 @@ class FileRun:
         )
 
     def __iter__(self) -> Iterator[Node]:
-        """Nodes in the order of execution; each is computed when the next is asked for."""
+        """Yields nodes in the order of execution; each is computed when the next is requested."""
         for node in self._executor.network.nodes:
             yield node
             self._run.step(node)
 
     def mean(self, name: str) -> np.ndarray:
-        """float64 [channels], over all photos."""
+        """Returns the channel means of a node over all images, float64 [channels]."""
         means, counts = [], []
-        for photo, weights in enumerate(self._weights):
-            value = self._run.value(name, photo)
+        for image, weights in enumerate(self._weights):
+            value = self._run.value(name, image)
             shares = None if weights is None else weights.of(value)
             means.append(channel_mean(value, shares).numpy())
             counts.append(1.0 if shares is None else shares.sum())
-        return mean_of_photos(means, counts)
+        return mean_of_images(means, counts)
 
     def set_bias(self, node: Node, real: np.ndarray) -> None:
-        """Changes the bias of a convolution, in real values."""
+        """Changes the bias of a convolution.
+
+        Args:
+            node: the convolution.
+            real: float64 [channels], real values.
+        """
         self._executor.set_weight(bias_key(node), real)
 
     def logits(self) -> list[np.ndarray]:
-        """Of each photo, after the run."""
+        """Returns the logits of each image after the run."""
         return [np.asarray(value) for value in self._run.values(self._logits)]
 
     def uncorrected_logits(self) -> list[np.ndarray]:
-        """Of each photo, before the run."""
+        """Returns the logits of each image before any bias was changed."""
         layer = self.model.get_layer(self._logits)
         run = tf.function(keras.Model(self.model.input, layer.output))
         return [run(tf.constant(image)).numpy() for image in self.images]

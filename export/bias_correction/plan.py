@@ -1,4 +1,4 @@
-"""What to do with a file whose biases are to be corrected."""
+"""The options of a bias correction."""
 
 import dataclasses
 import pathlib
@@ -9,16 +9,18 @@ from tflite_tools.manifest import manifest_path
 
 @dataclasses.dataclass(frozen=True)
 class BiasCorrectionPlan:
-    """What to do with a file.
+    """Which file to correct, and how.
 
     Attributes:
         model: the integer `.tflite`.
-        output: the corrected one.
-        calibration: list that photos are chosen from.
-        reference: float `.tflite` or run folder; None for the file's own weights without any
-            rounding of activations.
-        calibration_images, calibration_seed: how many photos, and which.
-        mean, std: of the input, in pixel units; None: by manifest, metadata or input's scale.
+        output: the corrected file.
+        calibration: list that images are chosen from.
+        reference: float `.tflite` or run folder; None for the file's own weights without rounding
+            of activations.
+        calibration_images: how many.
+        calibration_seed: of the choice.
+        mean: of the input, in pixel units; None: from manifest, metadata or the input's scale.
+        std: likewise.
         overwrite: replace an output that exists.
     """
 
@@ -32,14 +34,14 @@ class BiasCorrectionPlan:
     std: float | None = None
     overwrite: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.calibration_images < 2:
             raise ValueError(
-                f"calibration_images must be at least 2; got {self.calibration_images}: what one "
-                "photo gives is no mean, 32 is a good number"
+                f"calibration_images must be at least 2, got {self.calibration_images}: one image "
+                "gives no reliable mean; 32 is a good number"
             )
         if self.output.suffix != ".tflite":
-            raise ValueError(f"output must end in .tflite; got {self.output}")
+            raise ValueError(f"output must end in .tflite, got {self.output}; rename it")
         for source in (self.model, self.reference):
             if source and source.exists() and self.output.exists() and source.samefile(self.output):
                 raise ValueError(f"output {self.output} would replace {source}; give another name")

@@ -1,4 +1,4 @@
-"""The network that a file's means are compared with: read, paired layer by layer, measured."""
+"""The reference of a bias correction: read, paired with the file layer by layer, measured."""
 
 import dataclasses
 import math
@@ -19,34 +19,35 @@ from deeplab_tf.runs.config import read_config
 from deeplab_tf.runs.folder import Phase, RunFolder
 from export.bias_correction.integer_network import (
     IntegerFile,
-    LayerLeftAlone,
+    SkippedLayer,
     channel_mean,
-    known_end,
-    mean_of_photos,
+    last_known_tensor,
+    mean_of_images,
 )
 from export.bias_correction.plan import BiasCorrectionPlan
 from export.conversion.source import RunSource
-from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import read_input_contract
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 
 LARGEST_DIFFERENCE = 0.25
-"""|file - reference| / |reference| of two kernels that count as the same layer's. Rounding to 8
-bits makes 0.01, quantization-aware training a little more, another layer's kernel 1.4; a kernel
-whose channels were scaled (equalization) computes in other units and must not pass."""
+"""Largest |file - reference| / |reference| of two kernels that count as the same layer's. Rounding
+to 8 bits gives 0.01, quantization-aware training a little more, another layer's kernel 1.4; a
+kernel whose channels were scaled (equalization) computes in other units and must not match."""
 
 
 _AFFINE = ("batch_norm", "elementwise_constant", "rescaling")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Reference:
-    """The float network.
+class Reference:
+    """The float network that the file's means are compared with.
 
     Attributes:
         name: for messages and the manifest.
-        description, arrays: the network, batch norms folded.
-        preprocessing: of its photos.
+        description: the network, batch norms folded.
+        arrays: its weights.
+        preprocessing: normalization of its input.
     """
 
     name: str
@@ -57,40 +58,61 @@ class _Reference:
 
 def read_reference(
     plan: BiasCorrectionPlan, network: ImportedNetwork, *, preprocessing: Preprocessing
-) -> _Reference:
+) -> Reference:
+    """Reads the reference of a plan.
+
+    Args:
+        plan: names the reference.
+        network: the file as a network.
+        preprocessing: of the file; used where the reference's own is not known.
+
+    Returns:
+        the reference.
+
+    Raises:
+        ValueError: it is not float, takes another input, or holds NaN or infinity.
+    """
     path, shape = plan.reference, network.description.input_shape
     if path is None:
         name = "its own weights as floats"
-        return _Reference(
+        return Reference(
             name, network.description, arrays=network.arrays, preprocessing=preprocessing
         )
     name = path.resolve().name
     if path.is_dir():
-        reference = nearest_of_run(path, network)
+        reference = nearest_network_of_run(path, network)
     else:
         graph = read_graph(path)
-        found = import_graph(graph, known_end(graph))
-        if found.is_quantized:
+        imported = import_graph(graph, last_known_tensor(graph))
+        if imported.is_quantized:
             raise ValueError(
-                f"reference {path} has integer activations; give a float file or a run folder, or "
-                "no --reference for the file's own weights"
+                f"reference {path}: expected float activations, got integer ones; give a float "
+                "file or a run folder, or no --reference for the file's own weights"
             )
-        contract = read_file_contract(path, graph)
+        contract = read_input_contract(path, graph)
         own = contract.preprocessing if contract.is_known else preprocessing
-        reference = _Reference(name, found.description, arrays=found.arrays, preprocessing=own)
+        reference = Reference(name, imported.description, arrays=imported.arrays, preprocessing=own)
     if reference.description.input_shape != shape:
         raise ValueError(
-            f"{plan.model} takes {list(shape)}, reference {path} "
-            f"{list(reference.description.input_shape)}; both must take the same photos"
+            f"reference {path}: expected input {list(shape)} as {plan.model} takes, got "
+            f"{list(reference.description.input_shape)}; give a reference of that size"
         )
     for key, value in reference.arrays.items():
         if not np.isfinite(value).all():
-            raise ValueError(f"reference {path}: {key} holds NaN or infinity; give sound weights")
+            raise ValueError(f"reference {path}: {key} holds NaN or infinity; give finite weights")
     return reference
 
 
-def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
-    """The float network of a run that the file was made of: its weights say which."""
+def nearest_network_of_run(path: pathlib.Path, network: ImportedNetwork) -> Reference:
+    """Finds the float network of a run whose weights are nearest to the file's.
+
+    Args:
+        path: run folder.
+        network: the file as a network.
+
+    Returns:
+        the network of the float phase, or the one inside the quantization-aware network.
+    """
     twins = RunSource(RunFolder(path)).float_twins(*network.description.input_shape[:2])
     preprocessing = read_config(path).data.preprocessing
     references = []
@@ -99,13 +121,13 @@ def nearest_of_run(path: pathlib.Path, network: ImportedNetwork) -> _Reference:
         inside = " (trained quantization-aware)" if phase is Phase.QUANTIZED else ""
         name = f"run {path.resolve().name}{inside}"
         references.append(
-            _Reference(name, folded.description, arrays=folded.arrays, preprocessing=preprocessing)
+            Reference(name, folded.description, arrays=folded.arrays, preprocessing=preprocessing)
         )
     return min(references, key=lambda reference: _distance(network, reference))
 
 
-def _distance(network: ImportedNetwork, reference: _Reference) -> float:
-    """Sum over the file's kernels of their difference from the reference's nearest one."""
+def _distance(network: ImportedNetwork, reference: Reference) -> float:
+    """Sums, over the file's kernels, the difference from the nearest kernel of the reference."""
     kernels = [
         (node.kind, reference.arrays[kernel_key(node)])
         for node in reference.description.nodes
@@ -122,15 +144,23 @@ def _distance(network: ImportedNetwork, reference: _Reference) -> float:
 
 
 def pair_layers(
-    plan: BiasCorrectionPlan, file: IntegerFile, *, reference: _Reference
+    plan: BiasCorrectionPlan, file: IntegerFile, *, reference: Reference
 ) -> dict[str, str]:
-    """{convolution of the file: convolution of the reference}.
+    """Finds the convolution of the reference that belongs to each convolution of the file.
 
-    Branches stand in any order in a graph, and the rates of an ASPP have kernels of one shape:
-    among the reference's convolutions of the same kind and shape, the weights decide.
+    The order of branches in a graph is arbitrary, and the branches of an ASPP have kernels of the
+    same shape: among the reference's convolutions of the same kind and shape, the weights decide.
+
+    Args:
+        plan: for messages.
+        file: the file as a network.
+        reference: the float network.
+
+    Returns:
+        {convolution of the file: convolution of the reference}.
 
     Raises:
-        ValueError: a convolution of the file has none, or only one with other weights.
+        ValueError: a convolution of the file has no counterpart, or only one with other weights.
     """
     free = [node for node in reference.description.nodes if node.kind in WITH_KERNEL]
     pairs = {}
@@ -147,8 +177,8 @@ def pair_layers(
             if math.isfinite(differences.get(nearest, math.inf)):
                 other += f", whose weights differ by {differences[nearest]:.0%}"
             raise ValueError(
-                f"{plan.model}: {_describe(node.name, file.network)} has no partner in reference "
-                f"{plan.reference}; nearest: {other}. Give the network that the file was "
+                f"{plan.model}: {_describe(node.name, file.network)} has no counterpart in "
+                f"reference {plan.reference}; nearest: {other}; give the network that the file was "
                 "converted from, scaled in the same way"
             )
         pairs[node.name] = nearest
@@ -156,7 +186,7 @@ def pair_layers(
     return pairs
 
 
-def _describe(name: str, network: "ImportedNetwork | _Reference") -> str:
+def _describe(name: str, network: "ImportedNetwork | Reference") -> str:
     node = network.description.node(name)
     return f"{node.kind} {name!r} {list(network.arrays[kernel_key(node)].shape)}"
 
@@ -169,16 +199,26 @@ def _difference(kernel: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(kernel - reference)) / (float(np.linalg.norm(reference)) or 1.0)
 
 
-def drop_unlike(file: IntegerFile, reference: _Reference, *, pairs: dict[str, str]) -> IntegerFile:
-    """The file without the layers whose sums are other sums than their partners'.
+def drop_mismatched(
+    file: IntegerFile, reference: Reference, *, pairs: dict[str, str]
+) -> IntegerFile:
+    """Skips the layers that compute another sum than their counterparts in the reference.
 
-    Behind SPACE_TO_BATCH_ND, for example, some converters leave the bias as an addition of its
-    own, and a float file's is put back into its convolution when it is read.
+    Behind SPACE_TO_BATCH_ND, for example, some converters keep the bias as a separate addition,
+    while the bias of a float file is moved into its convolution when it is read.
+
+    Args:
+        file: the file as a network.
+        reference: the float network.
+        pairs: {convolution of the file: convolution of the reference}.
+
+    Returns:
+        the file with fewer layers and more skipped ones.
 
     Raises:
         ValueError: no layer is left.
     """
-    layers, left_alone = [], list(file.left_alone)
+    layers, skipped = [], list(file.skipped)
     for layer in file.layers:
         own = _affine_behind(file.network, layer.node.name)
         other = _affine_behind(reference, pairs[layer.node.name])
@@ -187,17 +227,17 @@ def drop_unlike(file: IntegerFile, reference: _Reference, *, pairs: dict[str, st
             continue
         reason = (
             f"behind it the file has {own or 'no product or sum with constants'}, the reference "
-            f"{other or 'none'}: their means are not those of one thing"
+            f"{other or 'none'}: their means cannot be compared"
         )
         position, kind = layer.operator.position, layer.operator.kind
-        left_alone.append(LayerLeftAlone(position, kind, name=layer.node.name, reason=reason))
+        skipped.append(SkippedLayer(position, kind, name=layer.node.name, reason=reason))
     if not layers:
-        raise ValueError(f"no layer can be corrected: {left_alone[-1].reason}")
-    return dataclasses.replace(file, layers=layers, left_alone=left_alone)
+        raise ValueError(f"no layer can be corrected: {skipped[-1].reason}")
+    return dataclasses.replace(file, layers=layers, skipped=skipped)
 
 
-def _affine_behind(network: "ImportedNetwork | _Reference", name: str) -> str:
-    """Kind of what scales or shifts the channels right behind a convolution; "" for nothing."""
+def _affine_behind(network: "ImportedNetwork | Reference", name: str) -> str:
+    """Returns the kind of node that scales or shifts the channels behind a convolution, or ""."""
     node = network.description.only_consumer(name)
     while node is not None and node.kind == IDENTITY:
         node = network.description.only_consumer(node.name)
@@ -208,25 +248,36 @@ def _affine_behind(network: "ImportedNetwork | _Reference", name: str) -> str:
 
 
 def reference_means(
-    reference: _Reference,
+    reference: Reference,
     pixels: np.ndarray,
     *,
     pairs: dict[str, str],
     logits: str,
     ignore_empty: bool = False,
 ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """{convolution of the file: float64 [channels]}, the means of its partner, and the logits of
-    each photo.
+    """Runs the reference and measures the channel means of its convolutions.
+
+    Args:
+        reference: the float network.
+        pixels: uint8 [count, height, width, channels].
+        pairs: {convolution of the file: convolution of the reference}.
+        logits: convolution of the file that gives the logits.
+        ignore_empty: give no weight to the empty pixels of range images.
+
+    Returns:
+        {convolution of the file: float64 [channels]}, and the reference's logits of each image.
 
     Raises:
-        ValueError: NaN or infinity.
+        ValueError: a layer gives NaN or infinity.
     """
     model = Executor(reference.description, reference.arrays).model
-    partners = {name: model.get_layer(partner).output for name, partner in pairs.items()}
-    probe = keras.Model(model.input, partners)
+    counterparts = {name: model.get_layer(other).output for name, other in pairs.items()}
+    probe = keras.Model(model.input, counterparts)
 
     @tf.function
-    def measure(image, shares):
+    def measure(
+        image: tf.Tensor, shares: dict[str, tf.Tensor]
+    ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         values = probe(image, training=False)
         means = {name: channel_mean(value, shares.get(name)) for name, value in values.items()}
         return means, values[logits]
@@ -237,16 +288,18 @@ def reference_means(
     for image in pixels:
         given = reference.preprocessing.normalize(image[None])
         (weights,) = pixel_weights([given], ignore_empty)
-        shares = {n: weights.of(v) for n, v in partners.items()} if weights else {}
-        found, output = measure(tf.constant(given), {n: tf.constant(s) for n, s in shares.items()})
-        for name, mean in found.items():
+        shares = {n: weights.of(v) for n, v in counterparts.items()} if weights else {}
+        measured, output = measure(
+            tf.constant(given), {n: tf.constant(s) for n, s in shares.items()}
+        )
+        for name, mean in measured.items():
             means[name].append(mean.numpy())
             counts[name].append(shares[name].sum() if shares else 1.0)
         outputs.append(output.numpy())
     for name, values in means.items():
         if not np.isfinite(values).all():
             raise ValueError(
-                f"reference {reference.name}: layer {pairs[name]!r} gives NaN or infinity; give "
-                "one whose output is sound on these photos"
+                f"reference {reference.name}: layer {pairs[name]!r} gives NaN or infinity; give a "
+                "reference whose values are finite on these images"
             )
-    return {name: mean_of_photos(values, counts[name]) for name, values in means.items()}, outputs
+    return {name: mean_of_images(values, counts[name]) for name, values in means.items()}, outputs

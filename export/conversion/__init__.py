@@ -1,1 +1,1 @@
-"""From a float network to checked `.tflite` files."""
+"""Converts a network to checked `.tflite` files."""

@@ -1,6 +1,7 @@
-"""Calibration images: chosen to cover the classes, placed by the one contract."""
+"""Calibration images: chosen to cover the classes, placed by the input contract."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -9,17 +10,19 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.quantization.calibration.checks import warn_about_repeats
 
 MAX_CANDIDATES = 1000
-"""Labels looked at when images are chosen; of a larger list, this many by seed."""
+"""Labels that are read when images are chosen; a larger list is sampled with the seed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Which images gave the activation ranges; goes into the manifest.
+    """The images that the activation ranges come from, for the manifest.
 
     Attributes:
-        dataset, split, seed: where they come from.
+        dataset: name of the data set.
+        split: list that the images were chosen from.
+        seed: of the choice.
         samples: names of the chosen samples.
-        classes_covered: how many classes occur on them.
+        classes_covered: how many classes occur in them.
     """
 
     dataset: str
@@ -28,22 +31,31 @@ class Calibration:
     samples: tuple[str, ...]
     classes_covered: int
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
+        """Returns the manifest's entry."""
         return {**dataclasses.asdict(self), "images": len(self.samples)}
 
 
 def choose_samples(dataset: SegmentationDataset, count: int, *, seed: int) -> list[int]:
     """Chooses samples so that every class is seen about equally often.
 
-    Takes, again and again, the class that the chosen images show least often, and adds the
-    first image, in an order given by the seed, that shows it.
+    Repeatedly takes the class that occurs in the fewest chosen images and adds the first image
+    that shows it, in an order given by the seed.
+
+    Args:
+        dataset: the list.
+        count: how many samples.
+        seed: of the order.
+
+    Returns:
+        indices into the list.
 
     Raises:
-        ValueError: fewer than 1 or more images asked for than the split has.
+        ValueError: `count` is below 1 or above the length of the list.
     """
     if not 1 <= count <= len(dataset):
         raise ValueError(
-            f"calibration needs 1 to {len(dataset)} images of split {dataset.split!r}; got "
+            f"calibration needs 1 to {len(dataset)} images of split {dataset.split!r}, got "
             f"{count}; change --calibration_images"
         )
     order = np.random.default_rng(seed).permutation(len(dataset))[: max(count, MAX_CANDIDATES)]
@@ -57,8 +69,8 @@ def choose_samples(dataset: SegmentationDataset, count: int, *, seed: int) -> li
     for _ in range(count):
         available = present[free].any(0)
         if available.any():
-            wanted = np.where(available, shown, np.iinfo(np.int64).max).argmin()
-            row = int(np.flatnonzero(free & present[:, wanted])[0])
+            rarest = np.where(available, shown, np.iinfo(np.int64).max).argmin()
+            row = int(np.flatnonzero(free & present[:, rarest])[0])
         else:  # only images without any labelled pixel are left
             row = int(np.flatnonzero(free)[0])
         free[row] = False
@@ -70,24 +82,28 @@ def choose_samples(dataset: SegmentationDataset, count: int, *, seed: int) -> li
 def disjoint_samples(
     dataset: SegmentationDataset, counts: tuple[int, ...], *, seed: int
 ) -> list[list[int]]:
-    """Class-covering sets of samples without a sample in common.
+    """Chooses sets of samples that cover the classes and have no sample in common.
 
     Args:
         dataset: the list.
         counts: size of each set.
-        seed: of the choice and of the dealing.
+        seed: of the choice and of its division into sets.
+
+    Returns:
+        for each set, indices into the list.
 
     Raises:
         ValueError: the list is too short.
     """
     if sum(counts) > len(dataset):
         raise ValueError(
-            f"{' + '.join(map(str, counts))} different images are needed, split {dataset.split!r} "
-            f"has {len(dataset)}; give smaller --calibration_images and --score_images"
+            f"expected at least {' + '.join(map(str, counts))} different images, split "
+            f"{dataset.split!r} has {len(dataset)}; give smaller --calibration_images and "
+            "--score_images"
         )
     chosen = np.array(choose_samples(dataset, sum(counts), seed=seed))
-    dealt = np.random.default_rng(seed).permutation(chosen)
-    return [part.tolist() for part in np.split(dealt, np.cumsum(counts)[:-1])]
+    shuffled = np.random.default_rng(seed).permutation(chosen)
+    return [part.tolist() for part in np.split(shuffled, np.cumsum(counts)[:-1])]
 
 
 def calibrate(
@@ -97,13 +113,22 @@ def calibrate(
     count: int,
     seed: int,
 ) -> tuple[np.ndarray, Calibration]:
-    """Reads the chosen images at the network's size.
+    """Chooses calibration images and reads them at the network's size.
 
-    One pixel of the first image is set to 0 and one to 255: only a range that runs exactly
-    from the darkest to the brightest pixel makes the camera's bytes the quantized input.
+    One pixel of the first image is set to 0 and one to 255: only with a range from the darkest to
+    the brightest possible pixel are the camera's bytes the quantized input.
+
+    Args:
+        dataset: list that images are chosen from.
+        size: (height, width) of the network's input.
+        count: how many images.
+        seed: of the choice.
 
     Returns:
-        uint8 [count, height, width, channels] and the record of what was chosen.
+        uint8 [count, height, width, channels], and the record of what was chosen.
+
+    Raises:
+        ValueError: `count` does not fit the list.
     """
     height, width = size
     chosen = choose_samples(dataset, count, seed=seed)

@@ -1,7 +1,7 @@
-"""One frozen function in one number format: TensorFlow's converter, in a child process.
+"""Converts a frozen function to one number format, in a child process with TensorFlow's converter.
 
-`convert()` leaks with every call and can abort the process, so a child does the work: what
-goes wrong there costs one variant and a message.
+The converter leaks memory with every call and can abort the process. In a child process, a crash
+costs one file and a message.
 """
 
 import concurrent.futures
@@ -9,6 +9,8 @@ import dataclasses
 import multiprocessing
 import pathlib
 import signal
+import types
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +21,14 @@ from tflite_tools.flatbuffer.pack import share_equal_vectors
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """A conversion, as data that a child process can be handed.
+    """A conversion as data that can be sent to a child process.
 
     Attributes:
         saved_model: folder with the frozen SavedModel.
-        spec: what to make of it.
+        spec: the file to make.
         calibration_file: `.npy` of uint8 [count, height, width, channels], or None.
-        preprocessing: normalization of calibration images.
-        planned: the graph carries its own ranges though the variant is a calibrated one.
+        preprocessing: normalization of the calibration images.
+        planned: whether the graph holds its own ranges although the variant is a calibrated one.
     """
 
     saved_model: pathlib.Path
@@ -39,11 +41,15 @@ class Conversion:
 def convert(conversion: Conversion) -> bytes:
     """Converts in this process.
 
+    Args:
+        conversion: what to convert.
+
     Returns:
-        the flatbuffer, equal vectors stored once.
+        the flatbuffer, with equal vectors stored once.
 
     Raises:
-        RuntimeError: the converter refuses, with its first reason.
+        RuntimeError: the converter refuses; the message holds its first error.
+        ValueError: calibration images are missing.
     """
     import tensorflow as tf  # noqa: PLC0415 - only children that convert load it
 
@@ -56,14 +62,17 @@ def convert(conversion: Conversion) -> bytes:
         converter.target_spec.supported_types = [tf.float16]
     if calibrated:
         if conversion.calibration_file is None:
-            raise ValueError(f"{spec.variant.value} needs calibration images; none were given")
+            raise ValueError(
+                f"{spec.variant.value} expected calibration images, got none; give a "
+                "calibration_file"
+            )
         images = np.load(conversion.calibration_file, mmap_mode="r")
         converter.representative_dataset = lambda: (
             [conversion.preprocessing.normalize(np.asarray(image[None]))] for image in images
         )
     if spec.variant in (Variant.INT8, Variant.QAT_INT8):
-        # Restricting the operators would demand a representative set, which a quantization-aware
-        # graph does not need; the gate looks for floats in both.
+        # With restricted operators the converter demands a representative data set, which a
+        # quantization-aware graph does not need; the gate checks both for float tensors.
         if calibrated:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = _tensorflow_type(spec.input_dtype)
@@ -81,7 +90,7 @@ def convert(conversion: Conversion) -> bytes:
     return share_equal_vectors(content)
 
 
-def _tensorflow_type(dtype: IoDtype):
+def _tensorflow_type(dtype: IoDtype) -> Any:  # tf.DType; TensorFlow is loaded in children only
     import tensorflow as tf  # noqa: PLC0415
 
     return {IoDtype.FLOAT32: tf.float32, IoDtype.UINT8: tf.uint8, IoDtype.INT8: tf.int8}[dtype]
@@ -94,24 +103,40 @@ def _first_reason(message: str) -> str:
 
 
 class ConverterProcess:
-    """Runs conversions one after the other in a child; a child that dies is replaced."""
+    """Runs conversions one after the other in a child process; one that dies is replaced."""
 
-    def __init__(self):
-        self._pool = None
+    def __init__(self) -> None:
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> "ConverterProcess":
         return self
 
-    def __exit__(self, kind, *_):
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
         if self._pool is None:
             return
-        if kind is not None:  # do not wait for a conversion that nobody wants
+        if kind is not None:  # the result of a running conversion is not needed any more
             for process in list(self._pool._processes.values()):
                 process.terminate()
         self._pool.shutdown(cancel_futures=True)
 
     def convert(self, conversion: Conversion) -> bytes:
-        """Raises RuntimeError with the cause, also when the child died."""
+        """Converts in the child process.
+
+        Args:
+            conversion: what to convert.
+
+        Returns:
+            the flatbuffer.
+
+        Raises:
+            RuntimeError: the converter refuses, or its process died.
+            ValueError: calibration images are missing.
+        """
         if self._pool is None:
             self._pool = concurrent.futures.ProcessPoolExecutor(
                 1,
@@ -125,5 +150,5 @@ class ConverterProcess:
             self._pool = None
             raise RuntimeError(
                 f"the converter's process died on {conversion.spec.file_name} "
-                "(out of memory, or a fault in the converter)"
+                "(out of memory, or a fault in the converter); free memory or give a smaller --size"
             ) from error

@@ -1,23 +1,24 @@
-"""SavedModels and frozen graphs from outside: refused where an operator could reach beyond tensors.
+"""Checks SavedModels and frozen graphs from others for operators that reach beyond tensors.
 
 A graph is a program. TensorFlow runs parts of it while it loads (initializers of resources, the
-saver) and while constants are folded, so every node of every graph and function is looked at
-before anything is loaded:
+saver) and while constants are folded, so every node of every graph and function is checked before
+anything is loaded:
 
-    an operator with state     -> refused, unless it keeps to variables, calls or random numbers
-    an operator without state  -> refused if it reads a file, calls Python or another library
-    SaveV2, MergeV2Checkpoints -> taken out: nothing here saves
-    RestoreV2                  -> only where the saver alone can run it
+    stateful operator          -> refused, unless it uses only variables, calls or random numbers
+    stateless operator         -> refused if it reads a file, calls Python or another library
+    SaveV2, MergeV2Checkpoints -> removed: nothing here saves
+    RestoreV2                  -> allowed only where nothing but the saver can run it
 """
 
 import contextlib
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
 from tensorflow.core.framework.types_pb2 import DT_STRING
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
@@ -35,39 +36,47 @@ _STATEFUL = re.compile(
     "Stateful(?:Uniform|UniformInt|UniformFullInt|StandardNormalV2|TruncatedNormal|RandomBinomial)|"
     "StatelessRandomGetAlg|RngSkip|RngReadAndSkip|NonDeterministicInts"
 )
-"""That touch no more than variables, functions of the same file and random numbers."""
+"""Stateful operators that use only variables, functions of the same file and random numbers."""
 _STATELESS = re.compile(
     "ReadFile|MatchingFiles|ImmutableConst|GenerateVocabRemapping|InitializeTable.*|Lookup.*|"
     "Reader.*|(?:Decode|Encode)Proto.*|.*Dataset.*|GetOptions|ComputeBatchSize|GetElementAtIndex|"
     "PyFuncStateless|XlaCustomCall.*|XlaLaunch.*|TPU.*|InfeedEnqueue.*|Debug.*|Copy|CopyHost|"
     "SymbolicGradient|BatchFunction|Batch|Unbatch|UnbatchGrad|Queue.*|Barrier.*"
 )
-"""That read files, call out or keep threads although TensorFlow counts them as without state."""
+"""Operators that read files, call other code or keep threads although they count as stateless."""
 _WRITERS = ("SaveV2", "MergeV2Checkpoints")
 _READER = "RestoreV2"
 
 
 @contextlib.contextmanager
 def checked_saved_model(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to load in place of a SavedModel: its checked graph, its variables and assets.
+    """Makes a temporary copy of a SavedModel that is safe to load.
+
+    It holds the checked graph, and links to the variables and assets of the original.
+
+    Args:
+        folder: of the SavedModel.
+
+    Yields:
+        the folder to load.
 
     Raises:
         ValueError: not a SavedModel, or an operator that is refused.
     """
     if not (folder / SAVED_MODEL).is_file():
         raise ValueError(
-            f"{folder}: not a SavedModel (expected a folder with {SAVED_MODEL}); a frozen graph "
-            "goes to --frozen_graph"
+            f"{folder}: not a SavedModel (expected a folder with {SAVED_MODEL}); give a frozen "
+            "graph as --frozen_graph"
         )
     saved = SavedModel()
     try:
         saved.ParseFromString((folder / SAVED_MODEL).read_bytes())
     except DecodeError as error:
-        raise ValueError(f"{folder}: {SAVED_MODEL} is damaged ({error})") from error
+        raise ValueError(f"{folder}: {SAVED_MODEL} is damaged ({error}); save it again") from error
     as_objects = len(saved.meta_graphs) == 1 and saved.meta_graphs[0].HasField("object_graph_def")
     for meta_graph in saved.meta_graphs:
         _remove_writers(meta_graph.graph_def)
-        _forget_file_name(meta_graph)
+        _clear_file_name(meta_graph)
         _refuse(folder, meta_graph.graph_def, allowed=_restoring(meta_graph, as_objects))
     with tempfile.TemporaryDirectory() as temporary:
         checked = pathlib.Path(temporary)
@@ -79,12 +88,20 @@ def checked_saved_model(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def check_graph(path: pathlib.Path, graph: GraphDef) -> None:
-    """Raises ValueError for a frozen graph with an operator that is refused."""
+    """Checks the operators of a frozen graph.
+
+    Args:
+        path: its file, for the message.
+        graph: the graph.
+
+    Raises:
+        ValueError: an operator is refused.
+    """
     _refuse(path, graph, allowed=frozenset())
 
 
 def _remove_writers(graph: GraphDef) -> None:
-    """Operators that save have no outputs: in their place stands one that does nothing."""
+    """Replaces operators that save, which have no outputs, by NoOp."""
     for _, nodes in _bodies(graph):
         for node in nodes:
             if node.op in _WRITERS:
@@ -95,8 +112,8 @@ def _remove_writers(graph: GraphDef) -> None:
                 node.op = "NoOp"
 
 
-def _forget_file_name(meta_graph: MetaGraphDef) -> None:
-    """The saver's file name is TensorFlow's to put in; the file's own default goes."""
+def _clear_file_name(meta_graph: MetaGraphDef) -> None:
+    """Replaces the saver's stored file name by a placeholder that TensorFlow fills in."""
     name = _tensor(meta_graph.saver_def.filename_tensor_name)
     for node in meta_graph.graph_def.node:
         if node.name == name:
@@ -108,11 +125,11 @@ def _forget_file_name(meta_graph: MetaGraphDef) -> None:
 
 
 def _restoring(meta_graph: MetaGraphDef, as_objects: bool) -> frozenset[tuple[str, str]]:
-    """(function, node) of each RestoreV2 that reads the SavedModel's own variables or never runs.
+    """Lists (function, node) of each RestoreV2 that reads the model's own variables or never runs.
 
-    A SavedModel with objects is restored by Python; its saver's function is never run, unless
-    another function or an object names it. One without is restored by nodes of the main graph,
-    from the file name that TensorFlow puts in.
+    A SavedModel with objects is restored by Python; its saver's function never runs unless another
+    function or an object names it. A SavedModel without objects is restored by nodes of the main
+    graph, from the file name that TensorFlow fills in.
     """
     graph = meta_graph.graph_def
     if not as_objects:
@@ -140,8 +157,8 @@ def _tensor(name: str) -> str:
     return name.removesuffix(":0")
 
 
-def _called(nodes) -> Iterator[str]:
-    """Functions that nodes call, by attribute or as their operator."""
+def _called(nodes: Iterable[NodeDef]) -> Iterator[str]:
+    """Names of the functions that nodes call, by attribute or as their operator."""
     for node in nodes:
         yield node.op
         for value in node.attr.values():
@@ -149,8 +166,8 @@ def _called(nodes) -> Iterator[str]:
             yield from (function.name for function in value.list.func)
 
 
-def _bodies(graph: GraphDef):
-    """("" or a function's name, nodes)."""
+def _bodies(graph: GraphDef) -> Iterator[tuple[str, Sequence[NodeDef]]]:
+    """Yields the nodes of the graph (named "") and of each of its functions."""
     yield "", graph.node
     for function in graph.library.function:
         yield function.signature.name, function.node_def
@@ -158,20 +175,20 @@ def _bodies(graph: GraphDef):
 
 def _refuse(path: pathlib.Path, graph: GraphDef, *, allowed: frozenset[tuple[str, str]]) -> None:
     functions = {function.signature.name for function in graph.library.function}
-    for place, nodes in _bodies(graph):
+    for function, nodes in _bodies(graph):
         for node in nodes:
-            if node.op == _READER and (place, node.name) in allowed:
+            if node.op == _READER and (function, node.name) in allowed:
                 continue
             if reason := _reason(node.op, functions):
-                where = f"the function {place}" if place else "the graph"
+                where = f"the function {function}" if function else "the graph"
                 raise ValueError(
                     f"{path}: the operator {node.op} ({node.name} in {where}) {reason}; loading it "
-                    f"would run its author's program. Give {TRUST_FLAG} if you trust the author"
+                    f"would run its author's program; give {TRUST_FLAG} if you trust the author"
                 )
 
 
 def _reason(name: str, functions: set[str]) -> str:
-    """Why an operator is refused; "" where it is not, or where it is a function's name."""
+    """Returns why an operator is refused; "" if it is not, or if it names a function."""
     definition = op_def_registry.get(name)
     if definition is None:
         return "" if name in functions else "is unknown to this TensorFlow"

@@ -1,12 +1,13 @@
-"""Networks as frozen functions of static shape: constants inside, batch 1, one signature.
+"""Networks as frozen functions of static shape: weights as constants, batch 1, one signature.
 
-A dynamic batch would turn every atrous convolution into SPACE_TO_BATCH, convolution,
-BATCH_TO_SPACE and a batch norm that is not folded.
+With a dynamic batch the converter turns every atrous convolution into SPACE_TO_BATCH, convolution
+and BATCH_TO_SPACE, and does not fold the batch norm behind it.
 """
 
 import pathlib
 import shutil
 import tempfile
+from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
@@ -24,12 +25,14 @@ SIGNATURE = "serving_default"
 FROZEN_GRAPH = "frozen_inference_graph.pb"
 
 
-def freeze_model(model: keras.Model, head: Head, *, alignment: Alignment = Alignment.HALF_PIXEL):
+def freeze_model(
+    model: keras.Model, head: Head, *, alignment: Alignment = Alignment.HALF_PIXEL
+) -> tf.types.experimental.ConcreteFunction:
     """Freezes a network with a head.
 
     Args:
         model: image float32 [batch, height, width, channels] -> logits [batch, h, w, classes].
-        head: which.
+        head: which head.
         alignment: convention by which logits are resized.
 
     Returns:
@@ -38,7 +41,7 @@ def freeze_model(model: keras.Model, head: Head, *, alignment: Alignment = Align
     _, height, width, channels = model.input_shape
 
     @tf.function
-    def serve(image):
+    def serve(image: tf.Tensor) -> tf.Tensor:
         return apply_head(
             model(image, training=False), head, height=height, width=width, alignment=alignment
         )
@@ -47,14 +50,19 @@ def freeze_model(model: keras.Model, head: Head, *, alignment: Alignment = Align
     return convert_variables_to_constants_v2(serve.get_concrete_function(spec))
 
 
-def freeze_saved_model(folder: pathlib.Path, height: int, *, width: int, trusted: bool = False):
+def freeze_saved_model(
+    folder: pathlib.Path, height: int, *, width: int, trusted: bool = False
+) -> tf.types.experimental.ConcreteFunction:
     """Freezes the default signature of a SavedModel at batch 1 and the given size.
 
     Args:
         folder: of the SavedModel.
-        height: of the photo.
-        width: of the photo.
-        trusted: load it as it is, with whatever its operators do.
+        height: of the image.
+        width: of the image.
+        trusted: load it without checking its operators.
+
+    Returns:
+        concrete function [1, height, width, channels] -> one output.
 
     Raises:
         ValueError: no SavedModel, an operator that is refused, or not one image input and one
@@ -71,23 +79,26 @@ def freeze_saved_model(folder: pathlib.Path, height: int, *, width: int, trusted
         return _freeze_loaded(folder, loaded, height=height, width=width)
 
 
-def _freeze_loaded(folder: pathlib.Path, loaded, *, height: int, width: int):
+def _freeze_loaded(
+    folder: pathlib.Path, loaded: Any, *, height: int, width: int
+) -> tf.types.experimental.ConcreteFunction:
     if SIGNATURE not in loaded.signatures:
         raise ValueError(
-            f"{folder}: no signature {SIGNATURE!r}; it has {sorted(loaded.signatures)}"
+            f"{folder}: expected a signature {SIGNATURE!r}, got {sorted(loaded.signatures)}; save "
+            "it with that one"
         )
     signature = loaded.signatures[SIGNATURE]
     _, inputs = signature.structured_input_signature
     if len(inputs) != 1 or len(signature.structured_outputs) != 1:
         raise ValueError(
-            f"{folder}: the signature must have one input and one output; it has "
-            f"{sorted(inputs)} and {sorted(signature.structured_outputs)}"
+            f"{folder}: the signature must have one input and one output, got "
+            f"{sorted(inputs)} and {sorted(signature.structured_outputs)}; save it with one of each"
         )
     input_name, spec = next(iter(inputs.items()))
     output_name = next(iter(signature.structured_outputs))
 
     @tf.function
-    def serve(image):
+    def serve(image: tf.Tensor) -> tf.Tensor:
         return signature(**{input_name: image})[output_name]
 
     channels = spec.shape[-1]
@@ -102,10 +113,17 @@ def _freeze_loaded(folder: pathlib.Path, loaded, *, height: int, width: int):
 
 
 def read_graph(path: pathlib.Path, *, trusted: bool = False) -> tf.compat.v1.GraphDef:
-    """A frozen graph as it is stored.
+    """Reads a TF1 frozen graph.
+
+    Args:
+        path: the `.pb` file.
+        trusted: do not check its operators.
+
+    Returns:
+        the graph as it is stored.
 
     Raises:
-        ValueError: not a graph, or an operator that is refused unless it is trusted.
+        ValueError: not a graph, or an operator that is refused unless `trusted`.
     """
     graph_def = tf.compat.v1.GraphDef()
     try:
@@ -114,8 +132,8 @@ def read_graph(path: pathlib.Path, *, trusted: bool = False) -> tf.compat.v1.Gra
         raise ValueError(f"{path}: not a frozen graph ({error})") from error
     if not graph_def.node:
         raise ValueError(
-            f"{path}: not a frozen graph (it holds no node); a {SAVED_MODEL} goes to --saved_model "
-            "with its folder"
+            f"{path}: not a frozen graph (it holds no node); for a {SAVED_MODEL}, give its folder "
+            "as --saved_model"
         )
     if not trusted:
         check_graph(path, graph_def)
@@ -130,12 +148,23 @@ def freeze_graph(
     height: int,
     width: int,
     trusted: bool = False,
-):
-    """A TF1 frozen graph as a concrete function of static shape.
+) -> tf.types.experimental.ConcreteFunction:
+    """Freezes a TF1 frozen graph at batch 1 and the given size.
+
+    Args:
+        path: the `.pb` file.
+        input_array: name of the node that takes the image.
+        output_array: name of the node that gives the output.
+        height: of the image.
+        width: of the image.
+        trusted: do not check its operators.
+
+    Returns:
+        concrete function [1, height, width, channels] -> one output.
 
     Raises:
-        ValueError: not a graph, an operator that is refused unless it is trusted, an array that it
-            does not hold, or a size that it refuses.
+        ValueError: not a graph, an operator that is refused unless `trusted`, an unknown array,
+            or a size that the graph refuses.
     """
     graph_def = read_graph(path, trusted=trusted)
     nodes = {node.name: node for node in graph_def.node}
@@ -151,7 +180,7 @@ def freeze_graph(
     channels = shape[-1] if shape.rank == 4 else None
 
     @tf.function
-    def serve(image):
+    def serve(image: tf.Tensor) -> tf.Tensor:
         (output,) = tf.graph_util.import_graph_def(
             graph_def, {f"{input_array}:0": image}, [f"{output_array}:0"], name=""
         )
@@ -166,10 +195,14 @@ def freeze_graph(
         ) from error
 
 
-def write_saved_model(frozen, folder: pathlib.Path) -> None:
+def write_saved_model(frozen: tf.types.experimental.ConcreteFunction, folder: pathlib.Path) -> None:
     """Writes a SavedModel with one signature, and `frozen_inference_graph.pb` inside it.
 
-    The folder appears only when it is whole; one that exists is replaced.
+    The folder appears only when it is complete; an existing one is replaced.
+
+    Args:
+        frozen: the function.
+        folder: where to write.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -1,4 +1,4 @@
-"""Reads a finished file back and refuses what would fail on a device: each rule with its cure."""
+"""Checks a finished file for what is slow or wrong on a device; each rule names its remedy."""
 
 import collections.abc
 import pathlib
@@ -9,14 +9,14 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from export.conversion.variants import RULES, FileSpec, Variant
 from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
 from tflite_tools.flatbuffer.operators import traits
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 
 _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _WIDE = ("FLOAT16", "FLOAT32", "FLOAT64", "INT16")
-"""Types of activations of more than 8 bits."""
+"""Activation types of more than 8 bits."""
 _INPUT_SCALE_TOLERANCE = 1e-6
-"""Relative; scales are stored as float32, with 6e-8 relative rounding."""
+"""Relative; scales are stored as float32, whose relative rounding is 6e-8."""
 
 
 def check_file(
@@ -27,11 +27,11 @@ def check_file(
     Args:
         path: the file.
         spec: what it should be.
-        preprocessing: that its input must stand for.
-        per_channel: False where one weight scale a kernel was asked for.
+        preprocessing: normalization that the scale of its input must match.
+        per_channel: False where one weight scale per kernel was asked for.
 
     Returns:
-        one line a fault: operator or tensor, rule, cure. Empty for a good file.
+        one line per fault: operator or tensor, rule, remedy. Empty for a good file.
     """
     graph = read_graph(path)
     faults = _space_to_batch(graph) + _unfused_batch_norm(graph)
@@ -44,65 +44,71 @@ def check_file(
     return faults
 
 
-def check_raised(
-    path: pathlib.Path, integer: Graph, *, wanted: collections.abc.Mapping[int, str]
+def check_mixed_precision(
+    path: pathlib.Path, integer: Graph, *, expected: collections.abc.Mapping[int, str]
 ) -> list[str]:
-    """Finds what else than the named operators of an integer file computes in more than 8 bits.
+    """Checks that exactly the chosen operators of a file compute in more than 8 bits.
 
-    Both files are read without their QUANTIZE and DEQUANTIZE operators: then they must hold the
-    same operators in the same order, those that are named in their type and the others in that
-    of the integer file. A conversion may touch a wide tensor only where a named operator is at
+    Both files are compared without their QUANTIZE and DEQUANTIZE operators: they must hold the
+    same operators in the same order, the chosen ones in their type and the others in that of the
+    integer file. A conversion may read or write a wide tensor only where a chosen operator is at
     its other end.
 
     Args:
-        path: the file with some operators in another type.
+        path: the mixed-precision file.
         integer: the file that it was made from, which has passed `check_file`.
-        wanted: {position in `integer`: "FLOAT32" or "INT16", the type that the operator is meant
-            to compute in}.
+        expected: {position in `integer`: "FLOAT32" or "INT16", the type that the operator must
+            compute in}.
 
     Returns:
-        one line a fault; empty for a file that holds what was asked for, and nothing else.
+        one line per fault; empty for a file that is as expected.
     """
     graph = read_graph(path)
     before, after = _without_conversions(integer), _without_conversions(graph)
     if [operator.kind for operator in before] != [operator.kind for operator in after]:
         return ["the file has other operators than the integer file that it was made from"]
     faults = [
-        f"operator {position} is no operator to raise" for position in _strays(before, wanted)
+        f"operator {position} cannot be of mixed precision: it is a conversion or does not exist"
+        for position in sorted(set(expected) - {operator.position for operator in before})
     ]
-    named: dict[int, str] = {}
+    chosen: dict[int, str] = {}
     for old, new in zip(before, after, strict=True):
-        if kind := wanted.get(old.position):
-            named[new.position] = kind
-            faults += _not_raised(graph, new, kind=kind)
+        if kind := expected.get(old.position):
+            chosen[new.position] = kind
+            faults += _wrong_type(graph, new, kind=kind)
         elif _types(integer, old) != _types(graph, new):
             faults.append(
-                f"operator {new.position} ({new.kind}) computes in "
-                f"{', '.join(_types(graph, new))}; nobody asked for that, it was "
-                f"{', '.join(_types(integer, old))}"
+                f"operator {new.position} ({new.kind}): expected "
+                f"{', '.join(_types(integer, old))} as in the integer file, got "
+                f"{', '.join(_types(graph, new))}"
             )
     for operator in graph.operators:
         if operator.kind in _CONVERSIONS:
-            faults += _stray_conversion(graph, operator, named=named)
+            faults += _unneeded_conversion(graph, operator, chosen=chosen)
     return faults
 
 
 def run_once(path: pathlib.Path) -> list[str]:
-    """Loads a file, runs it on seeded noise in a child process, and looks at what it gives.
+    """Runs a file once, on seeded noise in a child process, and checks its output.
+
+    Args:
+        path: the file.
 
     Returns:
-        one line a fault: that the runtime refuses it, crashes, or gives NaN or infinity.
+        one line per fault: the runtime refuses the file or crashes, or the output holds NaN or
+        infinity.
     """
     graph = read_graph(path)
     image = graph.tensors[graph.inputs[0]]
     noise = np.random.default_rng(0).uniform(-1, 1, image.shape).astype(np.float32)
     try:
-        found = FileRunner(path)(noise)
+        output = FileRunner(path)(noise)
     except (ValueError, RuntimeError) as error:
         return [f"the runtime does not run it: {error}"]
-    if not np.isfinite(found).all():
+    if not np.isfinite(output).all():
         return [
-            "it gives NaN or infinity for noise between -1 and 1; a weight or a range is broken"
+            "expected finite outputs for noise between -1 and 1, got NaN or infinity; a weight or "
+            "a range is broken"
         ]
     return []
 
@@ -111,50 +117,45 @@ def _without_conversions(graph: Graph) -> list[Operator]:
     return [operator for operator in graph.operators if operator.kind not in _CONVERSIONS]
 
 
-def _strays(operators: list[Operator], wanted: collections.abc.Mapping[int, str]) -> list[int]:
-    return sorted(set(wanted) - {operator.position for operator in operators})
-
-
 def _types(graph: Graph, operator: Operator) -> list[str]:
     indices = (*operator.inputs, *operator.outputs)
     return [graph.tensors[index].type_name if index >= 0 else "" for index in indices]
 
 
-def _not_raised(graph: Graph, operator: Operator, *, kind: str) -> list[str]:
-    """A named operator must read and write its activations in the type that was asked for.
+def _wrong_type(graph: Graph, operator: Operator, *, kind: str) -> list[str]:
+    """A chosen operator must read and write its activations in its type.
 
-    A float one with int8 weights would round its activations again: the runtime takes it for a
+    A float one with int8 weights would round its activations again: the runtime runs it as a
     hybrid operator.
     """
     inputs = [graph.tensors[index] for index in operator.inputs if index >= 0]
     activations = [tensor for tensor in inputs if tensor.data is None]
     if kind == "FLOAT32":
         activations += [tensor for tensor in inputs if tensor.type_name == "INT8"]
-    found = {tensor.type_name for tensor in activations}
-    found |= {graph.tensors[index].type_name for index in operator.outputs}
-    if found == {kind}:
+    types = {tensor.type_name for tensor in activations}
+    types |= {graph.tensors[index].type_name for index in operator.outputs}
+    if types == {kind}:
         return []
     return [
-        f"operator {operator.position} ({operator.kind}) computes in {', '.join(sorted(found))}; "
-        f"it was meant to be {kind}"
+        f"operator {operator.position} ({operator.kind}): expected {kind}, got "
+        f"{', '.join(sorted(types))}"
     ]
 
 
-def _stray_conversion(graph: Graph, operator: Operator, *, named: dict[int, str]) -> list[str]:
-    """What a conversion has of more than 8 bits inside the file belongs to a named operator."""
+def _unneeded_conversion(graph: Graph, operator: Operator, *, chosen: dict[int, str]) -> list[str]:
+    """A wide tensor of a conversion inside the file must belong to a chosen operator."""
     outside = set(graph.inputs) | set(graph.outputs)
     for index in (operator.inputs[0], operator.outputs[0]):
         tensor = graph.tensors[index]
         if tensor.type_name not in _WIDE or index in outside:
             continue
         producer = graph.producer(index)
-        touching = [*graph.consumers(index), *([producer] if producer else [])]
-        others = [o for o in touching if o.kind not in _CONVERSIONS]
-        if not any(named.get(other.position) == tensor.type_name for other in others):
+        neighbours = [*graph.consumers(index), *([producer] if producer else [])]
+        others = [o for o in neighbours if o.kind not in _CONVERSIONS]
+        if not any(chosen.get(other.position) == tensor.type_name for other in others):
             return [
                 f"operator {operator.position} ({operator.kind}) converts {tensor.type_name} "
-                f"tensor {tensor.name!r}, which no operator that was meant to be wide reads or "
-                "writes"
+                f"tensor {tensor.name!r}, but no operator of that precision reads or writes it"
             ]
     return []
 
@@ -169,7 +170,7 @@ def _space_to_batch(graph: Graph) -> list[str]:
 
 
 def _unfused_batch_norm(graph: Graph) -> list[str]:
-    """A MUL by one constant a channel right behind a convolution."""
+    """A MUL by one constant per channel directly behind a convolution."""
     faults = []
     for operator in graph.operators:
         if operator.kind != "MUL":
@@ -229,7 +230,7 @@ def _clipped_biases(graph: Graph) -> list[str]:
         if clipped.size:
             faults.append(
                 f"operator {operator.position} ({operator.kind}): {clipped.size} of {bias.size} "
-                f"biases do not fit 32 bits (first: channel {clipped[0]}), because the scale of "
+                f"biases do not fit in 32 bits (first: channel {clipped[0]}), because the scale of "
                 "its input or of these weights is near zero; look for a dead tensor before it"
             )
     return faults
@@ -249,8 +250,8 @@ def _input_scale(graph: Graph, preprocessing: Preprocessing) -> list[str]:
     shift = 128 if tensor.type_name == "INT8" else 0
     if abs(scale / expected[0] - 1) > _INPUT_SCALE_TOLERANCE or zero_point + shift != expected[1]:
         return [
-            f"input scale {scale:.8f}, zero point {zero_point + shift} (as uint8) instead of "
-            f"{expected[0]:.8f}, {expected[1]}: camera bytes would need arithmetic; calibrate with "
-            "images that hold both 0 and 255, normalized by the contract"
+            f"input scale and zero point (as uint8): expected {expected[0]:.8f}, {expected[1]}, "
+            f"got {scale:.8f}, {zero_point + shift}: camera bytes would need arithmetic; calibrate "
+            "with images that hold both 0 and 255, normalized by the input contract"
         ]
     return []

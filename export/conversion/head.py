@@ -1,4 +1,4 @@
-"""What stands between a network's logits and a file's output."""
+"""The heads: what a file computes between the network's logits and its output."""
 
 import tensorflow as tf
 
@@ -15,13 +15,14 @@ def apply_head(
     width: int,
     alignment: Alignment = Alignment.HALF_PIXEL,
 ) -> tf.Tensor:
-    """Adds a head.
+    """Adds a head to logits.
 
     Args:
         logits: float32 [1, h, w, num_classes], static shape.
-        head: which.
-        height, width: size of the network's input.
-        alignment: convention that the network was trained with.
+        head: which head.
+        height: of the network's input.
+        width: of the network's input.
+        alignment: resize convention that the network was trained with.
 
     Returns:
         float32 [1, height, width, num_classes] (LOGITS), `logits` (LOGITS_LOW), or

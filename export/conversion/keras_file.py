@@ -1,8 +1,8 @@
-"""Networks of `.keras` and `.h5` files: built from the very configuration that was checked.
+"""Reads networks from `.keras` and `.h5` files, built from the configuration that was checked.
 
-Keras' own loader reads the architecture again, by rules of its own. Here the format is decided
-once, by the first bytes; the configuration is parsed once, checked whole, and built; then the
-weights alone are read.
+Keras' own loader reads the architecture a second time, by its own rules. Here the first bytes
+decide the format; the configuration is parsed once, checked completely, and built; then only the
+weights are read.
 """
 
 import contextlib
@@ -28,12 +28,20 @@ _WEIGHTS = "model.weights.h5"
 
 
 def read_keras_file(path: pathlib.Path) -> keras.Model:
-    """The network of a Keras file, of stock layers alone; runs nothing that the file carries.
+    """Reads the network of a Keras file that holds stock layers only.
+
+    Runs no code from the file.
+
+    Args:
+        path: the `.keras`, `.h5` or `.hdf5` file.
+
+    Returns:
+        the network with its weights.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a Keras 2 model file, one whose ending and content differ, a part that is
-            not on the list of stock layers, or weights that do not fit.
+        ValueError: not a Keras 2 model file, its ending and content differ, a part is not on the
+            list of stock layers, or the weights do not fit.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such Keras file")
@@ -49,7 +57,7 @@ def read_keras_file(path: pathlib.Path) -> keras.Model:
 
 
 def _content_format(path: pathlib.Path) -> str:
-    """ "HDF5" or "ZIP", by the first bytes; the ending must not say otherwise."""
+    """Returns "HDF5" or "ZIP", by the first bytes; a known file ending must agree."""
     with path.open("rb") as stream:
         beginning = stream.read(8)
     known = {hdf5_file.SIGNATURE: "HDF5", _ZIP_SIGNATURE: "ZIP"}
@@ -62,8 +70,8 @@ def _content_format(path: pathlib.Path) -> str:
     expected = _ENDINGS.get(path.suffix.lower(), found)
     if expected != found:
         raise ValueError(
-            f"{path}: the ending {path.suffix} means {expected}, the content is {found}; save the "
-            "network again, or rename the file if you know where it comes from"
+            f"{path}: expected {expected} by the ending {path.suffix}, got {found} content; save "
+            "the network again, or rename the file if you know where it comes from"
         )
     return found
 
@@ -72,8 +80,8 @@ def _read_hdf5(path: pathlib.Path) -> keras.Model:
     with open_hdf5(path) as content:
         if "model_config" not in content.attrs or "model_weights" not in content:
             raise ValueError(
-                f"{path}: not a Keras model file with its architecture; weights alone go to "
-                "--backbone_weights of a training"
+                f"{path}: not a Keras model file with its architecture; give a file of weights "
+                "only to --backbone_weights of a training"
             )
         _refuse_keras3(path, str(content.attrs.get("keras_version", "")).removeprefix("b'"))
         config = _parsed(path, content.attrs["model_config"])
@@ -89,7 +97,7 @@ def _read_archive(path: pathlib.Path) -> keras.Model:
         _refuse_keras3(path, str(metadata.get("keras_version", "")))
         config = _parsed(path, _member(archive, path, name="config.json"))
         for key in ("compile_config", "build_config"):
-            config.pop(key, None)  # how it was compiled is never used
+            config.pop(key, None)  # not used here
         model = _built(path, config, build=lambda: keras.saving.deserialize_keras_object(config))
         with tempfile.TemporaryDirectory() as folder:
             weights = pathlib.Path(folder) / _WEIGHTS
@@ -105,16 +113,19 @@ def _opened_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             if len(set(names)) < len(names):
-                raise ValueError(f"{path}: the archive holds two files of one name; save it again")
+                raise ValueError(
+                    f"{path}: the archive holds two files with the same name; save it again"
+                )
             missing = {"metadata.json", "config.json", _WEIGHTS} - set(names)
             if missing:
                 raise ValueError(
                     f"{path}: not a Keras model file with its architecture; the archive holds no "
                     + ", ".join(sorted(missing))
+                    + "; save the network again with model.save"
                 )
             yield archive
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise ValueError(f"{path}: a damaged archive ({error})") from error
+        raise ValueError(f"{path}: a damaged archive ({error}); save the network again") from error
 
 
 def _member(archive: zipfile.ZipFile, path: pathlib.Path, *, name: str) -> bytes:
@@ -126,7 +137,10 @@ def _extract(archive: zipfile.ZipFile, path: pathlib.Path, *, target: pathlib.Pa
     unpacked = archive.getinfo(target.name).file_size
     size = path.stat().st_size
     if unpacked > hdf5_file.LARGEST_EXPANSION * size:
-        raise ValueError(f"{path}: {target.name} takes {unpacked} bytes, the file only {size}")
+        raise ValueError(
+            f"{path}: {target.name} unpacks to {unpacked} bytes, expected at most "
+            f"{hdf5_file.LARGEST_EXPANSION} times the file's {size}; save the network again"
+        )
     with (
         _archive_errors(path, target.name),
         archive.open(target.name) as stream,
@@ -137,26 +151,28 @@ def _extract(archive: zipfile.ZipFile, path: pathlib.Path, *, target: pathlib.Pa
 
 @contextlib.contextmanager
 def _archive_errors(path: pathlib.Path, name: str) -> Iterator[None]:
-    """Zipfile and zlib each raise their own."""
+    """Turns the various errors of zipfile and zlib into a ValueError."""
     try:
         yield
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{path}: {name} in the archive cannot be read ({error})") from error
+        raise ValueError(
+            f"{path}: {name} in the archive cannot be read ({error}); save the network again"
+        ) from error
 
 
 def _refuse_keras3(path: pathlib.Path, made_by: str) -> None:
     if made_by.startswith("3"):
         raise ValueError(
-            f"{path}: saved by Keras {made_by}; this project runs Keras 2. Build the network in "
-            "Keras 2 and load its weights, or, if it is your own, export a SavedModel and give "
-            "--saved_model (a SavedModel is code: do not take one from a stranger)"
+            f"{path}: expected a file of Keras 2, got Keras {made_by}; build the network in Keras "
+            "2 and load its weights, or, if it is your own, export a SavedModel and give "
+            "--saved_model (a SavedModel is code: use only one whose author you trust)"
         )
 
 
 def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
-    """A JSON object of bounded size."""
+    """Parses a JSON object of bounded size."""
     if not isinstance(text, bytes | str) or len(text) > LARGEST_CONFIGURATION:
         raise ValueError(
             f"{path}: not a Keras configuration: expected JSON of at most "
@@ -165,16 +181,23 @@ def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
     try:
         config = json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"{path}: its configuration is nested too deep for a network") from error
+        raise ValueError(
+            f"{path}: its configuration is nested too deeply for a network; save the network again"
+        ) from error
     except ValueError as error:
-        raise ValueError(f"{path}: its configuration is not JSON ({error})") from error
+        raise ValueError(
+            f"{path}: its configuration is not JSON ({error}); save the network again"
+        ) from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: its configuration is {type(config).__name__}, not a JSON object")
+        raise ValueError(
+            f"{path}: its configuration must be a JSON object, got {type(config).__name__}; save "
+            "the network again"
+        )
     return config
 
 
 def _built(path: pathlib.Path, config: dict, *, build: Callable[[], keras.Model]) -> keras.Model:
-    """The network of a configuration, after a check of all of it."""
+    """Builds the network of a configuration after checking all of it."""
     try:
         found = foreign_part(config)
     except ValueError as error:
@@ -182,18 +205,19 @@ def _built(path: pathlib.Path, config: dict, *, build: Callable[[], keras.Model]
     if found:
         raise ValueError(
             f"{path}: holds {found}, which is no stock Keras layer; loading it would run foreign "
-            "code. Rebuild the network from stock layers and load the weights"
+            "code; rebuild the network from stock layers and load the weights"
         )
     if config.get("class_name") not in NETWORKS:
         raise ValueError(
             f"{path}: expected a network ({', '.join(sorted(NETWORKS))}), got "
-            f"{config.get('class_name')}"
+            f"{config.get('class_name')}; save the whole network"
         )
     try:
         return build()
-    except Exception as error:  # Keras raises whatever a strange value leads to
+    except Exception as error:  # Keras raises all kinds of errors for unusual values
         raise ValueError(
-            f"{path}: Keras cannot build the network ({type(error).__name__}: {error})"
+            f"{path}: Keras cannot build the network ({type(error).__name__}: {error}); save it "
+            "again with Keras 2"
         ) from error
 
 
@@ -203,5 +227,6 @@ def _weights_errors(path: pathlib.Path) -> Iterator[None]:
         yield
     except Exception as error:  # as above
         raise ValueError(
-            f"{path}: the weights do not fit the network ({type(error).__name__}: {error})"
+            f"{path}: the weights do not fit the network ({type(error).__name__}: {error}); save "
+            "both again in one file"
         ) from error

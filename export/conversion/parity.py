@@ -1,4 +1,4 @@
-"""Whether the file computes what the quantization-aware network computed in training."""
+"""Compares a quantization-aware network with the `.tflite` file that is converted from it."""
 
 import dataclasses
 import pathlib
@@ -17,18 +17,20 @@ from export.conversion.freeze import freeze_model, write_saved_model
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.signal_to_noise import real_output
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
+from tflite_tools.runtime.runner import ModelRunner
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity:
-    """How close two computations are.
+    """How closely a file follows its network.
 
     Attributes:
-        agreement: share of pixels with the same class, 0 to 1, logits resized to the photo.
-        worst: the same on the worst photo.
-        snr_db: of the file's logits against the network's.
-        images: photos compared.
+        agreement: share of pixels with the same class, 0 to 1, logits resized to the input size.
+        worst: the same for the worst image.
+        snr_db: signal-to-noise ratio of the file's logits, the network's as signal.
+        images: how many images were compared.
     """
 
     agreement: float
@@ -39,18 +41,21 @@ class Parity:
 
 def measure_parity(
     model: keras.Model,
-    photos: np.ndarray,
+    images: np.ndarray,
     *,
     preprocessing: Preprocessing,
     alignment: Alignment = Alignment.HALF_PIXEL,
 ) -> Parity:
-    """Converts a quantization-aware network and runs both on the same photos.
+    """Converts a quantization-aware network and runs both on the same images.
 
     Args:
         model: float32 [batch, height, width, channels] -> logits [batch, h, w, classes].
-        photos: uint8 [count, height, width, channels].
+        images: uint8 [count, height, width, channels].
         preprocessing: normalization of the network's input.
         alignment: convention by which logits are resized.
+
+    Returns:
+        how closely the file follows the network.
 
     Raises:
         RuntimeError: the converter refuses, or the file does not run.
@@ -59,10 +64,8 @@ def measure_parity(
         Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.FLOAT32
     )
     with tempfile.TemporaryDirectory(prefix="parity-") as scratch, ConverterProcess() as converter:
-        saved_model, file = (
-            pathlib.Path(scratch) / "saved_model",
-            pathlib.Path(scratch) / "a.tflite",
-        )
+        saved_model = pathlib.Path(scratch) / "saved_model"
+        file = pathlib.Path(scratch) / "a.tflite"
         write_saved_model(freeze_model(model, spec.head, alignment=alignment), saved_model)
         file.write_bytes(
             converter.convert(
@@ -70,10 +73,10 @@ def measure_parity(
             )
         )
         contract = read_contract(file, preprocessing)
-        outputs = {}
+        outputs: dict[int, np.ndarray] = {}
         with InterpreterPool([contract], 1) as pool:
             tasks = [
-                Task(0, _numbered_output, arguments=(n, photo)) for n, photo in enumerate(photos)
+                Task(0, _numbered_output, arguments=(n, image)) for n, image in enumerate(images)
             ]
             for outcome in pool.run(tasks):
                 if outcome.failure:
@@ -81,27 +84,34 @@ def measure_parity(
                 number, output = outcome.value  # type: ignore[misc]
                 outputs[number] = output
     return _compare(
-        model, photos, preprocessing=preprocessing, alignment=alignment, outputs=outputs
+        model, images, preprocessing=preprocessing, alignment=alignment, outputs=outputs
     )
 
 
-def _numbered_output(runner, number: int, photo: np.ndarray):
-    return number, real_output(runner, photo)
+def _numbered_output(runner: ModelRunner, number: int, image: np.ndarray) -> tuple[int, np.ndarray]:
+    return number, real_output(runner, image)
 
 
-def _compare(model, photos, *, preprocessing, alignment, outputs) -> Parity:
+def _compare(
+    model: keras.Model,
+    images: np.ndarray,
+    *,
+    preprocessing: Preprocessing,
+    alignment: Alignment,
+    outputs: dict[int, np.ndarray],
+) -> Parity:
     _, height, width, _ = model.input_shape
     shares, signal, noise = [], 0.0, 0.0
-    for number, photo in enumerate(photos):
-        wanted = model(preprocessing.normalize(photo[None]), training=False).numpy()
+    for number, image in enumerate(images):
+        expected = model(preprocessing.normalize(image[None]), training=False).numpy()
         classes = [
             resize_bilinear(tf.constant(logits), (height, width), alignment=alignment)
             .numpy()
             .argmax(-1)
-            for logits in (wanted, outputs[number])
+            for logits in (expected, outputs[number])
         ]
         shares.append(float(np.mean(classes[0] == classes[1])))
-        signal += float(np.square(wanted, dtype=np.float64).sum())
-        noise += float(np.square(wanted - outputs[number], dtype=np.float64).sum())
+        signal += float(np.square(expected, dtype=np.float64).sum())
+        noise += float(np.square(expected - outputs[number], dtype=np.float64).sum())
     decibels = snr_db(signal, noise)
-    return Parity(float(np.mean(shares)), min(shares), snr_db=decibels, images=len(photos))
+    return Parity(float(np.mean(shares)), min(shares), snr_db=decibels, images=len(images))

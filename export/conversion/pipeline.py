@@ -1,10 +1,11 @@
-"""The export stage: freeze, calibrate once, convert each file, check it, put it in place."""
+"""The export pipeline: freeze, calibrate once, convert each file, check it, move it into place."""
 
 import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -27,12 +28,12 @@ from export.conversion.freeze import freeze_model, write_saved_model
 from export.conversion.source import Source
 from export.conversion.variants import RULES, FileSpec, Target, Variant
 from export.rewriting.edgetpu_resizes import fit_edgetpu
-from export.rewriting.mixed_precision import raise_layers, raised_positions
-from tflite_tools.flatbuffer.graph import read_graph
+from export.rewriting.mixed_precision import apply_mixed_precision, mixed_precision_positions
+from tflite_tools.flatbuffer.graph import Tensor, read_graph
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
 SAVED_MODELS = {Phase.FLOAT: "saved_model", Phase.QUANTIZED: "saved_model_qat"}
-"""Folders beside the files, with the frozen graph of each phase."""
+"""Folders in the output folder that hold the frozen graph of each phase."""
 _PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert")
 
 
@@ -42,15 +43,18 @@ class ExportPlan:
 
     Attributes:
         output_dir: where the files go.
-        height, width: of the networks' input.
-        files: what to make.
-        preprocessing, label_set: for the manifests.
-        calibration_dataset: split that images are chosen from, or None.
-        calibration_images, calibration_seed: how many, and which.
+        height: of the networks' input.
+        width: of the networks' input.
+        files: the files to make.
+        preprocessing: normalization of the input, for the manifests too.
+        label_set: for the manifests.
+        calibration_dataset: list that calibration images are chosen from, or None.
+        calibration_images: how many.
+        calibration_seed: of the choice.
         overwrite: replace files that exist.
-        post_training: steps that int8 files are made by; None: the converter calibrates alone,
-            but for range images, whose empty pixels it would count.
-        target: accelerator whose forms int8 and qat_int8 files take.
+        post_training: steps for int8 files; None: the converter calibrates by itself, except for
+            range images, whose empty pixels it would count.
+        target: accelerator that int8 and qat_int8 files are made for.
     """
 
     output_dir: pathlib.Path
@@ -66,7 +70,7 @@ class ExportPlan:
     post_training: PostTraining | None = None
     target: Target = Target.NONE
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = [spec.file_name for spec in self.files]
         existing = [name for name in names if (self.output_dir / name).exists()]
         if existing and not self.overwrite:
@@ -76,16 +80,17 @@ class ExportPlan:
         needs = [spec.file_name for spec in self.files if RULES[spec.variant].calibrated]
         if needs and self.calibration_dataset is None:
             raise ValueError(
-                f"{', '.join(needs)} needs calibration images; give --dataset and --data_dir"
+                f"{', '.join(needs)}: expected calibration images, got none; give --dataset and "
+                "--data_dir"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportedFile:
-    """What became of one file.
+    """The result for one file.
 
     Attributes:
-        spec: what was asked for.
+        spec: the requested file.
         path: the file, or None if it failed.
         failure: cause, or "".
         size_bytes: of the file.
@@ -98,16 +103,20 @@ class ExportedFile:
 
 
 def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
-    """Makes every file of a plan; a file that fails costs only itself.
+    """Makes every file of a plan; a file that fails does not stop the others.
 
-    Also leaves `saved_model/` and `saved_model_qat/`, each with `frozen_inference_graph.pb`, of
+    Also writes `saved_model/` and `saved_model_qat/`, each with `frozen_inference_graph.pb`, of
     the first head, where a file was made from it without post-training steps.
 
+    Args:
+        source: the network.
+        plan: the files.
+
     Returns:
-        one entry a file, in the plan's order.
+        one entry per file, in the plan's order.
 
     Raises:
-        ValueError: calibration scans of another sensor than the network was trained on.
+        ValueError: calibration scans come from another sensor than the network's.
     """
     _check_sensor(plan, source)
     with (
@@ -117,7 +126,7 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
     ):
         folder = pathlib.Path(scratch)
         calibration_file, calibration = _calibrate(plan, folder)
-        graphs = _Graphs(source, plan, folder=folder, photos=calibration_file)
+        graphs = _Graphs(source, plan, folder=folder, calibration_file=calibration_file)
         results = []
         for spec in plan.files:
             rule = RULES[spec.variant]
@@ -132,16 +141,16 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                 content = converter.convert(conversion)
                 record = calibration if rule.calibrated else None
                 steps = graphs.steps if graphs.planned(spec) else None
-                content = _in_forms_of_the_target(plan, spec, content=content)
-                raised, wanted = graphs.raised(spec, content)
+                content = _fit_target(plan, spec, content=content)
+                mixed, types = graphs.mixed_precision(spec, content)
                 results.append(
                     _place(
                         plan,
                         source,
                         spec=spec,
                         content=content,
-                        raised=raised,
-                        wanted=wanted,
+                        mixed=mixed,
+                        types=types,
                         record=record,
                         steps=steps,
                     )
@@ -164,8 +173,8 @@ def _check_sensor(plan: ExportPlan, source: Source) -> None:
 
 
 @contextlib.contextmanager
-def _folder(path: pathlib.Path):
-    """Makes a folder that goes again where nothing was put into it."""
+def _folder(path: pathlib.Path) -> Iterator[None]:
+    """Makes a folder and removes it again if nothing was written into it."""
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield
@@ -175,31 +184,40 @@ def _folder(path: pathlib.Path):
 
 
 class _Graphs:
-    """The frozen graphs that files are made from, each made once."""
+    """The frozen graphs that files are made from; each is made once."""
 
-    def __init__(self, source: Source, plan: ExportPlan, *, folder: pathlib.Path, photos):
-        self._source, self._plan, self._folder, self._photos = source, plan, folder, photos
+    def __init__(
+        self,
+        source: Source,
+        plan: ExportPlan,
+        *,
+        folder: pathlib.Path,
+        calibration_file: pathlib.Path | None,
+    ) -> None:
+        self._source, self._plan, self._folder = source, plan, folder
+        self._calibration_file = calibration_file
         self._paths: dict[tuple, pathlib.Path] = {}
         self._steps_of_int8 = plan.post_training
         scans = plan.calibration_dataset
         if scans is not None and scans.sensor is not None:
             # The converter's own calibration counts every pixel.
-            asked = plan.post_training or PostTraining()
-            self._steps_of_int8 = dataclasses.replace(asked, ignore_empty=True)
+            steps = plan.post_training or PostTraining()
+            self._steps_of_int8 = dataclasses.replace(steps, ignore_empty=True)
         self._post_trained: PostTrained | None = None
 
     def planned(self, spec: FileSpec) -> bool:
-        """Whether a file is made by the post-training steps of the plan."""
+        """Returns whether a file is made by the post-training steps of the plan."""
         return self._steps_of_int8 is not None and spec.variant is Variant.INT8
 
     @property
     def steps(self) -> dict | None:
-        """For the manifest: which steps, and what each did."""
+        """The manifest's entry: the post-training steps, and what each of them did."""
         if self._post_trained is None or self._steps_of_int8 is None:
             return None
         return {**self._steps_of_int8.to_json(), "report": self._post_trained.report}
 
     def saved_model(self, spec: FileSpec) -> pathlib.Path:
+        """Returns the SavedModel folder that a file is converted from."""
         plan = self._plan
         phase = Phase.QUANTIZED if RULES[spec.variant].quantization_aware else Phase.FLOAT
         kind = "post_trained" if self.planned(spec) else phase.value
@@ -208,13 +226,20 @@ class _Graphs:
             frozen = self._frozen(spec, phase)
             write_saved_model(frozen, path)
             if spec.head is plan.files[0].head and not self.planned(spec):
-                _write_beside(frozen, plan, folder=plan.output_dir / SAVED_MODELS[phase])
+                _keep_saved_model(frozen, plan, folder=plan.output_dir / SAVED_MODELS[phase])
             self._paths[kind, spec.head] = path
         return path
 
-    def raised(self, spec: FileSpec, content: bytes) -> tuple[bytes, dict[int, str]]:
-        """The file with layers of more than 8 bits where asked for, and which operators of
-        `content` these are: {position: type}.
+    def mixed_precision(self, spec: FileSpec, content: bytes) -> tuple[bytes, dict[int, str]]:
+        """Rewrites a file so that the layers of the plan compute in more than 8 bits.
+
+        Args:
+            spec: the file.
+            content: its integer form.
+
+        Returns:
+            the new file, and {operator position in `content`: type} of these layers; the file as
+            it is and {} where the plan names none.
         """
         done, steps = self._post_trained, self._steps_of_int8
         if done is None or steps is None or not self.planned(spec):
@@ -222,24 +247,28 @@ class _Graphs:
         if not (steps.keep_float or steps.int16):
             return content, {}
         layers = {"keep_float": steps.keep_float, "int16": steps.int16}
-        return raise_layers(content, done, **layers), raised_positions(content, done, **layers)
+        return apply_mixed_precision(content, done, **layers), mixed_precision_positions(
+            content, done, **layers
+        )
 
-    def _frozen(self, spec: FileSpec, phase: Phase):
+    def _frozen(self, spec: FileSpec, phase: Phase) -> tf.types.experimental.ConcreteFunction:
         plan, source = self._plan, self._source
         if self._steps_of_int8 is None or not self.planned(spec):
             return source.frozen(phase, spec.head, height=plan.height, width=plan.width)
         if self._post_trained is None:
-            photos = plan.preprocessing.normalize(np.load(self._photos))
+            if self._calibration_file is None:
+                raise ValueError(f"{spec.file_name}: expected calibration images, got none")
+            images = plan.preprocessing.normalize(np.load(self._calibration_file))
             self._post_trained = quantize_post_training(
                 source.float_model(plan.height, plan.width),
                 self._steps_of_int8,
-                batches=[photos[start : start + 4] for start in range(0, len(photos), 4)],
+                batches=[images[start : start + 4] for start in range(0, len(images), 4)],
                 input_range=plan.preprocessing.input_range,
             )
         return freeze_model(self._post_trained.model, spec.head, alignment=source.logits_alignment)
 
 
-def _in_forms_of_the_target(plan: ExportPlan, spec: FileSpec, *, content: bytes) -> bytes:
+def _fit_target(plan: ExportPlan, spec: FileSpec, *, content: bytes) -> bytes:
     if plan.target is not Target.EDGETPU or spec.variant not in (Variant.INT8, Variant.QAT_INT8):
         return content
     content, lines = fit_edgetpu(content)
@@ -248,15 +277,20 @@ def _in_forms_of_the_target(plan: ExportPlan, spec: FileSpec, *, content: bytes)
     return content
 
 
-def _write_beside(frozen, plan: ExportPlan, *, folder: pathlib.Path) -> None:
-    """Writes a SavedModel, but never over one that --overwrite does not allow to replace."""
+def _keep_saved_model(
+    frozen: tf.types.experimental.ConcreteFunction, plan: ExportPlan, *, folder: pathlib.Path
+) -> None:
+    """Writes a SavedModel; an existing one is replaced only with `plan.overwrite`."""
     if folder.exists() and not plan.overwrite:
-        logging.warning("%s exists and is left as it is; --overwrite replaces it", folder)
+        logging.warning("%s exists and was not replaced; give --overwrite to replace it", folder)
         return
     write_saved_model(frozen, folder)
 
 
-def _calibrate(plan: ExportPlan, folder: pathlib.Path):
+def _calibrate(
+    plan: ExportPlan, folder: pathlib.Path
+) -> tuple[pathlib.Path | None, Calibration | None]:
+    """Writes the calibration images to a file, where a file of the plan needs them."""
     dataset = plan.calibration_dataset
     if dataset is None or not any(RULES[spec.variant].calibrated for spec in plan.files):
         return None, None
@@ -285,15 +319,15 @@ def _place(
     *,
     spec: FileSpec,
     content: bytes,
-    raised: bytes,
-    wanted: dict[int, str],
+    mixed: bytes,
+    types: dict[int, str],
     record: Calibration | None,
     steps: dict | None,
 ) -> ExportedFile:
-    """Checks a finished file and moves it, with its manifest, under its final name.
+    """Checks a finished file and moves it, with its manifest, to its final name.
 
-    The gate sees the integer file, `content`, and then what ships, `raised`: the operators of
-    `wanted` may be wide there, nothing else. What ships has run once.
+    The gate checks the integer file, `content`, and then the file that is written, `mixed`, in
+    which only the operators of `types` may compute in more than 8 bits. That file is run once.
     """
     final = plan.output_dir / spec.file_name
     with atomic_file.atomic_path(final) as temporary:
@@ -302,10 +336,10 @@ def _place(
         faults = gate.check_file(
             temporary, spec, preprocessing=plan.preprocessing, per_channel=per_channel
         )
-        if raised != content:
+        if mixed != content:
             integer = read_graph(temporary)
-            temporary.write_bytes(raised)
-            faults += gate.check_raised(temporary, integer, wanted=wanted)
+            temporary.write_bytes(mixed)
+            faults += gate.check_mixed_precision(temporary, integer, expected=types)
         if faults and not source.tolerated:
             raise RuntimeError("refused by the gate: " + "; ".join(faults))
         if broken := gate.run_once(temporary):
@@ -313,19 +347,28 @@ def _place(
         for fault in faults:
             logging.warning("%s: %s", spec.file_name, fault)
         manifest = _manifest(
-            plan, source, spec=spec, path=temporary, content=raised, record=record, steps=steps
+            plan, source, spec=spec, path=temporary, content=mixed, record=record, steps=steps
         )
     manifest.write(manifest_path(final))
-    return ExportedFile(spec, final, failure="", size_bytes=len(raised))
+    return ExportedFile(spec, final, failure="", size_bytes=len(mixed))
 
 
-def _manifest(plan, source, *, spec, path, content, record, steps) -> Manifest:
+def _manifest(
+    plan: ExportPlan,
+    source: Source,
+    *,
+    spec: FileSpec,
+    path: pathlib.Path,
+    content: bytes,
+    record: Calibration | None,
+    steps: dict | None,
+) -> Manifest:
     graph = read_graph(path)
     shape = graph.tensors[graph.outputs[0]].shape
     if len(shape) == 4 and shape[-1] > 1 and shape[-1] != plan.label_set.num_classes:
         raise ValueError(
-            f"the output has {shape[-1]} classes, the label list {plan.label_set.num_classes}; "
-            "give --labels with one name a class"
+            f"expected {plan.label_set.num_classes} classes as in the label list, got an output of "
+            f"{shape[-1]}; give --labels with one name per class"
         )
     image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     return Manifest(
@@ -345,13 +388,13 @@ def _manifest(plan, source, *, spec, path, content, record, steps) -> Manifest:
         sha256=sha256_of(content),
         size_bytes=len(content),
         quantization=steps,
-        # A graph with a head of its own resizes as it does; nobody wrote down how.
+        # How a graph with its own head resizes is not known.
         resize=source.logits_alignment.value if source.choosable_heads else None,
         sensor=source.sensor,
     )
 
 
-def _scale_and_zero_point(tensor):
+def _scale_and_zero_point(tensor: Tensor) -> tuple[float, int] | None:
     if tensor.quantization is None:
         return None
     return float(tensor.quantization.scale[0]), int(tensor.quantization.zero_point[0])

@@ -1,4 +1,4 @@
-"""Where a network to be shipped comes from: a run, a Keras file, a SavedModel, a frozen graph."""
+"""The sources of a network to export: a run, a Keras file, a SavedModel, a frozen graph."""
 
 import abc
 import dataclasses
@@ -7,6 +7,7 @@ import json
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data.alignment import Alignment
@@ -31,9 +32,10 @@ class Source(abc.ABC):
 
     Attributes:
         description: for the manifest.
-        quantization_aware: whether a quantization-aware graph exists beside the float one.
+        quantization_aware: whether there is a quantization-aware graph, not only the float one.
         choosable_heads: False where the graph ends in a head of its own.
-        tolerated: whether the gate's faults are only told: a scheme that is there to compare with.
+        tolerated: whether faults that the gate finds are only logged: for a scheme that serves as
+            a comparison.
     """
 
     description: str
@@ -42,75 +44,112 @@ class Source(abc.ABC):
     tolerated: bool = False
 
     def fingerprint(self) -> str:
-        """Changes when the network or its weights change; "" where that cannot be told."""
+        """Returns a digest that changes with the network or its weights; "" if there is none."""
         return ""
 
     @abc.abstractmethod
-    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
-        """Concrete function float32 [1, height, width, channels] -> one output."""
+    def frozen(
+        self, phase: Phase, head: Head, *, height: int, width: int
+    ) -> tf.types.experimental.ConcreteFunction:
+        """Freezes the network of a phase with a head.
+
+        Args:
+            phase: float or quantization-aware.
+            head: what comes after the logits.
+            height: of the input.
+            width: of the input.
+
+        Returns:
+            concrete function float32 [1, height, width, channels] -> one output.
+        """
 
     def training_minutes(self, phase: Phase) -> float | None:
-        """That the steps of a phase took; None where that is not on record."""
+        """Returns how long the steps of a phase took; None where that is not recorded."""
         del phase
         return None
 
     @property
     def sensor(self) -> Sensor | None:
-        """That made the range images which the network was trained on."""
+        """The sensor of the range images that the network was trained on; None for cameras."""
         return None
 
     @property
     def logits_alignment(self) -> Alignment:
-        """How logits are brought to the photo's size."""
+        """Convention by which logits are resized to the size of the image."""
         return Alignment.HALF_PIXEL
 
     def float_model(self, height: int, width: int) -> keras.Model:
-        """The float network as one flat Functional graph that ends in logits.
+        """Builds the float network as one flat Functional graph that ends in logits.
+
+        Args:
+            height: of the input.
+            width: of the input.
+
+        Returns:
+            the network with its weights.
 
         Raises:
             ValueError: the source is no Keras network.
         """
         raise ValueError(
-            f"{self.description} is no Keras network: post-training steps need --run_dir or "
-            "--keras_file"
+            f"post-training steps expected a Keras network, got {self.description}; give "
+            "--run_dir or --keras_file"
         )
 
 
 @dataclasses.dataclass
 class RunSource(Source):
-    """A training run: float weights, quantization-aware weights, or both."""
+    """A training run with float weights, quantization-aware weights, or both.
+
+    Attributes:
+        folder: of the run.
+        best: whether to take the weights of the best validation instead of the last ones.
+    """
 
     folder: RunFolder
     best: bool = False
     choosable_heads = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._config = read_config(self.folder.path)
         if not any(self._weights(phase).is_file() for phase in Phase):
             raise FileNotFoundError(
                 f"{self.folder.path}: the run has not finished a phase; train it to the end, or "
-                "give --checkpoint=best if it has validated once"
+                "give --checkpoint=best if it was validated at least once"
             )
         self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
         self.tolerated = self._config.quantization.scheme is QatScheme.TFMOT_DEFAULT
         self.description = f"{self._config.model.describe()}, {self._config.data.dataset}"
 
     def fingerprint(self) -> str:
+        """Returns the sha256 of configuration and weights."""
         content = [json.dumps(self._config.to_json(), sort_keys=True).encode()]
         content += [self._weights(p).read_bytes() for p in Phase if self._weights(p).is_file()]
         return hashlib.sha256(b"".join(content)).hexdigest()
 
     def training_minutes(self, phase: Phase) -> float | None:
+        """Returns how long the steps of a phase took; None where that is not recorded."""
         return read_training_minutes(self.folder.path, phase.value)
 
     def _weights(self, phase: Phase) -> pathlib.Path:
         return (self.folder.best_weights if self.best else self.folder.weights)(phase)
 
     def model(self, phase: Phase, height: int, width: int) -> keras.Model:
-        """The network of a phase with its trained weights.
+        """Builds the network of a phase with its trained weights.
 
         The float network of a run that was quantization-aware from the first step is the one
         inside the quantization-aware network.
+
+        Args:
+            phase: float or quantization-aware.
+            height: of the input.
+            width: of the input.
+
+        Returns:
+            the network.
+
+        Raises:
+            ValueError: the weights do not fit the network.
         """
         model = build_network(self._config.model, (height, width))
         stored = self._weights(phase)
@@ -130,8 +169,15 @@ class RunSource(Source):
         return model
 
     def float_twins(self, height: int, width: int) -> dict[Phase, keras.Model]:
-        """The float networks that files of this run were made of: of the float phase, and, where
-        there is one, the network inside the quantization-aware one.
+        """Builds the float networks that files of this run can come from.
+
+        Args:
+            height: of the input.
+            width: of the input.
+
+        Returns:
+            the network of the float phase, and the one inside the quantization-aware network if
+            the run has that phase.
         """
         twins = {Phase.FLOAT: self.model(Phase.FLOAT, height, width)}
         if self._weights(Phase.QUANTIZED).is_file():
@@ -147,40 +193,51 @@ class RunSource(Source):
         report = load_named(model, arrays)
         if report.missing or report.mismatched:
             raise ValueError(
-                f"{self.folder.path}: weights do not fit the network ({report.lines()[1]})"
+                f"{self.folder.path}: weights do not fit the network ({report.lines()[1]}); train "
+                "the run again"
             )
 
     @property
     def sensor(self) -> Sensor | None:
+        """The sensor of the run's range images; None for cameras."""
         return self._config.data.sensor
 
     @property
     def logits_alignment(self) -> Alignment:
+        """Convention by which the network's logits are resized."""
         return self._config.model.logits_alignment
 
     def float_model(self, height: int, width: int) -> keras.Model:
+        """Builds the float network."""
         return self.model(Phase.FLOAT, height, width)
 
-    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
+    def frozen(
+        self, phase: Phase, head: Head, *, height: int, width: int
+    ) -> tf.types.experimental.ConcreteFunction:
+        """Freezes the network of a phase with a head."""
         model = self.model(phase, height, width)
         return freeze.freeze_model(model, head, alignment=self.logits_alignment)
 
 
 @dataclasses.dataclass
 class KerasFileSource(Source):
-    """A `.keras` or `.h5` file of stock layers that ends in logits."""
+    """A `.keras` or `.h5` file of stock layers that ends in logits.
+
+    Attributes:
+        path: of the file.
+    """
 
     path: pathlib.Path
     choosable_heads = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.description = self.path.name
         self._model = read_keras_file(self.path)
         shapes = [self._model.input_shape, self._model.output_shape]
         if any(isinstance(shape, list) or len(shape) != 4 for shape in shapes):
             raise ValueError(
-                f"{self.path}: takes {shapes[0]} and gives {shapes[1]}; a segmentation network "
-                "takes one [batch, height, width, channels] and gives one of the same rank"
+                f"{self.path}: expected one input [batch, height, width, channels] and one output "
+                f"of the same rank, got {shapes[0]} and {shapes[1]}; give a segmentation network"
             )
         for weight in self._model.weights:
             if not np.isfinite(weight.numpy()).all():
@@ -188,17 +245,30 @@ class KerasFileSource(Source):
                     f"{self.path}: {weight.name} holds NaN or infinity; the training diverged"
                 )
 
-    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
-        return freeze.freeze_model(self._resized(height, width), head)
+    def frozen(
+        self, phase: Phase, head: Head, *, height: int, width: int
+    ) -> tf.types.experimental.ConcreteFunction:
+        """Freezes the network with a head."""
+        return freeze.freeze_model(self.float_model(height, width), head)
 
     def float_model(self, height: int, width: int) -> keras.Model:
-        return self._resized(height, width)
+        """Builds the network at a size.
 
-    def _resized(self, height: int, width: int) -> keras.Model:
+        Args:
+            height: of the input.
+            width: of the input.
+
+        Returns:
+            the network with its weights.
+
+        Raises:
+            ValueError: the file's network has another fixed size.
+        """
         own = self._model.input_shape[1:3]
         if None not in own and own != (height, width):
             raise ValueError(
-                f"{self.path} is built for {own[0]},{own[1]}; give --size={own[0]},{own[1]}"
+                f"{self.path}: expected size {own[0]},{own[1]}, which it is built for, got "
+                f"{height},{width}; give --size={own[0]},{own[1]}"
             )
         image = keras.Input((height, width, self._model.input_shape[-1]))
         model = keras.models.clone_model(self._model, input_tensors=image)
@@ -208,37 +278,55 @@ class KerasFileSource(Source):
 
 @dataclasses.dataclass
 class SavedModelSource(Source):
-    """The default signature of a SavedModel."""
+    """The default signature of a SavedModel.
+
+    Attributes:
+        path: of the folder.
+        trusted: load it without checking its operators.
+    """
 
     path: pathlib.Path
     trusted: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.description = self.path.name
         if not self.trusted:
             with checked_saved_model(self.path):
                 pass  # refused before any work is done
 
-    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
+    def frozen(
+        self, phase: Phase, head: Head, *, height: int, width: int
+    ) -> tf.types.experimental.ConcreteFunction:
+        """Freezes the signature; the graph keeps its own output."""
         return freeze.freeze_saved_model(self.path, height, width=width, trusted=self.trusted)
 
 
 @dataclasses.dataclass
 class FrozenGraphSource(Source):
-    """A TF1 frozen graph."""
+    """A TF1 frozen graph.
+
+    Attributes:
+        path: of the `.pb` file.
+        input_array: name of the node that takes the image.
+        output_array: name of the node that gives the output.
+        trusted: do not check its operators.
+    """
 
     path: pathlib.Path
     input_array: str
     output_array: str
     trusted: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.description = self.path.name
         if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: no such frozen graph")
+            raise FileNotFoundError(f"{self.path}: no such frozen graph; check --frozen_graph")
         freeze.read_graph(self.path, trusted=self.trusted)  # refused before any work is done
 
-    def frozen(self, phase: Phase, head: Head, *, height: int, width: int):
+    def frozen(
+        self, phase: Phase, head: Head, *, height: int, width: int
+    ) -> tf.types.experimental.ConcreteFunction:
+        """Freezes the graph; it keeps its own output."""
         return freeze.freeze_graph(
             self.path,
             self.input_array,

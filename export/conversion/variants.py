@@ -1,4 +1,4 @@
-"""The forms that a network is shipped in: number formats, input and output types, heads."""
+"""What a `.tflite` file can be: number formats, input and output types, heads, targets."""
 
 import dataclasses
 import enum
@@ -10,7 +10,7 @@ class Variant(enum.Enum):
     FLOAT32 = "float32"
     """float32 -> float32 weights and arithmetic -> float32."""
     FLOAT16 = "float16"
-    """float16 weights, turned into float32 when the interpreter starts."""
+    """float16 weights, converted to float32 when the interpreter starts."""
     DYNAMIC_RANGE = "dynamic_range"
     """int8 weights, activations quantized on the fly inside each operator; float between."""
     INT8 = "int8"
@@ -32,43 +32,45 @@ class IoDtype(enum.Enum):
 
 
 class Head(enum.Enum):
-    """What comes after the network's logits."""
+    """What the file computes after the network's logits."""
 
     LOGITS = "logits"
     """Bilinear resize (half-pixel centres) to the input size: what other programs expect."""
     LOGITS_LOW = "logits_low"
-    """The network's own resolution, for callers that resize themselves."""
+    """Logits at the network's own resolution, for callers that resize themselves."""
     ARGMAX = "argmax"
     """Bilinear resize, then argmax: uint8 [1, height, width] class map."""
     ARGMAX_HALF = "argmax_half"
-    """Bilinear resize to half the input size, argmax, then nearest: edges on every second pixel,
-    for a quarter of the resize and the argmax."""
+    """Bilinear resize to half the input size, argmax, then nearest: edges are accurate to two
+    pixels, for a quarter of the cost of resize and argmax."""
     ARGMAX_LOW = "argmax_low"
     """Argmax at the network's resolution, then nearest: the fastest class map."""
 
     @property
     def gives_classes(self) -> bool:
+        """Whether the output is a class map instead of logits."""
         return self in (Head.ARGMAX, Head.ARGMAX_HALF, Head.ARGMAX_LOW)
 
 
 class Target(enum.Enum):
-    """Accelerator whose forms the integer files take."""
+    """Accelerator that the integer files are made for."""
 
     NONE = "none"
     """Any processor."""
     EDGETPU = "edgetpu"
-    """Logits at the network's own resolution, resizes that map; resize and argmax on the host."""
+    """Logits at the network's own resolution and resizes that the compiler maps; the host resizes
+    the logits and takes the argmax."""
 
 
 @dataclasses.dataclass(frozen=True)
 class VariantRule:
-    """How a variant is made and what must be true of the file.
+    """How a variant is made, and what its file must fulfil.
 
     Attributes:
-        quantization_aware: made from the quantization-aware graph.
-        calibrated: needs calibration images.
-        integer_only: the file may hold no float tensor but its input and output.
-        float_io_only: input and output types cannot be chosen.
+        quantization_aware: it is made from the quantization-aware graph.
+        calibrated: it needs calibration images.
+        integer_only: only input and output of the file may be float tensors.
+        float_io_only: input and output are float32 and cannot be chosen.
         class_heads: whether ARG_MAX has a kernel in this format.
     """
 
@@ -92,11 +94,13 @@ RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class FileSpec:
-    """One `.tflite` to be made.
+    """One `.tflite` file to be made.
 
     Attributes:
-        variant, head: what it holds.
-        input_dtype, output_dtype: of its tensors; class maps are uint8 whatever is asked.
+        variant: number format.
+        head: what it computes after the logits.
+        input_dtype: type of its input tensor.
+        output_dtype: type of its output tensor; class maps are always uint8.
     """
 
     variant: Variant
@@ -106,6 +110,7 @@ class FileSpec:
 
     @property
     def file_name(self) -> str:
+        """Name of the file, such as `int8_argmax.tflite`."""
         suffix = "" if self.head is Head.LOGITS else f"_{self.head.value}"
         return f"{self.variant.value}{suffix}.tflite"
 
@@ -117,7 +122,13 @@ def plan_files(
     input_dtype: IoDtype = IoDtype.UINT8,
     output_dtype: IoDtype = IoDtype.UINT8,
 ) -> tuple[list[FileSpec], list[str]]:
-    """The files for each variant and head.
+    """Lists the files for each variant and head.
+
+    Args:
+        variants: number formats.
+        heads: what comes after the logits.
+        input_dtype: input type of full-integer files.
+        output_dtype: output type of full-integer files.
 
     Returns:
         the files, and one line for each combination that does not exist.

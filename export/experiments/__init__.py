@@ -1,1 +1,1 @@
-"""Comparisons and measurements over many conversions."""
+"""Experiments that convert and score many files."""

@@ -1,4 +1,4 @@
-"""Whether a calibration set is large enough: two disjoint ones must lead to the same mIoU."""
+"""Checks whether a calibration set is large enough: two disjoint sets must give the same mIoU."""
 
 import dataclasses
 import pathlib
@@ -21,16 +21,19 @@ from tflite_tools.evaluation.evaluation import EvaluationOptions, default_proces
 
 
 @dataclasses.dataclass(frozen=True)
-class StabilityPlan:
-    """A check.
+class CalibrationCheckPlan:
+    """What to check.
 
     Attributes:
         source: a float network.
-        height, width, preprocessing, label_set: of its files.
-        dataset: list that all photos come from; never the one that results are reported on.
-        calibration_images: of each of the two sets.
-        score_images: other photos of the list, that both files are scored on.
-        seed: which.
+        height: of its input.
+        width: of its input.
+        preprocessing: normalization of its input.
+        label_set: of its classes.
+        dataset: list that all images come from; never the one that results are reported on.
+        calibration_images: how many in each of the two sets.
+        score_images: how many other images of the list both files are scored on.
+        seed: of the choice of images.
         bound: largest difference in mIoU, fraction.
         steps: post-training steps, or None for the converter's own calibration.
     """
@@ -47,25 +50,28 @@ class StabilityPlan:
     bound: float
     steps: PostTraining | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.calibration_images, self.score_images) < 1:
             raise ValueError(
-                "calibration_images and score_images must be at least 1; got "
+                "calibration_images and score_images must be at least 1, got "
                 f"{self.calibration_images} and {self.score_images}"
             )
         if not 0 < self.bound < 1:
-            raise ValueError(f"bound is a fraction of mIoU, above 0, below 1; got {self.bound}")
+            raise ValueError(
+                f"bound: expected a fraction of mIoU above 0 and below 1, got {self.bound}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
-class Stability:
-    """What came out.
+class CalibrationStability:
+    """The result of a check.
 
     Attributes:
         mious: of the two files, fractions, over the classes that both count.
-        difference: second less first, with its bootstrap interval over the scored photos.
-        bound: that was asked for.
-        calibration_images, score_images: of each set, and scored.
+        difference: second less first, with its bootstrap interval over the scored images.
+        bound: largest difference that counts as stable.
+        calibration_images: how many in each of the two sets.
+        score_images: how many both files were scored on.
     """
 
     mious: tuple[float, float]
@@ -76,27 +82,35 @@ class Stability:
 
     @property
     def stable(self) -> bool:
+        """Whether the difference is within the bound."""
         return abs(self.difference.difference) <= self.bound
 
     def lines(self) -> list[str]:
+        """Returns the result as text, with a remedy where it is not stable."""
         first, second = (100 * value for value in self.mious)
         change = self.difference
-        told = [
-            f"two disjoint sets of {self.calibration_images} photos: mIoU {first:.2f} and "
-            f"{second:.2f} % on {self.score_images} other photos",
+        text = [
+            f"two disjoint sets of {self.calibration_images} images: mIoU {first:.2f} and "
+            f"{second:.2f} % on {self.score_images} other images",
             f"difference {100 * change.difference:+.2f}, 95 % interval {100 * change.low:+.2f} to "
             f"{100 * change.high:+.2f}, bound {100 * self.bound:.2f}",
         ]
         if not self.stable:
-            told.append(
+            text.append(
                 f"NOT STABLE: {self.calibration_images} calibration images are too few; try "
                 f"{2 * self.calibration_images}, or --activation_ranges=mse"
             )
-        return told
+        return text
 
 
-def check_stability(plan: StabilityPlan) -> Stability:
-    """Makes two int8 files from disjoint photos and scores both.
+def check_calibration(plan: CalibrationCheckPlan) -> CalibrationStability:
+    """Calibrates two int8 files on disjoint images and scores both.
+
+    Args:
+        plan: what to check.
+
+    Returns:
+        the two scores and their difference.
 
     Raises:
         ValueError: the list is too short.
@@ -126,31 +140,38 @@ def check_stability(plan: StabilityPlan) -> Stability:
         if result.failure or result.matrix is None:
             raise RuntimeError(result.failure)
     first, second = (np.asarray(result.image_matrices) for result in results)
-    return compare(first, second, bound=plan.bound, calibration_images=plan.calibration_images)
+    return compare_files(
+        first, second, bound=plan.bound, calibration_images=plan.calibration_images
+    )
 
 
-def compare(
+def compare_files(
     first: np.ndarray, second: np.ndarray, *, bound: float, calibration_images: int
-) -> Stability:
-    """The verdict on two scored files.
+) -> CalibrationStability:
+    """Compares two scored files.
 
     Args:
-        first, second: [images, num_classes, num_classes + 1], confusion matrices of the same
-            images.
+        first: [images, num_classes, num_classes + 1], confusion matrices of the first file.
+        second: those of the second file on the same images.
         bound: largest difference in mIoU, fraction.
-        calibration_images: that each file was made with.
+        calibration_images: how many images each file was calibrated on.
+
+    Returns:
+        the two scores and their difference.
 
     Raises:
         RuntimeError: the files count no class in common.
     """
     if not (classes := common_classes(first, second)):
-        raise RuntimeError("the two files find no class in common; the labels hold none")
+        raise RuntimeError(
+            "the two files count no class in common: the labels hold none; check the data set"
+        )
     low, high = (
         confusion.mean_iou(matrices.sum(0, dtype=np.int64), classes)[0]
         for matrices in (first, second)
     )
     difference = miou_difference(first, second)
-    return Stability(
+    return CalibrationStability(
         (low, high),
         difference,
         bound=bound,
@@ -159,7 +180,7 @@ def compare(
     )
 
 
-def _file(plan: StabilityPlan, chosen: list[int], *, folder: pathlib.Path) -> pathlib.Path:
+def _file(plan: CalibrationCheckPlan, chosen: list[int], *, folder: pathlib.Path) -> pathlib.Path:
     export = ExportPlan(
         output_dir=folder,
         height=plan.height,

@@ -1,6 +1,6 @@
-"""What each quantization step gains: one file a rung, all scored in one run.
+"""Compares quantization methods: one file per method, all scored in one run.
 
-Every number comes from a real `.tflite` in the interpreter. Differences from float carry a paired
+Every number comes from a real `.tflite` in the interpreter. Differences from float have a paired
 bootstrap interval over images.
 """
 
@@ -34,7 +34,7 @@ from export.conversion.calibration import choose_samples
 from export.conversion.pipeline import ExportPlan, export_files
 from export.conversion.source import Source
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
-from tflite_tools.contract import read_contract
+from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.evaluation.signal_to_noise import signal_to_noise_db
 from tflite_tools.manifest import sha256_of
@@ -42,23 +42,27 @@ from tflite_tools.text_table import align
 from tflite_tools.versions import versions
 
 REFERENCE = "float32"
+"""The method that the others are compared with."""
+JSON, CSV, PLOT = "ladder.json", "ladder.csv", "ladder.png"
+"""Files of a comparison. These names, and "rungs" in the JSON, are kept for programs that read
+them."""
 RECORD = "rung.json"
-"""Beside a rung's file: what it was made by and how long that took."""
+"""In a method's folder: how its file was made and how long that took; the name is kept, too."""
 NEAR_FLOAT = 3.0
-"""Points of mIoU that the second panel of the plot shows below float."""
+"""Points of mIoU below float that the second panel of the plot shows."""
 SIGNAL_IMAGES = 12
 """Images, evenly spread over the list, that the signal-to-noise ratio is measured on."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Rung:
-    """One way of quantizing.
+class Method:
+    """One way to quantize.
 
     Attributes:
         name: of its row and folder.
         variant: number format.
-        steps: post-training steps, or None for what the converter does alone.
-        source: network of its own (a quantization-aware run), or None for the common one.
+        steps: post-training steps, or None where the converter quantizes by itself.
+        source: its own network (a quantization-aware run), or None for the common one.
     """
 
     name: str
@@ -67,8 +71,8 @@ class Rung:
     source: Source | None = None
 
 
-def post_training_rungs() -> list[Rung]:
-    """The ladder of those who do not retrain; each step keeps those before it."""
+def post_training_methods() -> list[Method]:
+    """Lists the methods without retraining: float, int8 with more and more steps, int16x8."""
     per_channel, per_tensor = PostTraining(), PostTraining(per_channel=False)
     both = {
         name: dataclasses.replace(plan, equalize=True, relu6=Relu6.EXACT)
@@ -102,46 +106,46 @@ def post_training_rungs() -> list[Rung]:
         "adaround_corrected": dataclasses.replace(corrected, adaround=True),
     }
     return [
-        Rung(REFERENCE, Variant.FLOAT32),
-        *(Rung(name, Variant.INT8, steps=plan) for name, plan in steps.items()),
-        Rung("int16x8", Variant.INT16X8),
+        Method(REFERENCE, Variant.FLOAT32),
+        *(Method(name, Variant.INT8, steps=plan) for name, plan in steps.items()),
+        Method("int16x8", Variant.INT16X8),
     ]
 
 
 @dataclasses.dataclass(frozen=True)
-class Ladder:
-    """A comparison.
+class Comparison:
+    """What to compare.
 
     Attributes:
         source: the float network.
-        rungs: ways of quantizing it, the reference among them.
-        plan: size, labels, calibration; its files and folder are replaced for each rung.
+        methods: ways to quantize it, with the reference.
+        plan: size, labels, calibration; files and folder are replaced for each method.
         evaluation: list that is scored.
         options: of the evaluation.
     """
 
     source: Source
-    rungs: list[Rung]
+    methods: list[Method]
     plan: ExportPlan
     evaluation: SegmentationDataset
     options: EvaluationOptions
 
-    def __post_init__(self):
-        names = [rung.name for rung in self.rungs]
+    def __post_init__(self) -> None:
+        names = [method.name for method in self.methods]
         if REFERENCE not in names or len(set(names)) < len(names):
-            raise ValueError(f"rungs need {REFERENCE} and names of their own; got {names}")
+            raise ValueError(f"methods: expected {REFERENCE} and different names, got {names}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """What is known of a rung.
+class ComparisonRow:
+    """The results of one method.
 
     Attributes:
-        name: of the rung.
-        result: scores, or None where no file came out.
-        difference: of mIoU from float over the classes that both count, or None for float itself.
-        snr_db: of the logits against float's, or None likewise.
-        minutes: that making the file took; the steps of its quantization-aware phase included.
+        name: of the method.
+        result: scores, or None where no file was made.
+        difference: mIoU less that of float over the classes that both count; None for float.
+        snr_db: signal-to-noise ratio of the logits, float's as signal; None for float.
+        minutes: time to make the file, with the steps of its quantization-aware phase.
         failure: cause, or "".
         changed_over: indices of the classes that the difference is taken over.
     """
@@ -155,49 +159,60 @@ class Row:
     changed_over: tuple[int, ...] = ()
 
 
-def climb(ladder: Ladder) -> list[Row]:
-    """Makes every rung's file and scores all; a rung that fails costs its row.
+def compare_methods(comparison: Comparison) -> list[ComparisonRow]:
+    """Makes the file of every method and scores all; a method that fails does not stop the others.
 
-    A file of an earlier climb that would come out the same is taken as it is.
+    A file of an earlier comparison is used again if it would be the same.
+
+    Args:
+        comparison: what to compare.
+
+    Returns:
+        one row per method.
+
+    Raises:
+        RuntimeError: there is no float file, or it cannot be scored.
     """
     made: dict[str, pathlib.Path] = {}
     minutes: dict[str, float] = {}
     failures: dict[str, str] = {}
-    for rung in ladder.rungs:
-        path, minutes[rung.name], failures[rung.name] = _make(ladder, rung)
-        minutes[rung.name] += _training_minutes(ladder, rung)
+    for method in comparison.methods:
+        path, minutes[method.name], failures[method.name] = _make(comparison, method)
+        minutes[method.name] += _training_minutes(comparison, method)
         if path is not None:
-            made[rung.name] = path
-        logging.info("%s: %.1f minutes", rung.name, minutes[rung.name])
+            made[method.name] = path
+        logging.info("%s: %.1f minutes", method.name, minutes[method.name])
     if REFERENCE not in made:
-        raise RuntimeError(f"no float file to compare with: {failures[REFERENCE]}")
+        raise RuntimeError(f"no {REFERENCE} file to compare with: {failures[REFERENCE]}")
     names = sorted(made, key=lambda name: name != REFERENCE)
     contracts = [read_contract(made[name], None, name=name) for name in names]
-    options = dataclasses.replace(ladder.options, keep_images=True)
+    options = dataclasses.replace(comparison.options, keep_images=True)
     results = dict(
         zip(
-            names, evaluate(contracts, ladder.evaluation, options=options, reference=0), strict=True
+            names,
+            evaluate(contracts, comparison.evaluation, options=options, reference=0),
+            strict=True,
         )
     )
     if results[REFERENCE].matrix is None:
-        raise RuntimeError(f"the float file has no score: {results[REFERENCE].failure}")
-    ratios = _ratios(contracts, ladder.evaluation, options=options)
+        raise RuntimeError(f"the {REFERENCE} file has no score: {results[REFERENCE].failure}")
+    ratios = _ratios(contracts, comparison.evaluation, options=options)
     failures |= {name: result.failure for name, result in results.items() if result.failure}
-    classes = options.mean_indices(ladder.evaluation)
+    classes = options.mean_indices(comparison.evaluation)
     rows = []
-    for rung in ladder.rungs:
-        result, difference = results.get(rung.name), None
+    for method in comparison.methods:
+        result, difference = results.get(method.name), None
         both: tuple[int, ...] = ()
-        if rung.name != REFERENCE:
+        if method.name != REFERENCE:
             difference, both = compare_with_float(results[REFERENCE], result, classes=classes)
         rows.append(
-            Row(
-                rung.name,
+            ComparisonRow(
+                method.name,
                 result,
                 difference=difference,
-                snr_db=ratios.get(rung.name),
-                minutes=minutes[rung.name],
-                failure=failures.get(rung.name, ""),
+                snr_db=ratios.get(method.name),
+                minutes=minutes[method.name],
+                failure=failures.get(method.name, ""),
                 changed_over=both,
             )
         )
@@ -207,11 +222,16 @@ def climb(ladder: Ladder) -> list[Row]:
 def compare_with_float(
     base: ModelResult, result: ModelResult | None, *, classes: tuple[int, ...]
 ) -> tuple[Interval | None, tuple[int, ...]]:
-    """MIoU of a file less that of float, and the classes that both count; None without a score.
+    """Compares the mIoU of a file with that of float.
 
     Args:
-        base, result: with the matrix of every image.
-        classes: that means are taken over; empty for all.
+        base: the result of float, with the confusion matrix of every image.
+        result: of the file, likewise; None where there is none.
+        classes: classes that means are taken over; empty for all.
+
+    Returns:
+        the difference of mIoU with its interval, and the classes that both count; None and () where
+        a score is missing.
     """
     if result is None or result.image_matrices is None or base.image_matrices is None:
         return None, ()
@@ -221,31 +241,36 @@ def compare_with_float(
     return miou_difference(base.image_matrices, result.image_matrices, classes=classes), both
 
 
-def _training_minutes(ladder: Ladder, rung: Rung) -> float:
-    if rung.variant is not Variant.QAT_INT8 or rung.steps:
+def _training_minutes(comparison: Comparison, method: Method) -> float:
+    if method.variant is not Variant.QAT_INT8 or method.steps:
         return 0.0
-    return (rung.source or ladder.source).training_minutes(Phase.QUANTIZED) or 0.0
+    return (method.source or comparison.source).training_minutes(Phase.QUANTIZED) or 0.0
 
 
-def _make(ladder: Ladder, rung: Rung) -> tuple[pathlib.Path | None, float, str]:
-    """A rung's file: the one of an earlier climb if nothing has changed, else a new one.
+def _make(comparison: Comparison, method: Method) -> tuple[pathlib.Path | None, float, str]:
+    """Makes a method's file, or takes that of an earlier comparison if nothing has changed.
 
     Returns:
-        path or None, minutes that making it took, cause of a failure or "".
+        path or None, minutes it took to make, cause of a failure or "".
     """
-    source = rung.source or ladder.source
-    folder = ladder.plan.output_dir / rung.name
-    spec = FileSpec(rung.variant, Head.LOGITS, *_io(rung.variant))
+    source = method.source or comparison.source
+    folder = comparison.plan.output_dir / method.name
+    spec = FileSpec(method.variant, Head.LOGITS, *_io(method.variant))
     path, record = folder / spec.file_name, folder / RECORD
-    recipe = _recipe(ladder, rung, source=source)
-    if source.fingerprint() and path.is_file() and record.is_file() and not ladder.plan.overwrite:
+    recipe = _recipe(comparison, method, source=source)
+    if (
+        source.fingerprint()
+        and path.is_file()
+        and record.is_file()
+        and not comparison.plan.overwrite
+    ):
         earlier = json.loads(record.read_text())
         if earlier["recipe"] == recipe and earlier["sha256"] == sha256_of(path.read_bytes()):
-            logging.info("%s: made before", rung.name)
+            logging.info("%s: made before", method.name)
             return path, earlier["minutes"], ""
     started = time.monotonic()
     plan = dataclasses.replace(
-        ladder.plan, output_dir=folder, files=[spec], post_training=rung.steps
+        comparison.plan, output_dir=folder, files=[spec], post_training=method.steps
     )
     (file,) = export_files(source, plan)
     minutes = (time.monotonic() - started) / 60
@@ -256,14 +281,14 @@ def _make(ladder: Ladder, rung: Rung) -> tuple[pathlib.Path | None, float, str]:
     return file.path, minutes, file.failure
 
 
-def _recipe(ladder: Ladder, rung: Rung, *, source: Source) -> dict:
-    """Everything that decides what a rung's file holds, as JSON gives it back."""
-    plan = ladder.plan
+def _recipe(comparison: Comparison, method: Method, *, source: Source) -> dict:
+    """Returns everything that the content of a method's file depends on, as read from JSON."""
+    plan = comparison.plan
     dataset = plan.calibration_dataset
     recipe = {
         "network": source.fingerprint(),
-        "variant": rung.variant.value,
-        "steps": rung.steps.to_json() if rung.steps else None,
+        "variant": method.variant.value,
+        "steps": method.steps.to_json() if method.steps else None,
         "size": [plan.height, plan.width],
         "preprocessing": dataclasses.asdict(plan.preprocessing),
         "labels": list(plan.label_set.names),
@@ -286,7 +311,7 @@ def _recipe(ladder: Ladder, rung: Rung, *, source: Source) -> dict:
 
 @functools.cache
 def _code() -> str:
-    """sha256 of the sources that decide what a file holds."""
+    """Returns the sha256 of the sources that the content of a file depends on."""
     packages = (deeplab_tf, export, tflite_tools.flatbuffer)
     paths = [
         path for package in packages for path in pathlib.Path(package.__path__[0]).rglob("*.py")
@@ -294,12 +319,14 @@ def _code() -> str:
     return sha256_of(b"".join(path.read_bytes() for path in sorted(paths)))
 
 
-def _io(variant: Variant):
+def _io(variant: Variant) -> tuple[IoDtype, IoDtype]:
     integer = variant in (Variant.INT8, Variant.QAT_INT8)
     return (IoDtype.UINT8, IoDtype.UINT8) if integer else (IoDtype.FLOAT32, IoDtype.FLOAT32)
 
 
-def _ratios(contracts, dataset, *, options: EvaluationOptions) -> dict[str, float]:
+def _ratios(
+    contracts: list[ModelContract], dataset: SegmentationDataset, *, options: EvaluationOptions
+) -> dict[str, float]:
     count = min(options.limit or len(dataset), len(dataset))
     step = max(1, count // SIGNAL_IMAGES)
     values = signal_to_noise_db(
@@ -314,10 +341,19 @@ _HEADER = [
 ]
 
 
-def ladder_table(
-    rows: list[Row], dataset: SegmentationDataset, *, options: EvaluationOptions
+def comparison_table(
+    rows: list[ComparisonRow], dataset: SegmentationDataset, *, options: EvaluationOptions
 ) -> str:
-    """The rows as text; a difference whose interval holds zero is marked ~."""
+    """Formats the rows as text; a difference whose interval contains zero is marked ~.
+
+    Args:
+        rows: results of all methods.
+        dataset: list that was scored.
+        options: of the evaluation.
+
+    Returns:
+        the table and its notes.
+    """
     classes = options.mean_indices(dataset)
     base = next(row.result for row in rows if row.name == REFERENCE)
     counted_by_float = (
@@ -362,8 +398,10 @@ def ladder_table(
     return "\n\n".join([align(_HEADER, lines), "\n".join(notes)])
 
 
-def _class_changes(result: ModelResult, base: ModelResult | None, *, dataset) -> dict[str, float]:
-    """IoU less that of float, by class; classes without a union left out."""
+def _class_changes(
+    result: ModelResult, base: ModelResult | None, *, dataset: SegmentationDataset
+) -> dict[str, float]:
+    """Returns IoU less that of float by class, without classes of empty union."""
     if result.matrix is None or base is None or base.matrix is None:
         return {}
     change = confusion.iou_per_class(result.matrix) - confusion.iou_per_class(base.matrix)
@@ -371,7 +409,9 @@ def _class_changes(result: ModelResult, base: ModelResult | None, *, dataset) ->
     return {name: float(c) for name, c in zip(names, change, strict=True) if math.isfinite(c)}
 
 
-def _worst_class(result: ModelResult, base, *, dataset: SegmentationDataset) -> str:
+def _worst_class(
+    result: ModelResult, base: ModelResult | None, *, dataset: SegmentationDataset
+) -> str:
     changes = _class_changes(result, base, dataset=dataset)
     if not changes:
         return "-"
@@ -379,14 +419,21 @@ def _worst_class(result: ModelResult, base, *, dataset: SegmentationDataset) -> 
     return f"{worst} {100 * changes[worst]:+.2f}"
 
 
-def write_ladder(
-    rows: list[Row],
+def write_comparison(
+    rows: list[ComparisonRow],
     dataset: SegmentationDataset,
     *,
     options: EvaluationOptions,
     output_dir: pathlib.Path,
 ) -> None:
-    """Writes `ladder.json`, `ladder.csv` and `ladder.png`."""
+    """Writes `ladder.json`, `ladder.csv` and `ladder.png`.
+
+    Args:
+        rows: results of all methods.
+        dataset: list that was scored.
+        options: of the evaluation.
+        output_dir: folder of the files.
+    """
     classes = options.mean_indices(dataset)
     base = next(row.result for row in rows if row.name == REFERENCE)
     documents = []
@@ -412,9 +459,9 @@ def write_ladder(
         "versions": versions(),
         "rungs": documents,
     }
-    atomic_file.write_text(output_dir / "ladder.json", json.dumps(text, indent=1) + "\n")
-    atomic_file.write_text(output_dir / "ladder.csv", _csv(documents))
-    _plot(documents, output_dir / "ladder.png")
+    atomic_file.write_text(output_dir / JSON, json.dumps(text, indent=1) + "\n")
+    atomic_file.write_text(output_dir / CSV, _csv(documents))
+    _plot(documents, output_dir / PLOT)
 
 
 def _csv(documents: list[dict]) -> str:
@@ -433,7 +480,7 @@ def _csv(documents: list[dict]) -> str:
 
 
 def _plot(documents: list[dict], path: pathlib.Path) -> None:
-    """MIoU of each rung with the interval of its difference from float: all, and near float."""
+    """Draws the mIoU of each method with the interval of its difference from float."""
     shown = [values for values in documents if "miou" in values]
     figure, panels = plt.subplots(
         1, 2, figsize=(12, 0.3 * len(shown) + 1.2), sharey=True, layout="constrained"

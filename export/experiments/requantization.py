@@ -1,4 +1,4 @@
-"""Somebody's `.tflite` converted again, without a training step, and scored beside the original.
+"""Converts an existing `.tflite` again without training, and compares it with the original.
 
 Old uint8 files quantize weights per tensor and run on slow kernels; the same network as int8
 per channel runs on fast ones. A float file becomes an integer one.
@@ -6,6 +6,8 @@ per channel runs on fast ones. A float file becomes an integer one.
 
 import dataclasses
 import shutil
+
+import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.runs.folder import RunFolder
@@ -22,16 +24,17 @@ FILES = "tflite"
 
 @dataclasses.dataclass(frozen=True)
 class RequantizationPlan:
-    """What to do with a file.
+    """What to convert, and how to score it.
 
     Attributes:
-        imported: the file, its output folder, and what its input means.
+        imported: the file, its output folder, and the meaning of its input.
         calibration: list that activation ranges are calibrated on.
-        calibration_images, calibration_seed: how many, and which.
         evaluation: list that all files are scored on, or None.
         options: of the evaluation.
+        calibration_images: how many.
+        calibration_seed: of the choice.
         variants: number formats to make.
-        heads: forms of the output; empty for what the file itself gives.
+        heads: forms of the output; empty for that of the file.
     """
 
     imported: ImportConfig
@@ -43,7 +46,7 @@ class RequantizationPlan:
     variants: tuple[Variant, ...] = (Variant.INT8,)
     heads: tuple[Head, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if wrong := [v.value for v in self.variants if RULES[v].quantization_aware]:
             raise ValueError(f"{', '.join(wrong)} needs training; choose another variant")
         if self.evaluation is not None:
@@ -52,18 +55,18 @@ class RequantizationPlan:
         if self.evaluation is not None and len({(d.name, d.split) for d in lists if d}) == 1:
             raise ValueError(
                 f"calibration and evaluation are both split {self.calibration.split!r}; a score on "
-                "the calibration list says nothing, choose another"
+                "the calibration list is meaningless, choose another list"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class Requantization:
-    """What became of a file.
+    """The result of a requantization.
 
     Attributes:
         files: the new files.
         results: scores, the original first; empty without an evaluation list.
-        head: nodes of the original that the new files' heads stand for.
+        head: nodes of the original that the heads of the new files replace.
     """
 
     files: list[ExportedFile]
@@ -72,7 +75,13 @@ class Requantization:
 
 
 def requantize(plan: RequantizationPlan) -> Requantization:
-    """Imports, converts, and scores new files beside the original in one run.
+    """Imports a file, converts it again, and scores old and new files in one run.
+
+    Args:
+        plan: what to convert.
+
+    Returns:
+        the new files and all scores.
 
     Raises:
         ValueError: the file cannot be imported, does not end in logits of an image, or has
@@ -83,13 +92,14 @@ def requantize(plan: RequantizationPlan) -> Requantization:
     if imported.run is None:
         raise ValueError(f"{plan.imported.model}: {imported.no_run}")
     run = imported.run
-    wanted = plan.calibration.label_set
-    if run.config.model.num_classes != wanted.num_classes:
+    label_set = plan.calibration.label_set
+    if run.config.model.num_classes != label_set.num_classes:
         if folder_is_new:
             shutil.rmtree(plan.imported.output_dir)
         raise ValueError(
-            f"{plan.imported.model} gives {run.config.model.num_classes} classes, "
-            f"{plan.calibration.name} has {wanted.num_classes}; give the data set it was made for"
+            f"{plan.imported.model}: expected {label_set.num_classes} classes as in "
+            f"{plan.calibration.name}, got {run.config.model.num_classes}; give the data set that "
+            "the file was made for"
         )
     original = read_contract(plan.imported.model, run.config.data.preprocessing, name="original")
     own = Head.ARGMAX if original.classes_output else Head.LOGITS
@@ -97,19 +107,20 @@ def requantize(plan: RequantizationPlan) -> Requantization:
         list(plan.variants), list(plan.heads or (own,)), input_dtype=_integer(original.input_dtype)
     )
     folder = plan.imported.output_dir
-    model = run.config.model
+    height, width = run.config.model.padded_size(1, 1)
     files = export_files(
         RunSource(RunFolder(folder)),
         ExportPlan(
-            folder / FILES,
-            *model.padded_size(1, 1),
-            specs,
-            run.config.data.preprocessing,
-            wanted,
-            plan.calibration,
-            min(plan.calibration_images, len(plan.calibration)),
-            plan.calibration_seed,
-            plan.imported.overwrite,
+            output_dir=folder / FILES,
+            height=height,
+            width=width,
+            files=specs,
+            preprocessing=run.config.data.preprocessing,
+            label_set=label_set,
+            calibration_dataset=plan.calibration,
+            calibration_images=min(plan.calibration_images, len(plan.calibration)),
+            calibration_seed=plan.calibration_seed,
+            overwrite=plan.imported.overwrite,
         ),
     )
     results = []
@@ -120,6 +131,6 @@ def requantize(plan: RequantizationPlan) -> Requantization:
     return Requantization(files, results, head=run.head)
 
 
-def _integer(dtype) -> IoDtype:
-    """The original's input type where an integer file can have it."""
+def _integer(dtype: np.dtype) -> IoDtype:
+    """Returns the original's input type if an integer file can have it, else uint8."""
     return IoDtype.INT8 if str(dtype) == "int8" else IoDtype.UINT8

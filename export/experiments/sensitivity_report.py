@@ -1,14 +1,13 @@
-"""Which layers a run's integer network loses by: measured, ranked, as table, JSON, CSV and plot.
+"""Ranks the layers of a network by their quantization loss: table, JSON, CSV and plot.
 
-Calibration and scoring photos are disjoint parts of the training list, so that what is chosen
-here was not chosen on the list that results are reported on.
+Calibration and scoring images are disjoint parts of the training list, so that layers are not
+chosen on the list that results are reported on.
 """
 
 import csv
 import dataclasses
 import io
 import json
-import math
 import pathlib
 
 import matplotlib
@@ -33,23 +32,26 @@ from deeplab_tf.quantization.ptq.sensitivity import (
 )
 from export.conversion.calibration import disjoint_samples
 from export.conversion.source import Source
+from tflite_tools.json_values import finite
 from tflite_tools.text_table import align
 from tflite_tools.versions import versions
 
 
 @dataclasses.dataclass(frozen=True)
 class SensitivityPlan:
-    """A measurement.
+    """What to measure.
 
     Attributes:
         source: a float network.
-        height, width: of its input.
-        preprocessing: of its photos.
-        dataset: list that both kinds of photos come from.
-        calibration_images, score_images: how many of each.
-        seed: which.
-        steps: post-training steps taken before; AdaRound and bias correction are left out.
-        budget: mIoU that may be lost, or None for the ranking alone.
+        height: of its input.
+        width: of its input.
+        preprocessing: normalization of its input.
+        dataset: list that calibration and scoring images come from.
+        calibration_images: how many ranges are calibrated on.
+        score_images: how many layers are scored on.
+        seed: of the choice of images.
+        steps: post-training steps that are applied first, without AdaRound and bias correction.
+        budget: mIoU that may be lost, or None for the ranking only.
     """
 
     source: Source
@@ -66,12 +68,12 @@ class SensitivityPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What a mIoU budget asks for.
+    """The layers to keep in float for a mIoU budget.
 
     Attributes:
         budget: mIoU that may be lost, fraction.
         keep_float: the layers, most costly first.
-        score: of the network with them float and the rest integer.
+        score: of the network with these layers float and the others integer.
     """
 
     budget: float
@@ -80,20 +82,26 @@ class Choice:
 
 
 def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
-    """Measures every layer of a run's network.
+    """Measures every layer of a network.
+
+    Args:
+        plan: what to measure.
+
+    Returns:
+        the measurement, and the layers to keep in float if the plan has a budget.
 
     Raises:
-        ValueError: too few photos in the list, a layer without an integer form.
+        ValueError: too few images in the list, or a layer without an integer form.
     """
     calibration, scored = disjoint_samples(
         plan.dataset, (plan.calibration_images, plan.score_images), seed=plan.seed
     )
-    photos = _photos(plan, calibration)
+    images = _images(plan, calibration)
     empty = plan.steps.ignore_empty or plan.dataset.sensor is not None
     done = quantize_post_training(
         plan.source.float_model(plan.height, plan.width),
         dataclasses.replace(plan.steps, ignore_empty=empty),
-        batches=[photos[start : start + 4] for start in range(0, len(photos), 4)],
+        batches=[images[start : start + 4] for start in range(0, len(images), 4)],
         input_range=plan.preprocessing.input_range,
     )
     network = SwitchedNetwork(
@@ -107,14 +115,14 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
     )
     judge = NetworkScorer(
         network,
-        _photos(plan, scored),
+        _images(plan, scored),
         labels=labels,
         num_classes=plan.dataset.label_set.num_classes,
         alignment=plan.source.logits_alignment,
     )
     count = 0
 
-    def progress(_):
+    def progress(_: object) -> None:
         nonlocal count
         count += 1
         if count % 10 == 0 or count == len(network.units):
@@ -127,7 +135,7 @@ def rank_layers(plan: SensitivityPlan) -> tuple[Sensitivity, Choice | None]:
     return found, Choice(plan.budget, names, score=score)
 
 
-def _photos(plan: SensitivityPlan, indices: list[int]) -> np.ndarray:
+def _images(plan: SensitivityPlan, indices: list[int]) -> np.ndarray:
     pixels = [place(plan.dataset.image(i), (plan.height, plan.width))[0] for i in indices]
     return plan.preprocessing.normalize(np.stack(pixels))
 
@@ -149,10 +157,18 @@ def _rows(found: Sensitivity) -> list[dict]:
 
 
 def sensitivity_table(found: Sensitivity, choice: Choice | None) -> str:
-    """The ranking as text."""
+    """Formats the ranking as text.
+
+    Args:
+        found: the measurement.
+        choice: layers to keep in float, or None.
+
+    Returns:
+        the table and its notes.
+    """
     header = [
-        *[("layer", "<"), ("weights", ">"), ("only it integer: dB", ">"), ("mIoU %", ">")],
-        *[("only it float: dB", ">"), ("mIoU %", ">")],
+        *[("layer", "<"), ("weights", ">"), ("integer alone: dB", ">"), ("mIoU %", ">")],
+        *[("float alone: dB", ">"), ("mIoU %", ">")],
     ]
     lines = [
         [
@@ -165,7 +181,7 @@ def sensitivity_table(found: Sensitivity, choice: Choice | None) -> str:
     notes = [
         f"all float {100 * found.all_float.miou:.2f} %, all integer "
         f"{100 * found.all_integer.miou:.2f} % ({found.all_integer.snr_db:.1f} dB); simulated, "
-        f"{found.images} photos of the training list"
+        f"{found.images} images of the training list"
     ]
     if choice is not None:
         notes.append(
@@ -179,7 +195,14 @@ def sensitivity_table(found: Sensitivity, choice: Choice | None) -> str:
 def write_sensitivity(
     plan: SensitivityPlan, found: Sensitivity, *, choice: Choice | None, folder: pathlib.Path
 ) -> None:
-    """Writes `sensitivity.json`, `sensitivity.csv` and `sensitivity.png`."""
+    """Writes `sensitivity.json`, `sensitivity.csv` and `sensitivity.png`.
+
+    Args:
+        plan: what was measured.
+        found: the measurement.
+        choice: layers to keep in float, or None.
+        folder: of the files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = _rows(found)
     text = {
@@ -195,7 +218,7 @@ def write_sensitivity(
         "layers": rows,
         "versions": versions(),
     }
-    content = json.dumps(_finite(text), indent=1, allow_nan=False) + "\n"
+    content = json.dumps(finite(text), indent=1, allow_nan=False) + "\n"
     atomic_file.write_text(folder / "sensitivity.json", content)
     stream = io.StringIO()
     writer = csv.DictWriter(stream, ("layer", "weights", *_COLUMNS), extrasaction="ignore")
@@ -205,21 +228,12 @@ def write_sensitivity(
     _plot(found, rows, path=folder / "sensitivity.png")
 
 
-def _finite(value):
-    """JSON knows neither infinity nor NaN: None stands for both."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _plot(found: Sensitivity, rows: list[dict], *, path: pathlib.Path) -> None:
-    """Signal-to-noise ratio of each layer, the most costly on top."""
+    """Draws the signal-to-noise ratio of each layer, the most costly on top."""
     figure, axes = plt.subplots(figsize=(8, 0.19 * len(rows) + 1.2), layout="constrained")
     positions = range(len(rows) - 1, -1, -1)
-    axes.plot([row["snr_db_only_integer"] for row in rows], positions, "o", label="only it integer")
-    axes.plot([row["snr_db_only_float"] for row in rows], positions, "x", label="only it float")
+    axes.plot([row["snr_db_only_integer"] for row in rows], positions, "o", label="integer alone")
+    axes.plot([row["snr_db_only_float"] for row in rows], positions, "x", label="float alone")
     axes.axvline(found.all_integer.snr_db, color="gray", linewidth=1, label="all integer")
     axes.set_yticks(list(positions), [row["layer"] for row in rows], fontsize=6)
     axes.set_ylim(-1, len(rows))

@@ -1,1 +1,1 @@
-"""Changes of finished files: mixed precision, forms for accelerators."""
+"""Rewrites finished files: mixed precision, and resizes that accelerators map."""

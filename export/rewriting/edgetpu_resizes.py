@@ -1,11 +1,11 @@
-"""Forms of resizing that an Edge TPU maps, put into a finished integer `.tflite`.
+"""Replaces the resizes of an integer `.tflite` by forms that the Edge TPU compiler maps.
 
     RESIZE_BILINEAR 1x1 -> h x w      becomes    TILE              (the same function)
-    RESIZE_BILINEAR by 4 (by 8, ...)  becomes    resizes by 2      (not quite the same: each step
-                                                                    interpolates what the last gave)
+    RESIZE_BILINEAR by 4 (by 8, ...)  becomes    resizes by 2      (not exactly the same: each step
+                                                                    interpolates the step before)
 
-The compiler maps bilinear resizes of at most 2x an axis (seen, not documented), and TILE although
-its list lacks it (seen in the official Cityscapes model).
+The compiler maps bilinear resizes of at most 2x per axis (observed, not documented), and TILE
+although its list of operators lacks it (observed in the official Cityscapes model).
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def fit_edgetpu(content: bytes) -> tuple[bytes, list[str]]:
         content: an int8 `.tflite` with one subgraph.
 
     Returns:
-        the new file, and a line for each operator that was changed or could not be.
+        the new file, and one line for each resize that was changed or could not be changed.
     """
     editor = Editor(content)
     operators, report = [], []
@@ -36,7 +36,7 @@ def fit_edgetpu(content: bytes) -> tuple[bytes, list[str]]:
 
 
 def _fitted(editor: Editor, operator: schema.OperatorT) -> tuple[list[schema.OperatorT], str]:
-    """What takes a resize's place, and the line that says so."""
+    """Returns the operators that replace a resize, and a line for the log."""
     before, after = (
         _size(editor.tensor(index)) for index in (operator.inputs[0], operator.outputs[0])
     )
@@ -50,7 +50,7 @@ def _fitted(editor: Editor, operator: schema.OperatorT) -> tuple[list[schema.Ope
         ), f"{name}: {doublings} resizes by 2"
     if doublings == 1:
         return [operator], ""
-    return [operator], f"{name}: left as it is; only factors 2, 4, 8, ... can be split"
+    return [operator], f"{name}: unchanged; only factors 2, 4, 8, ... can be split"
 
 
 def _size(tensor: schema.TensorT) -> tuple[int, int]:
@@ -58,7 +58,7 @@ def _size(tensor: schema.TensorT) -> tuple[int, int]:
 
 
 def _doublings(before: tuple[int, int], after: tuple[int, int]) -> int:
-    """N where both axes grow by 2^n; 0 for anything else."""
+    """Returns n where both axes grow by 2^n; 0 for anything else."""
     factor, rest = divmod(after[0], before[0])
     power = factor.bit_length() - 1
     if rest or factor != 1 << power or (before[0] * factor, before[1] * factor) != after:
@@ -77,7 +77,7 @@ def _tile(editor: Editor, operator: schema.OperatorT, *, size: tuple[int, int]) 
 def _doubled(
     editor: Editor, operator: schema.OperatorT, *, before: tuple[int, int], count: int
 ) -> list[schema.OperatorT]:
-    """The same operator `count` times, each doubling height and width."""
+    """Returns the same operator `count` times, each doubling height and width."""
     final, current, made = int(operator.outputs[0]), int(operator.inputs[0]), []
     version = editor.model.operatorCodes[operator.opcodeIndex].version
     for step in range(1, count + 1):

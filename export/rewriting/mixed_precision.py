@@ -1,15 +1,16 @@
-"""Single operators of a finished int8 `.tflite` computed in float32 or with 16-bit activations.
+"""Mixed precision: chosen operators of an int8 `.tflite` compute in float32 or in 16x8 bits.
 
     int8 -> CONV_2D -> int8   becomes   int8 -> DEQUANTIZE -> CONV_2D (float) -> QUANTIZE -> int8
                                 or      int8 -> QUANTIZE -> CONV_2D (16x8) -> QUANTIZE -> int8
 
-Between two operators of the same kind nothing is rounded to 8 bits. The weights of a float
-operator are the network's own float weights, not the rounded ones; a 16-bit operator keeps its
-int8 weights. All other operators stay as they are.
+Between two operators of the same precision nothing is rounded to 8 bits. The weights of a float
+operator are the network's own float weights, not the rounded ones; a 16x8 operator keeps its int8
+weights. All other operators stay as they are.
 """
 
 import difflib
 import enum
+from collections.abc import Mapping
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -24,19 +25,20 @@ from tflite_tools.flatbuffer.graph_checks import LEFT_OUT
 from tflite_tools.flatbuffer.operators import OPERATORS, OperatorTraits, traits
 
 _LARGEST_INT16 = 32767
+_FloatWeights = Mapping[int, tuple[np.ndarray, np.ndarray | None]]
 
 
 class Precision(enum.Enum):
-    """What an operator computes in."""
+    """Number format that an operator computes in."""
 
     FLOAT32 = "float32"
-    """Weights and activations."""
+    """float32 weights and activations."""
     INT16X8 = "int16x8"
-    """16-bit activations, symmetric; int8 weights, int64 bias."""
+    """Symmetric 16-bit activations, int8 weights, int64 bias."""
 
 
 def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
-    """The operator that computes each named Keras layer.
+    """Finds the operator that computes each named Keras layer.
 
     A tensor's name holds the names of all layers that were fused into its operator.
 
@@ -48,7 +50,7 @@ def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
         {name: operator position}.
 
     Raises:
-        ValueError: a layer that the file does not compute alone, with the names nearest to it.
+        ValueError: the file has no operator of its own for a layer; the message names similar ones.
     """
     editor = Editor(content)
     positions: dict[str, int] = {}
@@ -66,26 +68,31 @@ def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
     return {name: positions[name] for name in names}
 
 
-def raise_layers(
+def apply_mixed_precision(
     content: bytes, done: PostTrained, *, keep_float: tuple[str, ...], int16: tuple[str, ...]
 ) -> bytes:
-    """`raise_precision` by layer names, float weights from the network the file is made of.
+    """Rewrites a file so that named layers compute in more than 8 bits.
 
     Args:
         content: the int8 `.tflite`.
-        done: the network.
-        keep_float, int16: names of units or of their nodes (`sensitivity.units_named`).
+        done: the network that the file was made from; gives the float weights.
+        keep_float: layers in float32: names of units or of their nodes
+            (`sensitivity.units_named`).
+        int16: layers with 16-bit activations, likewise.
+
+    Returns:
+        the new file.
 
     Raises:
-        ValueError: a layer that is not an operator of its own, or has no such kernel.
+        ValueError: a layer is no operator of its own, or has no such kernel.
     """
     units = find_units(done.description, done.arrays)
     floats, wide = (
         [unit.layers[0] for unit in units_named(units, names)] for names in (keep_float, int16)
     )
     positions = find_layers(content, [*floats, *wide])
-    wanted = {positions[name]: Precision.FLOAT32 for name in floats}
-    wanted |= {positions[name]: Precision.INT16X8 for name in wide}
+    precisions = {positions[name]: Precision.FLOAT32 for name in floats}
+    precisions |= {positions[name]: Precision.INT16X8 for name in wide}
     weights = {
         positions[node.name]: (
             _file_layout(node, done.arrays[kernel_key(node)]),
@@ -94,27 +101,39 @@ def raise_layers(
         for node in done.description.nodes
         if node.name in floats and node.kind in CONVOLUTIONS
     }
-    return raise_precision(content, wanted, weights=weights)
+    return set_precision(content, precisions, weights=weights)
 
 
-def raised_positions(
+def mixed_precision_positions(
     content: bytes, done: PostTrained, *, keep_float: tuple[str, ...], int16: tuple[str, ...]
 ) -> dict[int, str]:
-    """{operator position in the int8 file: "FLOAT32" or "INT16"} that `raise_layers` is to raise.
+    """Lists the operators that `apply_mixed_precision` must rewrite, for the gate to check.
 
-    For the gate, which looks for itself at what has become of them.
+    Args:
+        content: the int8 `.tflite`.
+        done: the network that the file was made from.
+        keep_float: layers in float32.
+        int16: layers with 16-bit activations.
+
+    Returns:
+        {operator position in `content`: "FLOAT32" or "INT16"}.
+
+    Raises:
+        ValueError: a layer is no operator of its own.
     """
     units = find_units(done.description, done.arrays)
-    wanted: dict[int, str] = {}
+    types: dict[int, str] = {}
     for names, kind in ((keep_float, "FLOAT32"), (int16, "INT16")):
         layers = [unit.layers[0] for unit in units_named(units, names)]
-        wanted |= dict.fromkeys(find_layers(content, layers).values(), kind)
-    return wanted
+        types |= dict.fromkeys(find_layers(content, layers).values(), kind)
+    return types
 
 
 def _file_layout(node: Node, kernel: np.ndarray) -> np.ndarray:
-    """[h, w, in, out], transposed [h, w, out, in] -> [out, h, w, in]; depthwise [h, w, in, m] ->
-    [1, h, w, in * m].
+    """Brings a kernel into the layout of the file.
+
+    [h, w, in, out], or [h, w, out, in] of a transposed convolution, becomes [out, h, w, in];
+    depthwise [h, w, in, m] becomes [1, h, w, in * m].
     """
     if node.kind == "depthwise_conv2d":
         return kernel.reshape(1, *kernel.shape[:2], -1)
@@ -122,47 +141,50 @@ def _file_layout(node: Node, kernel: np.ndarray) -> np.ndarray:
     return np.moveaxis(kernel, outputs, 0)
 
 
-def raise_precision(
-    content: bytes,
-    wanted: dict[int, Precision],
-    *,
-    weights: dict[int, tuple[np.ndarray, np.ndarray | None]],
+def set_precision(
+    content: bytes, precisions: Mapping[int, Precision], *, weights: _FloatWeights
 ) -> bytes:
     """Rewrites a file so that some operators compute in more than 8 bits.
 
     Args:
         content: an int8 `.tflite` with one subgraph.
-        wanted: {operator position: precision}.
+        precisions: {operator position: precision}.
         weights: {position of a float convolution: (float32 kernel in the layout of the file,
             float32 bias or None)}.
 
+    Returns:
+        the new file.
+
     Raises:
-        ValueError: an operator that has no such kernel, is not int8, or lacks its weights.
+        ValueError: an operator has no such kernel, is not int8, or lacks its float weights.
     """
-    return _Rewriter(content, wanted, weights=weights).run()
+    return _Rewriter(content, precisions, weights=weights).run()
 
 
 class _Rewriter:
-    """One rewriting; `_versions` holds what each int8 tensor is also there as."""
+    """One rewriting; `_versions` holds the other precisions that each int8 tensor exists in."""
 
-    def __init__(self, content: bytes, wanted, *, weights):
+    def __init__(
+        self, content: bytes, precisions: Mapping[int, Precision], *, weights: _FloatWeights
+    ) -> None:
         self._editor = Editor(content)
-        self._wanted, self._weights = wanted, weights
+        self._precisions, self._weights = precisions, weights
         self._versions: dict[tuple[int, str, float], int] = {}
         self._operators: list[schema.OperatorT] = []
 
     def run(self) -> bytes:
+        """Returns the new file."""
         for position, operator in enumerate(self._editor.operators()):
-            precision = self._wanted.get(position)
+            precision = self._precisions.get(position)
             if precision is None:
                 self._operators.append(operator)
             else:
-                self._raise(position, operator, precision=precision)
+                self._rewrite(position, operator, precision=precision)
         self._editor.graph.operators = self._operators
         self._editor.drop_unread_operators()
         return self._editor.to_bytes()
 
-    def _raise(self, position: int, operator, *, precision: Precision) -> None:
+    def _rewrite(self, position: int, operator: schema.OperatorT, *, precision: Precision) -> None:
         kind = self._editor.kind(operator)
         self._check(position, operator, kind=kind, precision=precision)
         row = traits(kind)
@@ -187,15 +209,18 @@ class _Rewriter:
         if not is_float:
             operator.opcodeIndex = self._editor.opcode(kind, row.int16_version or 1)
         self._operators.append(operator)
-        self._convert(output, old_output)  # for those that read 8 bits; dropped where none does
+        self._convert(output, old_output)  # for 8-bit consumers; dropped where there is none
 
-    def _check(self, position: int, operator, *, kind: str, precision: Precision) -> None:
-        """Raises ValueError for an operator that cannot be computed in that precision."""
+    def _check(
+        self, position: int, operator: schema.OperatorT, *, kind: str, precision: Precision
+    ) -> None:
+        """Raises ValueError for an operator that cannot compute in that precision."""
         where = f"operator {position} ({kind} {self._editor.name(operator.outputs[0])!r})"
         known = _with_kernel(precision)
         if kind not in known:
             raise ValueError(
-                f"{where} has no {precision.value} form here; there is one for {', '.join(known)}"
+                f"{where} has no {precision.value} form here, expected one of {', '.join(known)}; "
+                "leave it out"
             )
         if self._editor.tensor(operator.outputs[0]).type != schema.TensorType.INT8:
             raise ValueError(f"{where} is not int8; leave it out")
@@ -207,25 +232,25 @@ class _Rewriter:
                 )
 
     def _float_constant(self, index: int) -> int:
-        """An int8 constant as float32; sizes and axes, and what is left out, stay."""
+        """Adds an int8 constant as float32; sizes, axes and missing inputs stay as they are."""
         if index == LEFT_OUT or self._editor.tensor(index).type != schema.TensorType.INT8:
             return index
         return self._constant(index, self._editor.real_constant(index).astype("<f4"))
 
     def _int16_scale(self, index: int) -> float:
-        """Symmetric, over what the tensor's 8 bits reach."""
+        """Returns the symmetric scale that covers the range of the tensor's 8 bits."""
         quantization = self._editor.tensor(index).quantization
         scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
         return scale * max(127 - zero_point, zero_point + 128) / _LARGEST_INT16
 
     def _version(self, index: int, precision: Precision, *, scale: float) -> int:
-        """A computed tensor in another precision; a conversion is added where there is none."""
+        """Returns a computed tensor in another precision, with a new conversion if needed."""
         key = (index, precision.value, scale)
         if key not in self._versions:
             source = index
             for (old, kind, _), new in self._versions.items():
                 if old == index and kind == precision.value:
-                    source = new  # 16 bits with another scale: not by way of 8 bits
+                    source = new  # 16 bits with another scale: do not go through 8 bits
             made = self._new_version(index, precision, scale=scale)
             self._convert(source, made)
         return self._versions[key]
@@ -252,7 +277,12 @@ class _Rewriter:
         self._operators.append(operator)
 
     def _replace_weights(
-        self, position: int, operator, *, precision: Precision, row: OperatorTraits
+        self,
+        position: int,
+        operator: schema.OperatorT,
+        *,
+        precision: Precision,
+        row: OperatorTraits,
     ) -> None:
         data_slot, kernel_slot, bias_slot = row.slots
         kernel = operator.inputs[kernel_slot]
@@ -267,13 +297,15 @@ class _Rewriter:
                 operator.inputs[bias_slot] = self._int64_bias(bias, scales)
             return
         if position not in self._weights:
-            raise ValueError(f"operator {position}: its float weights are not known")
+            raise ValueError(
+                f"operator {position}: its float weights are not known; give them in `weights`"
+            )
         values, offsets = self._weights[position]
         stored_shape = tuple(self._editor.tensor(kernel).shape)
         if stored_shape != values.shape:
             raise ValueError(
-                f"operator {position} has a kernel of shape {list(stored_shape)}, "
-                f"the float network one of {list(values.shape)}"
+                f"operator {position}: expected a kernel of shape {list(values.shape)} as in the "
+                f"float network, got {list(stored_shape)}; give the network of this file"
             )
         operator.inputs[kernel_slot] = self._constant(kernel, values.astype("<f4"))
         if bias != LEFT_OUT:
@@ -285,9 +317,15 @@ class _Rewriter:
         steps = np.rint(self._editor.real_constant(bias) / scales).astype("<i8")
         return self._constant(bias, steps, quantization=symmetric(scales))
 
-    def _constant(self, like: int, values: np.ndarray, *, quantization=None) -> int:
+    def _constant(
+        self,
+        like: int,
+        values: np.ndarray,
+        *,
+        quantization: schema.QuantizationParametersT | None = None,
+    ) -> int:
         return self._editor.add_constant(
-            f"{self._editor.name(like)}_raised",
+            f"{self._editor.name(like)}_raised",  # part of the file's bytes: keep it
             values,
             quantization=quantization,
             shape=self._editor.tensor(like).shape,
@@ -295,7 +333,7 @@ class _Rewriter:
 
 
 def _with_kernel(precision: Precision) -> list[str]:
-    """Operators that can be computed in a precision inside an int8 file."""
+    """Lists the operators that can compute in a precision inside an int8 file."""
     if precision is Precision.INT16X8:
         conversions = ("QUANTIZE", "DEQUANTIZE")
         return [k for k, row in OPERATORS.items() if row.int16_version and k not in conversions]

@@ -1,4 +1,4 @@
-"""Photos of a study's best and worst cell: where each class comes out well and where not."""
+"""Images of a study's best and worst cell: where each class is segmented well and where not."""
 
 import dataclasses
 import itertools
@@ -8,21 +8,22 @@ from tflite_tools.html_report import pictures
 from tflite_tools.html_report.collect import Report
 
 BUDGET_BYTES = 5_000_000
-"""Of the pictures of one cell, each counted once."""
+"""Of all pictures of one cell, each counted once."""
 _PREFERRED = ("qat_int8", "int8")
-"""Whose mask is shown beside the reference's, the first one that there is."""
+"""Variants whose mask is shown next to that of the reference; the first one that exists."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One photo for one class.
+    """One image for one class.
 
     Attributes:
         label: name of the class.
-        kind: "worst", "best" or "lost most" against the reference.
+        kind: "worst", "best" or "lost most" compared with the reference.
         photo: name of the sample.
-        iou, reference_iou: of the class on this photo.
-        pictures: data URIs: photo, truth, mask of the reference, mask of the file.
+        iou: of the class on this image.
+        reference_iou: the same of the reference, or None.
+        pictures: data URIs: image, truth, mask of the reference, mask of the file.
     """
 
     label: str
@@ -39,9 +40,10 @@ class CellAlbum:
 
     Attributes:
         cell: its name.
-        file, reference: variants whose masks are shown.
+        file: variant whose mask is shown.
+        reference: variant that it is compared with.
         rows: class by class.
-        left_out: rows that the budget left no place for.
+        left_out: how many rows did not fit into the budget.
     """
 
     cell: str
@@ -52,14 +54,22 @@ class CellAlbum:
 
     @property
     def classes(self) -> list[tuple[str, list[Row]]]:
-        """Rows of each class, in the data set's order."""
+        """The rows of each class, in the data set's order."""
         return [
             (label, list(rows)) for label, rows in itertools.groupby(self.rows, lambda r: r.label)
         ]
 
 
 def draw_cell(report: StudyReport, cell: CellReport) -> CellAlbum:
-    """Runs two files of a cell on the photos in question and draws them."""
+    """Runs two files of a cell on the chosen images and draws the masks.
+
+    Args:
+        report: of the study.
+        cell: the cell.
+
+    Returns:
+        its pictures.
+    """
     reference = report.scope.variants[0]
     others = [variant for variant in cell.files if variant != reference]
     chosen = next((v for v in _PREFERRED if v in others), others[0] if others else reference)
@@ -70,7 +80,7 @@ def draw_cell(report: StudyReport, cell: CellReport) -> CellAlbum:
     album = pictures.draw(whole, BUDGET_BYTES)
     names = pictures.names_of(scope.dataset, album)
     first: dict[tuple[int, str], pictures.Entry] = {}
-    for entry in album.entries:  # ranked: the first of each list stands first
+    for entry in album.entries:  # ranked: the first entry of each list comes first
         first.setdefault((entry.label, entry.kind), entry)
     order = sorted(first, key=lambda key: (key[0], list(pictures.LISTS).index(key[1])))
     rows = tuple(_row(whole, first[key], album=album, names=names) for key in order)

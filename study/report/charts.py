@@ -2,6 +2,8 @@
 
 import matplotlib
 from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -9,17 +11,25 @@ from tflite_tools.html_report.charts import TEXT_AS_IT_IS, svg_text
 
 MARKERS = "osD^vP*X"
 _LINES = ("-", (0, (4, 1.5)), (0, (1, 1)))
-"""A second and third round of colours is told by the line."""
+"""Line styles that distinguish the second and third use of the same colours."""
 _MOST_PANELS = 12
 
 
 def rest_of(cell: dict, axis: str) -> str:
-    """What tells a cell from the others of the same value of an axis."""
+    """Returns the values of a cell on all other axes, as its label in a panel.
+
+    Args:
+        cell: entry of the document.
+        axis: the axis of the panels.
+
+    Returns:
+        the values, or "all".
+    """
     return " ".join(value for name, value in cell["choice"].items() if name != axis) or "all"
 
 
 def axis_of_panels(document: dict) -> str:
-    """The first axis with more than one value that does not make too many panels."""
+    """Chooses the first axis with more than one value, but not too many for panels."""
     for axis, values in document["axes"].items():
         if 1 < len(values) <= _MOST_PANELS:
             return axis
@@ -28,13 +38,17 @@ def axis_of_panels(document: dict) -> str:
 
 @TEXT_AS_IT_IS
 def curves(document: dict, key: str, *, label: str, factor: float, logarithmic: bool) -> str:
-    """One panel a value of an axis, one line a cell; the quantized phase is drawn thicker.
+    """Draws one panel per value of an axis and one line per cell, the quantized phase thicker.
 
     Args:
+        document: of the study.
         key: "losses" or "validations".
         label: of the vertical axis.
-        factor: that values are drawn times.
-        logarithmic: the vertical axis.
+        factor: that values are multiplied by.
+        logarithmic: whether the vertical axis is.
+
+    Returns:
+        the plot as SVG text.
     """
     cells = [cell for cell in document["cells"] if cell[key]]
     axis = axis_of_panels(document)
@@ -65,7 +79,7 @@ def curves(document: dict, key: str, *, label: str, factor: float, logarithmic: 
     return svg_text(figure, f"study-{key}")
 
 
-def _draw_curve(axes, phases: dict, *, factor: float, number: int) -> Line2D:
+def _draw_curve(axes: Axes, phases: dict, *, factor: float, number: int) -> Line2D:
     palette = matplotlib.colormaps["tab10"]
     style = _LINES[number // palette.N % len(_LINES)]
     line = Line2D([], [])
@@ -84,10 +98,13 @@ def _draw_curve(axes, phases: dict, *, factor: float, number: int) -> Line2D:
 
 
 def front(points: list[tuple[float, float]]) -> list[int]:
-    """Indices of points (cost, score) that no other beats: none is as cheap and better.
+    """Finds the Pareto front of points (cost, score): no other point is as cheap and better.
+
+    Args:
+        points: (cost, score) each.
 
     Returns:
-        cheapest first.
+        their indices, the cheapest first.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     kept: list[int] = []
@@ -99,7 +116,14 @@ def front(points: list[tuple[float, float]]) -> list[int]:
 
 @TEXT_AS_IT_IS
 def pareto(document: dict) -> str:
-    """MIoU against time and against bytes; the line joins what nothing else beats."""
+    """Draws mIoU against time and file size, with the Pareto front as a line.
+
+    Args:
+        document: of the study.
+
+    Returns:
+        the plot as SVG text.
+    """
     files = [
         (cell["number"], variant, file)
         for cell in document["cells"]
@@ -112,7 +136,7 @@ def pareto(document: dict) -> str:
     if timed:
         costs = [file["latency_ms"]["median"] for _, _, file in timed]
         _scatter(panels[0], document["variants"], files=timed, costs=costs)
-        panels[0].set_xlabel("ms of one photo, median")
+        panels[0].set_xlabel("ms per image, median")
     _scatter(
         panels[-1],
         document["variants"],
@@ -126,7 +150,7 @@ def pareto(document: dict) -> str:
     return svg_text(figure, "study-pareto")
 
 
-def _scatter(axes, variants: list[str], *, files: list, costs: list[float]) -> None:
+def _scatter(axes: Axes, variants: list[str], *, files: list, costs: list[float]) -> None:
     palette = matplotlib.colormaps["tab10"]
     points = [(c, 100 * file["miou"]) for c, (_, _, file) in zip(costs, files, strict=True)]
     for number, variant in enumerate(variants):
@@ -158,8 +182,8 @@ def _scatter(axes, variants: list[str], *, files: list, costs: list[float]) -> N
     axes.grid(alpha=0.25)
 
 
-def _plain_ticks(axis) -> None:
-    """1, 2, 3, 5, 10 on a logarithmic axis, in plain numbers."""
+def _plain_ticks(axis: Axis) -> None:
+    """Labels a logarithmic axis with plain numbers at 1, 2, 3, 5, 10."""
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
     axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
     axis.set_minor_formatter(ticker.NullFormatter())

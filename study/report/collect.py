@@ -1,6 +1,6 @@
-"""Reads what the cells of a study left in their folders, and what follows from it.
+"""Reads the results of a study's cells from their folders, and compares them.
 
-`StudyReport.document()` is `study_results.json`; page and CSV are drawn from it alone.
+`StudyReport.document()` is `study_results.json`; page and CSV are made only from it.
 """
 
 import dataclasses
@@ -22,23 +22,24 @@ from tflite_tools.html_report.collect import FileReport, processor
 from tflite_tools.versions import versions
 
 _LEFT_OUT = ("confusion_matrix", "model")
-"""Of a file's values: the matrices stand in the cell's folder, the name is the cell's."""
+"""Values of a file that the document leaves out: the matrices are in the cell's folder, the name is
+the cell's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyScope:
-    """Which cells there are and what they are compared on.
+    """The cells of a study and what they are compared on.
 
     Attributes:
         name: of the study.
-        folder: of the study; cells lie in `cells/<name>`.
+        folder: of the study; cells are in `cells/<name>`.
         axes: {axis: {value: flags}} in the order of the study file.
         train: flags that all trainings share.
-        cells: {name: {axis: value}} in the order of the work.
-        variants: of the files; the first is what the others are compared with.
+        cells: {name: {axis: value}} in the order in which they run.
+        variants: of the files; the others are compared with the first.
         dataset: the list that all cells were scored on.
-        options: how; `mean_over` and `limit` count.
-        command: what a user types to get the page again.
+        options: of the scoring; `mean_over` and `limit` are used.
+        command: command line that makes the page again.
     """
 
     name: str
@@ -57,12 +58,14 @@ class CellReport:
     """One cell.
 
     Attributes:
-        name, choice: of the cell.
+        name: of the cell.
+        choice: {axis: value} of the cell.
         record: `cell.json`, or {} where the cell was never started.
-        files: {variant: file} of those that were scored.
+        files: {variant: file} of the files that were scored.
         faults: what could not be read, one line each.
-        losses, validations: {phase: curve}.
-        parameters: that training moves, or None.
+        losses: {phase: curve} of the training loss.
+        validations: {phase: curve} of the validation mIoU.
+        parameters: how many values are trained, or None.
     """
 
     name: str
@@ -76,16 +79,23 @@ class CellReport:
 
     @property
     def state(self) -> str:
+        """Its progress, a value of `CellState`."""
         return self.record.get("state", "waiting")
 
     def seconds(self, stage: str) -> float | None:
-        found = self.record.get("stages", {}).get(stage)
-        return found and found["seconds"]
+        """Returns the wall time of a stage over all its starts; None if it never started."""
+        known = self.record.get("stages", {}).get(stage)
+        return known and known["seconds"]
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyReport:
-    """All cells on one list."""
+    """All cells of a study, compared on one list.
+
+    Attributes:
+        scope: of the comparison.
+        cells: in the order in which they run.
+    """
 
     scope: StudyScope
     cells: list[CellReport]
@@ -94,8 +104,8 @@ class StudyReport:
     def ranked(self) -> list[CellReport]:
         """Cells with a scored reference file, the best first.
 
-        By mIoU over the classes that all of them count: over its own, a cell would lose points
-        to the others for one pixel of a class that no photo holds.
+        They are ranked by mIoU over the classes that all of them count: over its own classes, a
+        cell would lose points for one pixel of a class that no image holds.
         """
         reference = self.scope.variants[0]
         scored = [cell for cell in self.cells if reference in cell.files]
@@ -109,10 +119,16 @@ class StudyReport:
         return [scored[index] for index in order]
 
     def interval(self, file: FileReport) -> Interval | None:
-        """MIoU with its interval over photos: `difference` is the mIoU itself.
+        """Computes the mIoU of a file with its interval over images.
 
         A file that finds nothing scores 0 on every resampled list that holds the class, so the
-        difference from it is the score, and its interval that of the score.
+        difference from it is the score, and its interval is that of the score.
+
+        Args:
+            file: the scored file.
+
+        Returns:
+            the interval, whose `difference` is the mIoU; None without a class.
         """
         assert file.overlap is not None
         nothing = file.overlap.copy()
@@ -124,8 +140,14 @@ class StudyReport:
         return mean_iou_change(first, second, classes=chosen)
 
     def change(self, first: FileReport, second: FileReport) -> Interval | None:
-        """Change of mIoU between two files, photo by photo, over the classes that both count; None
-        if the photos differ.
+        """Computes the paired change of mIoU between two files over the classes that both count.
+
+        Args:
+            first: the file to compare with.
+            second: the other file.
+
+        Returns:
+            second less first with its interval; None if they were scored on different images.
         """
         if first is second or first.overlap is None or second.overlap is None:
             return None
@@ -134,7 +156,7 @@ class StudyReport:
         return self._change(first.overlap, second.overlap)
 
     def document(self) -> dict:
-        """The report as plain values; what is not known is None."""
+        """Returns the report as plain values; unknown ones are None."""
         scope, ranked = self.scope, self.ranked
         names, colors = scope.dataset.label_set.names, scope.dataset.label_set.colors
         return {
@@ -200,6 +222,13 @@ class StudyReport:
 def collect_study(scope: StudyScope, timing: TimingOptions) -> StudyReport:
     """Reads all cells and times all their files in one interleaved run.
 
+    Args:
+        scope: of the comparison.
+        timing: how files are timed.
+
+    Returns:
+        the report.
+
     Raises:
         ValueError: `cell.json` of a cell is damaged; the data set cannot be read.
     """
@@ -237,8 +266,10 @@ def _read_record(path: pathlib.Path) -> dict:
         raise ValueError(f"{path}: not the record of a cell ({error}); delete it") from error
 
 
-def _read_files(scope: StudyScope, cell: CellReport, *, folder: pathlib.Path) -> dict:
-    """Scored files by variant; those that failed are faults."""
+def _read_files(
+    scope: StudyScope, cell: CellReport, *, folder: pathlib.Path
+) -> dict[str, FileReport]:
+    """Reads the scored files by variant; those that failed are added to the faults."""
     metrics = folder / "evaluation" / "metrics.json"
     if not metrics.is_file():
         return {}
@@ -269,7 +300,7 @@ def _file_report(path: pathlib.Path, values: dict, *, matrices: np.ndarray) -> F
 
 
 def _totals(file: FileReport) -> np.ndarray:
-    """Intersection and union of each class over all photos, int64 [num_classes, 2]."""
+    """Intersection and union of each class over all images, int64 [num_classes, 2]."""
     assert file.overlap is not None
     return file.overlap.sum(0)
 

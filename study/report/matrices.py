@@ -1,4 +1,4 @@
-"""Confusion matrices of every photo, kept beside the scores: what intervals are drawn from."""
+"""Confusion matrices of every image, stored with the scores; intervals are computed from them."""
 
 import pathlib
 
@@ -11,7 +11,12 @@ FILE_NAME = "matrices.npz"
 
 
 def write_matrices(results: list[ModelResult], folder: pathlib.Path) -> None:
-    """Writes `matrices.npz`: a file's name -> uint32 [photos, num_classes, num_classes + 1]."""
+    """Writes `matrices.npz`: {file name: uint32 [images, num_classes, num_classes + 1]}.
+
+    Args:
+        results: scores of the files; those that failed are skipped.
+        folder: where to write.
+    """
     arrays = {
         result.contract.path.name: result.image_matrices
         for result in results
@@ -22,16 +27,22 @@ def write_matrices(results: list[ModelResult], folder: pathlib.Path) -> None:
 
 
 def read_matrices(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """What `write_matrices` wrote.
+    """Reads the file of `write_matrices`.
+
+    Args:
+        folder: that holds it.
+
+    Returns:
+        {file name: uint32 [images, num_classes, num_classes + 1]}.
 
     Raises:
-        ValueError: missing or damaged.
+        ValueError: the file is missing or damaged.
     """
     path = folder / FILE_NAME
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
-    except Exception as error:  # zipfile, zlib and NumPy each raise their own
+    except Exception as error:  # zipfile, zlib and NumPy raise different errors
         raise ValueError(f"{path}: no matrices ({error}); delete the folder to score again") from (
             error
         )

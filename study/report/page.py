@@ -1,9 +1,8 @@
-"""A study's files: `index.html`, `study_results.json`, `study_results.csv`; and its table."""
+"""Writes the report of a study: `index.html`, `study_results.json` and `.csv`, and a table."""
 
 import csv
 import io
 import json
-import math
 import pathlib
 
 import jinja2
@@ -13,6 +12,7 @@ from study.report import charts
 from study.report.album import CellAlbum, draw_cell
 from study.report.collect import StudyReport
 from tflite_tools.html_report import page as report_page
+from tflite_tools.json_values import finite
 from tflite_tools.text_table import align
 
 PAGE = "index.html"
@@ -29,10 +29,15 @@ _ENDS = ("difference", "low", "high")
 def write_study(report: StudyReport, folder: pathlib.Path, *, with_photos: bool = True) -> dict:
     """Draws everything first, then writes the three files.
 
+    Args:
+        report: of the study.
+        folder: where to write.
+        with_photos: show images of the best and the worst cell.
+
     Returns:
         the document.
     """
-    document = plain(report.document())
+    document = finite(report.document())
     ranked = report.ranked
     shown = ranked[:1] + ranked[1:][-1:] if with_photos else []
     page = render(document, [draw_cell(report, cell) for cell in shown])
@@ -44,7 +49,15 @@ def write_study(report: StudyReport, folder: pathlib.Path, *, with_photos: bool 
 
 
 def render(document: dict, albums: list[CellAlbum]) -> str:
-    """The page: one text that asks no host for anything."""
+    """Renders the page, one HTML text that loads nothing from the network.
+
+    Args:
+        document: of the study.
+        albums: pictures of cells, the best first.
+
+    Returns:
+        the page.
+    """
     report_templates = pathlib.Path(report_page.__file__).parent / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([_TEMPLATES, report_templates]),
@@ -86,7 +99,7 @@ def render(document: dict, albums: list[CellAlbum]) -> str:
 
 
 def study_csv(document: dict) -> str:
-    """One line a file, and one for each cell without any."""
+    """Formats the document as CSV: one line per file, and one for each cell without files."""
     axes, names = list(document["axes"]), [entry["name"] for entry in document["classes"]]
     stream = io.StringIO()
     writer = csv.writer(stream)
@@ -112,7 +125,7 @@ def study_csv(document: dict) -> str:
 
 
 def study_table(document: dict) -> str:
-    """For the terminal: a line a cell, mIoU and ms of each variant."""
+    """Formats the document for the terminal: one line per cell with mIoU and ms per variant."""
     variants = document["variants"]
     header = [("#", ">"), ("cell", "<"), ("state", "<"), ("parameters", ">"), ("train s", ">")]
     header += [(f"{v} {what}", ">") for v in variants for what in ("mIoU %", "MB", "ms")]
@@ -136,14 +149,5 @@ def study_table(document: dict) -> str:
 
 
 def spaced(value: int | None) -> str:
-    """A large integer in groups of three."""
+    """Formats a large integer in groups of three digits; a dash for None."""
     return "–" if value is None else f"{value:,}".replace(",", " ")  # noqa: RUF001 - a dash
-
-
-def plain(value):
-    """The same with None for NaN and infinity, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,8 +1,9 @@
-"""Scores the files of one run and keeps the confusion matrix of every photo.
+"""Scores the files of one run and keeps the confusion matrix of every image.
 
 python -m study.report.score --run_dir=runs/camvid --output_dir=scores
 
-Like tflite_tools.evaluate without times and pictures; what a study's cells are compared by.
+Like tflite_tools.evaluate without times and pictures; the cells of a study are compared by these
+scores.
 """
 
 import pathlib
@@ -10,53 +11,41 @@ import pathlib
 from absl import flags, logging
 
 from deeplab_tf import command
-from deeplab_tf.data.registry import DATASETS
 from study.report.matrices import write_matrices
-from tflite_tools import evaluate as scoring
+from tflite_tools import evaluation_flags
 from tflite_tools.contract import read_contract
-from tflite_tools.evaluation.evaluation import EvaluationOptions, default_processes, evaluate
+from tflite_tools.evaluation.evaluation import evaluate
+from tflite_tools.evaluation.request import table_names
 from tflite_tools.evaluation.tables import write_metrics
 
 FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
-    """Those of tflite_tools.evaluate that accuracy depends on; its functions read them."""
-    flags.DEFINE_list("model", "", "More files to score.")
-    flags.DEFINE_string("run_dir", None, "Scores <run_dir>/tflite/*.tflite.", required=True)
-    flags.DEFINE_string("reference", "", "File that agreement is counted with; default: float32.")
-    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
-    flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
-    flags.DEFINE_string("split", "val", "List to score on.")
-    flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
-    flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
-    flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one a core.")
+    evaluation_flags.define_evaluation_flags(run_dir_required=True)
     flags.DEFINE_string("output_dir", None, "For the scores.", required=True)
 
 
 def main() -> int:
-    paths = scoring.chosen_paths()
+    """Scores the files and writes their matrices and metrics.
+
+    Returns:
+        1 if a file failed, else 0.
+    """
+    request = evaluation_flags.read_request(latency_repeats=0, keep_images=True, mean_loss=True)
+    paths = request.paths()
     contracts = [
         read_contract(path, None, name=name)
-        for path, name in zip(paths, scoring.table_names(paths), strict=True)
+        for path, name in zip(paths, table_names(paths), strict=True)
     ]
-    dataset = scoring.chosen_dataset()
-    options = EvaluationOptions(
-        processes=FLAGS.processes or default_processes(),
-        latency_repeats=0,
-        limit=FLAGS.limit,
-        mean_over=tuple(name for name in FLAGS.mean_over if name),
-        keep_images=True,
-        mean_loss=True,
-    )
+    dataset = request.open_dataset()
     results = evaluate(
-        contracts, dataset, options=options, reference=scoring.reference_index(contracts)
+        contracts, dataset, options=request.options, reference=request.reference_index(contracts)
     )
     output_dir = pathlib.Path(FLAGS.output_dir)
     write_matrices(results, output_dir)
-    write_metrics(
-        results, dataset, options=options, output_dir=output_dir
-    )  # last: it says that all is there
+    # Last: that it exists means that the scores are complete.
+    write_metrics(results, dataset, options=request.options, output_dir=output_dir)
     for result in results:
         if result.failure:
             logging.error("%s FAILED: %s", result.contract.name, result.failure)
@@ -64,6 +53,7 @@ def main() -> int:
 
 
 def console() -> None:
+    """Runs the command."""
     _define_flags()
     command.run(main)
 

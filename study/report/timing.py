@@ -1,7 +1,7 @@
-"""Milliseconds of every file of a study, measured in one interleaved run and kept.
+"""Times all files of a study in one interleaved run and stores the times.
 
-Files that are timed on different days, or while others train, cannot be compared: the whole set is
-timed again as soon as one file of it is new.
+Files that are timed on different days, or while others train, cannot be compared: all files are
+timed again as soon as one of them is new.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ class TimingOptions:
     """How files are timed.
 
     Attributes:
-        repeats: invokes a file; 0 = files are not timed.
-        warmup: invokes before.
+        repeats: timed runs per file; 0 = files are not timed.
+        warmup: runs before timing.
         num_threads: of the interpreter.
     """
 
@@ -32,35 +32,36 @@ class TimingOptions:
     warmup: int = 3
     num_threads: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.repeats < 0 or self.warmup < 0 or self.num_threads < 1:
             raise ValueError(
-                "--latency_repeats must not be negative and --num_threads at least 1; got "
-                f"{self.repeats} and {self.num_threads}"
+                "--latency_repeats and --latency_warmup must not be negative and --num_threads at "
+                f"least 1, got {self.repeats}, {self.warmup} and {self.num_threads}"
             )
 
 
 def time_files(
     contracts: list[ModelContract], image: np.ndarray, *, options: TimingOptions, kept: pathlib.Path
 ) -> list[LatencyMs | None]:
-    """Times files in turn, or reads what was measured for exactly these files.
+    """Times files in turn, or reads the stored times of exactly these files.
 
     Args:
         contracts: files that have run without a crash.
         image: uint8 [height, width, channels].
-        kept: file that the times are kept in.
+        options: how files are timed.
+        kept: file that the times are stored in.
 
     Returns:
-        one entry a file, None for one that failed or if nothing is timed.
+        one entry per file, None for one that failed or if nothing is timed.
     """
     if not options.repeats or not contracts:
         return [None] * len(contracts)
-    asked = {
+    key = {
         "options": dataclasses.asdict(options),
         "processor": processor(),
         "sha256": [sha256_of(contract.path.read_bytes()) for contract in contracts],
     }
-    if (known := _read(kept, asked)) is not None:
+    if (known := _read(kept, key)) is not None:
         return known
     logging.info("timing %d files in one interleaved run", len(contracts))
     times = measure_latency(
@@ -71,16 +72,16 @@ def time_files(
         repeats=options.repeats,
     )
     plain = [None if latency is None else dataclasses.asdict(latency) for latency in times]
-    atomic_file.write_text(kept, json.dumps(asked | {"times": plain}, indent=1) + "\n")
+    atomic_file.write_text(kept, json.dumps(key | {"times": plain}, indent=1) + "\n")
     return times
 
 
-def _read(kept: pathlib.Path, asked: dict) -> list[LatencyMs | None] | None:
-    """The kept times, if they are of the same files, machine and options."""
+def _read(kept: pathlib.Path, key: dict) -> list[LatencyMs | None] | None:
+    """Reads the stored times if they are of the same files, machine and options."""
     try:
         stored = json.loads(kept.read_text())
         times = stored.pop("times")
-        if stored != asked:
+        if stored != key:
             return None
         return [None if values is None else LatencyMs(**values) for values in times]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -38,9 +38,9 @@ def test_a_file_is_timed():
     ("flags", "words"),
     [
         ([f"--model={__file__}"], "not a .tflite file"),
-        ([f"--model={INT8}", "--num_threads="], "--num_threads takes whole numbers"),
-        ([f"--model={INT8}", "--num_threads=two"], "--num_threads takes whole numbers"),
-        ([f"--model={INT8}", "--num_threads=0"], "--num_threads takes whole numbers"),
+        ([f"--model={INT8}", "--num_threads="], "--num_threads: expected whole numbers"),
+        ([f"--model={INT8}", "--num_threads=two"], "--num_threads: expected whole numbers"),
+        ([f"--model={INT8}", "--num_threads=0"], "--num_threads: expected whole numbers"),
     ],
 )
 def test_mistakes_are_one_line(flags, words):
@@ -65,7 +65,7 @@ def test_a_file_that_is_not_its_manifests_is_not_run(tmp_path):
 def test_the_reason_of_a_program_that_does_not_load(program):
     rows = program("import sys; sys.exit('loading...\\nno kernel for TILE')")
     latency.measure(rows, 1, repeats=1, warmup=0)
-    assert "the program does not take this file: no kernel for TILE" in latency.table(rows)
+    assert "the program does not accept this file: no kernel for TILE" in latency.table(rows)
 
 
 def test_the_reason_of_a_program_that_dies(program):
@@ -79,12 +79,12 @@ def test_a_program_that_never_loads_is_stopped(program, monkeypatch):
     monkeypatch.setattr(latency, "DEADLINE_S", 2.0)
     rows = program("import time; time.sleep(100)")
     latency.measure(rows, 1, repeats=1, warmup=0)
-    assert "the program does not take this file: no answer in 2 s" in latency.table(rows)
+    assert "the program does not accept this file: no answer within 2 s" in latency.table(rows)
 
 
 @pytest.mark.timeout(60)
 def test_a_program_that_hangs_is_stopped(program, monkeypatch):
     monkeypatch.setattr(latency, "DEADLINE_S", 2.0)
     rows = program("import time; print('ready', flush=True); time.sleep(100)")
-    with pytest.raises(RuntimeError, match="no answer in 2 s"):
+    with pytest.raises(RuntimeError, match="no answer within 2 s"):
         latency.measure(rows, 1, repeats=1, warmup=0)

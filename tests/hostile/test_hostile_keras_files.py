@@ -94,8 +94,8 @@ def test_the_content_decides_and_the_ending_must_agree(tmp_path):
     hdf5 = saved(tmp_path / "m.h5")
     archive.rename(tmp_path / "archive.h5")
     hdf5.rename(tmp_path / "hdf5.keras")
-    refused(tmp_path / "archive.h5", r"the ending \.h5 means HDF5, the content is ZIP")
-    refused(tmp_path / "hdf5.keras", r"the ending \.keras means ZIP, the content is HDF5")
+    refused(tmp_path / "archive.h5", r"expected HDF5 by the ending \.h5, got ZIP content")
+    refused(tmp_path / "hdf5.keras", r"expected ZIP by the ending \.keras, got HDF5 content")
     frozen = tmp_path / "graph.pb"
     frozen.write_bytes(b"\n\x0bgraph")
     refused(frozen, "not a Keras model file; expected .keras .* got a file that begins with")
@@ -174,11 +174,11 @@ def test_odd_values_cost_one_message(tmp_path, suffix, key, value, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"[" * 100_000, "nested too deep"),
+        (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 150 + b"1" + b"}" * 150, "nested more than 100 levels"),
         (b" " * (LARGEST_CONFIGURATION + 1), "expected JSON of at most"),
         (b"{", "its configuration is not JSON"),
-        (b"[]", "not a JSON object"),
+        (b"[]", "must be a JSON object, got list"),
         (b"\xff\xfe{", "its configuration is not JSON"),
         (b"{}", "expected a network"),
         (b'{"class_name": "Dense", "config": {"units": 1}}', "expected a network .* got Dense"),

@@ -70,7 +70,7 @@ def test_a_teacher_that_is_not_there_is_said_before_the_work(tmp_path):
     study = write_study(tmp_path, train={**TINY["train"], "teacher": str(tmp_path / "none")})
     status, _, errors = run(study, tmp_path / "out")
     assert status == 1
-    assert re.search(r"no run to learn from for .*: .*none; train that one first", errors[0])
+    assert re.search(r"no run to learn from for .*: .*none; train that run first", errors[0])
     assert not (tmp_path / "out").exists()
 
 

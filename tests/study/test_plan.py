@@ -56,12 +56,12 @@ def test_exclusion_takes_out_a_combination_with_one_or_several_values():
         ({"grid": {"a b": {"c": {}}}}, r"an axis must be letters.*'a b'"),
         ({"grid": {"a": {"../up": {}}}}, r"a value of axis a must be letters.*'\.\./up'"),
         ({"grid": {"list": {"a": {"dataset": "voc"}}}}, r"axis list sets dataset.*a study for"),
-        ({"grid": {"a": {"b": 3}}}, r"a b must be \{flag: value\}; got 3"),
-        ({"exclude": [{"depth": "x"}]}, r"names axis 'depth'; the grid has width, quantization"),
-        ({"exclude": [{"width": "x"}]}, r"names width 'x'; that axis has narrow, wide"),
-        ({"exclude": [{"width": [["narrow"]]}]}, r"names width \['narrow'\]; that axis has"),
-        ({"variants": [["int8"]]}, r"\"variants\" must hold texts; got \['int8'\]"),
-        ({"variants": []}, r"variants must differ and be at least one"),
+        ({"grid": {"a": {"b": 3}}}, r"a b must be \{flag: value\}, got 3"),
+        ({"exclude": [{"depth": "x"}]}, r"names axis 'depth'; expected one of width, quantization"),
+        ({"exclude": [{"width": "x"}]}, r"names width 'x'; expected one of narrow, wide"),
+        ({"exclude": [{"width": [["narrow"]]}]}, r"names width \['narrow'\]; expected one of"),
+        ({"variants": [["int8"]]}, r"\"variants\" must hold strings, got \['int8'\]"),
+        ({"variants": []}, r'"variants": expected at least one, all different'),
         ({"variants": "int8"}, r'"variants" must be a list'),
         ({"train": {"train_steps": 4}}, r'"train" names no data set'),
         ({"export": {"heads": ["logits", "argmax"]}}, r'"heads" of "export" must be one head'),
@@ -83,7 +83,7 @@ def test_a_teacher_is_another_cell_and_none_waits_for_itself():
     grid = {"net": {"large": {}, "small": {"teacher": "cell:net-large"}}}
     assert [cell.needs for cell in study(grid=grid).cells] == [(), ("net-large",)]
     assert study(grid={"net": {"a": {"teacher": "runs/other"}}}).cells[0].needs == ()
-    with pytest.raises(ValueError, match="which is no cell of the grid; cells: net-a"):
+    with pytest.raises(ValueError, match="which is no cell of the grid; expected one of net-a"):
         taught(a="cell:net-b")
     with pytest.raises(ValueError, match="wait for each other's teacher: net-a, net-b"):
         taught(a="cell:net-b", b="cell:net-a", c="runs/other")
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_study_says_so(tmp_path):
     with pytest.raises(ValueError, match=r"study\.json: Expecting property name"):
         read_study(path)
     path.write_text('{"name": "s", "grid": {"a": {"b": {}, "b": {}}}}')
-    with pytest.raises(ValueError, match="key 'b' stands twice"):
+    with pytest.raises(ValueError, match="key 'b' occurs twice"):
         read_study(path)
     path.write_text(json.dumps({"name": "s", "train": {"dataset": "voc"}}))
     with pytest.raises(ValueError, match='no "grid"; a study needs'):
@@ -124,13 +124,22 @@ def real_flags():
     [
         ({"train": {"dataset": "synthetic", "steps": 4}}, r'"train": deeplab_tf\.train has no f'),
         ({"grid": {"a": {"b": {"run_dir": "x"}}}}, r"a b sets run_dir, which the study sets"),
-        ({"grid": {"a": {"b": {"network": "deplab"}}}}, r"a b: network takes one of .*deeplab.*"),
-        ({"grid": {"a": {"b": {"train_steps": 2.5}}}}, r"train_steps takes an integer; got 2\.5"),
-        ({"grid": {"a": {"b": {"flip": 1}}}}, r"flip takes true or false; got 1"),
-        ({"grid": {"a": {"b": {"min_scale": "x"}}}}, r"min_scale takes a number; got 'x'"),
-        ({"grid": {"a": {"b": {"teacher": 3}}}}, r"teacher takes a text; got 3"),
-        ({"grid": {"a": {"b": {"crop_size": None}}}}, r"crop_size takes a list; got None"),
-        ({"evaluate": {"splitt": "val"}}, r"study_report\.score has no flag 'splitt'; it has"),
+        (
+            {"grid": {"a": {"b": {"network": "deplab"}}}},
+            r"a b: network: expected one of .*deeplab.*",
+        ),
+        (
+            {"grid": {"a": {"b": {"train_steps": 2.5}}}},
+            r"train_steps: expected an integer, got 2\.5",
+        ),
+        ({"grid": {"a": {"b": {"flip": 1}}}}, r"flip: expected true or false, got 1"),
+        ({"grid": {"a": {"b": {"min_scale": "x"}}}}, r"min_scale: expected a number, got 'x'"),
+        ({"grid": {"a": {"b": {"teacher": 3}}}}, r"teacher: expected a string, got 3"),
+        ({"grid": {"a": {"b": {"crop_size": None}}}}, r"crop_size: expected a list, got None"),
+        (
+            {"evaluate": {"splitt": "val"}},
+            r"study\.report\.score has no flag 'splitt'; expected one of",
+        ),
     ],
 )
 def test_flags_are_checked_against_the_commands_themselves(

@@ -104,7 +104,7 @@ def test_a_teacher_is_trained_first_and_its_failure_reaches_the_student(tmp_path
     work[Stage.TRAIN] = "false"
     other = folder_of(tmp_path / "other", values)
     student, _ = run_cells(other, 2)
-    assert student.failure == "net-teacher, which it learns from, is not trained"
+    assert student.failure == "net-teacher, from which it learns, is not trained"
     assert not student.stages
 
 
@@ -131,7 +131,9 @@ def test_other_settings_are_refused_and_overwrite_runs_what_depends_on_them(tmp_
 
 
 def test_two_studies_do_not_work_in_one_folder(tmp_path, work):
-    work[Stage.TRAIN] = "sleep 2"
+    # The training lasts until the second study has started: its imports alone take seconds.
+    ended = tmp_path / "second_ended"
+    work[Stage.TRAIN] = f"for i in $(seq 600); do test -e {ended} && break; sleep 0.1; done"
     folder = folder_of(tmp_path, {"a": {}})
     failures = []
 
@@ -146,12 +148,13 @@ def test_two_studies_do_not_work_in_one_folder(tmp_path, work):
             [sys.executable, "-c", code, folder.path], capture_output=True, text=True, check=False
         )
         failures.append(done.stderr)
+        ended.touch()
 
     thread = threading.Thread(target=second, daemon=True)
     thread.start()
     run_cells(folder, 1)
     thread.join()
-    assert "is at work here; wait for its end or end it" in failures[0]
+    assert "is running here; wait until it ends, or end it" in failures[0]
 
 
 def test_termination_ends_the_children_and_the_same_command_goes_on(tmp_path, work):
@@ -190,7 +193,7 @@ def test_processes_share_the_cores(tmp_path, work, monkeypatch):
     (record,) = run_cells(folder, 3)
     assert folder.cell("net-a").log(Stage.TRAIN).read_text() == "2 2\n"
     assert record.stages[Stage.TRAIN].threads == 2
-    with pytest.raises(ValueError, match="--processes must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="--processes must be at least 1, got 0"):
         run_cells(folder, 0)
 
 

@@ -21,8 +21,8 @@ from tests.tflite_tools.surgery import (
     write_manifest,
 )
 from tflite_tools.contract import read_contract
-from tflite_tools.file_contract import PreprocessingSource, pixel_table, read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import PreprocessingSource, pixel_table, read_input_contract
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
 from tflite_tools.runtime.runner import ModelRunner
@@ -83,7 +83,7 @@ def test_flags_go_before_manifest_before_metadata(tmp_path):
 def test_metadata_goes_before_the_input_scale_which_is_told_against_it(tmp_path):
     contract = read_contract(saying(tmp_path, INT8.read_bytes()))
     assert contract.preprocessing == ZERO_TO_ONE
-    assert "stand for [-1, 0.992], the preprocessing gives [0, 1]" in contract.warnings[0]
+    assert "cover [-1, 0.992], the preprocessing gives [0, 1]" in contract.warnings[0]
 
 
 def test_one_value_in_the_metadata_is_for_every_channel(tmp_path):
@@ -94,7 +94,7 @@ def test_one_value_in_the_metadata_is_for_every_channel(tmp_path):
 
 def test_a_guess_is_said(plain, tmp_path):
     (warning,) = read_contract(plain).warnings
-    assert "(pixel - 128) / 128 is a guess" in warning
+    assert "(pixel - 128) / 128 is assumed" in warning
     assert "--mean and --std" in warning
     assert read_contract(plain, WIDE).warnings == ()
     assert read_contract(saying(tmp_path, INT8.read_bytes(), preprocessing=None)).warnings == ()
@@ -106,7 +106,7 @@ def test_labels_that_do_not_fit_are_not_used(tmp_path, labels):
     assert contract.label_set is None
     assert contract.preprocessing == ZERO_TO_ONE
     (warning,) = contract.warnings
-    assert f"names {len(labels)} labels, the output has 11 classes" in warning
+    assert f"expected 11 names (one per class of the output), got {len(labels)}" in warning
 
 
 def test_damaged_metadata_costs_a_warning_not_the_file(tmp_path):
@@ -116,7 +116,7 @@ def test_damaged_metadata_costs_a_warning_not_the_file(tmp_path):
     path.write_bytes(content)
     contract = read_contract(path, WIDE)
     (warning,) = contract.warnings
-    assert "its metadata is not used" in warning
+    assert "its metadata are ignored" in warning
     assert "\n" not in warning
     assert ModelRunner(contract).class_map(np.zeros((368, 480, 3), np.uint8)).shape == (368, 480)
 
@@ -125,15 +125,15 @@ def test_metadata_with_other_channels_is_not_used(tmp_path):
     two = Preprocessing((1.0, 2.0), (3.0, 4.0))
     contract = read_contract(saying(tmp_path, INT8.read_bytes(), preprocessing=two))
     assert contract.preprocessing == Preprocessing()  # of the input's scale
-    assert "normalizes 2 channels, the input has 3" in contract.warnings[0]
+    assert "its metadata is ignored: expected 3 channels, got 2" in contract.warnings[0]
 
 
 def test_normalization_of_other_channels_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"for 1 channel\(s\), the input has 3; give --mean and"):
+    with pytest.raises(ValueError, match=r"of 3 channel\(s\), got 1 \(\w+\); give --mean and"):
         read_contract(INT8, Preprocessing((128.0,), (128.0,)))
     path = saying(tmp_path)
     write_manifest(path, lambda values: values["input"].update(mean=[128] * 4, std=[128] * 4))
-    with pytest.raises(ValueError, match=r"for 4 channel\(s\), the input has 3; give --mean and"):
+    with pytest.raises(ValueError, match=r"of 3 channel\(s\), got 4 \(\w+\); give --mean and"):
         read_contract(path)
 
 
@@ -213,10 +213,10 @@ def test_bytes_instead_of_ties_are_said(tmp_path):
     contract = read_contract(path)
     assert contract.quantize_table() is None
     (warning,) = contract.warnings
-    assert "fed the pixels' bytes unchanged" in warning
+    assert "pixels are fed as unchanged bytes" in warning
     assert "would leave 129 of 256 levels" in warning
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, -1)
-    reals = read_file_contract(path, read_graph(path)).real_values(every)
+    reals = read_input_contract(path, read_graph(path)).real_values(every)
     np.testing.assert_allclose(reals, (every - 128.0) * 2 / 255, atol=1e-6)
 
 

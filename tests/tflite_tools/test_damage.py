@@ -12,7 +12,8 @@ from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.pack import pack
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_one_channel_of_scores_is_no_class_map(changed):
         output = graph.tensors[graph.outputs[0]]
         output.shape = [*list(output.shape)[:3], 1]
 
-    with pytest.raises(ValueError, match="is one channel of scores"):
+    with pytest.raises(ValueError, match="got one channel of scores"):
         read_contract(changed(single))
 
 
@@ -86,6 +87,7 @@ def test_a_check_for_nobody_is_a_mistake():
     flags = [f"--model={CAMVID / 'int8.tflite'}", "--client="]
     done = run_command("tflite_tools.check_client", *flags, timeout=120)
     assert done.returncode == 1
-    assert (
-        done.stderr == "error: give --client, one or more of mediapipe, litertjs, edgetpu, ethosu\n"
+    assert done.stderr == (
+        "error: expected a client, got none; give --client, one or more of mediapipe, litertjs, "
+        "edgetpu, ethosu\n"
     )

@@ -212,6 +212,6 @@ def test_many_names_of_one_large_file(victim, tmp_path):
     path = tmp_path / "bomb.tflite"
     path.write_bytes(stream.getvalue())
     started = time.process_time()
-    with pytest.raises(ValueError, match=r"at most 1048576 are read of all together"):
+    with pytest.raises(ValueError, match=r"expected at most 1048576 bytes of associated files"):
         packing.read(path)
     assert time.process_time() - started < 5.0

@@ -67,7 +67,7 @@ def test_benchmark_goes_on(damaged, tmp_path):
         f"--output_dir={tmp_path}",
     )
     assert status == 1
-    assert "damaged is left out" in err
+    assert "damaged is skipped" in err
     assert "damaged: NOT READ: " in out
     document = json.loads((tmp_path / "benchmark.json").read_text())
     assert [model["model"] for model in document["models"]] == ["int8"]

@@ -18,7 +18,9 @@ from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.signal_to_noise import real_output
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.flatbuffer.verifier import UNIONS, Allowance, verify
-from tflite_tools.runtime.pool import FileRunner, InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.file_interpreter import FileRunner
+from tflite_tools.runtime.pool import InterpreterPool
 
 MUTANTS = 1000
 BATCH = 50
@@ -57,7 +59,7 @@ def test_a_thousand_mutants(victim, tmp_path):
             slowest = max(slowest, time.monotonic() - started)
         fitting = [c for c in contracts if (c.height, c.width, c.channels) == photo.shape]
         outcomes["other size", ""] += len(contracts) - len(fitting)
-        with InterpreterPool(fitting, 2, patience_s=SECONDS_PER_FILE) as pool:
+        with InterpreterPool(fitting, 2, timeout_s=SECONDS_PER_FILE) as pool:
             tasks = [Task(i, real_output, arguments=(photo,)) for i in range(1, len(fitting))]
             for outcome in pool.run([*tasks, Task(0, real_output, arguments=(photo,))]):
                 if outcome.task.model == 0:
@@ -152,7 +154,7 @@ def objects(value) -> int:
 @pytest.mark.slow
 def test_a_file_that_never_answers_is_stopped():
     contracts = [read_contract(CAMVID / "int8.tflite")] * 2
-    with InterpreterPool(contracts, 1, patience_s=5.0) as pool:
+    with InterpreterPool(contracts, 1, timeout_s=5.0) as pool:
         outcomes = list(
             pool.run(
                 [
@@ -163,7 +165,7 @@ def test_a_file_that_never_answers_is_stopped():
             )
         )
     assert [outcome.value for outcome in outcomes] == [None, None, "int8"]
-    assert outcomes[0].failure == "the file gave no answer in 5 s; do not ship it"
+    assert outcomes[0].failure == "the file gave no answer within 5 s; do not deploy it"
     assert outcomes[1].failure == outcomes[0].failure
 
 

@@ -1,1 +1,1 @@
-"""What a `.tflite` costs in time, and where the time goes."""
+"""Measures the time of a `.tflite`, in total and per operator."""

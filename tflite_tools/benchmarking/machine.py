@@ -1,4 +1,4 @@
-"""The processor that numbers were measured on."""
+"""Describes the processor that numbers are measured on."""
 
 import os
 import pathlib
@@ -14,7 +14,11 @@ FEATURES = (
 
 
 def describe_machine(cpuinfo: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> dict:
-    """Name, cores and the features that matter; empty features where there is no cpuinfo."""
+    """Returns name, cores and features of the processor.
+
+    Args:
+        cpuinfo: file in the format of /proc/cpuinfo; without it, the features are empty.
+    """
     fields: dict[str, str] = {}
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():

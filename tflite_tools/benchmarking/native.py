@@ -1,15 +1,14 @@
 """The runtime's own profiler, reached through the C interface of the package's `libLiteRt.so`.
 
-The Python package has no binding for it: `Interpreter` gives no times, `CompiledModel` keeps its
-profiler to itself, and the package's own benchmark script times whole invokes. The shared
-library that lies beside them exports the documented C interface, profiler included
-(`litert/c/litert_profiler.h`), and with it the time of each operator inside XNNPACK, with the
-name of the kernel that ran. It is the same XNNPACK that `Interpreter` uses, built into another
-library of the same package.
+The Python package has no binding for it: `Interpreter` gives no times, `CompiledModel` does not
+expose its profiler, and the package's own benchmark script times whole invokes. The shared library
+of the package exports the documented C interface with the profiler (`litert/c/litert_profiler.h`),
+and thus the time of each operator inside XNNPACK and the name of its kernel. It is the same XNNPACK
+that `Interpreter` uses, built into another library of the same package.
 
-Times have whole microseconds. A wrong structure layout would crash, so only the version that
-this was written for is accepted, and the size of the profiler's records is measured, not
-believed. Runs in child processes.
+Times have a resolution of one microsecond. A wrong structure layout would crash, so only the
+version that this module was written for is accepted, and the size of the profiler's records is
+measured. Used in child processes.
 """
 
 import ctypes
@@ -17,13 +16,15 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import struct
+from collections.abc import Iterator
+from typing import Any
 
 SUPPORTED = "2.3."
-"""Versions of ai-edge-litert whose C interface was read and tried."""
+"""Versions of ai-edge-litert whose C interface was checked."""
 _RECORD = struct.Struct("<Qi4xQQ6q2QI4x")
 """ProfiledEventData: tag, type, start us, elapsed us, memory before and after, two metadata
 fields (the first is the node), source."""
-_ROOM = 4 * _RECORD.size
+_RECORD_SPACE = 4 * _RECORD.size
 _UNWRITTEN = 0xA5
 _CPU = 1
 _OPERATOR, _DELEGATE_OPERATOR, _DEFAULT = 2, 8, 1
@@ -40,7 +41,7 @@ class Event:
         delegated: whether it ran inside XNNPACK.
         node: position in the file of a builtin operator; the number inside its partition of an
             XNNPACK kernel.
-        elapsed_us: whole microseconds.
+        elapsed_us: duration in microseconds.
     """
 
     tag: str
@@ -50,13 +51,17 @@ class Event:
 
 
 class ProfiledModel:
-    """A file in the runtime, with its profiler.
+    """A file loaded in the runtime, with its profiler.
+
+    Args:
+        path: the file.
+        num_threads: of the runtime.
 
     Raises:
-        RuntimeError: another version of the runtime, or it refuses the file.
+        RuntimeError: an unsupported version of the runtime, or it refuses the file.
     """
 
-    def __init__(self, path: pathlib.Path, num_threads: int):
+    def __init__(self, path: pathlib.Path, num_threads: int) -> None:
         self._library = _load()
         self._libc = ctypes.CDLL(None)
         self._libc.strdup.restype = _HANDLE
@@ -71,16 +76,16 @@ class ProfiledModel:
         self._inputs = self._buffers("Input", environment, signature=signature)
         self._outputs = self._buffers("Output", environment, signature=signature)
 
-    def _call(self, name: str, *arguments) -> None:
+    def _call(self, name: str, *arguments: Any) -> None:
         if status := getattr(self._library, name)(*arguments):
             raise RuntimeError(f"{name} of the runtime failed with status {status}")
 
-    def _make(self, name: str, *arguments):
+    def _make(self, name: str, *arguments: Any) -> ctypes.c_void_p:
         handle = _HANDLE()
         self._call(name, *arguments, ctypes.byref(handle))
         return handle
 
-    def _options(self, num_threads: int):
+    def _options(self, num_threads: int) -> ctypes.c_void_p:
         options = self._make("LiteRtCreateOptions")
         self._call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
         free = ctypes.cast(self._libc.free, _HANDLE)
@@ -93,7 +98,9 @@ class ProfiledModel:
             self._call("LiteRtAddOpaqueOptions", options, opaque)
         return options
 
-    def _buffers(self, side: str, environment, *, signature):
+    def _buffers(
+        self, side: str, environment: ctypes.c_void_p, *, signature: ctypes.c_void_p
+    ) -> ctypes.Array[ctypes.c_void_p]:
         count = _SIZE()
         self._call(f"LiteRtGetNumSignature{side}s", signature, ctypes.byref(count))
         handles = []
@@ -115,7 +122,7 @@ class ProfiledModel:
         return (_HANDLE * len(handles))(*handles)
 
     def run(self) -> None:
-        """One invoke on whatever the buffers hold (zeros)."""
+        """Runs one invoke on the content of the buffers (zeros)."""
         self._call(
             "LiteRtRunCompiledModel",
             self._model,
@@ -127,10 +134,10 @@ class ProfiledModel:
         )
 
     def run_profiled(self) -> tuple[list[Event], int]:
-        """One invoke.
+        """Runs one invoke under the profiler.
 
         Returns:
-            its operators in the order of execution, and the microseconds of the whole invoke.
+            Its operators in the order of execution, and the microseconds of the whole invoke.
         """
         self._call("LiteRtResetProfiler", self._profiler)
         self._call("LiteRtStartProfiler", self._profiler)
@@ -144,20 +151,20 @@ class ProfiledModel:
                 whole = elapsed
         return events, whole
 
-    def _records(self):
+    def _records(self) -> Iterator[tuple]:
         count = ctypes.c_int()
         self._call("LiteRtGetNumProfilerEvents", self._profiler, ctypes.byref(count))
         if count.value < 1:
             raise RuntimeError("the runtime's profiler recorded nothing")
-        raw = (ctypes.c_ubyte * (count.value * _ROOM))()
+        raw = (ctypes.c_ubyte * (count.value * _RECORD_SPACE))()
         ctypes.memset(raw, _UNWRITTEN, len(raw))
         self._call("LiteRtGetProfilerEvents", self._profiler, count, raw)
         content = bytes(raw)
         written = len(content.rstrip(bytes([_UNWRITTEN])))
         if abs(written - count.value * _RECORD.size) > 4:  # the tail may be padding
             raise RuntimeError(
-                f"the runtime's profiler writes records of {written / count.value:.1f} bytes, "
-                f"not {_RECORD.size}"
+                f"expected records of {_RECORD.size} bytes from the runtime's profiler, got "
+                f"{written / count.value:.1f}"
             )
         for record in _RECORD.iter_unpack(content[: count.value * _RECORD.size]):
             yield (ctypes.string_at(record[0]).decode(errors="replace"), *record[1:])
@@ -167,11 +174,13 @@ def _load() -> ctypes.CDLL:
     version = importlib.metadata.version("ai-edge-litert")
     if not version.startswith(SUPPORTED):
         raise RuntimeError(
-            f"times of operators need ai-edge-litert {SUPPORTED}x, whose profiler was read; "
-            f"{version} is installed"
+            f"times of operators: expected ai-edge-litert {SUPPORTED}x, got {version}; install a "
+            "supported version"
         )
     found = importlib.metadata.distribution("ai-edge-litert").locate_file("ai_edge_litert")
     library = pathlib.Path(str(found)) / "libLiteRt.so"
     if not library.is_file():
-        raise RuntimeError("this package of ai-edge-litert has no libLiteRt.so to profile with")
+        raise RuntimeError(
+            "the package ai-edge-litert has no libLiteRt.so, which the profiler needs"
+        )
     return ctypes.CDLL(str(library))

@@ -1,9 +1,9 @@
-"""Which operators of a file ran where: the delegate's partitions, and a kernel for each operator.
+"""Finds the delegate's partitions of a file, and the kernel of each operator.
 
-XNNPACK takes the operators that it has kernels for. What it leaves to the runtime's builtin
-kernels cuts the graph into partitions, and every cut moves tensors between the two. Inside a
-partition XNNPACK numbers its own nodes and knows no names of the file, so kernels are put beside
-the file's operators by order and kind.
+XNNPACK takes the operators that it has kernels for. The operators that it leaves to the runtime's
+builtin kernels cut the graph into partitions, and every cut moves tensors between the two. Inside a
+partition XNNPACK numbers its own nodes and does not know the file's names, so kernels are matched
+with the file's operators by order and kind.
 """
 
 from tflite_tools.benchmarking.native import Event
@@ -35,22 +35,22 @@ _KERNELS = {
     "DEPTH_TO_SPACE": ("Depth To Space", "Depth to Space"),
     "SPACE_TO_DEPTH": ("Space To Depth", "Space to Depth"),
 }
-"""Beginnings of XNNPACK's kernel names by operator. A kind that is missing here fits none, and
+"""Prefixes of XNNPACK's kernel names by operator. A kind that is missing here matches none, and
 its kernel stays without an operator."""
 
 
 def delegate_partitions(graph: Graph, builtin: set[int]) -> list[tuple[int, ...]]:
-    """The delegate's partitions, in the order of execution.
+    """Returns the delegate's partitions, in the order of execution.
 
-    The runtime's own rule: the operators that are ready and of one side are taken together, as
-    many as there are, then those of the other side, in turn.
+    The runtime takes all operators that are ready and of one side (delegate or builtin) together,
+    then those of the other side, in turn.
 
     Args:
         graph: the file.
-        builtin: positions of the operators that the delegate left.
+        builtin: positions of the operators that the delegate does not take.
 
     Returns:
-        positions of each partition's operators.
+        Positions of each partition's operators.
     """
     made = {index for operator in graph.operators for index in operator.outputs}
     ready = {-1, *(tensor.index for tensor in graph.tensors if tensor.index not in made)}
@@ -71,17 +71,21 @@ def delegate_partitions(graph: Graph, builtin: set[int]) -> list[tuple[int, ...]
 
 
 def match_kernels(graph: Graph, events: list[Event]) -> list[int | None]:
-    """Position in the file of each event's operator; None where no operator fits.
+    """Returns the position in the file of each event's operator; None if no operator matches.
 
-    Operators without an event were fused into a neighbour, made at loading (weights that are
-    dequantized once) or took no work (a reshape in place).
+    Operators without an event were fused into a neighbour, computed at loading (weights that are
+    dequantized once) or need no work (a reshape in place).
+
+    Args:
+        graph: the file.
+        events: of one invoke.
     """
     builtin = {event.node for event in events if not event.delegated}
     parts = delegate_partitions(graph, builtin)
     positions: list[int | None] = [None if e.delegated else e.node for e in events]
     groups = _groups(events)
     if len(groups) != len(parts):
-        # Another order than the rule's: one long list still keeps kind and order.
+        # Another order than expected: one long list still keeps kind and order.
         parts = [tuple(sorted(position for part in parts for position in part))]
         groups = [[number for group in groups for number in group]]
     for group, part in zip(groups, parts, strict=True):
@@ -93,7 +97,7 @@ def match_kernels(graph: Graph, events: list[Event]) -> list[int | None]:
 
 
 def _groups(events: list[Event]) -> list[list[int]]:
-    """Numbers of the delegated events of each partition: its nodes count up from the start."""
+    """Groups delegated events by partition, in which node numbers increase."""
     groups: list[list[int]] = []
     last = None
     for number, event in enumerate(events):
@@ -108,7 +112,12 @@ def _groups(events: list[Event]) -> list[list[int]]:
 
 
 def fits(tag: str, operator: Operator) -> bool:
-    """Whether an XNNPACK kernel can be the work of an operator."""
+    """Returns whether an XNNPACK kernel can compute an operator.
+
+    Args:
+        tag: name of the kernel.
+        operator: of the file.
+    """
     if operator.kind == "DEPTHWISE_CONV_2D" and "DWConv" not in tag:
         return False
     if operator.kind == "CONV_2D" and "DWConv" in tag:
@@ -117,7 +126,7 @@ def fits(tag: str, operator: Operator) -> bool:
 
 
 def _align(names: list[str], operators: list[Operator]) -> list[tuple[int, Operator]]:
-    """Longest common subsequence of kernels and operators that fit."""
+    """Returns the longest common subsequence of kernels and operators that match."""
     rows, columns = len(names), len(operators)
     best = [[0] * (columns + 1) for _ in range(rows + 1)]
     for i in range(rows - 1, -1, -1):

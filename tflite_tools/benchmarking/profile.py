@@ -1,12 +1,13 @@
-"""Time of every operator of a file, measured by the runtime's own profiler.
+"""Measures the time of every operator of a file with the runtime's own profiler.
 
-Each operator's time is its fastest of all invokes, files and numbers of threads in turn: operators
-are short, so on a busy machine each of them runs undisturbed in some invoke, while whole invokes
-hardly ever do. The clock has whole microseconds. What the profiler itself costs was below the
-noise: fastest of 80 invokes of an int8 DeepLabV3+ 15.7 ms with it and 15.8 ms without.
+Each operator's time is its fastest of all invokes, files and thread counts in turn: operators are
+short, so on a busy machine each of them runs undisturbed in some invoke, while whole invokes rarely
+do. The clock has a resolution of one microsecond. The overhead of the profiler was below the noise:
+fastest of 80 invokes of an int8 DeepLabV3+ 15.7 ms with it and 15.8 ms without.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,13 +16,14 @@ from tflite_tools.benchmarking.partitions import delegate_partitions, match_kern
 from tflite_tools.contract import ModelContract
 from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
 from tflite_tools.flatbuffer.multiply_adds import multiply_adds
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 _WARMUP = 3
 _loaded: dict[tuple[str, int], ProfiledModel] = {}
-"""Of this child process, by file and number of threads."""
+"""Of this process, by file and number of threads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,7 @@ class OperatorTime:
     """One operator that ran.
 
     Attributes:
-        position: in the file; None for a kernel that no operator of the file fits.
+        position: in the file; None for a kernel that matches no operator of the file.
         kind: of the file's operator ("CONV_2D"), or "" without one.
         layer: name of the layer, from the output tensor; "" without an operator.
         kernel: XNNPACK's name of the kernel, or "builtin".
@@ -46,21 +48,22 @@ class OperatorTime:
 
     @property
     def label(self) -> str:
+        """Kind of the operator, else the kernel."""
         return self.kind or self.kernel
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Where one file spends its time.
+    """Times of the operators of one file.
 
     Attributes:
         name: of the file in tables.
         operators: what ran, in the order of execution.
-        silent: operators of the file without a time of their own (fused, or made at loading).
+        silent: operators of the file without a time of their own (fused, or computed at loading).
         partitions: of the delegate.
         delegated: operators that the delegate took.
         whole_ms: fastest whole invoke by number of threads.
-        failure: why there is nothing, or "".
+        failure: why there are no times, or "".
     """
 
     name: str
@@ -72,17 +75,34 @@ class Profile:
     failure: str = ""
 
     def total(self, num_threads: int) -> float:
-        """Milliseconds of all operators."""
+        """Returns the milliseconds of all operators.
+
+        Args:
+            num_threads: of the measurement.
+        """
         return sum(operator.ms[num_threads] for operator in self.operators)
 
     def share(self, num_threads: int, *kinds: str) -> float:
-        """Fraction of the operators' time that some kinds take."""
+        """Returns the fraction of the operators' time that some kinds take.
+
+        Args:
+            num_threads: of the measurement.
+            *kinds: prefixes of kinds.
+        """
         part = sum(o.ms[num_threads] for o in self.operators if o.kind.startswith(kinds))
         return part / (self.total(num_threads) or 1.0)
 
 
 def profiled_invoke(runner: ModelRunner, num_threads: int) -> tuple[list[Event], int]:
-    """Runs in a child: one invoke under the profiler; loads the file at the first call."""
+    """Runs one invoke under the profiler in a child process; the first call loads the file.
+
+    Args:
+        runner: of the file.
+        num_threads: of the runtime.
+
+    Returns:
+        Events of the invoke, and its microseconds.
+    """
     key = str(runner.contract.path), num_threads
     if key not in _loaded:
         _loaded[key] = ProfiledModel(runner.contract.path, num_threads)
@@ -94,7 +114,16 @@ def profiled_invoke(runner: ModelRunner, num_threads: int) -> tuple[list[Event],
 def profile(
     contracts: list[ModelContract], num_threads: tuple[int, ...], *, repeats: int
 ) -> list[Profile]:
-    """Profiles files in turn, in one child process; one entry a file, in order."""
+    """Profiles files in turn, in one child process.
+
+    Args:
+        contracts: the files.
+        num_threads: thread counts, each measured.
+        repeats: invokes of each file and thread count.
+
+    Returns:
+        One profile per file, in order.
+    """
     runs: dict[tuple[int, int], list[tuple[list[Event], int]]] = {}
     tasks = (
         Task(index, profiled_invoke, arguments=(threads,))
@@ -106,7 +135,7 @@ def profile(
         for outcome in pool.run(tasks):
             if not outcome.failure:
                 key = outcome.task.model, outcome.task.arguments[0]
-                runs.setdefault(key, []).append(outcome.value)  # type: ignore[arg-type]
+                runs.setdefault(key, []).append(outcome.value)
         broken = dict(pool.broken)
     return [
         Profile(contract.name, failure=broken[index])
@@ -123,12 +152,12 @@ def profile(
 def summarize(
     name: str, graph: Graph, *, runs: dict[int, list[tuple[list[Event], int]]]
 ) -> Profile:
-    """Fastest of each kernel over the invokes, each beside the file's operator.
+    """Finds the fastest time of each kernel over the invokes, and its operator in the file.
 
     Args:
         name: for tables.
         graph: the file.
-        runs: for each number of threads, events and whole microseconds of each invoke.
+        runs: for each thread count, the events and the microseconds of each invoke.
     """
     order = [(event.tag, event.delegated, event.node) for event in next(iter(runs.values()))[0][0]]
     for repeats in runs.values():
@@ -170,7 +199,14 @@ def summarize(
     )
 
 
-def _operator_time(graph, event: Event, *, position: int | None, counts, ms) -> OperatorTime:
+def _operator_time(
+    graph: Graph,
+    event: Event,
+    *,
+    position: int | None,
+    counts: Sequence[int],
+    ms: dict[int, float],
+) -> OperatorTime:
     kernel = event.tag if event.delegated else "builtin"
     if position is None:
         return OperatorTime(None, "", layer="", kernel=kernel, multiply_adds=0, ms=ms)
@@ -182,21 +218,29 @@ def _operator_time(graph, event: Event, *, position: int | None, counts, ms) -> 
 
 
 def layer_name(graph: Graph, operator: Operator) -> str:
-    """Layer of an operator: its output's name without the TensorFlow operation.
+    """Returns the layer of an operator: its output's name without the TensorFlow operation.
 
-    "net/quant_conv_relu/Relu6;net/quant_conv/Conv2D1" is "net/conv_relu", so that a float file
-    and a quantization-aware one of the same network name their layers alike.
+    "net/quant_conv_relu/Relu6;net/quant_conv/Conv2D1" becomes "net/conv_relu", so that a float file
+    and a quantization-aware one of the same network have the same layer names.
+
+    Args:
+        graph: the file.
+        operator: of the file.
     """
     whole = graph.tensors[operator.outputs[0]].name.split(";")[0]
     parts = [part.removeprefix("quant_") for part in whole.split("/")]
     return "/".join(parts[:-1] or parts)
 
 
-def side_by_side(first: Profile, second: Profile) -> list[tuple[OperatorTime, OperatorTime]]:
-    """Operators of two files with the same layer name and kind, in order.
+def pair_operators(first: Profile, second: Profile) -> list[tuple[OperatorTime, OperatorTime]]:
+    """Pairs operators of two files by layer name and kind, in order.
 
-    What is left on both sides is paired by kind and order, if both have as many of that kind.
-    Files that share fewer than half their layers' names are two networks and give no pairs.
+    The others are paired by kind and order, if both files have as many of that kind. Files that
+    share fewer than half of their layer names are different networks and give no pairs.
+
+    Args:
+        first: one file.
+        second: the other file.
     """
     waiting = [operator for operator in second.operators if operator.position is not None]
     pairs, left = [], []
@@ -204,12 +248,12 @@ def side_by_side(first: Profile, second: Profile) -> list[tuple[OperatorTime, Op
         if operator.position is None:
             continue
         key = operator.kind, operator.layer
-        twin = next((o for o in waiting if (o.kind, o.layer) == key), None)
-        if twin is None:
+        partner = next((o for o in waiting if (o.kind, o.layer) == key), None)
+        if partner is None:
             left.append(operator)
             continue
-        waiting.remove(twin)
-        pairs.append((operator, twin))
+        waiting.remove(partner)
+        pairs.append((operator, partner))
     if 2 * len(pairs) < min(len(first.operators), len(second.operators)):
         return []
     for kind in {operator.kind for operator in left}:

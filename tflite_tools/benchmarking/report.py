@@ -1,9 +1,9 @@
-"""Benchmarks and profiles as text and JSON."""
+"""Writes benchmarks and profiles as text and as JSON."""
 
 import collections
 import dataclasses
 
-from tflite_tools.benchmarking.profile import OperatorTime, Profile, side_by_side
+from tflite_tools.benchmarking.profile import OperatorTime, Profile, pair_operators
 from tflite_tools.benchmarking.timing import Benchmark, BenchmarkOptions
 from tflite_tools.evaluation.tables import kernels_line
 from tflite_tools.runtime.interpreter import BUILTIN_NOTE, Kernels
@@ -11,7 +11,7 @@ from tflite_tools.text_table import align
 
 SLOWEST = 10
 QUIET = 0.9
-"""Cores of an invoke on a machine of one's own: 1 or more, whatever the number of threads."""
+"""Cores of an invoke on an idle machine: at least 1 for any number of threads."""
 _TIMES = (
     *(("model", "<"), ("ratio", ">"), ("best ratio", ">")),
     *(("median", ">"), ("min", ">"), ("p10", ">"), ("p90", ">"), ("first", ">")),
@@ -30,7 +30,14 @@ def benchmark_text(
     options: BenchmarkOptions,
     machine: dict,
 ) -> str:
-    """Sizes, one table of times a number of threads, and how it was measured."""
+    """Formats sizes, one table of times per thread count, and how it was measured.
+
+    Args:
+        results: of the files.
+        peaks: of the processor, by "integer".
+        options: of the measurement.
+        machine: of `describe_machine`.
+    """
     parts = [align(list(_SIZES), [_size_row(result) for result in results])]
     for threads in options.num_threads:
         rows = [
@@ -47,8 +54,8 @@ def benchmark_text(
     parts.append(_machine_text(machine))
     working = [result for result in results if not result.failure]
     parts.append(
-        f"{options.warmup} warm-up and {options.repeats} timed invokes of each file and number of "
-        f"threads, in turn, on seeded noise; {kernels_line(working)}. ratio, best ratio: of "
+        f"{options.warmup} warm-up and {options.repeats} timed invokes of each file and thread "
+        f"count, in turn, on seeded noise; {kernels_line(working)}. ratio, best ratio: of "
         "medians and of minima, to the first file. GMAC/s, of peak: at the minimum; the peak is "
         "one 1x1 convolution, 32x32x512 to 512, timed among the files. cores: processor time by "
         "wall time. speed-up: of minima, to the first number of threads"
@@ -59,13 +66,13 @@ def benchmark_text(
 
 
 def _disturbance(results: list[Benchmark]) -> list[str]:
-    """Words for a machine that was busy: one running thread always has one core to itself."""
+    """Warns about a busy machine: on an idle one, a running thread always has its own core."""
     cores = [timing.cores for result in results for timing in result.timings.values()]
     if not cores or min(cores) >= QUIET:
         return []
     return [
-        f"DISTURBED: other programs took the processor away (an invoke had {min(cores):.2f} of a "
-        "core): believe the minima and the best ratio, not the medians, and no speed-up of threads"
+        f"DISTURBED: other programs used the processor (an invoke had {min(cores):.2f} of a core): "
+        "use the minima and the best ratio, not the medians or the speed-up of threads"
     ]
 
 
@@ -88,7 +95,14 @@ def _size_row(result: Benchmark) -> list[str]:
     ]
 
 
-def _time_row(result, first, *, peaks, threads, options) -> list[str]:
+def _time_row(
+    result: Benchmark,
+    first: Benchmark,
+    *,
+    peaks: dict[bool, Benchmark],
+    threads: int,
+    options: BenchmarkOptions,
+) -> list[str]:
     if threads not in result.timings:
         return [result.contract.name, "failed", *("-" * (len(_TIMES) - 2))]
     timing = result.timings[threads]
@@ -108,9 +122,12 @@ def _time_row(result, first, *, peaks, threads, options) -> list[str]:
 
 
 def profile_text(profile: Profile, num_threads: tuple[int, ...], *, peak: float) -> str:
-    """Why a file is not faster: kinds of kernels, what the delegate left, the slowest layers.
+    """Formats the time by kind of kernel, operators outside the delegate, and the slowest layers.
 
-    `peak`: 10^9 multiply-adds a second of the processor with the first number of threads.
+    Args:
+        profile: of one file.
+        num_threads: thread counts of the measurement.
+        peak: 10^9 multiply-adds per second of the processor with the first thread count.
     """
     title = f"profile of {profile.name}"
     if profile.failure:
@@ -138,14 +155,14 @@ def profile_text(profile: Profile, num_threads: tuple[int, ...], *, peak: float)
     return "\n".join(lines)
 
 
-def _kind_header(num_threads) -> list[tuple[str, str]]:
+def _kind_header(num_threads: tuple[int, ...]) -> list[tuple[str, str]]:
     header = [("operators", "<"), ("kernel", "<"), ("count", ">")]
     header += [(f"ms, {threads} thread(s)", ">") for threads in num_threads]
     header += [("share", ">"), ("GMAC/s", ">"), ("of peak", ">")]
     return header + ([("speed-up", ">")] if len(num_threads) > 1 else [])
 
 
-def _kind_rows(profile: Profile, num_threads, *, peak: float) -> list[list[str]]:
+def _kind_rows(profile: Profile, num_threads: tuple[int, ...], *, peak: float) -> list[list[str]]:
     groups: dict[tuple[str, str], list[OperatorTime]] = collections.defaultdict(list)
     for operator in profile.operators:
         groups[operator.label, operator.kernel].append(operator)
@@ -175,7 +192,7 @@ def _delegate_text(profile: Profile) -> str:
     silent = collections.Counter(line.split()[0] for line in profile.silent)
     text = (
         f"delegate: {profile.delegated} operators in {profile.partitions} partition(s); "
-        f"left to builtin kernels, which use one thread or few: {names}"
+        f"left to builtin kernels, which use one or few threads: {names}"
     )
     if silent:
         counted = ", ".join(f"{kind} {count}" for kind, count in silent.most_common())
@@ -183,7 +200,7 @@ def _delegate_text(profile: Profile) -> str:
     return text
 
 
-def _whole_text(profile: Profile, num_threads) -> str:
+def _whole_text(profile: Profile, num_threads: tuple[int, ...]) -> str:
     wholes = ", ".join(
         f"{profile.whole_ms[threads]:.2f} ms with {threads} thread(s)" for threads in num_threads
     )
@@ -210,17 +227,24 @@ def _slow_row(profile: Profile, operator: OperatorTime, *, threads: int) -> list
 
 
 def comparison_text(first: Profile, second: Profile, *, threads: int) -> str:
-    """Two files layer by layer, summed by kind, and the layers that gain least and cost most."""
-    pairs = side_by_side(first, second)
+    """Compares two files layer by layer: sums by kind, and the slowest layers.
+
+    Args:
+        first: the file that is compared with.
+        second: the other file.
+        threads: thread count.
+    """
+    pairs = pair_operators(first, second)
     if not pairs:
-        return f"{first.name} and {second.name}: layers do not pair by name, nothing to compare"
+        return f"{first.name} and {second.name}: layer names do not match, nothing to compare"
     groups: dict[str, list[tuple[OperatorTime, OperatorTime]]] = collections.defaultdict(list)
     for pair in pairs:
         groups[pair[0].kind].append(pair)
     header = [("operators", "<"), ("count", ">"), (first.name, ">"), (second.name, ">")]
     header.append(("speed-up", ">"))
     rows = sorted(
-        (_pair_row(kind, group, threads=threads) for kind, group in groups.items()), key=_second
+        (_pair_row(kind, group, threads=threads) for kind, group in groups.items()),
+        key=_negative_time,
     )
     layers = sorted(pairs, key=lambda pair: -pair[1].ms[threads])[:SLOWEST]
     slow = [_pair_row(f"{b.kind} {b.layer}", [(a, b)], threads=threads) for a, b in layers]
@@ -234,7 +258,7 @@ def comparison_text(first: Profile, second: Profile, *, threads: int) -> str:
     ]
     return "\n".join(
         [
-            f"{first.name} against {second.name}, ms, {threads} thread(s), layers by name",
+            f"{first.name} and {second.name}, ms, {threads} thread(s), layers by name",
             align(header, rows),
             *unpaired,
             f"the {len(slow)} layers that {second.name} spends most on",
@@ -243,18 +267,37 @@ def comparison_text(first: Profile, second: Profile, *, threads: int) -> str:
     )
 
 
-def _second(row: list[str]) -> float:
+def _negative_time(row: list[str]) -> float:
     return -float(row[3])
 
 
-def _pair_row(title, pairs, *, threads) -> list[str]:
+def _pair_row(
+    title: str, pairs: list[tuple[OperatorTime, OperatorTime]], *, threads: int
+) -> list[str]:
     before, after = (sum(pair[side].ms[threads] for pair in pairs) for side in (0, 1))
     gain = f"{before / after:.2f}" if after else "-"
     return [title, str(len(pairs)), f"{before:.3f}", f"{after:.3f}", gain]
 
 
-def benchmark_json(results, peaks, *, options, machine, profiles, versions) -> dict:
-    """Everything, for programs."""
+def benchmark_json(
+    results: list[Benchmark],
+    peaks: dict[bool, Benchmark],
+    *,
+    options: BenchmarkOptions,
+    machine: dict,
+    profiles: list[Profile],
+    versions: dict[str, str],
+) -> dict:
+    """Returns all results for JSON.
+
+    Args:
+        results: of the files.
+        peaks: of the processor, by "integer".
+        options: of the measurement.
+        machine: of `describe_machine`.
+        profiles: of the files, may be empty.
+        versions: of the software.
+    """
     return {
         "options": dataclasses.asdict(options),
         "versions": versions,

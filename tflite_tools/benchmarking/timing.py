@@ -1,5 +1,7 @@
-"""Milliseconds of one invoke: files and numbers of threads in turn, the processor's peak among
-them, so that a noisy machine favours none.
+"""Measures the milliseconds of one invoke.
+
+Files, thread counts and the models of the processor's peak are timed in turn, so that a noisy
+machine favours none.
 """
 
 import contextlib
@@ -10,12 +12,13 @@ import time
 
 import numpy as np
 
-from tflite_tools.benchmarking.ceiling import write_ceiling
+from tflite_tools.benchmarking.peak_model import write_peak_model
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
+from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.interpreter import Kernels
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
@@ -25,16 +28,16 @@ class BenchmarkOptions:
     """How files are timed.
 
     Attributes:
-        num_threads: of the interpreters; each file is timed with each.
+        num_threads: thread counts of the interpreters; each file is timed with each.
         repeats: timed invokes of each.
-        warmup: invokes before timing; the first is stated.
+        warmup: invokes before timing; the first is reported.
     """
 
     num_threads: tuple[int, ...] = (1,)
     repeats: int = 50
     warmup: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.num_threads or min(self.num_threads) < 1:
             raise ValueError(f"num_threads must be at least 1; got {list(self.num_threads)}")
         if len(set(self.num_threads)) != len(self.num_threads):
@@ -53,9 +56,8 @@ class Timing:
     Attributes:
         first: the first invoke after loading.
         minimum, p10, median, p90: of the timed invokes.
-        cores: processor time by wall time of the timed invokes. Below the number of threads,
-            the network or the machine left threads without work; threads that wait for each
-            other in a loop count as busy.
+        cores: processor time divided by wall time of the timed invokes. If it is below the number
+            of threads, some threads had no work; threads that wait in a loop count as busy.
     """
 
     first: float
@@ -68,15 +70,15 @@ class Timing:
 
 @dataclasses.dataclass
 class Benchmark:
-    """What is known of one file.
+    """Results of one file.
 
     Attributes:
         contract: the file.
         multiply_adds: of one invoke.
-        integer: whether the file is held against the int8 peak.
+        integer: whether the file is compared with the int8 peak.
         timings: by number of threads.
-        memory_mb: peak resident memory that a process of its own gained, 10^6 bytes.
-        kernels: that ran it, or None.
+        memory_mb: growth of the peak resident memory of a separate process, 10^6 bytes.
+        kernels: kernels that ran, or None.
         failure: why there is no time, or "".
     """
 
@@ -89,18 +91,26 @@ class Benchmark:
     failure: str = ""
 
     def speed(self, num_threads: int) -> float:
-        """10^9 multiply-adds a second of the fastest invoke: what the machine can, undisturbed."""
+        """Returns 10^9 multiply-adds per second of the fastest, least disturbed invoke.
+
+        Args:
+            num_threads: of the measurement.
+        """
         return self.multiply_adds / self.timings[num_threads].minimum / 1e6
 
 
 def benchmark(
     contracts: list[ModelContract], options: BenchmarkOptions
 ) -> tuple[list[Benchmark], dict[bool, Benchmark]]:
-    """Times files on noise, A B C peak A B C peak ..., one process a number of threads.
+    """Times files on noise, A B C peak A B C peak ..., one process per thread count.
+
+    Args:
+        contracts: the files.
+        options: thread counts and repeats.
 
     Returns:
-        one result a file, in order; and the peak of this processor, for int8 under True and for
-        float32 under False.
+        One result per file, in order; and the peak of this processor, int8 under True, float32
+        under False.
 
     Raises:
         RuntimeError: the peak itself could not be measured.
@@ -110,10 +120,10 @@ def benchmark(
         peaks = {}
         for integer, name in ((True, "int8"), (False, "float32")):
             path = pathlib.Path(scratch) / f"peak_{name}.tflite"
-            write_ceiling(path, integer)
+            write_peak_model(path, integer)
             peaks[integer] = _describe(read_contract(path, name=f"peak {name}"))
         everything = [*results, *peaks.values()]
-        for result in results:  # the peaks are files of ours, and classify nothing
+        for result in results:  # the peak models are our own, and need no check
             _probe(result)
         _time_all(everything, options)
     for peak in peaks.values():
@@ -128,7 +138,14 @@ def _describe(contract: ModelContract) -> Benchmark:
 
 
 def noise(contract: ModelContract) -> np.ndarray:
-    """Seeded random pixels uint8 [height, width, channels]: kernels take no shortcut on them."""
+    """Returns seeded random pixels, on which kernels have no shortcut.
+
+    Args:
+        contract: of the file.
+
+    Returns:
+        uint8 [height, width, channels].
+    """
     shape = (contract.height, contract.width, contract.channels)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
@@ -139,13 +156,20 @@ def _probe(result: Benchmark) -> None:
         for outcome in pool.run([task]):
             result.failure = outcome.failure
             if not outcome.failure:
-                result.memory_mb, result.kernels = outcome.value  # type: ignore[misc]
+                result.memory_mb, result.kernels = outcome.value
 
 
 def first_run(runner: ModelRunner, image: np.ndarray) -> tuple[float, Kernels]:
-    """Runs in a child of its own: one invoke; the memory that it took, in MB, and the kernels.
+    """Runs a file once, in a child process of its own.
 
-    The output is not looked at: any network can be timed, one that masks no photo, too.
+    The output is ignored, so any network can be timed, not only segmentation models.
+
+    Args:
+        runner: of the file.
+        image: uint8 [height, width, channels].
+
+    Returns:
+        Memory that it took, in 10^6 bytes, and the kernels.
     """
     runner.set_image(image)
     runner.invoke()
@@ -153,7 +177,16 @@ def first_run(runner: ModelRunner, image: np.ndarray) -> tuple[float, Kernels]:
 
 
 def first_invoke(runner: ModelRunner, image: np.ndarray, warmup: int) -> float:
-    """Runs in a child: milliseconds of the first of `warmup` invokes."""
+    """Runs the warm-up in a child process.
+
+    Args:
+        runner: of the file.
+        image: uint8 [height, width, channels].
+        warmup: number of invokes.
+
+    Returns:
+        Milliseconds of the first invoke.
+    """
     runner.set_image(image)
     first = runner.invoke_ms()
     for _ in range(warmup - 1):
@@ -162,7 +195,14 @@ def first_invoke(runner: ModelRunner, image: np.ndarray, warmup: int) -> float:
 
 
 def one_invoke(runner: ModelRunner) -> tuple[float, float]:
-    """Runs in a child: wall and processor milliseconds of one invoke."""
+    """Runs one invoke in a child process.
+
+    Args:
+        runner: of the file.
+
+    Returns:
+        Wall and processor time in milliseconds.
+    """
     started = time.process_time()
     wall = runner.invoke_ms()
     return wall, (time.process_time() - started) * 1e3
@@ -185,12 +225,12 @@ def _time_all(results: list[Benchmark], options: BenchmarkOptions) -> None:
                 for index, image in images
             )
             for outcome in pool.run(tasks):
-                first[outcome.task.model, threads] = outcome.value  # type: ignore[assignment]
+                first[outcome.task.model, threads] = outcome.value
         for _ in range(options.repeats):
             for threads, pool in pools.items():
                 for outcome in pool.run([Task(index, one_invoke, arguments=()) for index in alive]):
                     key = outcome.task.model, threads
-                    times.setdefault(key, []).append(outcome.value)  # type: ignore[arg-type]
+                    times.setdefault(key, []).append(outcome.value)
         for index in alive:
             failures = [pool.broken[index] for pool in pools.values() if index in pool.broken]
             results[index].failure = failures[0] if failures else ""

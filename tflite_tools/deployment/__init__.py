@@ -1,1 +1,1 @@
-"""Everything between a finished file and a device."""
+"""Prepares a finished file for a device: metadata, test vectors, checks for programs and chips."""

@@ -1,4 +1,4 @@
-"""From a `.tflite` to the same model with metadata, and a manifest that fits the new file."""
+"""Writes a copy of a `.tflite` with metadata, and the manifest of the new file."""
 
 import dataclasses
 import pathlib
@@ -12,12 +12,12 @@ from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.metadata_description import check_labels, describe
-from tflite_tools.file_contract import PreprocessingSource
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import PreprocessingSource
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
 from tflite_tools.metadata.packing import add
 from tflite_tools.metadata.segmenter import SegmenterMetadata
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 
@@ -28,10 +28,10 @@ class AddOptions:
     Attributes:
         model: the file; its manifest, else its own metadata, gives labels and normalization.
         output: the file to write.
-        labels: text file, a name a line; None: what the file brings.
-        preprocessing: None: what the file brings, else what its input's scale stands for.
-        alignment: how the training resizes logits; None: what the manifest says.
-        name, license: for people; "" leaves the file's stem and nothing.
+        labels: text file, one name per line; None for the file's own.
+        preprocessing: None for the file's own, else that of its input's scale.
+        alignment: how the training resizes logits; None for the manifest's.
+        name, license: for people; "" for the file's stem and no licence.
         overwrite: replace `output` and its manifest.
     """
 
@@ -44,33 +44,43 @@ class AddOptions:
     alignment: Alignment | None = None
     overwrite: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.output.suffix != ".tflite":
-            raise ValueError(f"--output {self.output} does not end with .tflite; name it so")
+            raise ValueError(f"--output: expected a name ending in .tflite, got {self.output}")
         for path in (self.output, manifest_path(self.output)):
             if path.exists() and not self.overwrite:
                 raise FileExistsError(f"{path} exists; give --overwrite or another --output")
 
 
 def default_output(model: pathlib.Path) -> pathlib.Path:
-    """`int8_metadata.tflite` for `int8.tflite`."""
+    """Returns the default output: `int8_metadata.tflite` for `int8.tflite`.
+
+    Args:
+        model: the input file.
+    """
     return model.with_name(f"{model.stem}_metadata.tflite")
 
 
 def add_metadata(options: AddOptions) -> SegmenterMetadata:
-    """Writes the output and the manifest beside it; returns what the output says about itself.
+    """Writes the output and its manifest.
+
+    Args:
+        options: the files and what to add.
+
+    Returns:
+        The metadata in the output.
 
     Raises:
         FileNotFoundError: no such model or label file.
         ValueError: not a segmentation model, no labels or not as many as classes, or a float input
-            whose normalization nobody tells.
-        RuntimeError: the new file does not give what the old one gives.
+            whose normalization is not stated.
+        RuntimeError: the new file computes another output than the old one.
     """
     contract = read_contract(options.model, options.preprocessing, alignment=options.alignment)
     if contract.preprocessing_source is PreprocessingSource.ASSUMED:
         raise ValueError(
-            f"{options.model}: nothing says how pixels become its {contract.input_dtype} input; "
-            "give --mean and --std"
+            f"{options.model}: the normalization of its {contract.input_dtype} input is not on "
+            "record; give --mean and --std"
         )
     for warning in contract.warnings:
         logging.warning("%s: %s", options.model, warning)
@@ -89,17 +99,19 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
 
 
 def _check_run(original: pathlib.Path, changed: pathlib.Path) -> None:
-    """Runs both files once on seeded noise: metadata must not change what a file computes."""
+    """Runs both files once on seeded noise: metadata must not change the output."""
     graph = read_graph(original)
     shape = graph.tensors[graph.inputs[0]].shape
     noise = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     try:
         expected = FileRunner(original)(noise)
     except (ValueError, RuntimeError) as error:  # one for an accelerator, for example
-        logging.warning("%s does not run here (%s): its copy is not tried either", original, error)
+        logging.warning("%s does not run here (%s): its copy is not checked", original, error)
         return
     if not np.array_equal(expected, FileRunner(changed)(noise), equal_nan=True):
-        raise RuntimeError(f"{original} with metadata computes something else; it is not written")
+        raise RuntimeError(
+            f"{original}: the copy with metadata computes another output; it is not written"
+        )
 
 
 def _labels(options: AddOptions, contract: ModelContract) -> tuple[str, ...]:
@@ -107,21 +119,24 @@ def _labels(options: AddOptions, contract: ModelContract) -> tuple[str, ...]:
         return read_labels(options.labels)
     if contract.label_set is None:
         raise ValueError(
-            f"{options.model}: no manifest beside it and no metadata in it has labels; give "
-            "--labels=FILE, one name a line"
+            f"{options.model}: neither its manifest nor its metadata have labels; give "
+            "--labels=FILE, one name per line"
         )
     return contract.label_set.names
 
 
 def read_labels(path: pathlib.Path) -> tuple[str, ...]:
-    """One label a line; empty lines at the end are left out.
+    """Reads one label per line; empty lines at the end are ignored.
+
+    Args:
+        path: text file.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: not UTF-8 text, or a line without a label.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a text file, one label a line")
+        raise FileNotFoundError(f"{path}: no such file; give a text file, one label per line")
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
@@ -165,7 +180,7 @@ def _manifest(contract: ModelContract, labels: tuple[str, ...], *, content: byte
 
 
 def _head(contract: ModelContract) -> str:
-    """The export's word for this output."""
+    """Returns the name of this output among the heads of the export."""
     spatial = [size for size in contract.output_shape if size != 1]
     size = tuple(spatial[:2]) if contract.classes_output else contract.output_shape[1:3]
     form = "argmax" if contract.classes_output else "logits"

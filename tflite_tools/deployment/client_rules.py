@@ -1,9 +1,8 @@
-"""What other programs demand of a `.tflite`, above all what they misread without a word.
+"""Rules of other programs for a `.tflite`, above all those that they break without an error.
 
-Each rule was measured with the program itself (`clients/` at the root runs them again) or, for
-the Edge TPU, read in its documentation. A finding that is `fatal` gives an error there or, worse,
-a wrong mask; the others cost speed,
-or names, or a few pixels along edges.
+Each rule was measured with the program itself (`clients/` runs them again) or, for the Edge TPU,
+taken from its documentation. A finding that is `fatal` causes an error there or, worse, a wrong
+mask; the others cost speed, class names, or a few pixels along edges.
 """
 
 import dataclasses
@@ -23,14 +22,14 @@ from tflite_tools.runtime.runtime_shapes import with_known_shapes
 _EXPORT = "export with"
 _ADD = "python -m tflite_tools.add_metadata --model=FILE"
 _MAX_ARGMAX_CHANNELS = 127
-"""Vela 5.2 maps ARG_MAX along the depth of at most so many channels."""
+"""Vela 5.2 maps ARG_MAX over at most so many channels."""
 
 _JAVASCRIPT_DTYPES = ("FLOAT32", "INT32", "UINT8")
 """Element types that @litertjs/core 2.5.3 has typed arrays for."""
 
 
 class Client(enum.Enum):
-    """Who is going to read the file."""
+    """A program that reads the file."""
 
     MEDIAPIPE = "mediapipe"
     """MediaPipe's ImageSegmenter: Python, Android, iOS, browser (measured: 1.2.2, web 1.1.0)."""
@@ -47,9 +46,9 @@ class Finding:
     """One rule that a file breaks.
 
     Attributes:
-        fault: what was found and what the client makes of it.
+        fault: what was found and its effect on the client.
         cure: what to do.
-        fatal: True for an error or a wrong mask, False for what only costs something.
+        fatal: True for an error or a wrong mask, False for a smaller cost.
     """
 
     fault: str
@@ -58,8 +57,8 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Inspected:
-    """A file as the rules see it.
+class InspectedFile:
+    """The input of the rules.
 
     Attributes:
         graph: of the file.
@@ -73,35 +72,47 @@ class Inspected:
 
     @property
     def image(self) -> Tensor:
+        """The input tensor."""
         return self.graph.tensors[self.graph.inputs[0]]
 
     @property
     def output(self) -> Tensor:
+        """The first output tensor."""
         return self.graph.tensors[self.graph.outputs[0]]
 
 
 def check_file(path: str | pathlib.Path, client: Client) -> list[Finding]:
-    """The rules of `client` that a file breaks, fatal ones first.
+    """Returns the rules of a client that a file breaks, fatal ones first.
+
+    Args:
+        path: the file.
+        client: the program.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or its manifest is of another file.
+        ValueError: damaged, or its manifest describes another file.
     """
     graph = with_known_shapes(read_graph(path))
-    inspected = Inspected(graph, packing.read(path), contract=read_contract(path))
+    inspected = InspectedFile(graph, packing.read(path), contract=read_contract(path))
     findings = [finding for rule in RULES[client] for finding in rule(inspected)]
     return sorted(findings, key=lambda finding: not finding.fatal)
 
 
 def findings_text(path: pathlib.Path, client: Client, *, findings: list[Finding]) -> str:
-    """One line for each finding, or one that says that there is none."""
+    """Formats one line per finding, or one line if there is none.
+
+    Args:
+        path: the file.
+        client: the program.
+        findings: of `check_file`.
+    """
     begin = f"{path}: {client.value}: "
     if not findings:
         compiler = client in (Client.EDGETPU, Client.ETHOSU)
         return begin + (
-            "its form is right; which operators are mapped, the compiler tells"
+            "its format is accepted; the compiler decides which operators are mapped"
             if compiler
-            else "taken as it is"
+            else "accepted as it is"
         )
     return "\n".join(
         f"{begin}{'REFUSED' if finding.fatal else 'note'}: {finding.fault}; {finding.cure}"
@@ -113,7 +124,7 @@ def _form(tensor: Tensor) -> str:
     return f"{tensor.type_name.lower()} {list(tensor.shape_signature)}"
 
 
-def _static_batch_one(file: Inspected) -> Iterator[Finding]:
+def _static_batch_one(file: InspectedFile) -> Iterator[Finding]:
     dynamic = [t for t in file.graph.tensors if -1 in t.shape_signature and t.data is None]
     if dynamic or file.image.shape[:1] != (1,):
         yield Finding(
@@ -122,56 +133,56 @@ def _static_batch_one(file: Inspected) -> Iterator[Finding]:
         )
 
 
-def _one_input_one_output(file: Inspected) -> Iterator[Finding]:
+def _one_input_one_output(file: InspectedFile) -> Iterator[Finding]:
     inputs, outputs = len(file.graph.inputs), len(file.graph.outputs)
     if inputs != 1 or outputs != 1:
         yield Finding(
-            f"{inputs} inputs and {outputs} outputs where one of each is expected",
-            "cut the graph down to the image and the logits",
+            f"expected one input and one output, got {inputs} and {outputs}",
+            "reduce the graph to the image and the logits",
         )
 
 
-def _mediapipe_input(file: Inspected) -> Iterator[Finding]:
+def _mediapipe_input(file: InspectedFile) -> Iterator[Finding]:
     image = file.image
     if image.type_name not in ("UINT8", "FLOAT32"):
         yield Finding(
-            f"the input is {_form(image)}; only uint8 and float32 are taken",
+            f"the input is {_form(image)}; only uint8 and float32 are accepted",
             f"{_EXPORT} --input_dtype=uint8",
         )
     if len(image.shape) == 4 and image.shape[3] != 3:
         yield Finding(
             f"the input has {image.shape[3]} channels; only RGB is fed", "train with 3 channels"
         )
-    if image.type_name == "UINT8" and not _pixels_go_in_unchanged(file):
+    if image.type_name == "UINT8" and not _pixels_are_fed_unchanged(file):
         yield Finding(
-            "the input's scale and zero point want other bytes than the camera's, which are fed "
-            "unchanged: the mask would be wrong in silence",
+            "the input's scale and zero point require other bytes than the camera's, which are fed "
+            "unchanged: the mask would be wrong without an error",
             f"{_EXPORT} the same mean and std for all channels, or --input_dtype=float32",
         )
     if image.type_name == "FLOAT32" and not (file.metadata and file.metadata.preprocessing):
         yield Finding("a float input without normalization in the metadata is an error", _ADD)
 
 
-def _pixels_go_in_unchanged(file: Inspected) -> bool:
-    """Within one gray level."""
+def _pixels_are_fed_unchanged(file: InspectedFile) -> bool:
+    """Returns whether pixels equal the input's values within one gray level."""
     table = file.contract.quantize_table()
     return table is None or bool(np.abs(table - np.arange(256.0)[:, None]).max() <= 1)
 
 
-def _mediapipe_output(file: Inspected) -> Iterator[Finding]:
+def _mediapipe_output(file: InspectedFile) -> Iterator[Finding]:
     output = file.output
-    cure = f"{_EXPORT} --heads=logits; the arg max is MediaPipe's own work"
+    cure = f"{_EXPORT} --heads=logits; MediaPipe computes the arg max itself"
     if output.type_name == "INT64":
-        yield Finding(f"the output is {_form(output)}: an error at the first picture", cure)
+        yield Finding(f"the output is {_form(output)}: an error at the first image", cure)
     elif len(output.shape) != 4 or output.shape[3] < 2:
         yield Finding(
-            f"the output is {_form(output)}, a class map: its rows are taken for classes, the "
-            "mask is wrong in silence",
+            f"the output is {_form(output)}, a class map: its rows are read as classes, the "
+            "mask is wrong without an error",
             cure,
         )
     elif output.type_name not in ("UINT8", "INT8", "FLOAT32"):
         yield Finding(
-            f"the output is {_form(output)}; only uint8, int8 and float32 are taken",
+            f"the output is {_form(output)}; only uint8, int8 and float32 are accepted",
             f"{_EXPORT} --output_dtype=uint8",
         )
     elif file.contract.needs_resize and file.contract.alignment is not Alignment.ALIGN_CORNERS:
@@ -181,15 +192,15 @@ def _mediapipe_output(file: Inspected) -> Iterator[Finding]:
             + (
                 f"the training resizes {trained.value}: edges move by up to half a cell"
                 if trained
-                else "nothing says how the training resizes: edges may move by up to half a cell"
+                else "the training's resize is not on record: edges may move by up to half a cell"
             ),
             f"{_EXPORT} --heads=logits for the exact mask",
             fatal=False,
         )
 
 
-def _own_resize(file: Inspected) -> Iterator[Finding]:
-    """Where the program itself enlarges the logits, it must do so as the training did."""
+def _own_resize(file: InspectedFile) -> Iterator[Finding]:
+    """A program that enlarges the logits itself must do so as the training did."""
     if not file.contract.needs_resize:
         return
     rows, columns = file.contract.output_size
@@ -198,7 +209,7 @@ def _own_resize(file: Inspected) -> Iterator[Finding]:
     yield Finding(
         f"{form} of {rows}x{columns} must be resized to {file.contract.height}x"
         f"{file.contract.width} by the program that reads them, "
-        + (f"with {trained.value}" if trained else "and nothing says with which convention"),
+        + (f"with {trained.value}" if trained else "and the convention is not on record"),
         f"resize with {trained.value} before the arg max"
         if trained
         else f"{_ADD} --resize=CONVENTION, the one of the training",
@@ -206,31 +217,31 @@ def _own_resize(file: Inspected) -> Iterator[Finding]:
     )
 
 
-def _labels_fit(file: Inspected) -> Iterator[Finding]:
+def _labels_fit(file: InspectedFile) -> Iterator[Finding]:
     labels = file.metadata.labels if file.metadata else ()
     channels = file.output.shape[-1]
     if labels and len(file.output.shape) == 4 and len(labels) != channels:
         yield Finding(
-            f"{len(labels)} labels for {channels} channels: nobody counts them, names are wrong "
-            "in silence",
+            f"{len(labels)} labels for {channels} channels: this is not checked there, names are "
+            "wrong without an error",
             f"{_ADD} --labels=LABELS",
         )
     if not labels:
         yield Finding("no labels in the file: its classes have no names", _ADD, fatal=False)
 
 
-def _javascript_ends(file: Inspected) -> Iterator[Finding]:
+def _javascript_ends(file: InspectedFile) -> Iterator[Finding]:
     ends = (("input", file.image, "input_dtype"), ("output", file.output, "output_dtype"))
     for place, tensor, flag in ends:
         if tensor.type_name not in _JAVASCRIPT_DTYPES:
             yield Finding(
                 f"the {place} is {_form(tensor)}; its tensors are float32, int32 or uint8, "
-                "anything else is an error at the first picture",
+                "anything else is an error at the first image",
                 f"{_EXPORT} --{flag}=uint8",
             )
 
 
-def _integer_only(file: Inspected) -> Iterator[Finding]:
+def _integer_only(file: InspectedFile) -> Iterator[Finding]:
     graph = file.graph
     computed = [graph.tensors[i] for operator in graph.operators for i in operator.outputs]
     floats = [tensor for tensor in computed if tensor.is_float]
@@ -243,7 +254,7 @@ def _integer_only(file: Inspected) -> Iterator[Finding]:
         )
 
 
-def _eight_bits(file: Inspected) -> Iterator[Finding]:
+def _eight_bits(file: InspectedFile) -> Iterator[Finding]:
     wide = [t for t in file.graph.tensors if t.type_name == "INT16"]
     if wide:
         yield Finding(
@@ -252,7 +263,7 @@ def _eight_bits(file: Inspected) -> Iterator[Finding]:
         )
 
 
-def _integer_ends(file: Inspected) -> Iterator[Finding]:
+def _integer_ends(file: InspectedFile) -> Iterator[Finding]:
     ends = (("input", file.image, "input_dtype"), ("output", file.output, "output_dtype"))
     for place, tensor, flag in ends:
         if tensor.is_float:
@@ -263,7 +274,7 @@ def _integer_ends(file: Inspected) -> Iterator[Finding]:
             )
 
 
-def _no_space_to_batch(file: Inspected) -> Iterator[Finding]:
+def _no_space_to_batch(file: InspectedFile) -> Iterator[Finding]:
     kinds = ("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND")
     count = sum(operator.kind in kinds for operator in file.graph.operators)
     if count:
@@ -274,16 +285,16 @@ def _no_space_to_batch(file: Inspected) -> Iterator[Finding]:
         )
 
 
-def _argmax_on_processor(file: Inspected) -> Iterator[Finding]:
+def _argmax_on_processor(file: InspectedFile) -> Iterator[Finding]:
     if any(operator.kind == "ARG_MAX" for operator in file.graph.operators):
         yield Finding(
-            "ARG_MAX is not mapped: it and all behind it run on the processor",
+            "ARG_MAX is not mapped: it and all operators after it run on the processor",
             f"{_EXPORT} --heads=logits_low and take the arg max there",
             fatal=False,
         )
 
 
-def _argmax_depth(file: Inspected) -> Iterator[Finding]:
+def _argmax_depth(file: InspectedFile) -> Iterator[Finding]:
     for operator in file.graph.operators:
         if operator.kind == "ARG_MAX":
             channels = file.graph.tensors[operator.inputs[0]].shape[-1]
@@ -295,8 +306,8 @@ def _argmax_depth(file: Inspected) -> Iterator[Finding]:
                 )
 
 
-def _enlarged_by_two(file: Inspected) -> Iterator[Finding]:
-    """Ethos-U55 and U65 have half-pixel bilinear for a factor of two alone."""
+def _enlarged_by_two(file: InspectedFile) -> Iterator[Finding]:
+    """Ethos-U55 and U65 support half-pixel bilinear resizes only for a factor of two."""
     tensors = file.graph.tensors
     factors = []
     for operator in file.graph.operators:
@@ -312,12 +323,12 @@ def _enlarged_by_two(file: Inspected) -> Iterator[Finding]:
         yield Finding(
             f"RESIZE_BILINEAR ({', '.join(factors)}) runs on the processor of a U55 or U65, a U85 "
             "maps powers of two",
-            f"{_EXPORT} --heads=logits_low to leave the last one out",
+            f"{_EXPORT} --heads=logits_low to omit the last one",
             fatal=False,
         )
 
 
-RULES: dict[Client, tuple[Callable[[Inspected], Iterator[Finding]], ...]] = {
+RULES: dict[Client, tuple[Callable[[InspectedFile], Iterator[Finding]], ...]] = {
     Client.MEDIAPIPE: (
         _static_batch_one,
         _one_input_one_output,

@@ -1,9 +1,9 @@
-"""An input and the output that a file gives for it, as raw bytes for a self-test on a device.
+"""Writes test vectors: an input and a file's output for it, as raw bytes for a test on a device.
 
-A device that feeds `input.bin` and gets another answer than `output.bin` has other kernels,
-which round differently, or a fault. The tolerance is measured: the same file on the same
-input through XNNPACK and through the builtin kernels. What it leaves room for is a multiple
-of that, still far from what swapped channels or a second normalization do.
+A device that gets another output than `output.bin` for `input.bin` has other kernels, which round
+differently, or an error. The tolerance is derived from a measurement: the disagreement of XNNPACK
+and the builtin kernels on the same file and input. It is a multiple of that, still far below the
+effect of swapped channels or a second normalization.
 """
 
 import dataclasses
@@ -17,28 +17,30 @@ from deeplab_tf.data.images import read_image
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.manifest import sha256_of
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.file_interpreter import FileInterpreter
 from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.runtime.output_reader import OutputReader
-from tflite_tools.runtime.pool import InterpreterPool, Task
-from tflite_tools.runtime.runner import FileInterpreter, ModelRunner
+from tflite_tools.runtime.pool import InterpreterPool
+from tflite_tools.runtime.runner import ModelRunner
 
 FORMAT = 1
 INPUT, OUTPUT, DESCRIPTION = "input.bin", "output.bin", "golden.json"
-_ROOM = 5
-"""Times the disagreement of two kernel sets here; a third one may lie on the other side."""
+_TOLERANCE_FACTOR = 5
+"""Times the disagreement of two kernel sets here; a third may differ the other way."""
 _STRICTEST, _LOOSEST = 0.995, 0.9
-"""Bounds of the demanded agreement; trained int8 files agree on 92-99.9% between kernel sets."""
+"""Bounds of the required agreement; trained int8 files agree on 92-99.9% between kernel sets."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GoldenOptions:
-    """What to write where.
+    """Input and output of `write_golden`.
 
     Attributes:
         model: the `.tflite`.
-        photo: picture file; placed on the canvas as in evaluation.
-        output_dir: gets three files.
-        overwrite: replace them.
+        photo: image file; placed on the canvas as in evaluation.
+        output_dir: folder of the three files.
+        overwrite: replace existing files.
     """
 
     model: pathlib.Path
@@ -46,7 +48,7 @@ class GoldenOptions:
     output_dir: pathlib.Path
     overwrite: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in (INPUT, OUTPUT, DESCRIPTION):
             if (self.output_dir / name).exists() and not self.overwrite:
                 raise FileExistsError(
@@ -56,26 +58,33 @@ class GoldenOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A device's output against the golden one.
+    """A device's output compared with the golden output.
 
     Attributes:
-        agreement: share of pixels with the same class; 0 for one class everywhere, where the golden
+        agreement: fraction of pixels with the same class; 0 for one class everywhere if the golden
             mask has several.
-        demanded: smallest share that passes.
+        required: smallest fraction that passes.
         largest_difference: of the raw values, in the output's own units (steps if quantized).
     """
 
     agreement: float
-    demanded: float
+    required: float
     largest_difference: float
 
     @property
     def passed(self) -> bool:
-        return self.agreement >= self.demanded
+        """Whether the device's output is close enough."""
+        return self.agreement >= self.required
 
 
 def write_golden(options: GoldenOptions) -> dict:
-    """Runs the file and writes the pair; returns what `golden.json` holds.
+    """Runs the file and writes input, output and their description.
+
+    Args:
+        options: the files.
+
+    Returns:
+        The content of `golden.json`.
 
     Raises:
         FileNotFoundError: no such model or photo.
@@ -84,12 +93,12 @@ def write_golden(options: GoldenOptions) -> dict:
     """
     contract = read_contract(options.model)
     if not options.photo.is_file():
-        raise FileNotFoundError(f"{options.photo}: no such picture; check --photo")
+        raise FileNotFoundError(f"{options.photo}: no such image; check --photo")
     photo = read_image(options.photo)
     if contract.channels != photo.shape[2]:
         raise ValueError(
-            f"{options.model} takes {contract.channels} channels and a photo has "
-            f"{photo.shape[2]}; golden pairs are made from RGB photos"
+            f"{options.model}: expected {photo.shape[2]} input channels as in the photo, got "
+            f"{contract.channels}; golden pairs are made from RGB photos"
         )
     canvas, _ = place(photo, (contract.height, contract.width))
     fed, output, other, kernels = _run(contract, canvas)
@@ -97,7 +106,7 @@ def write_golden(options: GoldenOptions) -> dict:
     if agreement < _LOOSEST:
         raise RuntimeError(
             f"{options.model}: XNNPACK and builtin kernels agree on {agreement:.1%} of the pixels, "
-            f"below {_LOOSEST:.0%}: no device could be judged by this pair; look for the cause "
+            f"below {_LOOSEST:.0%}: no device can be tested with this pair; look for the cause "
             "with tflite_tools.diagnose"
         )
     description = _description(
@@ -115,11 +124,11 @@ def _run(contract: ModelContract, canvas: np.ndarray) -> tuple:
         [outcome] = pool.run([Task(0, _both_kernel_sets, arguments=(canvas,))])
     if outcome.failure:
         raise RuntimeError(f"{contract.path}: {outcome.failure}")
-    return outcome.value  # type: ignore[return-value]
+    return outcome.value
 
 
 def _both_kernel_sets(runner: ModelRunner, canvas: np.ndarray) -> tuple:
-    """The input tensor, the output, the output through builtin kernels, kernels of the first."""
+    """Returns input, output, output of the builtin kernels, and the kernels of the first run."""
     fed = _fed_tensor(runner.contract, canvas)
     runner.set_image(canvas)
     runner.invoke()
@@ -130,7 +139,7 @@ def _both_kernel_sets(runner: ModelRunner, canvas: np.ndarray) -> tuple:
 
 
 def _fed_tensor(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
-    """The input tensor [1, height, width, channels] that `ModelRunner.set_image` makes."""
+    """Returns the input tensor [1, height, width, channels] that `ModelRunner.set_image` feeds."""
     table = contract.quantize_table()
     fed = canvas if table is None else table[canvas, np.arange(contract.channels)]
     return fed[None]
@@ -140,11 +149,19 @@ def _classes(contract: ModelContract, output: np.ndarray) -> np.ndarray:
     return OutputReader.of(contract).on_canvas(output)
 
 
-def _description(options, contract, *, fed, output, agreement: float, kernels: Kernels) -> dict:
-    # Where only the builtin kernels run it, one set met itself: nothing was measured.
+def _description(
+    options: GoldenOptions,
+    contract: ModelContract,
+    *,
+    fed: np.ndarray,
+    output: np.ndarray,
+    agreement: float,
+    kernels: Kernels,
+) -> dict:
+    # If only the builtin kernels run it, they were compared with themselves.
     measured = agreement if kernels is Kernels.XNNPACK else None
-    room = 1.0 if measured is None else _ROOM * (1 - measured)
-    demanded = min(_STRICTEST, max(_LOOSEST, 1 - room))
+    room = 1.0 if measured is None else _TOLERANCE_FACTOR * (1 - measured)
+    required = min(_STRICTEST, max(_LOOSEST, 1 - room))
     return {
         "format": FORMAT,
         "model": {
@@ -159,14 +176,14 @@ def _description(options, contract, *, fed, output, agreement: float, kernels: K
         "resize": contract.alignment.value if contract.alignment else None,
         "tolerance": {
             "rule": "share of pixels with the same class (arg max of logits) as output.bin",
-            "min_class_agreement": demanded,
+            "min_class_agreement": required,
             "measured_between_kernel_sets": measured,
         },
         "made_with": "XNNPACK kernels" if kernels is Kernels.XNNPACK else "builtin kernels",
     }
 
 
-def _tensor(name: str, values: np.ndarray, *, quantization) -> dict:
+def _tensor(name: str, values: np.ndarray, *, quantization: tuple[float, int] | None) -> dict:
     return {
         "file": name,
         "dtype": str(values.dtype),
@@ -185,11 +202,11 @@ def compare(
     Args:
         golden_dir: folder of the pair.
         found: raw output tensor of the device.
-        model: the file that the device runs, where it is at hand.
+        model: the file that the device runs, or None.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: `golden.json` or a file of the pair damaged, or `found` of another size.
+        ValueError: `golden.json` or a file of the pair is damaged, or `found` has another size.
     """
     description = _read_description(golden_dir)
     output = description["output"]
@@ -202,24 +219,24 @@ def compare(
     content = found.read_bytes()
     if len(content) != len(expected):
         raise ValueError(
-            f"{found}: {len(content)} bytes where {output['dtype']} {output['shape']} takes "
-            f"{len(expected)}; save the raw output tensor of {description['model']['file']}"
+            f"{found}: expected {len(expected)} bytes ({output['dtype']} {output['shape']}), got "
+            f"{len(content)}; save the raw output tensor of {description['model']['file']}"
         )
-    wanted, given = (
+    golden, given = (
         np.frombuffer(data, output["dtype"]).reshape(output["shape"])
         for data in (expected, content)
     )
     if not np.isfinite(given).all():
-        raise ValueError(f"{found}: holds NaN or infinity; the device's output is broken")
-    masks = [wanted, given]
+        raise ValueError(f"{found}: contains NaN or infinity; the device's output is invalid")
+    masks = [golden, given]
     if not description["output_is_class_map"]:
         masks = [values.argmax(-1) for values in masks]
     same = masks[0] == masks[1]
     constant = len(np.unique(masks[0])) > 1 and len(np.unique(masks[1])) == 1
     return Comparison(
         agreement=0.0 if constant else float(np.mean(same)),
-        demanded=float(description["tolerance"]["min_class_agreement"]),
-        largest_difference=float(np.abs(wanted.astype(np.float64) - given).max()),
+        required=float(description["tolerance"]["min_class_agreement"]),
+        largest_difference=float(np.abs(golden.astype(np.float64) - given).max()),
     )
 
 
@@ -228,8 +245,8 @@ def _check_model(golden_dir: pathlib.Path, known: dict, *, model: pathlib.Path) 
         raise FileNotFoundError(f"{model}: no such file; check --model")
     if sha256_of(model.read_bytes()) != known["sha256"]:
         raise ValueError(
-            f"{golden_dir} was made from {known['file']} with another sha256 than {model}; make a "
-            "pair for this file"
+            f"{golden_dir}: expected the sha256 of {known['file']}, got another one from {model}; "
+            "write a pair for this file"
         )
 
 
@@ -243,7 +260,7 @@ def _pair_file(golden_dir: pathlib.Path, name: str, *, sha256: str) -> bytes:
 def _read_description(golden_dir: pathlib.Path) -> dict:
     path = golden_dir / DESCRIPTION
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; make the pair with --model and --photo")
+        raise FileNotFoundError(f"{path}: no such file; write the pair with --model and --photo")
     try:
         description = json.loads(path.read_text())
         found = description["format"]
@@ -255,5 +272,5 @@ def _read_description(golden_dir: pathlib.Path) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a golden pair ({error}); write it again") from error
     if found != FORMAT:
-        raise ValueError(f"{path}: format {found} instead of {FORMAT}; write it again")
+        raise ValueError(f"{path}: expected format {FORMAT}, got {found}; write it again")
     return description

@@ -1,4 +1,4 @@
-"""The metadata that fits a model, and what must fit before it may say so."""
+"""Derives the metadata of a model from its contract, and checks its labels."""
 
 from deeplab_tf.data.preprocessing import PAD_PIXEL
 from tflite_tools.contract import ModelContract, class_count
@@ -14,13 +14,13 @@ def describe(
     name: str = "",
     license_text: str = "",
 ) -> SegmenterMetadata:
-    """The metadata that fits a model.
+    """Returns the metadata of a model.
 
     Args:
         contract: of the file.
         labels: in the order of the output.
-        graph: of the file; tells the classes of a class map.
-        name: default the file's stem.
+        graph: of the file; gives the number of classes of a class map.
+        name: default: the file's stem.
         license_text: of the weights.
 
     Raises:
@@ -45,26 +45,35 @@ def describe(
 
 
 def check_labels(labels: tuple[str, ...], classes: int | None, *, name: str) -> None:
-    """Nobody behind us counts them: MediaPipe shows a wrong name instead.
+    """Checks that labels are distinct and as many as the classes.
+
+    Readers do not check this: MediaPipe shows a wrong name instead.
+
+    Args:
+        labels: in the order of the output.
+        classes: of the output, or None if not known.
+        name: of the file, for messages.
 
     Raises:
         ValueError: see `describe`.
     """
     if classes is not None and len(labels) != classes:
         raise ValueError(
-            f"{name}: {len(labels)} labels for {classes} classes of the output; give one name a "
-            "line, background included, in the order of the output's channels"
+            f"{name}: expected {classes} labels (classes of the output), got {len(labels)}; give "
+            "one name per line, background included, in the order of the output's channels"
         )
     seen: set[str] = set()
     for number, label in enumerate(labels, 1):
         if not label.strip() or "\n" in label or "\r" in label:
-            raise ValueError(f"{name}: label {number} is {label!r}; a label is one line of text")
+            raise ValueError(f"{name}: label {number}: expected one line of text, got {label!r}")
         if label in seen:
             raise ValueError(f"{name}: label {number}, {label!r}, occurs twice; rename one")
         seen.add(label)
 
 
-def _input_range(contract: ModelContract):
+def _input_range(
+    contract: ModelContract,
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     if contract.input_dtype == "uint8":
         return (0.0,), (255.0,)
     if contract.input_dtype != "float32":

@@ -1,1 +1,1 @@
-"""What goes wrong between a trained network and its masks, found, named and cured."""
+"""Finds errors between a trained network and its masks, and names their remedies."""

@@ -1,8 +1,10 @@
-"""Whether the ranges of an integer file fit what flows on real photos, and channels that died.
+"""Checks the ranges of an integer file on real photos, and finds dead channels.
 
-A file that was calibrated on the wrong images either cuts values off (its ranges are too small)
-or leaves most of its 256 steps without work (they are too large).
+A file that was calibrated on the wrong images either clips values (its ranges are too small) or
+leaves most of its 256 steps unused (they are too large).
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,31 +13,37 @@ from tflite_tools.diagnosis.finding import Finding, problem, some, warning
 from tflite_tools.diagnosis.layers import LayerStatistics, real_limits
 from tflite_tools.diagnosis.observation import Observations
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
+from tflite_tools.flatbuffer.operators import traits
 
 _CLIPPED_PROBLEM = 0.005
 _CLIPPED_WARNING = 0.001
-"""Share of a tensor's values at an end where nothing should stop them. Files of real
-calibrations had at most 0.0001, one calibrated on a single photo 0.002, on noise 0.05."""
+"""Fraction of a tensor's values at an end of its range, where no activation stops them. Files
+calibrated on real photos had at most 0.0001, one calibrated on a single photo 0.002, on noise
+0.05."""
 _UNUSED = 1 / 16
-"""Less of the range than this costs 4 of 8 bits. The narrowest healthy tensor uses 0.25."""
+"""A tensor that uses less of its range loses 4 of 8 bits. The narrowest healthy one uses 0.25."""
 _UNUSED_TENSORS = 0.25
 _DEAD_CHANNELS = 0.5
-"""Share of a layer. Trained MobileNets have layers with a quarter dead."""
+"""Fraction of a layer. Trained MobileNets have layers with a quarter dead."""
 _LOST_CHANNELS = 0.1
-"""Share of a layer that is dead in the file and alive in the reference. Rounding alone kills
-the faintest 3 of 100."""
+"""Fraction of a layer that is dead in the file and alive in the reference. Rounding alone sets the
+faintest 3 of 100 to a constant."""
 _STUCK = 0.95
 _CHANNEL_STEPS = 4
 _ENOUGH_VALUES = 10_000
-"""Of a tensor; a pooled vector of a few photos is too short for shares of a thousandth."""
-_FIXED = (
+"""Of a tensor; a pooled vector of a few photos is too short for fractions of a thousandth."""
+_FIXED_RANGE = (
     *("QUANTIZE", "DEQUANTIZE", "LOGISTIC", "SOFTMAX", "TANH", "HARD_SWISH", "ARG_MAX", "CAST"),
-    *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "CONCATENATION", "RESHAPE", "PAD", "PADV2"),
-    *("MAX_POOL_2D", "TRANSPOSE", "STRIDED_SLICE", "SLICE", "TILE", "EXPAND_DIMS", "SQUEEZE"),
+    *("PADV2", "TRANSPOSE", "STRIDED_SLICE", "SLICE", "EXPAND_DIMS"),
     *("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE"),
 )
-"""Operators that give a range on, or whose range is fixed: another tensor is to blame."""
+"""Operators that copy a range or whose range is fixed, besides those of one scale by the table."""
 _SIX = 5.9
+
+
+def _has_own_range(kind: str) -> bool:
+    """Whether the calibration chose the range of an operator's output."""
+    return kind not in _FIXED_RANGE and not traits(kind).same_scale
 
 
 def _name(operator: Operator, tensor: Tensor) -> str:
@@ -43,7 +51,7 @@ def _name(operator: Operator, tensor: Tensor) -> str:
 
 
 def _natural_ends(operator: Operator, tensor: Tensor) -> tuple[bool, bool]:
-    """Whether values belong at the low and the high end: an activation stops them there."""
+    """Returns whether an activation stops values at the low and at the high end of the range."""
     fused = getattr(operator.options, "fusedActivationFunction", 0)
     relu = fused == 1 or operator.kind == "RELU"
     one = fused == 2 or operator.kind == "RELU_N1_TO_1"
@@ -52,7 +60,7 @@ def _natural_ends(operator: Operator, tensor: Tensor) -> tuple[bool, bool]:
 
 
 def _computed(graph: Graph) -> list[tuple[Operator, Tensor]]:
-    """Every operator with each of its outputs."""
+    """Returns every operator with each of its outputs."""
     return [
         (operator, graph.tensors[index])
         for operator in graph.operators
@@ -60,18 +68,20 @@ def _computed(graph: Graph) -> list[tuple[Operator, Tensor]]:
     ]
 
 
-def _judged(case: Case, seen: Observations):
-    """(operator, tensor, statistics, natural ends) of quantized tensors that have own ranges."""
+def _tensors_with_own_range(
+    case: Case, seen: Observations
+) -> Iterator[tuple[Operator, Tensor, LayerStatistics, tuple[bool, bool]]]:
+    """Yields operator, tensor, statistics and natural ends of quantized tensors of own range."""
     for operator, tensor in _computed(case.graph):
         statistics = seen.layers.get(tensor.index)
-        if statistics is None or statistics.histogram is None or operator.kind in _FIXED:
+        if statistics is None or statistics.histogram is None or not _has_own_range(operator.kind):
             continue
         if statistics.values >= _ENOUGH_VALUES:
             yield operator, tensor, statistics, _natural_ends(operator, tensor)
 
 
 def _clipped(statistics: LayerStatistics, natural: tuple[bool, bool]) -> float:
-    """Share of the values that an end cuts off; of the reference's values where there are any."""
+    """Returns the fraction of the values (of the reference's if there are any) that are clipped."""
     comparison = statistics.comparison
     if comparison is not None:
         below, above, values = comparison.below, comparison.above, comparison.values
@@ -82,10 +92,10 @@ def _clipped(statistics: LayerStatistics, natural: tuple[bool, bool]) -> float:
 
 
 def saturated_ranges(case: Case, seen: Observations) -> list[Finding]:
-    """Ranges that are too small for real photos."""
+    """Finds ranges that are too small for real photos."""
     shares = [
         (_clipped(statistics, natural), _name(operator, tensor))
-        for operator, tensor, statistics, natural in _judged(case, seen)
+        for operator, tensor, statistics, natural in _tensors_with_own_range(case, seen)
     ]
     over = sorted((item for item in shares if item[0] >= _CLIPPED_WARNING), reverse=True)
     if not over:
@@ -106,8 +116,8 @@ def saturated_ranges(case: Case, seen: Observations) -> list[Finding]:
 
 
 def unused_ranges(case: Case, seen: Observations) -> list[Finding]:
-    """Ranges that are far too large for real photos."""
-    free = [item for item in _judged(case, seen) if not item[3][1]]
+    """Finds ranges that are far too large for real photos."""
+    free = [item for item in _tensors_with_own_range(case, seen) if not item[3][1]]
     shares = [
         (statistics.used_share, _name(operator, tensor)) for operator, tensor, statistics, _ in free
     ]
@@ -128,11 +138,11 @@ def unused_ranges(case: Case, seen: Observations) -> list[Finding]:
 
 
 def dead_channels(case: Case, seen: Observations) -> list[Finding]:
-    """Channels that say the same on every photo and at every place."""
+    """Finds channels with one value on every photo and at every position."""
     dead, stuck = [], []
     for operator, tensor in _computed(case.graph):
         statistics = seen.layers.get(tensor.index)
-        if statistics is None or operator.kind in _FIXED or max(tensor.shape[1:3]) == 1:
+        if statistics is None or not _has_own_range(operator.kind) or max(tensor.shape[1:3]) == 1:
             continue
         natural = _natural_ends(operator, tensor)
         name, channels = _name(operator, tensor), tensor.shape[-1]
@@ -150,9 +160,9 @@ def dead_channels(case: Case, seen: Observations) -> list[Finding]:
             problem(
                 "dead_channels",
                 f"channels with one value on all photos: {some(dead)}",
-                "If the float file is alive there, one range covers channels of too different "
-                "size: equalize (--equalize) or calibrate again; else train with a smaller "
-                "learning rate.",
+                "If these channels vary in the float file, one range covers channels of too "
+                "different size: equalize (--equalize) or calibrate again; else train with a "
+                "smaller learning rate.",
             )
         )
     if stuck:
@@ -168,7 +178,7 @@ def dead_channels(case: Case, seen: Observations) -> list[Finding]:
 
 
 def _stuck_channels(statistics: LayerStatistics, natural: tuple[bool, bool]) -> np.ndarray:
-    """Bool [channels]. An activation's zero is no fault, its upper end is."""
+    """Returns bool [channels]: values stuck at an end. An activation's zero is no fault."""
     channels = len(statistics.low)
     if statistics.histogram is None:
         return np.zeros(channels, bool)
@@ -178,7 +188,7 @@ def _stuck_channels(statistics: LayerStatistics, natural: tuple[bool, bool]) -> 
 
 
 def _alive_in_reference(statistics: LayerStatistics, tensor: Tensor) -> np.ndarray:
-    """Bool [channels]: the reference's channel moves by more than a few steps."""
+    """Returns bool [channels]: the reference's channel varies by more than a few steps."""
     comparison = statistics.comparison
     if comparison is None or tensor.quantization is None:
         return np.zeros(len(statistics.low), bool)

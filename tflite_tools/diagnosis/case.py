@@ -1,4 +1,4 @@
-"""The file under diagnosis, and everything that was given with it."""
+"""The file under diagnosis, with its reference, label list and data set."""
 
 import dataclasses
 import json
@@ -7,9 +7,9 @@ import pathlib
 from deeplab_tf.data.dataset import SegmentationDataset, read_lines
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, class_count, read_contract
-from tflite_tools.file_contract import PreprocessingSource
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS
+from tflite_tools.input_contract import PreprocessingSource
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
@@ -18,13 +18,13 @@ INTEGER_TYPES = ("INT8", "UINT8", "INT16")
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What the checks look at.
+    """The input of the checks.
 
     Attributes:
         graph, contract: of the file.
-        manifest: beside it, or None.
-        given_preprocessing: whether the normalization came by hand, not from the file.
-        labels: the list of class names to judge, or () where there is none.
+        manifest: next to it, or None.
+        given_preprocessing: whether the caller gave the normalization.
+        labels: the list of class names to check, or () if there is none.
         reference_graph, reference: a float file of the same network, or None.
         dataset: labelled photos, or None.
     """
@@ -40,6 +40,7 @@ class Case:
 
     @property
     def input_tensor(self) -> Tensor:
+        """The input of the file."""
         return self.graph.tensors[self.graph.inputs[0]]
 
     @property
@@ -59,13 +60,13 @@ class Case:
         return self.labels or (self.dataset.label_set.names if self.dataset else ())
 
     def truth_obstacle(self) -> str:
-        """Why masks cannot be compared with labels, or ""."""
+        """Returns the reason why masks cannot be compared with labels, or ""."""
         if self.dataset is None:
             return "needs labelled photos: give --dataset and --data_dir"
         if self.contract.channels != self.dataset.channels:
             return (
-                f"the file takes {self.contract.channels} channels, {self.dataset.name} has "
-                f"{self.dataset.channels}"
+                f"expected {self.dataset.channels} channels ({self.dataset.name}), got "
+                f"{self.contract.channels}"
             )
         sensor = self.contract.sensor
         if sensor is not None and (other := sensor.difference(self.dataset.sensor)):
@@ -73,7 +74,7 @@ class Case:
         classes = class_count(self.graph, self.contract.num_classes)
         known = self.dataset.label_set.num_classes
         if classes is not None and classes != known:
-            return f"the file gives {classes} classes, {self.dataset.name} has {known}"
+            return f"expected {known} classes ({self.dataset.name}), got {classes}"
         return ""
 
 
@@ -85,7 +86,14 @@ def open_case(
     reference: pathlib.Path | None = None,
     dataset: SegmentationDataset | None = None,
 ) -> Case:
-    """Reads what is to be diagnosed, without running it.
+    """Reads a file for the diagnosis, without running it.
+
+    Args:
+        model: the file.
+        preprocessing: normalization by the caller, or None for the file's own.
+        labels: list of class names to check, or None for the file's own.
+        reference: float file of the same network, or None.
+        dataset: labelled photos, or None.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -108,12 +116,15 @@ def open_case(
         dataset=dataset,
     )
     if reference and dataclasses.replace(case, graph=case.reference_graph).is_integer:  # type: ignore[arg-type]
-        raise ValueError(f"reference {reference} computes with integers; give the float file")
+        raise ValueError(
+            f"reference {reference}: expected a float file, got one that computes with integers; "
+            "give the float file"
+        )
     return case
 
 
 def _reference_contract(path: pathlib.Path, contract: ModelContract) -> ModelContract:
-    """With the normalization that it brings, else with the file's."""
+    """Reads the reference with its own normalization, else with the file's."""
     reference = read_contract(path)
     if reference.preprocessing_source is PreprocessingSource.ASSUMED:
         reference = dataclasses.replace(reference, preprocessing=contract.preprocessing)
@@ -121,28 +132,31 @@ def _reference_contract(path: pathlib.Path, contract: ModelContract) -> ModelCon
     found = (reference.height, reference.width, reference.channels)
     if found != size:
         raise ValueError(
-            f"reference {path} takes {list(found)}, {contract.path} {list(size)}; give the float "
-            "file of the same network at the same size"
+            f"reference {path}: expected an input {list(size)} as {contract.path} has, got "
+            f"{list(found)}; give the float file of the same network at the same size"
         )
     return reference
 
 
 def read_label_list(path: pathlib.Path) -> tuple[str, ...]:
-    """Class names: one a line, or a JSON with "names" or "labels".
+    """Reads class names, one per line, or from a JSON with "names" or "labels".
+
+    Args:
+        path: of the list.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it names no class.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --labels needs one class name a line")
+        raise FileNotFoundError(f"{path}: no such file; --labels expects one class name per line")
     lines = read_lines(path)
     if path.suffix == ".json":
         try:
             values = json.loads("\n".join(lines))
             names = values.get("names") or values.get("labels") or []
             if not isinstance(names, list):
-                raise ValueError(f"{type(names).__name__} instead of a list")
+                raise ValueError(f"expected a list, got {type(names).__name__}")
             names = [str(name) for name in names]
         except (ValueError, AttributeError) as error:
             raise ValueError(f"{path}: not a JSON list of names ({error})") from error
@@ -151,5 +165,5 @@ def read_label_list(path: pathlib.Path) -> tuple[str, ...]:
         while names and not names[-1]:
             names.pop()
     if not names:
-        raise ValueError(f"{path}: names no class; write one class name a line, id 0 first")
+        raise ValueError(f"{path}: expected class names, got none; write one per line, id 0 first")
     return tuple(names)

@@ -1,7 +1,7 @@
-"""A file against its float reference, layer by layer: where the error begins.
+"""Compares a file with its float reference layer by layer, to find where the error begins.
 
-Errors add up on the way, so a low ratio at the end blames nobody; a ratio that falls between a
-layer's inputs and its output does.
+Errors accumulate, so a low signal-to-noise ratio at the end points to no layer; a ratio that falls
+between a layer's inputs and its output does.
 """
 
 from tflite_tools.diagnosis.case import Case
@@ -13,11 +13,11 @@ _FALL_DB = 12.0
 _LOW_DB = 10.0
 _FEW_PAIRS = 0.5
 _CEILING_DB = 50.0
-"""Better than 8 bits can be; an exact copy has an infinite ratio."""
+"""Better than 8 bits can reach; an exact copy has an infinite ratio."""
 
 
 def exploding_error(case: Case, seen: Observations) -> list[Finding]:
-    """The tensor at which the error explodes."""
+    """Finds the tensor at which the error grows suddenly."""
     ratios = {
         index: min(statistics.comparison.snr_db, _CEILING_DB)
         for index, statistics in seen.layers.items()
@@ -33,7 +33,7 @@ def exploding_error(case: Case, seen: Observations) -> list[Finding]:
     falls = [item for item in falls if item[0] >= _FALL_DB and item[2] < _LOW_DB]
     if not falls:
         return found
-    # The first one in the order of execution; what lies behind it only inherits.
+    # The first in the order of execution; later ones inherit its error.
     _, before, after, operator = min(falls, key=lambda item: item[3].position)
     name = case.graph.tensors[operator.outputs[0]].name.split(";")[0]
     return [
@@ -43,13 +43,13 @@ def exploding_error(case: Case, seen: Observations) -> list[Finding]:
             f"operator {operator.position} {operator.kind} {name!r}: signal to noise falls from "
             f"{before:.1f} dB to {after:.1f} dB ({len(ratios)} tensors compared)",
             "Its range, its bias or one of its weight scales is wrong: calibrate again, equalize "
-            "(--equalize), or keep this layer out (--keep_float, --int16).",
+            "(--equalize), or exclude this layer (--keep_float, --int16).",
         ),
     ]
 
 
 def _ratio_before(graph: Graph, inputs: tuple[int, ...], *, ratios: dict[int, float]) -> float:
-    """The lowest ratio among the nearest compared tensors in front; the ceiling if none is."""
+    """Returns the lowest ratio of the nearest compared inputs; `_CEILING_DB` if there is none."""
     found, waiting, known = [_CEILING_DB], list(inputs), set()
     while waiting:
         index = waiting.pop()
@@ -69,7 +69,7 @@ def _few_pairs(seen: Observations, compared: int) -> list[Finding]:
     return [
         warning(
             "reference_unlike",
-            f"only {compared} of {len(seen.layers)} tensors have a namesake in the reference",
-            "Give the float file of the same export: tensors are matched by their layers' names.",
+            f"only {compared} of {len(seen.layers)} tensors have a counterpart in the reference",
+            "Give the float file of the same export: tensors are matched by layer names.",
         )
     ]

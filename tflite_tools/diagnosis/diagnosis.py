@@ -1,4 +1,4 @@
-"""All checks over one file."""
+"""Runs all checks on one file."""
 
 import dataclasses
 import time
@@ -11,14 +11,14 @@ from tflite_tools.diagnosis.registry import CHECKS, obstacle
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What was found.
+    """The result of all checks.
 
     Attributes:
         findings: problems first, each group in the order of the checks.
         skipped: checks that did not run.
-        ran: how many did.
+        ran: number of checks that ran.
         images: photos whose masks were scored.
-        seconds: that it took.
+        seconds: duration.
     """
 
     findings: tuple[Finding, ...]
@@ -29,10 +29,12 @@ class Diagnosis:
 
     @property
     def problems(self) -> list[Finding]:
+        """Findings that make masks wrong or a device fail."""
         return [finding for finding in self.findings if finding.severity is Severity.PROBLEM]
 
     @property
     def warnings(self) -> list[Finding]:
+        """Findings that need a look."""
         return [finding for finding in self.findings if finding.severity is Severity.WARNING]
 
 
@@ -46,14 +48,14 @@ _WRONG_FEEDING = (
 )
 _UNKNOWN_FEEDING = "unknown_normalization"
 _CONSEQUENCES: tuple[str, ...] = ("channel_order", "label_order", "never_predicted")
-"""What masks of badly fed photos show by chance; their cures would mislead."""
+"""Findings that masks of wrongly fed photos show by chance; their cures would mislead."""
 
 
 _OF_VALUES = (
     *("constant_mask", "class_outside", "dead_channels"),
     *("saturated_ranges", "saturated_channels", "unused_ranges"),
 )
-"""What else photos show that were fed by a wrong assumption."""
+"""Further findings on photos that were fed by a wrong assumption."""
 
 
 def _without_consequences(findings: list[Finding]) -> tuple[list[Finding], list[Skipped]]:
@@ -64,17 +66,22 @@ def _without_consequences(findings: list[Finding]) -> tuple[list[Finding], list[
         cause, consequences = causes[0], _CONSEQUENCES
     else:
         return findings, []
-    left_out = [finding.name for finding in findings if finding.name in consequences]
-    reason = f"says nothing while {cause} stands; mend that first"
+    dropped = [finding.name for finding in findings if finding.name in consequences]
+    reason = f"not meaningful while {cause} is present; fix that first"
     kept = [finding for finding in findings if finding.name not in consequences]
-    return kept, [Skipped(name, reason) for name in dict.fromkeys(left_out)]
+    return kept, [Skipped(name, reason) for name in dict.fromkeys(dropped)]
 
 
 def diagnose(case: Case, effort: Effort) -> Diagnosis:
     """Runs every check that can run.
 
+    Args:
+        case: the file.
+        effort: how much is run.
+
     Raises:
-        ValueError, FileNotFoundError: a sample cannot be read.
+        FileNotFoundError: a sample does not exist.
+        ValueError: a sample cannot be read.
     """
     started = time.perf_counter()
     seen = observe(case, effort)
@@ -87,9 +94,9 @@ def diagnose(case: Case, effort: Effort) -> Diagnosis:
             skipped.append(Skipped(check.name, reason))
         else:
             findings += check.function(case, seen)
-    findings, left_out = _without_consequences(findings)
-    skipped += left_out
+    findings, dropped = _without_consequences(findings)
+    skipped += dropped
     findings.sort(key=lambda finding: finding.severity is not Severity.PROBLEM)
-    ran = len(CHECKS) - len(skipped) + len(left_out)
+    ran = len(CHECKS) - len(skipped) + len(dropped)
     seconds = time.perf_counter() - started
     return Diagnosis(tuple(findings), tuple(skipped), ran=ran, images=seen.images, seconds=seconds)

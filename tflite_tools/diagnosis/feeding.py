@@ -1,4 +1,6 @@
-"""Whether photos go in as the network wants them: range, channel order, orientation."""
+"""Checks whether photos are fed as in the training: range, channel order, orientation."""
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,18 +17,18 @@ from tflite_tools.diagnosis.views import (
     UPSIDE_DOWN,
     describe,
 )
-from tflite_tools.file_contract import PreprocessingSource, own_preprocessing
 from tflite_tools.flatbuffer.graph import Graph
+from tflite_tools.input_contract import PreprocessingSource, quantized_preprocessing
 
 _OTHER_UNITS = 16.0
-"""Two ranges whose widths differ more are pixels against normalized values, not two choices."""
+"""Ranges whose widths differ more are pixels and normalized values, not two normalizations."""
 _TOLERANCE = 0.02
 """Relative. 1/127.5 against 1/128 differs by 0.4%: half a gray level at the brightest pixel."""
 _GAIN = 0.03
-"""mIoU, a fraction: another way to feed must score better by this much, and beyond luck."""
+"""mIoU, a fraction: another feeding must score better by this much, and significantly."""
 _FEW_PHOTOS = 6
-"""From here on photos that all agree are beyond luck: 2 / 2^6 = 3 %, of five 6 %. A bootstrap of
-fewer draws the same ones again and calls that certain."""
+"""From this number on, photos that all agree are significant: 2 / 2^6 = 3 %, with five 6 %. A
+bootstrap of fewer photos repeats the same ones and underestimates the variance."""
 _FEW_LEVELS = 8
 _COVERED_MORE = 0.2
 _RAW = "Normalize photos as in the training before feeding: (pixel - mean) / std"
@@ -34,7 +36,7 @@ _TWICE = "Normalize once: an integer input takes camera bytes, its scale is the 
 
 
 def input_range(case: Case, seen: Observations) -> list[Finding]:
-    """What photos become, against what the file says it takes. Needs no photo."""
+    """Compares the range of normalized pixels with the range of the input; no photo is run."""
     del seen
     declared = case.contract.preprocessing.input_range
     expected = _expected_range(case)
@@ -42,13 +44,13 @@ def input_range(case: Case, seen: Observations) -> list[Finding]:
         return []
     ratio = (declared[1] - declared[0]) / (expected[1] - expected[0])
     text = (
-        f"pixels 0..255 become {describe(case.contract.preprocessing)}, the file's input stands "
-        f"for [{expected[0]:.3g}, {expected[1]:.3g}]"
+        f"pixels 0..255 become {describe(case.contract.preprocessing)}, the file's input covers "
+        f"[{expected[0]:.3g}, {expected[1]:.3g}]"
     )
     if case.contract.preprocessing_source is PreprocessingSource.ASSUMED:
         if _alike(declared, expected):
             return []
-        cure = "Give the normalization of the training (--mean, --std); nothing else is judged."
+        cure = "Give the normalization of the training (--mean, --std); other checks are skipped."
         return [warning("unknown_normalization", f"{text}; the first is an assumption", cure)]
     by_hand = case.given_preprocessing or case.contract.input_quantization is None
     if by_hand and ratio > _OTHER_UNITS:
@@ -76,18 +78,18 @@ def _alike(declared: tuple[float, float], expected: tuple[float, float]) -> bool
 
 
 def _expected_range(case: Case) -> tuple[float, float] | None:
-    """Real values that the input can hold, or that the graph's own normalization wants."""
+    """Returns the real values that the input can hold, or that the graph itself normalizes."""
     graph, image = case.graph, case.input_tensor
     followers = graph.consumers(image.index)
     if image.is_float and len(followers) == 1 and followers[0].kind == "QUANTIZE":
         image = graph.tensors[followers[0].outputs[0]]
-    if own := own_preprocessing(image, case.contract.channels):
+    if own := quantized_preprocessing(image, case.contract.channels):
         return own.input_range
     return (0.0, 255.0) if _divides_pixels(graph) else None
 
 
 def _divides_pixels(graph: Graph) -> bool:
-    """Whether the graph begins with a normalization of its own."""
+    """Returns whether the graph begins with a normalization of its own."""
     tensor, factor = graph.inputs[0], 1.0
     while len(followers := graph.consumers(tensor)) == 1:
         operator = followers[0]
@@ -103,7 +105,7 @@ def _divides_pixels(graph: Graph) -> bool:
 
 
 def pixel_values(case: Case, seen: Observations) -> list[Finding]:
-    """Photos that are no photos any more."""
+    """Finds photos that were normalized before they were stored."""
     del case
     narrow = [pair for pair in seen.pixel_ranges if pair[1] - pair[0] < _FEW_LEVELS]
     if not seen.pixel_ranges or 2 * len(narrow) <= len(seen.pixel_ranges):
@@ -120,8 +122,8 @@ def pixel_values(case: Case, seen: Observations) -> list[Finding]:
 
 
 def normalization(case: Case, seen: Observations) -> list[Finding]:
-    """Whether another normalization scores better."""
-    best = _commonest_of_the_best(
+    """Checks whether another normalization scores better."""
+    best = _first_of_the_best(
         {
             name: matrices
             for name, matrices in seen.views.items()
@@ -140,7 +142,7 @@ def normalization(case: Case, seen: Observations) -> list[Finding]:
     if case.contract.preprocessing_source is PreprocessingSource.ASSUMED:
         cure = f"Give the normalization of the training; {flags} scores better."
         return [warning("unknown_normalization", f"{text}; the first is an assumption", cure)]
-    make = _verdict(seen)
+    make = _severity(seen)
     if ratio > _OTHER_UNITS:
         return [make("raw_pixels", text, f"{_RAW}; {flags}.")]
     if ratio < 1 / _OTHER_UNITS:
@@ -149,8 +151,8 @@ def normalization(case: Case, seen: Observations) -> list[Finding]:
     return [make("other_normalization", text, cure)]
 
 
-def _commonest_of_the_best(views: dict[str, np.ndarray]) -> str | None:
-    """The first in the list that luck could have kept from the highest mIoU."""
+def _first_of_the_best(views: dict[str, np.ndarray]) -> str | None:
+    """Returns the first view that is not significantly worse than the one of highest mIoU."""
     if not views:
         return None
     highest = max(views.values(), key=_mean_iou)
@@ -159,12 +161,12 @@ def _commonest_of_the_best(views: dict[str, np.ndarray]) -> str | None:
 
 
 def channel_order(case: Case, seen: Observations) -> list[Finding]:
-    """Whether blue-green-red scores better than red-green-blue."""
+    """Checks whether blue-green-red scores better than red-green-blue."""
     del case
     if REVERSED not in seen.views or not (evidence := _better(seen, REVERSED)):
         return []
     return [
-        _verdict(seen)(
+        _severity(seen)(
             "channel_order",
             evidence,
             "Give photos and network one channel order: OpenCV reads blue first, this project "
@@ -174,22 +176,22 @@ def channel_order(case: Case, seen: Observations) -> list[Finding]:
 
 
 def orientation(case: Case, seen: Observations) -> list[Finding]:
-    """Whether photos lie on their side or stand on their head, or the canvas does."""
+    """Checks whether photos or the canvas are transposed, or photos upside down."""
     if TRANSPOSED in seen.views and (evidence := _better(seen, TRANSPOSED)):
         return [
-            _verdict(seen)(
+            _severity(seen)(
                 "width_height_swapped",
                 evidence,
-                "Photos lie on their side: arrays are [height, width, channels], Pillow's size is "
+                "Photos are transposed: arrays are [height, width, channels], Pillow's size is "
                 "(width, height).",
             )
         ]
     if UPSIDE_DOWN in seen.views and (evidence := _better(seen, UPSIDE_DOWN)):
         return [
-            _verdict(seen)(
+            _severity(seen)(
                 "upside_down",
                 evidence,
-                "Photos stand on their head against their masks: phones store that as an EXIF tag, "
+                "Photos are upside down relative to their masks: phones store that as an EXIF tag, "
                 "which is not applied here; deeplab_tf.data.check names such photos.",
             )
         ]
@@ -205,8 +207,7 @@ def orientation(case: Case, seen: Observations) -> list[Finding]:
             "width_height_swapped",
             f"photos cover {covered:.0%} of the canvas {height} x {width} (height x width); of "
             f"{width} x {height} they would cover {swapped:.0%}",
-            "Export with height and width the other way round (--height, --width), or turn the "
-            "photos.",
+            "Export with height and width swapped (--height, --width), or rotate the photos.",
         )
     ]
 
@@ -217,7 +218,7 @@ def _covered(size: tuple[int, int], height: int, *, width: int) -> float:
 
 
 def _true_classes(matrices: np.ndarray) -> tuple[int, ...]:
-    """Classes that the photos hold: of the others a way to feed can only lose some."""
+    """Returns the classes that the photos contain; others cannot gain by another feeding."""
     return tuple(np.flatnonzero(matrices.sum((0, 2))).tolist())
 
 
@@ -229,13 +230,13 @@ def _gain(first: np.ndarray, second: np.ndarray) -> Interval:
     return miou_difference(first, second, classes=_true_classes(first))
 
 
-def _verdict(seen: Observations):
-    """`problem`, or `warning` where the photos are too few for one."""
+def _severity(seen: Observations) -> Callable[[str, str, str], Finding]:
+    """Returns `problem`, or `warning` if there are too few photos for one."""
     return warning if len(seen.views[DECLARED]) < _FEW_PHOTOS else problem
 
 
 def _better(seen: Observations, view: str) -> str:
-    """The numbers, if this way to feed beats the declared one beyond luck; else ""."""
+    """Returns the numbers if this feeding is significantly better than the declared; else ""."""
     declared, other = seen.views[DECLARED], seen.views[view]
     interval = _gain(declared, other)
     if not (interval.difference >= _GAIN and interval.low > 0):

@@ -1,4 +1,4 @@
-"""The vocabulary of a diagnosis: what was found, and what was not looked at."""
+"""The results of checks: findings, and checks that were skipped."""
 
 import dataclasses
 import enum
@@ -8,9 +8,9 @@ class Severity(enum.Enum):
     """How bad a finding is."""
 
     PROBLEM = "problem"
-    """Masks are wrong, or the file fails or crawls on a device; the command ends with 1."""
+    """Masks are wrong, or the file fails or is slow on a device; the exit status is 1."""
     WARNING = "warning"
-    """Worth a look; the masks may still be right."""
+    """Should be looked at; the masks may still be right."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Finding:
     """One thing that is wrong.
 
     Attributes:
-        name: short, stable, for scripts: "raw_pixels".
+        name: short and stable, for scripts, such as "raw_pixels".
         severity: problem or warning.
         evidence: one sentence with the numbers that show it.
         cure: what to do.
@@ -36,7 +36,7 @@ class Skipped:
 
     Attributes:
         check: its name in the registry.
-        reason: why, and what it needs.
+        reason: why it did not run, and what it needs.
     """
 
     check: str
@@ -44,14 +44,33 @@ class Skipped:
 
 
 def problem(name: str, evidence: str, cure: str) -> Finding:
+    """Returns a finding of severity problem.
+
+    Args:
+        name: short and stable, for scripts.
+        evidence: one sentence with the numbers that show it.
+        cure: what to do.
+    """
     return Finding(name, Severity.PROBLEM, evidence=evidence, cure=cure)
 
 
 def warning(name: str, evidence: str, cure: str) -> Finding:
+    """Returns a finding of severity warning.
+
+    Args:
+        name: short and stable, for scripts.
+        evidence: one sentence with the numbers that show it.
+        cure: what to do.
+    """
     return Finding(name, Severity.WARNING, evidence=evidence, cure=cure)
 
 
 def some(items: list[str], most: int = 3) -> str:
-    """The first few of a list, and how many more there are."""
+    """Formats the first few of a list, and the number of the others.
+
+    Args:
+        items: the list.
+        most: how many are written out.
+    """
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return ", ".join(items[:most]) + more

@@ -1,7 +1,7 @@
-"""Statistics of every tensor that flows between a file's operators. Runs in child processes.
+"""Measures statistics of every tensor between a file's operators, in child processes.
 
-With a reference, the same photos run through both files, and each tensor is compared with the
-one of its name.
+With a reference, both files run on the same photos, and each tensor is compared with its
+counterpart of the same name.
 """
 
 import dataclasses
@@ -11,7 +11,8 @@ import numpy as np
 from deeplab_tf.metrics.signal_to_noise import snr_db
 from tflite_tools.contract import ModelContract
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
-from tflite_tools.runtime.runner import FileInterpreter, ModelRunner
+from tflite_tools.runtime.file_interpreter import FileInterpreter
+from tflite_tools.runtime.runner import ModelRunner
 
 BINS = 256
 """Of the histogram of an integer tensor: all values of 8 bits, the top 8 bits of 16."""
@@ -19,13 +20,13 @@ BINS = 256
 
 @dataclasses.dataclass
 class Comparison:
-    """A tensor against the reference's, summed over photos.
+    """A tensor compared with the reference's, summed over photos.
 
     Attributes:
         signal: sum of the reference's squares.
         noise: sum of squared differences.
         below, above: reference values outside the range that the tensor can hold.
-        values: how many there were.
+        values: number of reference values.
         low, high: float32 [channels], the reference's range.
     """
 
@@ -38,6 +39,11 @@ class Comparison:
     high: np.ndarray
 
     def add(self, other: "Comparison") -> None:
+        """Adds another photo.
+
+        Args:
+            other: of the same tensor.
+        """
         self.signal += other.signal
         self.noise += other.noise
         self.below += other.below
@@ -54,10 +60,10 @@ class Comparison:
 
 @dataclasses.dataclass
 class LayerStatistics:
-    """One tensor over all photos that were looked at.
+    """Statistics of one tensor over the photos of the sample.
 
     Attributes:
-        values: how many there were.
+        values: number of values.
         histogram: int64 [BINS] of an integer tensor, or None.
         low, high: [channels], smallest and largest value, in the tensor's own type.
         at_low, at_high: int64 [channels], values at the ends of an integer type.
@@ -73,6 +79,11 @@ class LayerStatistics:
     comparison: Comparison | None = None
 
     def add(self, other: "LayerStatistics") -> None:
+        """Adds another photo.
+
+        Args:
+            other: of the same tensor.
+        """
         self.values += other.values
         if self.histogram is not None and other.histogram is not None:
             self.histogram = self.histogram + other.histogram
@@ -85,7 +96,7 @@ class LayerStatistics:
 
     @property
     def used_share(self) -> float:
-        """Share of the integer range between the 0.1 and the 99.9 percentile."""
+        """Fraction of the integer range between the 0.1 and the 99.9 percentile."""
         if self.histogram is None:
             return 1.0
         below = np.cumsum(self.histogram) / max(self.values, 1)
@@ -96,25 +107,36 @@ class LayerStatistics:
 class TensorReader:
     """An interpreter that keeps every intermediate tensor."""
 
-    def __init__(self, contract: ModelContract):
+    def __init__(self, contract: ModelContract) -> None:
         self._file = FileInterpreter(contract.path, keep_tensors=True)
         self._table = contract.quantize_table()
 
     def run(self, image: np.ndarray) -> None:
-        """`image`: uint8 [height, width, channels], on the file's canvas."""
+        """Runs the file once.
+
+        Args:
+            image: uint8 [height, width, channels], on the file's canvas.
+        """
         if self._table is not None:
             image = self._table[image, np.arange(image.shape[2])]
         self._file.set_input(image[None])
         self._file.invoke()
 
     def values(self, tensor: int) -> np.ndarray:
-        """[rows, channels], in the tensor's own type."""
+        """Returns the values of a tensor.
+
+        Args:
+            tensor: its index in the file.
+
+        Returns:
+            [rows, channels], in the tensor's own type.
+        """
         found = self._file.tensor(tensor)
         return found.reshape(-1, found.shape[-1])
 
 
 _readers: dict[ModelContract, TensorReader] = {}
-"""Of this child, by file and normalization."""
+"""Of this process, by file and normalization."""
 
 
 def _reader(contract: ModelContract) -> TensorReader:
@@ -123,10 +145,13 @@ def _reader(contract: ModelContract) -> TensorReader:
     return _readers[contract]
 
 
-def watched(graph: Graph) -> list[Tensor]:
-    """Computed tensors of an image's rank that hold integers or floats with channels.
+def measured_tensors(graph: Graph) -> list[Tensor]:
+    """Returns the computed tensors of an image's rank that hold integers or floats with channels.
 
-    Class maps are left out: their values are names, not quantities.
+    Class maps are excluded: their values are names, not quantities.
+
+    Args:
+        graph: of the file.
     """
     tensors = [graph.tensors[index] for operator in graph.operators for index in operator.outputs]
     return [
@@ -145,15 +170,16 @@ def measure_layers(
     reference: ModelContract | None,
     pairs: dict[int, int],
 ) -> dict[int, LayerStatistics]:
-    """Runs in a child: one photo through the file, and through the reference.
+    """Runs the file and the reference on one photo; runs in a child process.
 
     Args:
+        runner: of the file.
         image: uint8 [height, width, channels], placed.
         reference: float file of the same canvas, or None.
         pairs: tensor of the reference by tensor of the file.
 
     Returns:
-        statistics by tensor index of the file.
+        Statistics by tensor index of the file.
     """
     graph = _graph(runner.contract)
     reader = _reader(runner.contract)
@@ -162,7 +188,7 @@ def measure_layers(
     if other:
         other.run(image)
     found = {}
-    for tensor in watched(graph):
+    for tensor in measured_tensors(graph):
         values = reader.values(tensor.index)
         found[tensor.index] = _statistics(values)
         if other and tensor.index in pairs:
@@ -192,7 +218,7 @@ def _statistics(values: np.ndarray) -> LayerStatistics:
         _histogram(values),
         low=low,
         high=high,
-        # Most tensors touch one end at most: counting channels costs only where they do.
+        # Most tensors reach at most one end: counting is needed only there.
         at_low=(values == limits.min).sum(0) if low.min() == limits.min else none,
         at_high=(values == limits.max).sum(0) if high.max() == limits.max else none,
     )
@@ -207,7 +233,11 @@ def _histogram(values: np.ndarray) -> np.ndarray:
 
 
 def real_limits(tensor: Tensor) -> tuple[float, float]:
-    """Smallest and largest real value that a quantized tensor can hold; infinite for floats."""
+    """Returns the smallest and largest real value that a tensor can hold; infinite for floats.
+
+    Args:
+        tensor: quantized per tensor, or float.
+    """
     if tensor.quantization is None or tensor.is_float or tensor.dtype is None:
         return -np.inf, np.inf
     limits = np.iinfo(tensor.dtype)
@@ -217,7 +247,7 @@ def real_limits(tensor: Tensor) -> tuple[float, float]:
 
 
 def _compare(tensor: Tensor, values: np.ndarray, *, reference: np.ndarray) -> Comparison:
-    """Sums in float32: a hundredth of a decibel is enough, and BLAS adds in pieces."""
+    """Compares in float32: a hundredth of a decibel is enough, and BLAS adds blockwise."""
     real = values.astype(np.float32)
     slack = 0.0
     if tensor.quantization is not None and not tensor.is_float:

@@ -1,4 +1,4 @@
-"""What the masks themselves say: constant, a class missing, classes in another order."""
+"""Checks the masks themselves: constant masks, missing classes, another order of classes."""
 
 import numpy as np
 
@@ -7,21 +7,21 @@ from tflite_tools.diagnosis.finding import Finding, problem, some, warning
 from tflite_tools.diagnosis.observation import Observations
 
 _COMMON = 0.005
-"""Share of the labelled pixels from which on a class is not missed by chance."""
+"""Fraction of the labelled pixels from which on a class is not missed by chance."""
 _SEVERAL = 3
-"""Photos that must hold a class before its absence from all masks is no chance of one scene."""
+"""Photos that must contain a class before its absence from all masks is not chance."""
 _OUTSIDE = 0.001
 _MOSTLY = 0.5
 
 
 def constant_mask(case: Case, seen: Observations) -> list[Finding]:
-    """One class all over."""
+    """Finds masks of a single class."""
     if not seen.images or not seen.constant_images:
         return []
     predicted = seen.matrix.sum(0)  # type: ignore[union-attr]
-    names = (*case.dataset.label_set.names, "a class that does not exist")  # type: ignore[union-attr]
+    names = (*case.dataset.label_set.names, "a class outside the label set")  # type: ignore[union-attr]
     evidence = (
-        f"{seen.constant_images} of {seen.images} masks are one class all over, mostly "
+        f"{seen.constant_images} of {seen.images} masks have a single class, mostly "
         f"{names[int(predicted.argmax())]!r}"
     )
     if seen.constant_images < seen.images:
@@ -38,7 +38,7 @@ def constant_mask(case: Case, seen: Observations) -> list[Finding]:
 
 
 def never_predicted(case: Case, seen: Observations) -> list[Finding]:
-    """Classes that the truth has and no mask."""
+    """Finds classes of the labels that are in no mask."""
     if seen.matrix is None or seen.holding is None or seen.constant_images == seen.images:
         return []
     truth = seen.matrix.sum(1)
@@ -53,7 +53,7 @@ def never_predicted(case: Case, seen: Observations) -> list[Finding]:
     return [
         make(
             "never_predicted",
-            "no mask holds "
+            "no mask contains "
             + some(
                 [
                     f"{names[i]!r} ({shares[i]:.2%} of the labelled pixels, in {seen.holding[i]} "
@@ -61,14 +61,14 @@ def never_predicted(case: Case, seen: Observations) -> list[Finding]:
                     for i in missing
                 ]
             ),
-            "Weigh rare classes in the loss (median frequency), train longer; if the float file "
+            "Weight rare classes in the loss (median frequency), train longer; if the float file "
             "finds them, see the findings on ranges and layers.",
         )
     ]
 
 
 def class_outside(case: Case, seen: Observations) -> list[Finding]:
-    """Class ids that no list has."""
+    """Finds class ids outside the label set."""
     if seen.matrix is None or not seen.matrix.sum():
         return []
     share = seen.matrix[:, -1].sum() / seen.matrix.sum()
@@ -78,7 +78,7 @@ def class_outside(case: Case, seen: Observations) -> list[Finding]:
     return [
         problem(
             "class_outside",
-            f"{share:.1%} of the labelled pixels got a class id of {known} or more, which "
+            f"{share:.1%} of the labelled pixels have a class id of {known} or more, which "
             f"{case.dataset.name} does not have",  # type: ignore[union-attr]
             "Use the data set and label list of the training; look for a background class that "
             "one of them lacks.",
@@ -87,24 +87,28 @@ def class_outside(case: Case, seen: Observations) -> list[Finding]:
 
 
 def label_order(case: Case, seen: Observations) -> list[Finding]:
-    """Whether an index means the class that the list says.
+    """Checks that each class index has the name that the label list gives it.
 
-    A class whose pixels mostly come out as one index, and that index holds mostly this class,
-    is found without doubt; then the name at that index must be the class's. A single wrong pair
-    may be two classes that look alike; an order is wrong in two places at least.
+    If most pixels of a class are predicted as one index, and most pixels of that index are of this
+    class, then the name at that index must be the class's. A single wrong pair may be two classes
+    that look alike; a wrong order shows in at least two places.
+
+    Args:
+        case: the file and its label list.
+        seen: the confusion matrix.
     """
     if seen.matrix is None or case.dataset is None:
         return []
     truth = case.dataset.label_set.names
     names = case.labels if len(case.labels) == len(truth) else truth
     wrong, moved = [], []
-    for row, column in _mutual(seen.matrix[:, : len(truth)]):
+    for row, column in _mutual_pairs(seen.matrix[:, : len(truth)]):
         if row != column:
-            moved.append(f"{truth[row]!r} comes out as index {column}")
+            moved.append(f"{truth[row]!r} is predicted as index {column}")
         if _plain(names[column]) != _plain(truth[row]) and _known(names[column], truth):
             share = seen.matrix[row, column] / seen.matrix[row].sum()
             wrong.append(
-                f"index {column} is called {names[column]!r}, holds {truth[row]!r} "
+                f"index {column} is called {names[column]!r}, contains {truth[row]!r} "
                 f"({share:.0%} of its pixels)"
             )
     if wrong:
@@ -115,17 +119,17 @@ def label_order(case: Case, seen: Observations) -> list[Finding]:
         return [
             warning(
                 "label_order",
-                f"the list fits the file, but {case.dataset.name} counts otherwise: {some(moved)}",
-                "Scores that compare by index are wrong; bring the data set into the same order.",
+                f"the list fits the file, but {case.dataset.name} has another order: {some(moved)}",
+                "Scores that compare by index are wrong; use the same order in the data set.",
             )
         ]
     return []
 
 
-def _mutual(matrix: np.ndarray) -> list[tuple[int, int]]:
-    """(class, index) pairs: most of the class comes out as the index, most of the index is it.
+def _mutual_pairs(matrix: np.ndarray) -> list[tuple[int, int]]:
+    """Returns (class, index) pairs of which each is mostly predicted as, or mostly is, the other.
 
-    By pixels, not by shares: a rare class that is lost in the background does not own it.
+    The second is counted by pixels: a rare class that is lost in the background does not match it.
     """
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     pairs = []

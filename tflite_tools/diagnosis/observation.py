@@ -1,8 +1,9 @@
-"""What is seen when photos run through a file: masks, other ways to feed, tensors between."""
+"""Runs a file on photos and records masks, other ways of feeding, and inner tensors."""
 
 import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from tflite_tools.diagnosis.pairing import pair_tensors
 from tflite_tools.diagnosis.views import DECLARED, View, all_views
 from tflite_tools.evaluation.evaluation import ModelResult, ScoringOptions, score_list
 from tflite_tools.evaluation.signal_to_noise import real_output
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +26,15 @@ class Effort:
 
     Attributes:
         limit: photos of the list whose masks are scored; 0 for all.
-        sample: photos for other ways to feed and for the tensors between, spread over the list.
-        processes: interpreters side by side.
+        sample: photos for other ways of feeding and for inner tensors, spread over the list.
+        processes: interpreters that work in parallel.
     """
 
     limit: int = 0
     sample: int = 8
     processes: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.limit < 0 or self.sample < 1 or self.processes < 1:
             raise ValueError(
                 f"limit must not be negative, sample photos and processes at least 1; got "
@@ -42,16 +44,17 @@ class Effort:
 
 @dataclasses.dataclass
 class Observations:
-    """Everything that was seen; empty where nothing ran.
+    """Everything that was observed; empty if nothing ran.
 
     Attributes:
         sizes: (height, width) of the sample photos.
         pixel_ranges: (smallest, largest) pixel value of each sample photo.
         matrix: int64 [num_classes, num_classes + 1] over the list, or None.
         images: photos in `matrix`.
-        holding: int64 [num_classes], of them those whose labels hold the class, or None.
-        constant_images: of them, those with one class all over.
-        views: uint32 [sample, num_classes, num_classes + 1], matrices of each way to feed.
+        holding: int64 [num_classes], number of them whose labels contain the class, or None.
+        constant_images: number of them whose mask has a single class.
+        views: uint32 [sample, num_classes, num_classes + 1], matrices of each way of feeding.
+        view_contracts: contract of each way of feeding.
         layers: statistics by tensor index.
         pairs: tensor of the reference by tensor of the file.
         failure: why the file did not run, or "".
@@ -73,8 +76,13 @@ class Observations:
 def observe(case: Case, effort: Effort) -> Observations:
     """Runs the file in child processes.
 
+    Args:
+        case: the file.
+        effort: how much is run.
+
     Raises:
-        ValueError, FileNotFoundError: a sample cannot be read.
+        FileNotFoundError: a sample does not exist.
+        ValueError: a sample cannot be read, or the reference does not run.
     """
     seen = Observations()
     if case.reference_graph is not None:
@@ -85,12 +93,12 @@ def observe(case: Case, effort: Effort) -> Observations:
     chosen = np.unique(np.linspace(0, count - 1, effort.sample).astype(int))
     photos = Subset(case.dataset, tuple(chosen.tolist()), split=case.dataset.split)
     views = all_views(case, photos)
-    _try_reference(case, photos)
+    _check_reference_runs(case, photos)
     with (
         tempfile.TemporaryDirectory(prefix="diagnose-") as scratch,
         InterpreterPool([view.contract for view in views], effort.processes) as pool,
     ):
-        _look_between(case, photos, pool=pool, seen=seen)
+        _measure_tensors(case, photos, pool=pool, seen=seen)
         if not case.truth_obstacle() and not pool.broken:
             _score(
                 case,
@@ -105,8 +113,8 @@ def observe(case: Case, effort: Effort) -> Observations:
     return seen
 
 
-def _try_reference(case: Case, photos: Subset) -> None:
-    """The model shall not take the blame for a reference that does not run.
+def _check_reference_runs(case: Case, photos: Subset) -> None:
+    """Runs the reference once, so that its failure is not reported as the model's.
 
     Raises:
         ValueError: the reference does not run.
@@ -120,8 +128,10 @@ def _try_reference(case: Case, photos: Subset) -> None:
                 raise ValueError(f"--reference {case.reference.path}: {outcome.failure}")
 
 
-def _look_between(case: Case, photos: Subset, *, pool: InterpreterPool, seen: Observations) -> None:
-    def tasks():
+def _measure_tensors(
+    case: Case, photos: Subset, *, pool: InterpreterPool, seen: Observations
+) -> None:
+    def tasks() -> Iterator[Task]:
         for index in range(len(photos)):
             photo = photos.image(index)
             seen.sizes.append((photo.shape[0], photo.shape[1]))
@@ -132,7 +142,7 @@ def _look_between(case: Case, photos: Subset, *, pool: InterpreterPool, seen: Ob
     for outcome in pool.run(tasks()):
         if outcome.failure:
             continue
-        found: dict[int, LayerStatistics] = outcome.value  # type: ignore[assignment]
+        found: dict[int, LayerStatistics] = outcome.value
         for index, statistics in found.items():
             if index in seen.layers:
                 seen.layers[index].add(statistics)
@@ -150,10 +160,10 @@ def _score(
     scratch: pathlib.Path,
     seen: Observations,
 ) -> None:
-    """The declared way on the whole list, the others on the sample."""
+    """Scores the declared feeding on the whole list, the others on the sample."""
     for number, view in enumerate(views):
         seen.view_contracts[view.name] = view.contract
-        # One result a contract of the pool: the others sit this one out.
+        # One result per contract of the pool; the others are skipped here.
         results = [ModelResult(other.contract, failure="another view") for other in views]
         results[number].failure = ""
         whole = view.name == DECLARED

@@ -1,21 +1,24 @@
-"""Which tensor of a file is which tensor of its float reference: by the names of Keras layers."""
+"""Matches tensors of a file with tensors of its float reference by the names of Keras layers."""
 
 import re
 
-from tflite_tools.diagnosis.layers import watched
+from tflite_tools.diagnosis.layers import measured_tensors
 from tflite_tools.flatbuffer.graph import Graph
 
 _QUANTIZED = "quant_"
-"""Prefix that quantization-aware training gives to every layer."""
+"""Prefix of every layer in quantization-aware training."""
 _SERIAL = re.compile(r"\d+$")
 
 
 def layer_key(name: str) -> str:
-    """What two files of one network have in common in a tensor's name.
+    """Returns the part of a tensor's name that two files of one network share.
 
     A fused operator's name lists its layers, the last first:
     `deeplab/quant_Conv1_relu/Relu6;deeplab/quant_bn_Conv1/FusedBatchNormV3;...1`. The first names
     the tensor; the converter numbers the operation behind it.
+
+    Args:
+        name: of the tensor.
     """
     first, *_ = name.split(";")
     *layers, operation = [part.removeprefix(_QUANTIZED) for part in first.split("/")]
@@ -25,9 +28,16 @@ def layer_key(name: str) -> str:
 
 
 def pair_tensors(graph: Graph, reference: Graph) -> dict[int, int]:
-    """Tensor of the reference by tensor of the file.
+    """Matches tensors of a file with those of its reference.
 
-    A name that stands twice, or for another shape, pairs nothing; the outputs pair always.
+    Names that occur twice, or with another shape, are not matched; the outputs always are.
+
+    Args:
+        graph: of the file.
+        reference: of the float file.
+
+    Returns:
+        Index of the reference's tensor by index of the file's.
     """
     own, theirs = _by_key(graph), _by_key(reference)
     pairs = {
@@ -36,7 +46,10 @@ def pair_tensors(graph: Graph, reference: Graph) -> dict[int, int]:
         if key in theirs and graph.tensors[index].shape == reference.tensors[theirs[key]].shape
     }
     outputs = graph.outputs[0], reference.outputs[0]
-    known = {tensor.index for tensor in watched(graph)}, {t.index for t in watched(reference)}
+    known = (
+        {tensor.index for tensor in measured_tensors(graph)},
+        {t.index for t in measured_tensors(reference)},
+    )
     same = graph.tensors[outputs[0]].shape == reference.tensors[outputs[1]].shape
     if same and outputs[0] in known[0] and outputs[1] in known[1]:
         pairs[outputs[0]] = outputs[1]
@@ -45,10 +58,10 @@ def pair_tensors(graph: Graph, reference: Graph) -> dict[int, int]:
 
 def _by_key(graph: Graph) -> dict[str, int]:
     found: dict[str, int] = {}
-    double = set()
-    for tensor in watched(graph):
+    repeated = set()
+    for tensor in measured_tensors(graph):
         key = layer_key(tensor.name)
         if key in found:
-            double.add(key)
+            repeated.add(key)
         found[key] = tensor.index
-    return {key: index for key, index in found.items() if key not in double}
+    return {key: index for key, index in found.items() if key not in repeated}

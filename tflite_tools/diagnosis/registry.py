@@ -1,4 +1,4 @@
-"""All checks. A new one is a function of (case, seen) and one line here."""
+"""Lists all checks. A new one is a function of (case, seen) and one line here."""
 
 import dataclasses
 import enum
@@ -11,10 +11,10 @@ from tflite_tools.diagnosis.observation import Observations
 
 
 class Needs(enum.Enum):
-    """What a check looks at."""
+    """What a check needs to run."""
 
     GRAPH = "graph"
-    """The file alone."""
+    """Only the file."""
     PHOTOS = "photos"
     """Photos that ran through the file."""
     TRUTH = "truth"
@@ -30,9 +30,9 @@ class Check:
     """One check.
 
     Attributes:
-        name: what it looks at, for the list of skipped checks.
-        needs: what must be there for it to run.
-        function: gives findings, none for a healthy file.
+        name: what it checks, for the list of skipped checks.
+        needs: what it needs to run.
+        function: returns findings, none for a healthy file.
     """
 
     name: str
@@ -62,11 +62,17 @@ CHECKS = (
     Check("class outside the list", Needs.TRUTH, function=masks.class_outside),
     Check("constant mask", Needs.TRUTH, function=masks.constant_mask),
 )
-"""In the order of the report: causes before what they cause."""
+"""In the order of the report: causes before their effects."""
 
 
 def obstacle(check: Check, case: Case, *, seen: Observations) -> str:
-    """Why a check cannot run, and what it needs; "" if it can."""
+    """Returns why a check cannot run and what it needs; "" if it can.
+
+    Args:
+        check: the check.
+        case: the file.
+        seen: what was observed.
+    """
     if check.needs is Needs.GRAPH:
         return ""
     if case.dataset is None:

@@ -1,4 +1,4 @@
-"""A diagnosis as text and as JSON."""
+"""Writes a diagnosis as text and as JSON."""
 
 import dataclasses
 import itertools
@@ -13,7 +13,11 @@ from tflite_tools.versions import versions
 
 
 def as_text(diagnosis: Diagnosis) -> str:
-    """One line a finding, its cure below; what was skipped; a summary."""
+    """Formats one line per finding with its cure below, the skipped checks, and a summary.
+
+    Args:
+        diagnosis: the result.
+    """
     lines = []
     for finding in diagnosis.findings:
         word = "PROBLEM" if finding.severity is Severity.PROBLEM else "warning"
@@ -29,7 +33,13 @@ def as_text(diagnosis: Diagnosis) -> str:
 
 
 def write_json(diagnosis: Diagnosis, case: Case, *, path: pathlib.Path) -> None:
-    """Writes the findings for other programs."""
+    """Writes the findings for other programs.
+
+    Args:
+        diagnosis: the result.
+        case: the file.
+        path: JSON file to write.
+    """
     document = {
         "model": case.contract.path.name,
         "reference": case.reference.path.name if case.reference else None,

@@ -1,25 +1,25 @@
-"""Checks on the graph alone: what a file says about itself, without running it."""
+"""Checks on the graph only, without running the file."""
 
 from tflite_tools.contract import class_count
 from tflite_tools.diagnosis.case import INTEGER_TYPES, Case
 from tflite_tools.diagnosis.finding import Finding, problem, some, warning
 from tflite_tools.diagnosis.observation import Observations
-from tflite_tools.flatbuffer.graph import Graph, Operator
-from tflite_tools.flatbuffer.operators import CONVOLUTIONS
+from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
+from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 
 _RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _MOVERS = ("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", *_RESIZES)
-"""Operators that bring logits somewhere else and change no order among the classes."""
+"""Operators that move or resize logits and keep the order among the classes."""
 _BEHIND_RESIZE = (
     *("RESHAPE", "TRANSPOSE", "SQUEEZE", "EXPAND_DIMS", "CAST", "QUANTIZE", "DEQUANTIZE"),
     *("SOFTMAX", "ARG_MAX", "GATHER"),
 )
-"""Operators of a head after the logits have their size."""
+"""Operators of a head behind the last resize of the logits."""
 _FEW_IMAGES = 16
 
 
 def float_islands(case: Case, seen: Observations) -> list[Finding]:
-    """Float arithmetic between integer operators."""
+    """Finds float arithmetic between integer operators."""
     del seen
     if not case.is_integer:
         return []
@@ -38,24 +38,24 @@ def float_islands(case: Case, seen: Observations) -> list[Finding]:
         f"{len(islands)} of {len(graph.operators)} operators of an integer file compute in float: "
         f"{some([f'{o.position} {o.kind}' for o in islands])}; {crossings} QUANTIZE and DEQUANTIZE"
     )
-    if case.manifest and _asked_for_float(case.manifest.quantization):
-        return [warning("float_islands", evidence, "Asked for at export; slow on accelerators.")]
+    if case.manifest and _requested_float(case.manifest.quantization):
+        return [warning("float_islands", evidence, "Requested at export; slow on accelerators.")]
     return [
         problem(
             "float_islands",
             evidence,
-            "Use a layer that has an integer kernel, or keep it out of the graph (the argmax can "
+            "Use a layer that has an integer kernel, or move it out of the graph (the argmax can "
             "run on the processor); convert with integer operators only, which refuses islands.",
         )
     ]
 
 
-def _asked_for_float(quantization: dict | None) -> bool:
+def _requested_float(quantization: dict | None) -> bool:
     return "keep_float" in str(quantization or "")
 
 
 def space_to_batch(case: Case, seen: Observations) -> list[Finding]:
-    """Atrous convolutions that a dynamic batch has taken apart."""
+    """Finds atrous convolutions that a dynamic batch has split into several operators."""
     del seen
     found = [
         operator
@@ -70,7 +70,7 @@ def space_to_batch(case: Case, seen: Observations) -> list[Finding]:
                 f"{len(found)} SPACE_TO_BATCH_ND and BATCH_TO_SPACE_ND, first operator "
                 f"{found[0].position}; input signature {list(signature)}",
                 "Convert from a concrete function with static batch 1: atrous convolutions stay "
-                "one operator, half the time, and accelerators take them.",
+                "one operator, take half the time, and run on accelerators.",
             )
         ]
     if signature[:1] == (-1,):
@@ -85,7 +85,7 @@ def space_to_batch(case: Case, seen: Observations) -> list[Finding]:
 
 
 def dynamic_range(case: Case, seen: Observations) -> list[Finding]:
-    """Integer weights, float arithmetic: easily mistaken for an integer file."""
+    """Finds integer weights with float arithmetic, easily mistaken for an integer file."""
     del seen
     graph = case.graph
     convolutions = [operator for operator in graph.operators if operator.kind in CONVOLUTIONS]
@@ -93,8 +93,8 @@ def dynamic_range(case: Case, seen: Observations) -> list[Finding]:
         operator
         for operator in convolutions
         if graph.tensors[operator.outputs[0]].is_float
-        and graph.tensors[operator.inputs[1]].type_name in INTEGER_TYPES
-        and graph.tensors[operator.inputs[1]].data is not None
+        and (weights := _weights(graph, operator)).type_name in INTEGER_TYPES
+        and weights.data is not None
     ]
     if 2 * len(hybrid) <= len(convolutions):
         return []
@@ -107,15 +107,20 @@ def dynamic_range(case: Case, seen: Observations) -> list[Finding]:
     )
     cure = (
         "Convert with a representative data set and integer operators only "
-        "(export.to_tflite --variants=int8); dynamic range gains size, rarely time."
+        "(export.to_tflite --variants=int8); dynamic range reduces size, rarely time."
     )
     if claims:
         return [problem("dynamic_range", f"called {claims[0]!r}, but {evidence}", cure)]
-    return [warning("dynamic_range", evidence, f"If you wanted full integer: {cure}")]
+    return [warning("dynamic_range", evidence, f"For a full-integer file: {cure}")]
+
+
+def _weights(graph: Graph, convolution: Operator) -> Tensor:
+    _, slot, _ = traits(convolution.kind).slots
+    return graph.tensors[convolution.inputs[slot]]
 
 
 def argmax_after_cast(case: Case, seen: Observations) -> list[Finding]:
-    """Logits that lost their fractions before the class was chosen."""
+    """Finds logits that are rounded before the class is chosen."""
     del seen
     graph = case.graph
     ends = [operator.inputs[0] for operator in graph.operators if operator.kind == "ARG_MAX"]
@@ -139,7 +144,7 @@ def argmax_after_cast(case: Case, seen: Observations) -> list[Finding]:
 
 
 def _rounding_before(graph: Graph, tensor: int) -> Operator | None:
-    """The operator that rounds what `tensor` holds, looking back over mere movers."""
+    """Finds the operator that rounds a tensor, going back over operators that only move values."""
     operator = graph.producer(tensor)
     while operator is not None:
         source = graph.tensors[operator.inputs[0]]
@@ -155,14 +160,18 @@ def _rounding_before(graph: Graph, tensor: int) -> Operator | None:
 
 
 def convention(operator: Operator) -> str:
-    """Resize convention of an operator; None as options stands for the schema's defaults."""
+    """Returns the resize convention of an operator; options None mean the schema's defaults.
+
+    Args:
+        operator: a resize.
+    """
     if getattr(operator.options, "alignCorners", False):
         return "align-corners"
     return "half-pixel" if getattr(operator.options, "halfPixelCenters", False) else "legacy"
 
 
 def _resizes(graph: Graph) -> list[Operator]:
-    """Those that matter: from one single pixel every convention gives the same."""
+    """Returns the resizes of more than one pixel; of one pixel all conventions give the same."""
     return [
         operator
         for operator in graph.operators
@@ -172,7 +181,7 @@ def _resizes(graph: Graph) -> list[Operator]:
 
 
 def _logits_resize(graph: Graph) -> Operator | None:
-    """The resize that brings logits to the photo's size, looking back from the output."""
+    """Finds the resize of the logits to the input's size, going back from the output."""
     operator = graph.producer(graph.outputs[0])
     while operator is not None and operator.kind in _BEHIND_RESIZE:
         operator = graph.producer(operator.inputs[0])
@@ -181,7 +190,7 @@ def _logits_resize(graph: Graph) -> Operator | None:
 
 
 def _other_than_trained(case: Case) -> str:
-    """What the logits' resize is against what the manifest has on record, or ""."""
+    """Describes how the logits' resize differs from the manifest, or returns ""."""
     manifest = case.manifest
     if manifest is None or manifest.resize is None or manifest.head.endswith("_low"):
         return ""
@@ -190,23 +199,23 @@ def _other_than_trained(case: Case) -> str:
         return ""
     return (
         f"the logits' resize, operator {operator.position} {operator.kind}, is "
-        f"{convention(operator)}, the manifest says {trained}"
+        f"{convention(operator)}, expected {trained} (manifest)"
     )
 
 
 def _resize_pairs(case: Case, seen: Observations) -> list[tuple[Operator, Operator]]:
-    """Resizes of the file and the reference: by name, else in order among those of one size."""
+    """Matches resizes of file and reference by name, else in order among those of one size."""
     if case.reference_graph is None:
         return []
     tensors = case.reference_graph.tensors
     theirs = {operator.outputs[0]: operator for operator in _resizes(case.reference_graph)}
     pairs, unnamed = [], []
     for operator in _resizes(case.graph):
-        namesake = theirs.pop(seen.pairs.get(operator.outputs[0], -1), None)
-        if namesake is None:
+        counterpart = theirs.pop(seen.pairs.get(operator.outputs[0], -1), None)
+        if counterpart is None:
             unnamed.append(operator)
         else:
-            pairs.append((operator, namesake))
+            pairs.append((operator, counterpart))
     for operator in unnamed:
         size = case.graph.tensors[operator.outputs[0]].shape[1:3]
         alike = (index for index in theirs if tensors[index].shape[1:3] == size)
@@ -216,7 +225,7 @@ def _resize_pairs(case: Case, seen: Observations) -> list[tuple[Operator, Operat
 
 
 def resize_convention(case: Case, seen: Observations) -> list[Finding]:
-    """Resizes that differ from the manifest's, from the reference's or among themselves."""
+    """Finds resizes that differ from the manifest, from the reference or among themselves."""
     own = _resizes(case.graph)
     cure = (
         "Convert with the resize of the training (half_pixel_centers, align_corners); another one "
@@ -230,7 +239,7 @@ def resize_convention(case: Case, seen: Observations) -> list[Finding]:
             warning(
                 "resize_convention",
                 f"the output of {rows}x{columns} is resized half-pixel to {case.contract.height}x"
-                f"{case.contract.width}: nothing says how the training does it",
+                f"{case.contract.width}: the training's convention is not on record",
                 "Write the convention of the training into the manifest (add_metadata --resize); "
                 "another one shifts masks by up to half a stride.",
             )
@@ -258,7 +267,7 @@ def resize_convention(case: Case, seen: Observations) -> list[Finding]:
 
 
 def few_calibration_images(case: Case, seen: Observations) -> list[Finding]:
-    """What the manifest says of the calibration."""
+    """Checks the number of calibration images in the manifest."""
     del seen
     images = ((case.manifest.calibration if case.manifest else None) or {}).get("images")
     if not case.is_integer or not isinstance(images, int) or images >= _FEW_IMAGES:
@@ -267,14 +276,14 @@ def few_calibration_images(case: Case, seen: Observations) -> list[Finding]:
     return [
         make(
             "few_calibration_images",
-            f"the manifest counts {images} calibration image(s)",
-            "Calibrate on 100 photos or more that hold every class (--calibration_images).",
+            f"the manifest records {images} calibration image(s)",
+            "Calibrate on at least 100 photos that contain every class (--calibration_images).",
         )
     ]
 
 
 def label_count(case: Case, seen: Observations) -> list[Finding]:
-    """A list of names that is not as long as the classes are many."""
+    """Finds a label list or a data set whose number of classes differs from the file's."""
     del seen
     classes = class_count(case.graph, case.contract.num_classes)
     found = []
@@ -282,17 +291,18 @@ def label_count(case: Case, seen: Observations) -> list[Finding]:
         found.append(
             problem(
                 "label_count",
-                f"the label list has {len(case.labels)} names, the file gives {classes} classes",
-                "Use the list of the training, background included, one name an index.",
+                f"expected {classes} names in the label list (classes of the file), got "
+                f"{len(case.labels)}",
+                "Use the list of the training, background included, one name per index.",
             )
         )
     if classes and case.dataset and case.dataset.label_set.num_classes != classes:
         found.append(
             problem(
                 "label_count",
-                f"{case.dataset.name} has {case.dataset.label_set.num_classes} classes, the file "
-                f"gives {classes}",
-                "Diagnose with the data set that the file was trained for.",
+                f"expected {case.dataset.label_set.num_classes} classes ({case.dataset.name}), got "
+                f"{classes} from the file",
+                "Diagnose with the data set that the file was trained on.",
             )
         )
     return found

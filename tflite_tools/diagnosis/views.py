@@ -1,4 +1,4 @@
-"""Other ways to feed the same photos: the one that scores best is the one of the training."""
+"""Other ways of feeding the same photos; the one that scores best is that of the training."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,10 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract
 from tflite_tools.diagnosis.case import Case
-from tflite_tools.file_contract import own_preprocessing
+from tflite_tools.input_contract import quantized_preprocessing
 
 DECLARED = "declared"
 REVERSED = "reversed channels"
@@ -23,17 +24,17 @@ _NORMALIZATIONS = (
 )
 """[-1, 1], raw pixels, [0, 1], and ImageNet's mean and deviation."""
 _SAME_RANGE = 0.05
-"""Of the wider range; 127.5 for 128 is no other normalization."""
+"""Fraction of the wider range; 127.5 for 128 is not another normalization."""
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One way to feed.
+    """One way of feeding.
 
     Attributes:
-        name: of the way.
+        name: for messages.
         contract: the file, with the normalization of this view.
-        dataset: the photos, as this view sees them.
+        dataset: the photos as fed in this view.
     """
 
     name: str
@@ -42,40 +43,59 @@ class View:
 
 
 @dataclasses.dataclass(frozen=True)
-class Turned(SegmentationDataset):
-    """Another data set with every image and label changed."""
+class TransformedDataset(SegmentationDataset):
+    """Another data set with every image and label transformed."""
 
     source: SegmentationDataset
-    turn_image: Callable[[np.ndarray], np.ndarray]
-    turn_label: Callable[[np.ndarray], np.ndarray]
+    transform_image: Callable[[np.ndarray], np.ndarray]
+    transform_label: Callable[[np.ndarray], np.ndarray]
 
     @property
     def name(self) -> str:  # type: ignore[override]
+        """Name of the source."""
         return self.source.name
 
     @property
     def split(self) -> str:  # type: ignore[override]
+        """Split of the source."""
         return self.source.split
 
     @property
-    def label_set(self):  # type: ignore[override]
+    def label_set(self) -> LabelSet:  # type: ignore[override]
+        """Classes of the source."""
         return self.source.label_set
 
     @property
     def channels(self) -> int:  # type: ignore[override]
+        """Channels of the source."""
         return self.source.channels
 
     def __len__(self) -> int:
         return len(self.source)
 
     def sample_name(self, index: int) -> str:
+        """Returns the source's name of a sample.
+
+        Args:
+            index: of the sample.
+        """
         return self.source.sample_name(index)
 
     def image(self, index: int) -> np.ndarray:
-        return np.ascontiguousarray(self.turn_image(self.source.image(index)))
+        """Returns the transformed image, uint8 [height, width, channels].
+
+        Args:
+            index: of the sample.
+        """
+        return np.ascontiguousarray(self.transform_image(self.source.image(index)))
 
     def label(self, index: int) -> np.ndarray:
-        return np.ascontiguousarray(self.turn_label(self.source.label(index)))
+        """Returns the transformed label, uint8 [height, width].
+
+        Args:
+            index: of the sample.
+        """
+        return np.ascontiguousarray(self.transform_label(self.source.label(index)))
 
 
 def _same(value: np.ndarray) -> np.ndarray:
@@ -90,21 +110,38 @@ def _transpose(value: np.ndarray) -> np.ndarray:
     return value.swapaxes(0, 1)
 
 
-def _turn_half(image: np.ndarray) -> np.ndarray:
+def _rotate_half_turn(image: np.ndarray) -> np.ndarray:
     return image[::-1, ::-1]
 
 
 def all_views(case: Case, photos: SegmentationDataset) -> list[View]:
-    """The declared way first, then others."""
+    """Returns the declared way of feeding first, then others.
+
+    Args:
+        case: the file.
+        photos: to feed.
+    """
     contract = case.contract
     views = [
         View(DECLARED, contract, dataset=photos),
-        View(TRANSPOSED, contract, dataset=Turned(photos, _transpose, turn_label=_transpose)),
-        View(UPSIDE_DOWN, contract, dataset=Turned(photos, _turn_half, turn_label=_same)),
+        View(
+            TRANSPOSED,
+            contract,
+            dataset=TransformedDataset(photos, _transpose, transform_label=_transpose),
+        ),
+        View(
+            UPSIDE_DOWN,
+            contract,
+            dataset=TransformedDataset(photos, _rotate_half_turn, transform_label=_same),
+        ),
     ]
     if contract.channels == 3:
         views.append(
-            View(REVERSED, contract, dataset=Turned(photos, _reverse_channels, turn_label=_same))
+            View(
+                REVERSED,
+                contract,
+                dataset=TransformedDataset(photos, _reverse_channels, transform_label=_same),
+            )
         )
     for preprocessing in _other_normalizations(case):
         other = dataclasses.replace(contract, preprocessing=preprocessing)
@@ -113,13 +150,18 @@ def all_views(case: Case, photos: SegmentationDataset) -> list[View]:
 
 
 def describe(preprocessing: Preprocessing) -> str:
+    """Formats the range of normalized pixels.
+
+    Args:
+        preprocessing: the normalization.
+    """
     low, high = preprocessing.input_range
     # + 0.0 turns the -0.0 of a zero mean into 0.
     return f"[{low + 0.0:.3g}, {high:.3g}]"
 
 
 def _other_normalizations(case: Case) -> list[Preprocessing]:
-    own = own_preprocessing(case.input_tensor, case.contract.channels)
+    own = quantized_preprocessing(case.input_tensor, case.contract.channels)
     if own is not None:
         candidates = [own]
     else:

@@ -1,1 +1,1 @@
-"""Scores of `.tflite` files on labelled samples."""
+"""Scores `.tflite` files on labelled samples."""

@@ -1,4 +1,4 @@
-"""Boundary IoU of files over a list of samples, in child processes."""
+"""Counts for the boundary IoU of files over a list of samples, in child processes."""
 
 import pathlib
 import tempfile
@@ -9,7 +9,8 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.boundary import band_width, boundary_counts
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.evaluation import CHUNK_IMAGES, TASK_IMAGES
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.sample_chunk import Chunk, write_chunk
 
@@ -17,7 +18,18 @@ from tflite_tools.runtime.sample_chunk import Chunk, write_chunk
 def score_boundaries(
     runner: ModelRunner, chunk: Chunk, start: int, stop: int, num_classes: int
 ) -> np.ndarray:
-    """Runs in a child: counts of samples start..stop-1, int64 [samples, num_classes, 2]."""
+    """Counts boundary pixels of samples start..stop-1; runs in a child process.
+
+    Args:
+        runner: of the file.
+        chunk: decoded samples.
+        start: first sample.
+        stop: end of the range.
+        num_classes: of the labels.
+
+    Returns:
+        int64 [samples, num_classes, 2]; see `boundary_counts`.
+    """
     canvas = (runner.contract.height, runner.contract.width)
     images, labels = chunk.images(canvas), chunk.label_file("label")
     counts = []
@@ -35,10 +47,13 @@ def score_boundaries(
 def count_boundaries(
     contracts: list[ModelContract], dataset: SegmentationDataset, *, count: int, processes: int
 ) -> tuple[dict[int, np.ndarray], dict[int, str]]:
-    """Runs files over the first `count` samples.
+    """Counts boundary pixels of files over the first `count` samples.
 
     Args:
         contracts: files that ran before without a failure.
+        dataset: the list.
+        count: number of samples.
+        processes: interpreters that work in parallel.
 
     Returns:
         int64 [samples, num_classes, 2] by index of the file, and the failures by index.

@@ -1,4 +1,4 @@
-"""Scores any number of `.tflite` files on one list, beside each other."""
+"""Scores several `.tflite` files on one labelled list, image by image in turn."""
 
 import concurrent.futures
 import dataclasses
@@ -17,23 +17,24 @@ from deeplab_tf.data.preprocessing import place, place_label
 from deeplab_tf.metrics import confusion
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.tiled import (
+    IMAGES_AHEAD,
     OFF,
-    PHOTOS_AHEAD,
     check_overlaps,
     invokes_note,
-    patience_s,
-    write_photos,
+    task_timeout_s,
+    write_images,
 )
+from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.interpreter import BUILTIN_NOTE, Kernels
 from tflite_tools.runtime.latency import LatencyMs, measure_latency
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.runtime.sample_chunk import Chunk, write_chunk
 
 CHUNK_IMAGES = 16
-"""Samples decoded ahead while the children are at work; bounds disk and memory."""
+"""Samples decoded ahead while the child processes work; bounds disk and memory."""
 TASK_IMAGES = 2
-"""Samples a task; small, so that no child waits long for another at the end of a chunk."""
+"""Samples per task; small, so that no process waits long for another at the end of a chunk."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +42,15 @@ class EvaluationOptions:
     """How files are run.
 
     Attributes:
-        processes: interpreters at work side by side, for accuracy.
+        processes: interpreters that work in parallel, for accuracy.
         num_threads: of the interpreter whose latency is measured.
-        latency_repeats, latency_warmup: invokes a file; 0 repeats skips latency.
+        latency_repeats, latency_warmup: invokes per file; 0 repeats skip the measurement.
         limit: samples of the list, or 0 for all.
         mean_over: classes that mIoU is the mean of; empty for all.
-        keep_images: keep the matrix of every sample, for intervals.
-        tile_overlap: -1 scales photos to fit; from 0 on, larger ones are cut in tiles of the
-            file's input, which overlap by so many pixels at least.
-        mean_loss: also take the cross-entropy of files that give logits.
+        keep_images: keep the matrix of every sample, for confidence intervals.
+        tile_overlap: -1 scales images to fit; from 0 on, larger images are cut in tiles of the
+            file's input size, which overlap by at least so many pixels.
+        mean_loss: also compute the cross-entropy of files that give logits.
     """
 
     processes: int = 2
@@ -64,32 +65,38 @@ class EvaluationOptions:
 
     @property
     def scoring(self) -> "ScoringOptions":
-        """How samples are scored."""
+        """Options for the scoring of samples."""
         return ScoringOptions(self.keep_images, self.tile_overlap, mean_loss=self.mean_loss)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.processes < 1 or self.num_threads < 1:
             raise ValueError(
                 f"processes and threads must be at least 1; got {self.processes} and "
                 f"{self.num_threads}"
             )
         if min(self.latency_repeats, self.latency_warmup, self.limit) < 0:
-            raise ValueError("latency repeats, warm-up and limit must not be negative")
+            raise ValueError(
+                "latency repeats, warm-up and limit must not be negative; got "
+                f"{self.latency_repeats}, {self.latency_warmup} and {self.limit}"
+            )
         if self.tile_overlap < OFF:
             raise ValueError(
-                f"tile_overlap is -1 (off) or a number of pixels from 0 on; got {self.tile_overlap}"
+                f"tile_overlap must be -1 (off) or at least 0 pixels; got {self.tile_overlap}"
             )
         if self.mean_loss and self.tile_overlap != OFF:
             raise ValueError(
-                "the mean loss is taken on photos scaled to fit, not on tiles, which count pixels "
-                "twice where they overlap; leave one of the two out"
+                "the mean loss is computed on images scaled to fit, not on tiles, which count "
+                "pixels twice where they overlap; use --mean_loss or --tile_overlap, not both"
             )
 
     def mean_indices(self, dataset: SegmentationDataset) -> tuple[int, ...]:
-        """Indices of `mean_over` in a data set.
+        """Returns the class indices of `mean_over` in a data set.
+
+        Args:
+            dataset: its classes are searched by name.
 
         Raises:
-            ValueError: a class that it does not have.
+            ValueError: it does not have one of the classes.
         """
         names = dataset.label_set.names
         if unknown := [name for name in self.mean_over if name not in names]:
@@ -101,23 +108,23 @@ class EvaluationOptions:
 
 @dataclasses.dataclass
 class ModelResult:
-    """What is known of one file after the evaluation.
+    """Results of the evaluation of one file.
 
     Attributes:
-        contract: how it was fed and read.
+        contract: how the file is fed and read.
         images: samples scored.
-        invokes: runs of the network that they took: more than samples where photos were cut.
+        invokes: runs of the network for them; more than samples if images were cut in tiles.
         matrix: int64 [num_classes, num_classes + 1].
         image_matrices: uint32 [images, num_classes, num_classes + 1], or None.
-        agreement: share of pixels with the reference's class, or None without reference.
+        agreement: fraction of pixels with the reference's class, or None without reference.
         mean_loss: cross-entropy in nats over the labelled pixels of the network's canvas, or
-            None where it was not asked for or the file gives classes or probabilities.
+            None if it was not requested or the file gives classes or probabilities.
         constant_images: samples whose prediction was one single class.
         latency: of one invoke, or None.
-        memory_mb: peak resident memory that a process of its own gained by loading and running
-            the file once.
-        kernels: that ran it, or None where that is not known.
-        failure: why there is no score, or "".
+        memory_mb: growth of the peak resident memory of a separate process that loads the file
+            and runs it once, 10^6 bytes.
+        kernels: that ran it, or None if not known.
+        failure: reason why there is no score, or "".
         warnings: what a user must know, one line each.
     """
 
@@ -157,9 +164,9 @@ class ScoringOptions:
 
     Attributes:
         keep_images: keep the matrix of every sample.
-        tile_overlap: least overlap in pixels of the tiles that a large photo is cut in; `OFF`
+        tile_overlap: least overlap in pixels of the tiles that a large image is cut in; `OFF`
             scales it to fit.
-        mean_loss: cross-entropy of the logits, too.
+        mean_loss: also compute the cross-entropy of the logits.
     """
 
     keep_images: bool = False
@@ -172,10 +179,10 @@ class Part:
     """Samples start..stop-1 of a chunk, for one file.
 
     Attributes:
-        chunk: decoded samples; whole photos where there are tiles.
-        start, stop: which of them.
+        chunk: decoded samples; at full size if they are cut in tiles.
+        start, stop: range of the samples.
         num_classes: of the labels.
-        is_reference: whether the others' predictions are compared with this file's.
+        is_reference: whether the predictions of other files are compared with this file's.
         options: how they are scored.
     """
 
@@ -188,7 +195,15 @@ class Part:
 
 
 def score_samples(runner: ModelRunner, part: Part) -> _Score:
-    """Runs in a child: scores one file on some samples."""
+    """Scores one file on some samples; runs in a child process.
+
+    Args:
+        runner: of the file.
+        part: the samples.
+
+    Returns:
+        Sums over the samples.
+    """
     chunk, num_classes = part.chunk, part.num_classes
     mean_loss = part.options.mean_loss and runner.contract.gives_logits
     whole = part.options.tile_overlap == OFF
@@ -203,7 +218,9 @@ def score_samples(runner: ModelRunner, part: Part) -> _Score:
             on_canvas = runner.class_map(images[index])
             prediction, invokes = chunk.placements[canvas][index].restore_label(on_canvas), 1
         else:
-            prediction, invokes = runner.photo_class_map(images[index], part.options.tile_overlap)
+            prediction, invokes = runner.full_size_class_map(
+                images[index], part.options.tile_overlap
+            )
         matrix = confusion.confusion_matrix(label, prediction, num_classes=num_classes)
         total.matrix += matrix
         if part.options.keep_images:
@@ -222,8 +239,14 @@ def score_samples(runner: ModelRunner, part: Part) -> _Score:
 
 
 def probe(runner: ModelRunner, image: np.ndarray) -> tuple[float, Kernels]:
-    """Runs in a child of its own: one invoke; returns the memory that it took, in MB, and the
-    kernels that ran.
+    """Runs a file once, in a child process of its own.
+
+    Args:
+        runner: of the file.
+        image: uint8 [height, width, channels], of the input's size.
+
+    Returns:
+        Memory that it took, in 10^6 bytes, and the kernels that ran.
     """
     runner.class_map(image)
     return runner.memory_mb(), runner.kernels
@@ -236,34 +259,35 @@ def evaluate(
     options: EvaluationOptions,
     reference: int | None = None,
 ) -> list[ModelResult]:
-    """Scores files.
+    """Scores files on a labelled list.
 
     Args:
         contracts: the files.
         dataset: the list.
-        options: how to run.
+        options: how the files are run and scored.
         reference: index of the file that the others are compared with, or None.
 
     Returns:
-        one result a file, in order.
+        One result per file, in order.
 
     Raises:
-        ValueError, FileNotFoundError: a sample cannot be read; or no file is left to score; or
-            tiles cannot overlap so much.
+        FileNotFoundError: a sample does not exist.
+        ValueError: a sample cannot be read, no file is left to score, or the overlap of tiles is
+            too large for a file's input.
     """
-    options.mean_indices(dataset)  # before the work, not after
+    options.mean_indices(dataset)  # raises before the work starts
     check_overlaps(contracts, options.tile_overlap)
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
-        check_fit(result, dataset)
+        check_compatibility(result, dataset)
         if options.mean_loss and result.contract.probabilities:
-            result.warnings.append("gives probabilities, not logits: no mean loss")
+            result.warnings.append("gives probabilities, not logits: the mean loss is not computed")
     _probe_all(results, dataset)
     count = min(options.limit or len(dataset), len(dataset))
     with (
         tempfile.TemporaryDirectory(prefix="evaluate-") as scratch,
         InterpreterPool(
-            contracts, options.processes, patience_s=patience_s(options.tile_overlap)
+            contracts, options.processes, timeout_s=task_timeout_s(options.tile_overlap)
         ) as pool,
     ):
         pool.broken |= {
@@ -284,35 +308,42 @@ def evaluate(
     if options.latency_repeats:
         measure_all(results, dataset, options=options)
     for result in results:
-        call_out(result, dataset)
+        add_mask_warnings(result, dataset)
     return results
 
 
-def check_fit(result: ModelResult, dataset: SegmentationDataset) -> None:
+def check_compatibility(result: ModelResult, dataset: SegmentationDataset) -> None:
+    """Sets the failure or adds warnings where a file does not fit a data set.
+
+    Args:
+        result: of the file, changed in place.
+        dataset: its channels, classes and sensor are compared with the file's.
+    """
     contract, label_set = result.contract, dataset.label_set
     if contract.channels != dataset.channels:
         result.failure = (
-            f"takes {contract.channels} channels, {dataset.name} has {dataset.channels}"
+            f"expected {dataset.channels} channels ({dataset.name}), got {contract.channels}"
         )
     elif contract.num_classes is not None and contract.num_classes != label_set.num_classes:
         result.failure = (
-            f"gives {contract.num_classes} classes, {dataset.name} has {label_set.num_classes}; "
-            "evaluate on the data set that it was trained for"
+            f"expected {label_set.num_classes} classes ({dataset.name}), got "
+            f"{contract.num_classes}; evaluate on the data set that the file was trained on"
         )
     elif contract.sensor and (other := contract.sensor.difference(dataset.sensor)):
         result.failure = (
-            f"trained on range images of another sensor than {dataset.name} has here ({other}); "
-            "give the --data_dir whose sensor.json it was trained with"
+            f"trained on range images of another sensor than {dataset.name} ({other}); give the "
+            "--data_dir whose sensor.json it was trained with"
         )
     elif contract.label_set and contract.label_set.names != label_set.names:
         result.warnings.append(
-            f"its label list differs from {dataset.name}'s; scores compare by index, not by name"
+            f"its label list differs from {dataset.name}'s; classes are compared by index, not by "
+            "name"
         )
     result.warnings += contract.warnings
 
 
 def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None:
-    """One invoke of each file in a fresh child: finds crashes, measures memory."""
+    """Runs each file once in a new process: finds crashes, measures memory."""
     image = dataset.image(0)
     for result in results:
         if result.failure:
@@ -324,7 +355,7 @@ def _probe_all(results: list[ModelResult], dataset: SegmentationDataset) -> None
             for outcome in pool.run(tasks):
                 result.failure = outcome.failure
                 if not outcome.failure:
-                    result.memory_mb, result.kernels = outcome.value  # type: ignore[misc]
+                    result.memory_mb, result.kernels = outcome.value
                     if result.kernels is Kernels.BUILTIN:
                         result.warnings.append(BUILTIN_NOTE)
 
@@ -339,10 +370,13 @@ def score_list(
     reference: int | None,
     options: ScoringOptions = ScoringOptions(),
 ) -> None:
-    """Fills matrix, agreement and counts of each result from the first `count` samples.
+    """Fills the matrix, agreement and counts of each result from the first `count` samples.
 
     Args:
-        results: one a contract of the pool, changed in place; those with a failure are skipped.
+        results: one per file of the pool, changed in place; those with a failure are skipped.
+        dataset: the list.
+        count: number of samples.
+        pool: of the files, in the order of `results`.
         scratch: empty folder for decoded samples.
         reference: index of the file that the others are compared with, or None.
         options: how they are scored.
@@ -366,14 +400,14 @@ def score_list(
     bar = tqdm(total=count * len(alive), desc="evaluate", unit="image", disable=None)
     with bar, concurrent.futures.ThreadPoolExecutor(1) as decoder:
         whole = options.tile_overlap == OFF
-        step = CHUNK_IMAGES if whole else PHOTOS_AHEAD
+        step = CHUNK_IMAGES if whole else IMAGES_AHEAD
 
         def write(first: int) -> list[Chunk]:
             folder = scratch / f"chunk{first // step % 2}"
             size = min(step, count - first)
             if whole:
                 return [write_chunk(dataset, first, count=size, canvases=canvases, folder=folder)]
-            return write_photos(dataset, first, count=size, folder=folder)
+            return write_images(dataset, first, count=size, folder=folder)
 
         ahead = decoder.submit(write, 0)
         for first in range(0, count, step):
@@ -394,7 +428,7 @@ def score_list(
                         continue
                     (part,) = outcome.task.arguments
                     total = totals[outcome.task.model]
-                    _add(total, outcome.value, first=part.chunk.first)  # type: ignore[arg-type]
+                    _add(total, outcome.value, first=part.chunk.first)
                     bar.update(part.stop - part.start)
     with_reference = reference in totals and reference not in pool.broken
     for index, total in totals.items():
@@ -447,7 +481,13 @@ def _add(total: _Score, part: _Score, *, first: int) -> None:
 def measure_all(
     results: list[ModelResult], dataset: SegmentationDataset, *, options: EvaluationOptions
 ) -> None:
-    """Latency of all files that ran, interleaved in one process."""
+    """Measures the latency of all files that ran, interleaved in one process.
+
+    Args:
+        results: of the files, changed in place; those with a failure are skipped.
+        dataset: its first image is fed.
+        options: threads, warm-up and repeats.
+    """
     alive = [index for index, result in enumerate(results) if not result.failure]
     measured = measure_latency(
         [results[index].contract for index in alive],
@@ -460,21 +500,26 @@ def measure_all(
         results[index].latency = latency
 
 
-def call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
-    """Loud words for a mask that says nothing."""
+def add_mask_warnings(result: ModelResult, dataset: SegmentationDataset) -> None:
+    """Adds warnings for constant masks, missing classes and images cut in tiles.
+
+    Args:
+        result: of the file, changed in place.
+        dataset: the list that it was scored on.
+    """
     if result.failure or result.matrix is None or not result.images:
         return
     if note := invokes_note(result.invokes, result.images):
         result.warnings.append(note)
     predicted = result.matrix.sum(0)
-    names = (*dataset.label_set.names, "a class that does not exist")
+    names = (*dataset.label_set.names, "a class outside the label set")
     if result.constant_images == result.images:
         only = names[int(predicted.argmax())]
         result.warnings.insert(
             0,
-            f"CONSTANT MASK: every one of {result.images} images is all {only!r}. Likely causes: "
-            "training of too few steps (look at the float file), "
-            "photos normalized twice or not at all, calibration on images that were not "
+            f"CONSTANT MASK: each of the {result.images} images is entirely {only!r}. Likely "
+            "causes: training of too few steps (check the float file), "
+            "images normalized twice or not at all, calibration on images that were not "
             "normalized, or an argmax of a cast output",
         )
         return
@@ -489,11 +534,11 @@ def call_out(result: ModelResult, dataset: SegmentationDataset) -> None:
         result.warnings.append("never predicted, though it occurs: " + ", ".join(never))
     if predicted[-1]:
         result.warnings.append(
-            f"{int(predicted[-1])} pixels got a class that {dataset.name} does not have; the "
-            "file's classes are in another order or number"
+            f"{int(predicted[-1])} pixels have a class that {dataset.name} does not have; the "
+            "order or number of the file's classes differs"
         )
 
 
 def default_processes() -> int:
-    """One a processor core of this machine."""
+    """Returns one process per processor core of this machine."""
     return os.cpu_count() or 1

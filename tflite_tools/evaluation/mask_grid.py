@@ -1,4 +1,4 @@
-"""Pictures to look at: photo, truth, and each file's mask, side by side."""
+"""A picture of masks: each image, its label, and the mask of each file, side by side."""
 
 import pathlib
 
@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.contract import ModelContract
-from tflite_tools.evaluation.tiled import OFF, patience_s
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.evaluation.tiled import OFF, task_timeout_s
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 TILE_WIDTH = 240
@@ -18,8 +19,8 @@ GAP = 4
 
 
 def _predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> np.ndarray:
-    """Runs in a child: class map at the photo's own size."""
-    return runner.photo_class_map(image, tile_overlap)[0]
+    """Returns the class map at the image's own size; runs in a child process."""
+    return runner.full_size_class_map(image, tile_overlap)[0]
 
 
 def predict_all(
@@ -29,9 +30,19 @@ def predict_all(
     processes: int = 1,
     tile_overlap: int = OFF,
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Class map of each file for each image, keyed (file, image); failures are left out."""
+    """Predicts the class map of each file for each image.
+
+    Args:
+        contracts: the files.
+        images: uint8 [height, width, channels] each.
+        processes: interpreters that work in parallel.
+        tile_overlap: as in `EvaluationOptions`.
+
+    Returns:
+        uint8 [height, width] by (index of the file, index of the image), without failures.
+    """
     predictions = {}
-    with InterpreterPool(contracts, processes, patience_s=patience_s(tile_overlap)) as pool:
+    with InterpreterPool(contracts, processes, timeout_s=task_timeout_s(tile_overlap)) as pool:
         keys = {}
         tasks = []
         for number, image in enumerate(images):
@@ -45,7 +56,12 @@ def predict_all(
 
 
 def grid_samples(count: int, total: int) -> list[int]:
-    """`count` samples spread evenly over a list of `total`."""
+    """Returns `count` sample numbers spread evenly over a list.
+
+    Args:
+        count: at most so many.
+        total: length of the list.
+    """
     return sorted({round(index) for index in np.linspace(0, total - 1, min(count, total))})
 
 
@@ -57,9 +73,16 @@ def write_grid(
     path: pathlib.Path,
     tile_overlap: int = OFF,
 ) -> None:
-    """Draws one row a sample: photo, truth, masks. Ignored pixels of the truth are black.
+    """Draws one row per sample: image, label, masks. Ignored pixels of the label are black.
 
-    Inputs of other than 3 channels are shown by their first channel.
+    Images that do not have 3 channels are shown by their first channel.
+
+    Args:
+        contracts: the files.
+        dataset: the list.
+        samples: numbers of the samples.
+        path: picture to write.
+        tile_overlap: as in `EvaluationOptions`.
     """
     images = [dataset.image(index) for index in samples]
     predictions = predict_all(contracts, images, tile_overlap=tile_overlap)

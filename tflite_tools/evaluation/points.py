@@ -1,8 +1,8 @@
-"""From class maps of range images back to LiDAR points, and the scores over points.
+"""Projects class maps of range images to LiDAR points, and scores them over points.
 
 A point takes the class of its pixel, which is that of the nearest point there: classes bleed
 from an edge onto what lies behind it. The k-nearest-neighbour vote of Milioto et al. 2019
-(RangeNet++, section III-D; lidar-bonnetal, KNN.py) takes most of that back.
+(RangeNet++, section III-D; lidar-bonnetal, KNN.py) corrects most of that.
 """
 
 import dataclasses
@@ -17,8 +17,9 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.readers.semantic_kitti import LidarDataset
 from deeplab_tf.metrics import confusion
 from tflite_tools.contract import ModelContract
-from tflite_tools.evaluation.evaluation import ModelResult, call_out, check_fit
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.evaluation.evaluation import ModelResult, add_mask_warnings, check_compatibility
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 CEILING = "labels"
@@ -27,13 +28,13 @@ CEILING = "labels"
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """The vote's options; defaults are those of lidar-bonnetal.
+    """Options of the vote of nearest neighbours; the defaults are those of lidar-bonnetal.
 
     Attributes:
         count: neighbours that vote.
         window: pixels on each side of the square that is searched; odd.
         sigma: of the Gaussian over the window, pixels.
-        cutoff: weighted difference of range in metres above which a neighbour does not vote.
+        cutoff: weighted difference of range in metres, above which a neighbour does not vote.
     """
 
     count: int = 5
@@ -41,10 +42,11 @@ class Neighbours:
     sigma: float = 1.0
     cutoff: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.window < 1 or self.window % 2 == 0 or not 1 <= self.count <= self.window**2:
             raise ValueError(
-                f"window must be odd and hold count neighbours; got {self.window} and {self.count}"
+                f"window must be odd and hold count neighbours; got window {self.window} and count "
+                f"{self.count}"
             )
         if self.sigma <= 0 or self.cutoff <= 0:
             raise ValueError(
@@ -52,22 +54,23 @@ class Neighbours:
             )
 
     def offsets(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row and column of each pixel of the window from its middle, int [window**2]."""
+        """Returns row and column of each pixel of the window from its middle, int [window**2]."""
         rows, columns = np.indices((self.window, self.window)).reshape(2, -1)
         return rows - self.window // 2, columns - self.window // 2
 
     def weights(self) -> np.ndarray:
-        """1 - Gaussian of sum 1: differences count less in the middle; float32 [window**2]."""
+        """Returns 1 - Gaussian of sum 1, float32 [window**2]: the middle has less weight."""
         rows, columns = self.offsets()
         gaussian = np.exp(-(rows**2 + columns**2) / (2 * self.sigma**2))
         return (1 - gaussian / gaussian.sum()).astype(np.float32)
 
 
 def classes_of_points(class_map: np.ndarray, projection: Projection) -> np.ndarray:
-    """Every point takes the class of its pixel.
+    """Gives every point the class of its pixel.
 
     Args:
         class_map: uint8 [height, width].
+        projection: of the points.
 
     Returns:
         uint8 [points]; 255 for points in no pixel.
@@ -78,17 +81,20 @@ def classes_of_points(class_map: np.ndarray, projection: Projection) -> np.ndarr
 def vote(
     class_map: np.ndarray, projection: Projection, *, num_classes: int, options: Neighbours
 ) -> np.ndarray:
-    """Every point takes the class that most of its nearest neighbours' pixels have.
+    """Gives every point the class that most of its nearest neighbours' pixels have.
 
     Neighbours are pixels of a window around the point's own; their distance is the difference
     of range, weighted by `Neighbours.weights`. The middle has the point's own range, so that
-    its pixel always votes. Of equally near ones the first in the window is taken, of classes
-    with equally many votes the lowest. As in KNN.py, but for the image's border: it reads zeros
-    there (range 0, unlabelled); here such a neighbour is infinitely far, and a full turn is
-    continued on the other side.
+    its pixel always votes. Ties of distance go to the first pixel of the window, ties of votes to
+    the lowest class. As in KNN.py, except at the image's border: KNN.py reads zeros there (range 0,
+    unlabelled); here such a neighbour is infinitely far, and a full turn continues on the other
+    side.
 
     Args:
-        class_map: uint8 [height, width]; values from num_classes up cast no vote.
+        class_map: uint8 [height, width]; values from num_classes up do not vote.
+        projection: of the points.
+        num_classes: of the labels.
+        options: of the vote.
 
     Returns:
         uint8 [points]; the pixel's value for a point without any vote, 255 for points in no pixel.
@@ -112,16 +118,19 @@ def vote(
     chosen = classes[near & (classes < num_classes)]
     votes = np.bincount(point * num_classes + chosen, minlength=len(placed) * num_classes)
     votes = votes.reshape(len(placed), num_classes)
-    heard = votes.any(1)
-    result[placed[heard]] = votes.argmax(1)[heard]
+    has_votes = votes.any(1)
+    result[placed[has_votes]] = votes.argmax(1)[has_votes]
     return result
 
 
-def _window(projection: Projection, placed: np.ndarray, *, options: Neighbours):
-    """Flat index of each pixel around each point, and whether it lies in the image.
+def _window(
+    projection: Projection, placed: np.ndarray, *, options: Neighbours
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the pixels of the window around each point.
 
     Returns:
-        int64 and bool [points, window**2]; the index is valid, if wrong, outside the image too.
+        Flat indices, int64 [points, window**2], clipped to the image; and whether each pixel is
+        in the image, bool of the same shape.
     """
     height, width = projection.nearest.shape
     rows, columns = (
@@ -139,7 +148,7 @@ def _window(projection: Projection, placed: np.ndarray, *, options: Neighbours):
 
 
 def benchmark_mean_iou(matrix: np.ndarray) -> float:
-    """Mean over all classes as SemanticKITTI's np_ioueval.py has it: absent classes count 0.
+    """Computes the mean IoU as SemanticKITTI's np_ioueval.py does: absent classes count as 0.
 
     Args:
         matrix: int64 [num_classes, num_classes + 1]; row = truth, over labelled points.
@@ -149,7 +158,7 @@ def benchmark_mean_iou(matrix: np.ndarray) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """What a child needs to score one scan.
+    """What a child process needs to score one scan.
 
     Attributes:
         image: uint8 [height, width, 5].
@@ -166,7 +175,14 @@ class Scan:
     neighbours: Neighbours | None
 
     def score(self, class_map: np.ndarray) -> list[np.ndarray]:
-        """Confusion matrices without and, if there are neighbours, with the vote."""
+        """Computes the confusion matrices without and, if there are neighbours, with the vote.
+
+        Args:
+            class_map: uint8 [height, width], of the range image.
+
+        Returns:
+            int64 [num_classes, num_classes + 1] each.
+        """
         predictions = [classes_of_points(class_map, self.projection)]
         if self.neighbours:
             predictions.append(
@@ -184,7 +200,15 @@ class Scan:
 
 
 def score_scan(runner: ModelRunner, scan: Scan) -> tuple[list[np.ndarray], bool]:
-    """Runs in a child: the matrices of one scan, and whether one class fills its class map."""
+    """Scores one scan; runs in a child process.
+
+    Args:
+        runner: of the file.
+        scan: the scan.
+
+    Returns:
+        Its confusion matrices, and whether its class map has a single class.
+    """
     contract = runner.contract
     canvas, placement = place(scan.image, (contract.height, contract.width))
     class_map = placement.restore_label(runner.class_map(canvas))
@@ -193,14 +217,14 @@ def score_scan(runner: ModelRunner, scan: Scan) -> tuple[list[np.ndarray], bool]
 
 @dataclasses.dataclass(frozen=True)
 class PointScores:
-    """What is known after all scans.
+    """Scores over all scans.
 
     Attributes:
-        files: a result a file, in order, with its matrix over points before the vote.
+        files: one result per file, in order, with its matrix over points before the vote.
         matrices: for each file the matrices int64 [num_classes, num_classes + 1] before and, if
-            asked for, after the vote.
+            requested, after the vote.
         ceiling: the same for the labels of the range images themselves.
-        scans: that were scored.
+        scans: number of scans.
         outside: int64 [num_classes], labelled points in no pixel; they count as wrong.
     """
 
@@ -210,13 +234,17 @@ class PointScores:
     scans: int
     outside: np.ndarray
 
-    def call_out(self, dataset: LidarDataset) -> None:
-        """Adds what a user must know to each file's warnings."""
+    def add_mask_warnings(self, dataset: LidarDataset) -> None:
+        """Adds warnings about each file's predictions to its result.
+
+        Args:
+            dataset: the scans that were scored.
+        """
         for result in self.files:
             if result.matrix is not None:
                 seen = result.matrix.copy()
-                seen[:, -1] -= self.outside  # no fault of the file
-                call_out(dataclasses.replace(result, matrix=seen), dataset)
+                seen[:, -1] -= self.outside  # not an error of the file
+                add_mask_warnings(dataclasses.replace(result, matrix=seen), dataset)
 
 
 def score_points(
@@ -230,13 +258,15 @@ def score_points(
     """Scores files over the points of a list of scans.
 
     Args:
-        contracts: the files; their size may be another than the range image's.
-        processes: interpreters side by side.
+        contracts: the files; their size may differ from the range image's.
+        dataset: the scans.
+        processes: interpreters that work in parallel.
         limit: scans, or 0 for all.
         neighbours: options of the vote, or None for no vote.
 
     Raises:
-        FileNotFoundError, ValueError: a scan cannot be read, or a wrong limit.
+        FileNotFoundError: a scan does not exist.
+        ValueError: a scan cannot be read, or the limit is wrong.
     """
     if limit < 0 or processes < 1:
         raise ValueError(
@@ -246,22 +276,28 @@ def score_points(
         contracts, dataset, scans=min(limit or len(dataset), len(dataset)), neighbours=neighbours
     )
     for result in scores.files:
-        check_fit(result, dataset)
+        check_compatibility(result, dataset)
     with InterpreterPool(contracts, processes) as pool:
         pool.broken |= {i: file.failure for i, file in enumerate(scores.files) if file.failure}
         tasks = _tasks(scores, dataset, neighbours=neighbours)
         for outcome in pool.run(tqdm(tasks, desc="points", unit=" runs", disable=None)):
             if not outcome.failure:
-                matrices, constant = outcome.value  # type: ignore[misc]
+                matrices, constant = outcome.value
                 _add(scores.matrices[outcome.task.model], matrices)
                 scores.files[outcome.task.model].constant_images += constant
         for index, failure in pool.broken.items():
             scores.files[index].failure = failure
-    scores.call_out(dataset)
+    scores.add_mask_warnings(dataset)
     return scores
 
 
-def _empty_scores(contracts, dataset, *, scans: int, neighbours: Neighbours | None) -> PointScores:
+def _empty_scores(
+    contracts: list[ModelContract],
+    dataset: LidarDataset,
+    *,
+    scans: int,
+    neighbours: Neighbours | None,
+) -> PointScores:
     classes = dataset.label_set.num_classes
     *matrices, ceiling = (
         [np.zeros((classes, classes + 1), np.int64) for _ in range(2 if neighbours else 1)]
@@ -279,7 +315,7 @@ def _empty_scores(contracts, dataset, *, scans: int, neighbours: Neighbours | No
 def _tasks(
     scores: PointScores, dataset: LidarDataset, *, neighbours: Neighbours | None
 ) -> Iterator[Task]:
-    """Reads one scan after the other, for all files; scores the scan's own labels here."""
+    """Reads one scan after the other, for all files, and scores its own labels."""
     for number in range(scores.scans):
         points = dataset.points(number)
         labels = dataset.point_labels(number, len(points))

@@ -2,12 +2,12 @@
 
     list -> shards -> [open the list and the files, run, count] -> sum -> one JSON file
 
-Confusion matrices are sums of integers over samples, so any cut and any order of adding gives the
-same numbers as the local evaluation, bit for bit. A worker is told names and paths, not pixels:
-files and data must be readable under the same paths everywhere. A file's sha256 is compared
+Confusion matrices are sums of integers over samples, so any partition and any order of addition
+gives the same numbers as the local evaluation, bit for bit. A worker receives names and paths, not
+pixels: files and data must be readable under the same paths everywhere. A file's sha256 is compared
 before it runs, so that workers cannot score another file of the same name.
 
-Agreement with a reference, latency and memory are not measured here: they mean one machine.
+Agreement with a reference, latency and memory are not measured here: they refer to one machine.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import json
 import pathlib
 import re
 import tempfile
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -31,11 +32,11 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import (
     ModelResult,
     ScoringOptions,
-    call_out,
-    check_fit,
+    add_mask_warnings,
+    check_compatibility,
     score_list,
 )
-from tflite_tools.evaluation.tiled import OFF, check_overlaps, patience_s
+from tflite_tools.evaluation.tiled import OFF, check_overlaps, task_timeout_s
 from tflite_tools.manifest import sha256_of
 from tflite_tools.runtime.pool import InterpreterPool
 
@@ -44,7 +45,7 @@ _CAUSE = re.compile(r"^(?:\w+\.)*(?:\w*Error|\w*Exception): (.*)$", re.MULTILINE
 
 @dataclasses.dataclass(frozen=True)
 class ListSource:
-    """A list by its names, so that any worker can open it.
+    """A labelled list by name, which any worker can open.
 
     Attributes:
         dataset: registry name.
@@ -57,6 +58,7 @@ class ListSource:
     split: str
 
     def open(self) -> SegmentationDataset:
+        """Opens the list."""
         return open_dataset(self.dataset, self.data_dir, split=self.split)
 
 
@@ -79,6 +81,11 @@ class FileSource:
 
     @classmethod
     def of(cls, contract: ModelContract) -> "FileSource":
+        """Describes a file of this machine.
+
+        Args:
+            contract: of the file.
+        """
         content = contract.path.read_bytes()
         path = str(contract.path.resolve())
         return cls(
@@ -89,13 +96,13 @@ class FileSource:
         """Reads the file on a worker.
 
         Raises:
-            ValueError: it is another file than the one that the pipeline was started with.
+            ValueError: the content differs from the file that the pipeline was started with.
         """
         found = sha256_of(pathlib.Path(self.path).read_bytes())
         if found != self.sha256:
             raise ValueError(
-                f"{self.path}: sha256 {found[:12]} on this worker, {self.sha256[:12]} where the "
-                "pipeline was started; give every worker the same file"
+                f"{self.path}: expected sha256 {self.sha256[:12]}, as where the pipeline was "
+                f"started, got {found[:12]} on this worker; give every worker the same file"
             )
         return read_contract(
             self.path, self.preprocessing, name=self.name, alignment=self.alignment
@@ -133,10 +140,16 @@ class ShardScore:
         )
 
     def to_json(self) -> str:
+        """Returns the sums as JSON text."""
         return json.dumps(dataclasses.asdict(self) | {"matrices": self.matrices.tolist()})
 
     @classmethod
     def from_json(cls, text: str) -> "ShardScore":
+        """Reads sums from JSON text.
+
+        Args:
+            text: as returned by `to_json`.
+        """
         values = json.loads(text)
         return cls(
             values["images"],
@@ -148,7 +161,14 @@ class ShardScore:
 
 
 def shard_ranges(count: int, shards: int) -> list[tuple[int, int]]:
-    """Cuts 0..count-1 into at most `shards` ranges (start, stop) that differ by one at most.
+    """Cuts 0..count-1 into at most `shards` ranges whose lengths differ by at most one.
+
+    Args:
+        count: number of samples.
+        shards: number of ranges.
+
+    Returns:
+        (start, stop) of each range.
 
     Raises:
         ValueError: fewer than one shard.
@@ -160,23 +180,35 @@ def shard_ranges(count: int, shards: int) -> list[tuple[int, int]]:
 
 
 class ScoreShard(beam.DoFn):
-    """(start, stop) -> ShardScore. Keeps one child process with its interpreters."""
+    """Scores the samples of one shard; keeps one child process with its interpreters."""
 
-    def __init__(self, source: ListSource, files: tuple[FileSource, ...], *, tile_overlap: int):
+    def __init__(
+        self, source: ListSource, files: tuple[FileSource, ...], *, tile_overlap: int
+    ) -> None:
         self._source, self._files, self._tile_overlap = source, files, tile_overlap
 
-    def setup(self):
+    def setup(self) -> None:
+        """Opens the list and the files, once per worker."""
         self._open = contextlib.ExitStack()
         self._dataset = self._source.open()
         contracts = [each.contract() for each in self._files]
-        pool = InterpreterPool(contracts, 1, patience_s=patience_s(self._tile_overlap))
+        pool = InterpreterPool(contracts, 1, timeout_s=task_timeout_s(self._tile_overlap))
         self._pool = self._open.enter_context(pool)
         self._contracts = contracts
 
-    def teardown(self):
+    def teardown(self) -> None:
+        """Ends the child process."""
         self._open.close()
 
-    def process(self, element: tuple[int, int]):
+    def process(self, element: tuple[int, int]) -> Iterator[ShardScore]:
+        """Scores one shard.
+
+        Args:
+            element: (start, stop) of its samples.
+
+        Yields:
+            The sums of the shard.
+        """
         start, stop = element
         part = Subset(self._dataset, tuple(range(start, stop)), split=self._dataset.split)
         results = [ModelResult(contract) for contract in self._contracts]
@@ -219,26 +251,26 @@ def evaluate_sharded(
     Args:
         contracts: the files.
         source: the list.
-        shards: pieces of the list; each is one piece of work.
+        shards: number of parts of the list; each is one unit of work.
         limit: samples of the list, or 0 for all.
         runner: Beam's runner.
         beam_options: further options of the pipeline, "name=value".
-        scratch: folder that every worker can write to; default one of this machine.
-        tile_overlap: as in EvaluationOptions.
+        scratch: folder that every worker can write to; default: one of this machine.
+        tile_overlap: as in `EvaluationOptions`.
 
     Returns:
-        one result a file, in order.
+        One result per file, in order.
 
     Raises:
-        ValueError: wrong shards, an unknown data set, a file that changed, or tiles that cannot
-            overlap so much.
+        ValueError: wrong shards, an unknown data set, a file that changed, or an overlap that is
+            too large for a file's input.
         RuntimeError: the pipeline failed, or lost samples.
     """
     dataset = source.open()
     check_overlaps(contracts, tile_overlap)
     results = [ModelResult(contract) for contract in contracts]
     for result in results:
-        check_fit(result, dataset)
+        check_compatibility(result, dataset)
     fitting = [result for result in results if not result.failure]
     if not fitting:
         return results
@@ -274,16 +306,16 @@ def evaluate_sharded(
                 total.constant_images[index],
                 total.invokes[index],
             )
-        call_out(result, dataset)
+        add_mask_warnings(result, dataset)
     return results
 
 
-def _total(scores) -> ShardScore:
+def _total(scores: Iterable[ShardScore]) -> ShardScore:
     first, *rest = scores
     return sum(rest, first)
 
 
 def _cause(error: Exception) -> str:
-    """The innermost error's own words: a runner wraps them in the tracebacks of its threads."""
+    """Returns the innermost error's message; a runner wraps it in the tracebacks of its threads."""
     found = _CAUSE.findall(str(error))
     return found[-1].split(" [while running")[0] if found else str(error)

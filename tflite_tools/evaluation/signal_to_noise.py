@@ -1,4 +1,4 @@
-"""Signal-to-noise ratio of files' logits against a float file's, in decibels.
+"""Signal-to-noise ratio of files' logits relative to a float file's, in decibels.
 
 10 log10(sum of reference^2 / sum of (file - reference)^2)
 """
@@ -12,12 +12,21 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.metrics.cross_entropy import dequantize
 from deeplab_tf.metrics.signal_to_noise import snr_db
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 
 def real_output(runner: ModelRunner, image: np.ndarray) -> np.ndarray:
-    """Runs in a child: the output as real values, float32."""
+    """Runs a file and dequantizes its output; runs in a child process.
+
+    Args:
+        runner: of the file.
+        image: uint8 [height, width, channels], of the input's size.
+
+    Returns:
+        float32 real values, of the output's shape.
+    """
     runner.set_image(image)
     runner.invoke()
     return dequantize(runner.output(), runner.contract.output_quantization)
@@ -26,7 +35,7 @@ def real_output(runner: ModelRunner, image: np.ndarray) -> np.ndarray:
 def signal_to_noise_db(
     contracts: list[ModelContract], dataset: SegmentationDataset, *, indices: list[int]
 ) -> list[float]:
-    """Compares files with the first.
+    """Computes the ratio of each file but the first, relative to the first.
 
     Args:
         contracts: files with logits of one size, the reference first.
@@ -34,7 +43,7 @@ def signal_to_noise_db(
         indices: samples that are run.
 
     Returns:
-        one value a file but the first; infinite for the same values, NaN for a file that
+        One value in dB per file except the first; infinite for equal values, NaN for a file that
         failed.
 
     Raises:
@@ -44,7 +53,10 @@ def signal_to_noise_db(
         c.name for c in contracts if c.classes_output or c.output_shape != contracts[0].output_shape
     ]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)}: needs logits of the reference's size")
+        raise ValueError(
+            f"{', '.join(wrong)}: expected logits of the reference's shape "
+            f"{list(contracts[0].output_shape)}, got class maps or other shapes"
+        )
     signal, noise = 0.0, np.zeros(len(contracts) - 1)
     with InterpreterPool(contracts, 1) as pool:
         for index in indices:

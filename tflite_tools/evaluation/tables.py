@@ -1,14 +1,19 @@
-"""Results as a terminal table, JSON and CSV."""
+"""Writes results as a terminal table, as JSON and as CSV."""
 
 import csv
 import io
 import itertools
 import json
 import pathlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics import confusion
+from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 from tflite_tools.file_list import UnreadFile, unread_json
 from tflite_tools.runtime.interpreter import Kernels
@@ -36,7 +41,7 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def _tensor(dtype, quantization) -> str:
+def _tensor(dtype: np.dtype, quantization: tuple[float, int] | None) -> str:
     if quantization is None:
         return str(dtype)
     return f"{dtype} {quantization[0]:.6g}/{quantization[1]}"
@@ -73,13 +78,19 @@ def _summary_row(result: ModelResult, mean_over: tuple[int, ...]) -> list[str]:
 def terminal_table(
     results: list[ModelResult], dataset: SegmentationDataset, *, options: EvaluationOptions
 ) -> str:
-    """Summary, IoU of each class, how it was measured, and every warning."""
+    """Formats the summary, the IoU of each class, how it was measured, and every warning.
+
+    Args:
+        results: of the files.
+        dataset: the list that they were scored on.
+        options: of the evaluation.
+    """
     scored = [result for result in results if result.matrix is not None and not result.failure]
     mean_over = options.mean_indices(dataset)
     rows = [_summary_row(result, mean_over) for result in results]
-    asked = [options.mean_loss or title != "mean loss" for title, _ in _SUMMARY]
-    rows = [list(itertools.compress(row, asked)) for row in rows]
-    parts = [align(list(itertools.compress(_SUMMARY, asked)), rows)]
+    shown = [options.mean_loss or title != "mean loss" for title, _ in _SUMMARY]
+    rows = [list(itertools.compress(row, shown)) for row in rows]
+    parts = [align(list(itertools.compress(_SUMMARY, shown)), rows)]
     if scored:
         header = [("IoU %", "<"), *((result.contract.name, ">") for result in scored)]
         ious = [confusion.iou_per_class(r.matrix) for r in scored if r.matrix is not None]
@@ -110,22 +121,36 @@ def terminal_table(
     return "\n\n".join(parts)
 
 
-def kernels_line(results: list) -> str:
-    """Which kernels ran, and which files the builtin ones alone.
+class HasKernels(Protocol):
+    """A result of one file."""
+
+    contract: ModelContract
+    kernels: Kernels | None
+
+
+def kernels_line(results: Sequence[HasKernels]) -> str:
+    """Names the kernels that ran, and the files that only builtin kernels ran.
 
     Args:
-        results: with a contract and kernels.
+        results: of the files.
     """
     found = {result.kernels or Kernels.XNNPACK for result in results}
     if len(found) < 2:
         return f"kernels: {next(iter(found), Kernels.XNNPACK)}"
     alone = [result.contract.name for result in results if result.kernels is Kernels.BUILTIN]
-    return f"kernels: {Kernels.XNNPACK}, {Kernels.BUILTIN} alone for {', '.join(alone)}"
+    return f"kernels: {Kernels.XNNPACK}, only {Kernels.BUILTIN} for {', '.join(alone)}"
 
 
 def result_to_json(
     result: ModelResult, dataset: SegmentationDataset, *, options: EvaluationOptions
 ) -> dict:
+    """Returns everything known of one file, for JSON.
+
+    Args:
+        result: of the file.
+        dataset: the list that it was scored on.
+        options: of the evaluation.
+    """
     contract, matrix = result.contract, result.matrix
     values = {
         "model": contract.name,
@@ -181,7 +206,15 @@ def write_metrics(
     output_dir: pathlib.Path,
     unread: list[UnreadFile] | None = None,
 ) -> None:
-    """Writes `metrics.json` and `metrics.csv`, with the files that could not be read."""
+    """Writes `metrics.json` and `metrics.csv`.
+
+    Args:
+        results: of the files.
+        dataset: the list that they were scored on.
+        options: of the evaluation.
+        output_dir: folder to write to.
+        unread: files that could not be read, listed with their failure.
+    """
     models = [result_to_json(result, dataset, options=options) for result in results]
     document = {
         "dataset": dataset.name,
@@ -210,6 +243,6 @@ def write_metrics(
             + [latency["median"] if latency else "", model["memory_mb"], model["failure"]]
             + [model.get("iou", {}).get(name, "") for name in names]
         )
-    for file in unread or []:  # name and failure; nothing else is known
+    for file in unread or []:  # only name and failure are known
         writer.writerow([file.name, 0, *[""] * 9, file.failure, *[""] * len(names)])
     atomic_file.write_text(output_dir / "metrics.csv", stream.getvalue())

@@ -1,4 +1,4 @@
-"""Whole photos for the interpreters' children, which cut, run and stitch them; see data.tiles."""
+"""Images at full size for child processes, which cut, run and stitch them; see data.tiles."""
 
 import pathlib
 
@@ -8,18 +8,26 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement
 from deeplab_tf.data.tiles import check_overlap
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.pool import PATIENCE_S
+from tflite_tools.runtime.child_pool import TIMEOUT_S
 from tflite_tools.runtime.sample_chunk import Chunk
 
 OFF = -1
-"""Value of `tile_overlap` that scales every photo to fit."""
+"""Value of `tile_overlap` that scales every image to fit."""
 
-PHOTOS_AHEAD = 8
-"""Photos decoded ahead. Each takes 5 bytes a pixel on disk: 36 million pixels, 180 MB."""
+IMAGES_AHEAD = 8
+"""Images decoded ahead. Each takes 5 bytes per pixel on disk: 36 million pixels, 180 MB."""
 
 
 def check_overlaps(contracts: list[ModelContract], tile_overlap: int) -> None:
-    """ValueError naming the file whose input is too small for this overlap."""
+    """Checks that every file's input is large enough for the overlap of tiles.
+
+    Args:
+        contracts: the files.
+        tile_overlap: as in `EvaluationOptions`.
+
+    Raises:
+        ValueError: an input is too small; the file is named.
+    """
     for contract in contracts if tile_overlap != OFF else ():
         try:
             check_overlap(tile_overlap, contract.height, tile_width=contract.width)
@@ -27,31 +35,40 @@ def check_overlaps(contracts: list[ModelContract], tile_overlap: int) -> None:
             raise ValueError(f"{contract.name}: {error}; change --tile_overlap") from error
 
 
-def patience_s(tile_overlap: int) -> float:
-    """Seconds that one task may take.
+def task_timeout_s(tile_overlap: int) -> float:
+    """Returns the seconds that one task may take.
 
-    A tiled photo is one task and may be a thousand invokes; a file that never ends was found
+    A tiled image is one task and may take a thousand invokes; a file that never ends was found
     before, at its single first invoke.
+
+    Args:
+        tile_overlap: as in `EvaluationOptions`.
     """
-    return PATIENCE_S if tile_overlap == OFF else 60 * PATIENCE_S
+    return TIMEOUT_S if tile_overlap == OFF else 60 * TIMEOUT_S
 
 
-def write_photos(
+def write_images(
     dataset: SegmentationDataset, first: int, *, count: int, folder: pathlib.Path
 ) -> list[Chunk]:
     """Decodes samples and writes each, at its own size, as a chunk of one sample.
 
+    Args:
+        dataset: the list.
+        first: number of the first sample.
+        count: number of samples.
+        folder: gets one folder per sample.
+
     Raises:
-        ValueError, FileNotFoundError: a sample cannot be read, or has other channels than the
-            data set.
+        FileNotFoundError: a sample does not exist.
+        ValueError: a sample cannot be read, or has other channels than the data set.
     """
     numbers = range(first, first + count)
-    return [_write_photo(dataset, index, folder=folder / str(index - first)) for index in numbers]
+    return [_write_image(dataset, index, folder=folder / str(index - first)) for index in numbers]
 
 
-def _write_photo(dataset: SegmentationDataset, index: int, *, folder: pathlib.Path) -> Chunk:
+def _write_image(dataset: SegmentationDataset, index: int, *, folder: pathlib.Path) -> Chunk:
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.u8"):  # of a photo of another size
+    for old in folder.glob("*.u8"):  # of an image of another size
         old.unlink()
     image, label = dataset.read(index)
     size = (label.shape[0], label.shape[1])
@@ -70,22 +87,31 @@ def _write_photo(dataset: SegmentationDataset, index: int, *, folder: pathlib.Pa
     return chunk
 
 
-def setting(tile_overlap: int) -> str:
-    """The setting in words, for the head of a table; "" where it is off."""
+def tiling_note(tile_overlap: int) -> str:
+    """Describes the setting, for the head of a table; "" if it is off.
+
+    Args:
+        tile_overlap: as in `EvaluationOptions`.
+    """
     if tile_overlap == OFF:
         return ""
     return (
-        "photos larger than a file's input are not scaled but cut in tiles of the input's size, "
-        f"overlapping by {tile_overlap} pixels at least; each pixel's class comes from the tile in "
+        "images larger than a file's input are not scaled but cut in tiles of the input's size, "
+        f"overlapping by at least {tile_overlap} pixels; each pixel's class comes from the tile in "
         "which it lies farthest from the border"
     )
 
 
 def invokes_note(invokes: int, images: int) -> str:
-    """What a latency of one invoke leaves out; "" where every photo took one."""
+    """Describes how many invokes an image takes; "" if it is one for every image.
+
+    Args:
+        invokes: in total.
+        images: number of images.
+    """
     if invokes <= images:
         return ""
     return (
-        f"cut in tiles: {invokes / images:.1f} invokes a photo on average ({invokes} for {images} "
-        "photos); the latency is that of one"
+        f"cut in tiles: {invokes / images:.1f} invokes per image on average ({invokes} for "
+        f"{images} images); the latency is that of one invoke"
     )

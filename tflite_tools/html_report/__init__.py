@@ -1,1 +1,1 @@
-"""One self-contained web page about a set of files: collect, draw, write."""
+"""Collects, draws and writes one self-contained web page about a set of files."""

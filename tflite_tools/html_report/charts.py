@@ -1,34 +1,45 @@
-"""The plots of a report as SVG text, drawn from the report's document."""
+"""Draws the plots of a report as SVG text from the report's document."""
 
 import io
 import re
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib import ticker
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 REFERENCE_COLOR = "0.45"
 TEXT_AS_IT_IS = matplotlib.rc_context({"text.parse_math": False, "svg.fonttype": "none"})
-"""A name with dollar signs is no formula; letters stay letters that a reader can search for."""
+"""Dollar signs in a name do not start a formula, and text remains searchable text."""
 _NUMBERED_CLASSES = 25
-"""Confusion matrices of more classes carry no numbers: they would not be legible."""
+"""Confusion matrices of more classes have no numbers, which would not be legible."""
 _WIDE = 8
-"""Largest over smallest value from which on an axis is logarithmic."""
+"""An axis is logarithmic if its largest over its smallest value is above this."""
 
 
-def colors_of(models: list[dict], reference: str | None) -> dict[str, object]:
-    """One colour a file in all plots; the reference is gray."""
+def colors_of(models: list[dict], reference: str | None) -> dict[str, Any]:
+    """Returns one colour per file for all plots; the reference is gray.
+
+    Args:
+        models: entries of the document.
+        reference: name of the reference, or None.
+    """
     palette = matplotlib.colormaps["tab10" if len(models) <= 10 else "tab20"]
     others = [model["model"] for model in models if model["model"] != reference]
-    chosen: dict[str, object] = {name: palette(i % palette.N) for i, name in enumerate(others)}
+    chosen: dict[str, Any] = {name: palette(i % palette.N) for i, name in enumerate(others)}
     return chosen | ({reference: REFERENCE_COLOR} if reference else {})
 
 
 @TEXT_AS_IT_IS
 def trade_off(document: dict) -> str:
-    """MIoU against latency and against size, with the interval of the change from float."""
+    """Plots mIoU over latency and over size, with the interval of the change from the reference.
+
+    Args:
+        document: `Report.document()`.
+    """
     models = [model for model in document["models"] if model.get("miou") is not None]
     timed = [model for model in models if model["latency_ms"]]
     colors = colors_of(document["models"], document["reference"])
@@ -48,15 +59,26 @@ def trade_off(document: dict) -> str:
 
 
 def interval_ends(model: dict) -> list[float]:
-    """MIoU in percent at both ends of the change's interval.
+    """Returns the mIoU in percent at both ends of the change's interval.
 
-    Around the file's own mIoU: the change may be over other classes, see `changed_over`.
+    They are relative to the file's own mIoU: the change may be over other classes, see
+    `changed_over`.
+
+    Args:
+        model: entry of the document, with a change.
     """
     change = model["miou_change"]
     return [100 * (model["miou"] + change[end] - change["difference"]) for end in ("low", "high")]
 
 
-def _scatter(axes, models, *, positions, document, colors) -> None:
+def _scatter(
+    axes: Axes,
+    models: list[dict],
+    *,
+    positions: list[float],
+    document: dict,
+    colors: dict[str, Any],
+) -> None:
     base = next((m for m in models if m["model"] == document["reference"]), None)
     largest = max(model["size_bytes"] for model in models)
     for model, position in zip(models, positions, strict=True):
@@ -80,7 +102,11 @@ def _scatter(axes, models, *, positions, document, colors) -> None:
 
 @TEXT_AS_IT_IS
 def class_bars(document: dict) -> str:
-    """IoU of each class, and its change from float with the interval."""
+    """Plots the IoU of each class, and its change from the reference with the interval.
+
+    Args:
+        document: `Report.document()`.
+    """
     models = [model for model in document["models"] if "iou" in model]
     changed = [model for model in models if model.get("iou_change")]
     colors = colors_of(document["models"], document["reference"])
@@ -122,7 +148,12 @@ def class_bars(document: dict) -> str:
 
 @TEXT_AS_IT_IS
 def confusion(model: dict, names: list[str]) -> str:
-    """Confusion matrix, each row divided by its sum: where a class's pixels went."""
+    """Plots the confusion matrix, each row divided by its sum.
+
+    Args:
+        model: entry of the document.
+        names: of the classes.
+    """
     counts = np.array(model["confusion_matrix"], np.float64)
     totals = counts.sum(1, keepdims=True)
     share = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
@@ -156,7 +187,12 @@ def confusion(model: dict, names: list[str]) -> str:
 
 
 def svg_text(figure: Figure, salt: str) -> str:
-    """Text of an <svg> element; `salt` keeps its ids apart from those of other plots."""
+    """Returns the text of an <svg> element.
+
+    Args:
+        figure: the plot.
+        salt: makes its ids differ from those of other plots.
+    """
     stream = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context({"svg.hashsalt": salt}):
@@ -164,5 +200,5 @@ def svg_text(figure: Figure, salt: str) -> str:
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # Names of groups, such as "axes_1", stand in every plot; nothing refers to them.
+    # Names of groups, such as "axes_1", occur in every plot; nothing refers to them.
     return re.sub(r' id="[A-Za-z][A-Za-z0-9.]*_\d+"', "", text)

@@ -1,7 +1,7 @@
-"""Everything that a report says, measured once: scores, intervals, boundaries, origins.
+"""Measures the content of a report: scores, intervals, boundaries, sources.
 
-`Report.document()` is `metrics.json`, and the page is drawn from that document alone, so a reader
-of either sees the same numbers.
+`Report.document()` is `metrics.json`, and the page is drawn only from that document, so both have
+the same numbers.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import importlib.metadata
 import math
 import pathlib
 import platform
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class FileReport:
 
     Attributes:
         result: of the evaluation, with the matrix of every photo.
-        manifest: beside the file, or None.
+        manifest: next to the file, or None.
         overlap: int64 [photos, num_classes, 2], intersection and union of each class; None for
             a file that failed.
         boundary: the same for the bands along the contours, or None.
@@ -45,10 +46,12 @@ class FileReport:
 
     @property
     def contract(self) -> ModelContract:
+        """Contract of the file."""
         return self.result.contract
 
     @property
     def name(self) -> str:
+        """Name of the file in tables."""
         return self.result.contract.name
 
 
@@ -61,7 +64,7 @@ class Report:
         options: how the files were run.
         files: in the order of the tables.
         reference: index of the file that the others are compared with, or None.
-        command: what a user types to get the report again.
+        command: command line that writes the report.
         unread: files of the list that could not be read.
     """
 
@@ -81,10 +84,11 @@ class Report:
 
     @property
     def scored(self) -> list[FileReport]:
+        """Files with scores."""
         return [file for file in self.files if file.overlap is not None]
 
     def document(self) -> dict:
-        """The report as plain values; what is not known is None."""
+        """Returns the report as plain values; unknown ones are None."""
         base = self.base
         images = max((file.result.images for file in self.files), default=0)
         values = {
@@ -139,7 +143,7 @@ class Report:
         return values
 
     def _changes(self, file: FileReport, chosen: tuple[int, ...]) -> dict:
-        """Differences from the reference, with intervals, over the classes that both count."""
+        """Returns differences from the reference, with intervals, over classes that both count."""
         base = self.base
         if base is None or file is base or base.overlap is None or file.overlap is None:
             return {}
@@ -172,10 +176,19 @@ def collect(
     command: str,
     unread: tuple[UnreadFile, ...] = (),
 ) -> Report:
-    """Runs all files over the list: once to score, once for the boundaries.
+    """Runs all files on the list: once for the scores, once for the boundaries.
+
+    Args:
+        contracts: the files.
+        dataset: the list.
+        options: how the files are run.
+        reference: index of the file that the others are compared with, or None.
+        command: command line that writes the report.
+        unread: files that could not be read.
 
     Raises:
-        ValueError, FileNotFoundError: a sample cannot be read.
+        FileNotFoundError: a sample does not exist.
+        ValueError: a sample cannot be read.
     """
     options = dataclasses.replace(options, keep_images=True)
     results = evaluate(contracts, dataset, options=options, reference=reference)
@@ -198,7 +211,7 @@ def collect(
 
 
 def processor() -> str:
-    """Name of this machine's processor: a latency without it says little."""
+    """Returns the name of this machine's processor."""
     listing = pathlib.Path("/proc/cpuinfo")
     if listing.is_file():
         for line in listing.read_text().splitlines():
@@ -216,8 +229,8 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def _finite(value):
-    """The same with None for NaN and infinity, which JSON does not know."""
+def _finite(value: Any) -> Any:
+    """Replaces NaN and infinity by None, since JSON does not have them."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,8 @@
-"""A model card in Markdown from a report's document.
+"""Writes a model card in Markdown from a report's document.
 
 Mitchell et al. 2019, Model Cards for Model Reporting, arXiv:1810.03993: what the files are, what
-they were measured on, where they are weak. What no program can know, the licence of the training
-data and the purpose, is left as a line to fill in.
+they were measured on, where they are weak. The licence of the training data and the purpose are
+left as lines to fill in.
 """
 
 import pathlib
@@ -10,7 +10,7 @@ import pathlib
 import jinja2
 
 WEAK_IOU = 0.5
-"""Classes below it are named as weak."""
+"""Classes below it are listed as weak."""
 _RUN_KEYS = {
     "dataset": "training data",
     "split": "training list",
@@ -25,7 +25,7 @@ _RUN_KEYS = {
 
 
 def model_card(document: dict, run_config: dict | None = None) -> str:
-    """Markdown text.
+    """Returns the Markdown text.
 
     Args:
         document: `Report.document()`.
@@ -57,10 +57,13 @@ def model_card(document: dict, run_config: dict | None = None) -> str:
 
 
 def uneven(document: dict) -> dict[str, str]:
-    """A sentence for each file whose change is not the difference of the two mIoU.
+    """Returns a sentence for each file whose change is not the difference of the two mIoU.
 
-    Files count a class when its union is not empty: one that predicts a class that no photo holds
-    counts more than the reference.
+    A class counts for a file if its union is not empty: a file that predicts a class that is in no
+    photo counts more classes than the reference.
+
+    Args:
+        document: `Report.document()`.
     """
     models = {model["model"]: model for model in document["models"]}
     base = models.get(document["reference"])
@@ -78,7 +81,7 @@ def uneven(document: dict) -> dict[str, str]:
 
 
 def _contracts(models: list[dict]) -> list[tuple[list[str], dict]]:
-    """Files by how they are fed and read, so that equal contracts are said once."""
+    """Groups files by how they are fed and read, so that equal contracts are listed once."""
     groups: list[tuple[list[str], dict]] = []
     for model in models:
         contract = {"input": model["input"], "output": model["output"]}
@@ -92,7 +95,7 @@ def _contracts(models: list[dict]) -> list[tuple[list[str], dict]]:
 
 
 def _weak(document: dict, scored: list[dict]) -> list[tuple[str, float, float]]:
-    """Classes whose best file stays below WEAK_IOU: name, lowest and highest IoU."""
+    """Returns name, lowest and highest IoU of classes below WEAK_IOU in every file."""
     found = []
     for entry in document["classes"]:
         values = [model["iou"][entry["name"]] for model in scored]
@@ -121,11 +124,15 @@ def _points(change: dict | None) -> str:
 
 
 def channels(values: list[float]) -> str:
-    """One number where all channels have the same."""
+    """Formats the values of channels, as one number if all are equal.
+
+    Args:
+        values: one per channel.
+    """
     shown = [f"{value:g}" for value in values]
     return shown[0] if len(set(shown)) == 1 else f"[{', '.join(shown)}]"
 
 
 def _cell(value: object) -> str:
-    """Text that cannot break a row of a Markdown table."""
+    """Escapes text for a row of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")

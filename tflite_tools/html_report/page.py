@@ -1,4 +1,4 @@
-"""The report's files: `index.html`, `metrics.json`, `metrics.csv` and `model_card.md`."""
+"""Writes the report's files: `index.html`, `metrics.json`, `metrics.csv`, `model_card.md`."""
 
 import csv
 import io
@@ -30,12 +30,16 @@ _COLUMNS = (
 )
 
 
-def refuse_old(output_dir: pathlib.Path, overwrite: bool) -> None:
-    """Before the work; makes no folder, since the work may yet be refused.
+def check_output_dir(output_dir: pathlib.Path, overwrite: bool) -> None:
+    """Checks before the work that the report can be written; creates no folder.
+
+    Args:
+        output_dir: folder of the report.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        FileExistsError: a file of the report is there and must not be replaced.
-        PermissionError: the folder, or where it would be made, cannot be written to.
+        FileExistsError: a file of the report exists and must not be replaced.
+        PermissionError: the folder, or its parent, cannot be written to.
     """
     for name in (PAGE, "metrics.json", "metrics.csv", "model_card.md"):
         if not overwrite and (output_dir / name).exists():
@@ -55,6 +59,8 @@ def write_report(
     """Draws everything first, then writes the four files.
 
     Args:
+        report: the results.
+        output_dir: folder of the report.
         run_config: configuration of the run that made the files, for the model card, or None.
     """
     document = report.document()
@@ -67,7 +73,13 @@ def write_report(
 
 
 def render(document: dict, album: pictures.Album, *, report: Report) -> str:
-    """The page: one text that asks no host for anything."""
+    """Returns the page, which loads nothing from other hosts.
+
+    Args:
+        document: `Report.document()`.
+        album: pictures to show.
+        report: the results.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -103,7 +115,12 @@ def render(document: dict, album: pictures.Album, *, report: Report) -> str:
 
 
 def album_values(album: pictures.Album, report: Report) -> dict:
-    """What the script of the page clicks through."""
+    """Returns the data for the script of the page.
+
+    Args:
+        album: pictures to show.
+        report: the results.
+    """
     photos: dict[int, dict] = {
         photo: {"name": name, "masks": {}, "differences": {}}
         for photo, name in pictures.names_of(report.dataset, album).items()
@@ -129,7 +146,11 @@ def album_values(album: pictures.Album, report: Report) -> dict:
 
 
 def findings(document: dict) -> list[str]:
-    """One sentence a file: what it costs and what it saves against the reference."""
+    """Returns one sentence per file: accuracy, size and speed relative to the reference.
+
+    Args:
+        document: `Report.document()`.
+    """
     base = next((m for m in document["models"] if m["model"] == document["reference"]), None)
     sentences = []
     for model in document["models"]:
@@ -156,13 +177,21 @@ def findings(document: dict) -> list[str]:
 
 
 def worst_change(model: dict) -> tuple[str, dict] | None:
-    """The class with the largest loss that is more than chance."""
+    """Returns the class with the largest significant loss, or None.
+
+    Args:
+        model: entry of the document.
+    """
     lost = {n: c for n, c in (model.get("iou_change") or {}).items() if c and c["high"] < 0}
     return min(lost.items(), key=lambda item: item[1]["difference"]) if lost else None
 
 
 def metrics_csv(document: dict) -> str:
-    """One line a file."""
+    """Formats one line per file.
+
+    Args:
+        document: `Report.document()`.
+    """
     names = [entry["name"] for entry in document["classes"]]
     changes = [f"{key}_{end}" for key in ("miou_change",) for end in ("difference", "low", "high")]
     stream = io.StringIO()
@@ -185,22 +214,40 @@ def metrics_csv(document: dict) -> str:
 
 
 def percent(value: float | None) -> str:
+    """Formats a fraction in percent.
+
+    Args:
+        value: the fraction, or None.
+    """
     return "–" if value is None else f"{100 * value:.2f}"  # noqa: RUF001 - a dash, for readers
 
 
 def points(value: float) -> str:
-    """A difference of fractions in percentage points, with its sign."""
+    """Formats a difference of fractions in percentage points, with its sign.
+
+    Args:
+        value: the difference.
+    """
     return f"{100 * value:+.2f}".replace("-", "−")  # noqa: RUF001 - a minus sign, for readers
 
 
 def interval(change: dict | None) -> str:
+    """Formats a change with its interval, in percentage points.
+
+    Args:
+        change: difference, low and high, or None.
+    """
     if not change:
         return ""
     return f"{points(change['difference'])} [{points(change['low'])}, {points(change['high'])}]"
 
 
 def verdict(change: dict | None) -> str:
-    """Class of a cell: worse, better, or unsure where zero lies in the interval."""
+    """Returns the style of a cell: worse, better, or unsure if the interval contains zero.
+
+    Args:
+        change: difference, low and high, or None.
+    """
     if not change or change["low"] <= 0 <= change["high"]:
         return "unsure"
     return "better" if change["low"] > 0 else "worse"

@@ -1,8 +1,8 @@
-"""Which photos a reader should look at, and their pictures as data URIs.
+"""Chooses the photos that a reader should look at, and draws them as data URIs.
 
 For each file and class: the photos with the worst and the best IoU of the class, and those where
-the file lost most against the reference. A class that holds under 0.1 % of a photo's labelled
-pixels is skipped there, because an IoU of a few pixels says nothing; unless it never holds more.
+the file lost most relative to the reference. A photo is skipped for a class with under 0.1 % of its
+labelled pixels, since the IoU of a few pixels is not meaningful, unless no photo has more.
 """
 
 import base64
@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import io
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -18,13 +19,14 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement, place
 from deeplab_tf.metrics.overlap import iou_from_counts
 from tflite_tools.html_report.collect import FileReport, Report
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 TILE_WIDTH = 400
-PHOTOS_A_LIST = 2
+PHOTOS_PER_LIST = 2
 BUDGET_BYTES = 8_000_000
-"""Of all data URIs together; the page around them stays below 2 MB."""
+"""Of all data URIs together; the rest of the page stays below 2 MB."""
 SMALLEST_SHARE = 0.001
 JPEG_QUALITY = 80
 BATCH = 8
@@ -33,8 +35,8 @@ BATCH = 8
 LISTS = {"worst": "worst", "best": "best", "lost": "lost most"}
 SAME, LOST, WON, OTHER, IGNORED = range(5)
 DIFFERENCE_COLORS = ((0, 0, 0), (230, 40, 40), (40, 190, 80), (240, 200, 40), (128, 128, 128))
-"""Of pixels that are alike; right only in the reference; right only in the file; wrong in both,
-each otherwise; ignored."""
+"""Of pixels that are equal; correct only in the reference; correct only in the file; wrong in both
+in different ways; ignored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,11 @@ class Entry:
 
 
 def choose(report: Report) -> list[Entry]:
-    """All entries, the first of every list before the second of any."""
+    """Returns all entries, the first of every list before the second of any.
+
+    Args:
+        report: the results.
+    """
     base = report.base
     files = [
         index
@@ -87,7 +93,7 @@ def _ranked(report: Report, index: int, *, label: int, kind: str) -> list[Entry]
     photos = _large_enough(file, label)
     if kind == "lost":
         photos = photos[score["lost"][photos] < 0] if reference is not None else photos[:0]
-    order = photos[np.argsort(score[kind][photos], kind="stable")][:PHOTOS_A_LIST]
+    order = photos[np.argsort(score[kind][photos], kind="stable")][:PHOTOS_PER_LIST]
     return [
         Entry(
             index,
@@ -102,7 +108,7 @@ def _ranked(report: Report, index: int, *, label: int, kind: str) -> list[Entry]
 
 
 def _large_enough(file: FileReport, label: int) -> np.ndarray:
-    """Photos that show a class, those with most of it first."""
+    """Returns the photos that show a class, those with most of it first."""
     matrices = file.result.image_matrices
     assert matrices is not None
     truth = matrices.sum(2, dtype=np.int64)
@@ -114,11 +120,11 @@ def _large_enough(file: FileReport, label: int) -> np.ndarray:
 
 @dataclasses.dataclass
 class Album:
-    """What the page clicks through.
+    """The pictures of the page.
 
     Attributes:
-        entries: those whose pictures fitted into the budget.
-        left_out: number of entries that did not.
+        entries: those whose pictures fit into the budget.
+        left_out: number of the others.
         pictures: data URIs by (photo, what): "photo", "truth", ("mask", file),
             ("difference", file).
     """
@@ -129,26 +135,32 @@ class Album:
 
     @property
     def size_bytes(self) -> int:
+        """Size of all data URIs."""
         return sum(len(uri) for uri in self.pictures.values())
 
 
 def draw(report: Report, budget_bytes: int = BUDGET_BYTES) -> Album:
-    """Draws the chosen photos until the budget is spent, in the order of `choose`."""
-    wanted: dict[int, list[Entry]] = collections.defaultdict(list)
+    """Draws the chosen photos until the budget is used up, in the order of `choose`.
+
+    Args:
+        report: the results.
+        budget_bytes: for all data URIs.
+    """
+    by_photo: dict[int, list[Entry]] = collections.defaultdict(list)
     entries = choose(report)
     for entry in entries:
-        wanted[entry.photo].append(entry)
+        by_photo[entry.photo].append(entry)
     album = Album()
     contracts = [file.contract for file in report.files]
     with InterpreterPool(contracts, report.options.processes) as pool:
-        photos = list(wanted)
+        photos = list(by_photo)
         for first in range(0, len(photos), BATCH):
             if album.size_bytes >= budget_bytes:
                 break
             batch = photos[first : first + BATCH]
-            masks = _masks(report, {photo: wanted[photo] for photo in batch}, pool=pool)
+            masks = _masks(report, {photo: by_photo[photo] for photo in batch}, pool=pool)
             for photo in batch:
-                drawn = _draw_photo(report, photo, entries=wanted[photo], masks=masks)
+                drawn = _draw_photo(report, photo, entries=by_photo[photo], masks=masks)
                 if album.size_bytes + sum(map(len, drawn.values())) > budget_bytes:
                     break
                 album.pictures |= drawn
@@ -158,15 +170,24 @@ def draw(report: Report, budget_bytes: int = BUDGET_BYTES) -> Album:
 
 
 def small_mask(runner: ModelRunner, image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Runs in a child: class map of a photo, shrunk to `size`, uint8."""
+    """Predicts the reduced class map of a photo in a child process.
+
+    Args:
+        runner: of the file.
+        image: uint8 [height, width, channels].
+        size: (height, width) of the result.
+
+    Returns:
+        uint8 of that size.
+    """
     canvas, placement = place(image, (runner.contract.height, runner.contract.width))
     return _shrink(placement.restore_label(runner.class_map(canvas)), size)
 
 
-def _masks(report: Report, wanted: dict[int, list[Entry]], *, pool: InterpreterPool) -> dict:
-    """Shrunk class maps by (photo, file): of the files in question and of the reference."""
+def _masks(report: Report, by_photo: dict[int, list[Entry]], *, pool: InterpreterPool) -> dict:
+    """Returns reduced class maps by (photo, file) of the chosen files and the reference."""
     tasks, keys = [], {}
-    for photo, entries in wanted.items():
+    for photo, entries in by_photo.items():
         image = report.dataset.image(photo)
         files = {entry.file for entry in entries}
         if report.base is not None and report.reference is not None:
@@ -180,7 +201,7 @@ def _masks(report: Report, wanted: dict[int, list[Entry]], *, pool: InterpreterP
 
 
 def _draw_photo(report: Report, photo: int, *, entries: list[Entry], masks: dict) -> dict:
-    """Data URIs of one photo."""
+    """Draws the data URIs of one photo."""
     image, label = report.dataset.read(photo)
     label_set = report.dataset.label_set
     truth = _shrink(label, tile_size(image))
@@ -205,10 +226,13 @@ def _draw_photo(report: Report, photo: int, *, entries: list[Entry], masks: dict
 def differences(
     truth: np.ndarray, mask: np.ndarray, *, reference: np.ndarray | None, num_classes: int
 ) -> np.ndarray:
-    """Where a file differs from the reference, and who is right; without one, from the truth.
+    """Marks where a file differs from the reference, and which is correct.
 
     Args:
-        truth, mask, reference: uint8 [height, width].
+        truth: uint8 [height, width], the label.
+        mask: uint8 [height, width], the file's prediction.
+        reference: uint8 [height, width], the reference's prediction, or None for the label.
+        num_classes: of the label.
 
     Returns:
         uint8 [height, width] of SAME, LOST, WON, OTHER, IGNORED.
@@ -223,20 +247,24 @@ def differences(
 
 
 def tile_size(image: np.ndarray) -> tuple[int, int]:
-    """Height and width of a photo's tile; photos are shrunk, never grown."""
+    """Returns height and width of a photo's tile; photos are only reduced.
+
+    Args:
+        image: [height, width, channels].
+    """
     height, width = image.shape[:2]
     scale = min(1.0, TILE_WIDTH / width, TILE_WIDTH / height)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _shrink(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest neighbour, half-pixel centres."""
+    """Resizes by nearest neighbour with half-pixel centres."""
     height, width = label.shape
     return Placement(height, width, *size).restore_label(label)
 
 
 def _jpeg(image: np.ndarray) -> str:
-    """Photos of other than 3 channels are shown by their first channel."""
+    """Encodes a photo; one without 3 channels is shown by its first channel."""
     height, width = tile_size(image)
     shown = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
     stream = io.BytesIO()
@@ -246,8 +274,10 @@ def _jpeg(image: np.ndarray) -> str:
     return _uri("image/jpeg", stream)
 
 
-def _png(classes: np.ndarray, colors, *, transparent: int | None = None) -> str:
-    """A palette picture; values outside the palette are black."""
+def _png(
+    classes: np.ndarray, colors: Sequence[Sequence[int]], *, transparent: int | None = None
+) -> str:
+    """Encodes a palette image; values outside the palette are black."""
     picture = Image.fromarray(classes)
     picture.putpalette([part for color in colors for part in color] + [0] * 3 * (256 - len(colors)))
     stream = io.BytesIO()
@@ -261,5 +291,10 @@ def _uri(kind: str, stream: io.BytesIO) -> str:
 
 
 def names_of(dataset: SegmentationDataset, album: Album) -> dict[int, str]:
-    """Sample names of the photos in an album."""
+    """Returns the sample names of the photos in an album.
+
+    Args:
+        dataset: the list.
+        album: pictures to show.
+    """
     return {entry.photo: dataset.sample_name(entry.photo) for entry in album.entries}

@@ -1,1 +1,1 @@
-"""What a `.tflite` says about itself: normalization, labels, output (TFLite metadata, M001)."""
+"""Reads and writes TFLite metadata (M001): normalization, labels, output."""

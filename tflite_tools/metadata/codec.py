@@ -1,10 +1,12 @@
-"""Tables of `schema.TABLES` to flatbuffer bytes and back.
+"""Encodes tables of `schema.TABLES` as flatbuffer bytes and decodes them.
 
-A table is a dict of its fields; a union is a pair (member, dict). Fields that are missing are
-not written, and fields that a file leaves out are missing from what is read.
+A table is a dict of its fields; a union is a pair (member, dict). Missing fields are not written,
+and fields that a file omits are missing from the result.
 """
 
 import struct
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import flatbuffers
 from flatbuffers import encode as flat
@@ -22,11 +24,16 @@ _SCALARS = {
     "float": numbers.Float32Flags,
 }
 _BYTES_ALIGNMENT = 16
-"""Of byte vectors: they hold other flatbuffers; the schema demands it (force_align)."""
+"""Of byte vectors, which hold other flatbuffers; required by the schema (force_align)."""
 
 
 def encode(table: str, values: dict, *, identifier: bytes) -> bytes:
-    """A finished flatbuffer with `table` as its root.
+    """Encodes a table as the root of a flatbuffer.
+
+    Args:
+        table: its name.
+        values: its fields.
+        identifier: 4 bytes that name the schema.
 
     Raises:
         ValueError: a field that the table does not have.
@@ -36,8 +43,8 @@ def encode(table: str, values: dict, *, identifier: bytes) -> bytes:
     return bytes(builder.Output())
 
 
-def _slots(table: str):
-    """(slot, field, type) of each field; a union's type number takes a slot of its own."""
+def _slots(table: str) -> Iterator[tuple[int, str, str]]:
+    """Yields (slot, field, type) of each field; a union's type number takes a slot of its own."""
     slot = 0
     for field, kind in TABLES[table]:
         slot += kind.startswith("union ")
@@ -45,11 +52,11 @@ def _slots(table: str):
         slot += 1
 
 
-def _write_table(builder, table: str, *, values: dict) -> int:
+def _write_table(builder: flatbuffers.Builder, table: str, *, values: dict) -> int:
     unknown = set(values) - {field for field, _ in TABLES[table]}
     if unknown:
-        raise ValueError(f"{table} has no field {', '.join(sorted(unknown))}")
-    # Children first: a flatbuffer's tables may not be nested while they are written.
+        raise ValueError(f"{table}: unknown field {', '.join(sorted(unknown))}")
+    # Children first: tables of a flatbuffer cannot be nested while they are written.
     written = [
         (slot, kind, _write_value(builder, kind, value=values[field]))
         for slot, field, kind in _slots(table)
@@ -68,7 +75,7 @@ def _write_table(builder, table: str, *, values: dict) -> int:
     return builder.EndObject()
 
 
-def _write_value(builder, kind: str, *, value):
+def _write_value(builder: flatbuffers.Builder, kind: str, *, value: Any) -> Any:
     if kind in _SCALARS:
         return value
     if kind == "string":
@@ -82,7 +89,7 @@ def _write_value(builder, kind: str, *, value):
     return _write_table(builder, kind, values=value)
 
 
-def _write_vector(builder, kind: str, *, items) -> int:
+def _write_vector(builder: flatbuffers.Builder, kind: str, *, items: Sequence[Any]) -> int:
     if kind in _SCALARS:
         width = _SCALARS[kind].bytewidth
         builder.StartVector(width, len(items), _BYTES_ALIGNMENT if kind == "ubyte" else width)
@@ -97,21 +104,27 @@ def _write_vector(builder, kind: str, *, items) -> int:
 
 
 def decode(content: bytes, table: str, *, identifier: bytes) -> dict:
-    """The root table of a flatbuffer.
+    """Decodes the root table of a flatbuffer.
+
+    Args:
+        content: the flatbuffer.
+        table: name of its root table.
+        identifier: 4 bytes that name the schema.
 
     Raises:
-        ValueError: another identifier, offsets that point nowhere, or so many to the same place
-            that reading would not end.
+        ValueError: another identifier, offsets that point outside, or so many offsets to the same
+            place that reading would not end.
     """
     if len(content) < 8 or content[4:8] != identifier:
         raise ValueError(
-            f"metadata has identifier {content[4:8]!r} instead of {identifier!r}; write it again"
+            f"expected metadata with identifier {identifier!r}, got {content[4:8]!r}; write it "
+            "again"
         )
     try:
         root = flat.Get(numbers.UOffsetTFlags.packer_type, content, 0)
         return _read_table(Table(content, root), table, allowance=Allowance(len(content)))
     except (struct.error, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"metadata is damaged ({error}); write it again") from error
+        raise ValueError(f"damaged metadata ({error}); write it again") from error
 
 
 def _read_table(source: Table, table: str, *, allowance: Allowance) -> dict:
@@ -139,8 +152,10 @@ def _read_table(source: Table, table: str, *, allowance: Allowance) -> dict:
     return values
 
 
-def _read_union(source: Table, union: str, *, number: int, position: int, allowance: Allowance):
-    """(member, fields); the fields are empty for members that no segmenter uses."""
+def _read_union(
+    source: Table, union: str, *, number: int, position: int, allowance: Allowance
+) -> tuple[str, dict]:
+    """Reads (member, fields); the fields are empty for members that no segmenter uses."""
     if not 1 <= number <= len(UNIONS[union]):
         raise IndexError(f"{union} has no member {number}")
     member = UNIONS[union][number - 1]
@@ -163,7 +178,7 @@ def _read_vector(source: Table, kind: str, *, offset: int, allowance: Allowance)
     ]
 
 
-def _read_value(source: Table, kind: str, *, position: int, allowance: Allowance):
+def _read_value(source: Table, kind: str, *, position: int, allowance: Allowance) -> Any:
     if kind in _SCALARS:
         return source.Get(_SCALARS[kind], position)
     if kind == "string":

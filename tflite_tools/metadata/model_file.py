@@ -1,9 +1,9 @@
-"""Puts a metadata buffer and its files into a `.tflite` without touching a byte of the model.
+"""Adds a metadata buffer and its files to a `.tflite` without changing a byte of the model.
 
-A flatbuffer's offsets point forward from a root at the front. So a new root table is written in
-front of the old file, and its fields point into it: weights, shared vectors and alignment stay
-as they are, which unpacking and packing again would not promise. The associated files follow
-behind the flatbuffer as a plain ZIP, offsets counted from the start of the file.
+A flatbuffer's offsets point forward from a root at the front. A new root table is therefore written
+in front of the old file, and its fields point into it: weights, shared vectors and alignment stay
+unchanged, which unpacking and packing would not guarantee. The associated files follow the
+flatbuffer as a plain ZIP, whose offsets are counted from the start of the file.
 """
 
 import io
@@ -21,22 +21,22 @@ from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, parse_model
 
 METADATA_NAME = b"TFLITE_METADATA"
 ALIGNMENT = 16
-"""Bytes; the largest that the model's schema demands (force_align of weights)."""
+"""Bytes; the largest that the model's schema requires (force_align of weights)."""
 MAX_FILE_BYTES = 1 << 20
-"""Of all associated files: label files are small, and a ZIP from elsewhere may be a bomb."""
+"""Of all associated files: label files are small, and an untrusted ZIP may be a bomb."""
 
 _ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
     *(OSError, ValueError, RuntimeError, NotImplementedError),
 )
-"""What a damaged ZIP raises: the directory's own errors, and those of each decompressor."""
+"""Errors of a damaged ZIP: those of the directory, and those of each decompressor."""
 
 _VERSION, _SUBGRAPHS, _BUFFERS, _METADATA, _FIELDS = 0, 2, 4, 6, 10
 _MAX_FRONT_BYTES = 1 << 20
 
 
 def attach(content: bytes, metadata: bytes, *, files: dict[str, bytes]) -> bytes:
-    """A model with metadata and files; what it had of both before is replaced.
+    """Adds metadata and files to a model, in place of those that it has.
 
     Args:
         content: a `.tflite`.
@@ -48,7 +48,7 @@ def attach(content: bytes, metadata: bytes, *, files: dict[str, bytes]) -> bytes
     """
     content = detach(content)
     content += bytes(-len(content) % ALIGNMENT)
-    _refuse_outside_weights(content)
+    _check_weights_inside(content)
     builder = _builder_before(content)
     root = _root(content)
     buffers, entries = _targets(root, _BUFFERS), _targets(root, _METADATA)
@@ -63,12 +63,12 @@ def attach(content: bytes, metadata: bytes, *, files: dict[str, bytes]) -> bytes
     return _append_zip(bytes(builder.Output()), files)
 
 
-def _refuse_outside_weights(content: bytes) -> None:
+def _check_weights_inside(content: bytes) -> None:
     model = parse_model(content, "model")
     if any((buffer.offset or 0) > 1 for buffer in model.buffers or []):
         raise ValueError(
-            "the model keeps its weights behind the flatbuffer, as files above 2 GB do; "
-            "metadata can only be added to smaller files"
+            "expected weights inside the flatbuffer, got weights behind it, as in files above "
+            "2 GB; metadata can only be added to smaller files"
         )
 
 
@@ -77,13 +77,13 @@ def _root(content: bytes, start: int = 0) -> Table:
 
 
 def _target(root: Table, slot: int) -> int | None:
-    """Position of what an offset field points to."""
+    """Returns the position that an offset field points to."""
     offset = root.Offset(4 + 2 * slot)
     return root.Indirect(root.Pos + offset) if offset else None
 
 
 def _targets(root: Table, slot: int) -> list[int]:
-    """Positions of the tables in a vector field."""
+    """Returns the positions of the tables in a vector field."""
     offset = root.Offset(4 + 2 * slot)
     if not offset:
         return []
@@ -98,7 +98,7 @@ def _name(content: bytes, entry: int) -> bytes:
 
 
 def _builder_before(content: bytes) -> flatbuffers.Builder:
-    """A builder that writes in front of `content`."""
+    """Returns a builder that writes in front of `content`."""
     builder = flatbuffers.Builder(len(content))
     builder.Bytes[:] = content
     builder.head = 0
@@ -106,11 +106,11 @@ def _builder_before(content: bytes) -> flatbuffers.Builder:
 
 
 def _from_end(content: bytes, positions: list[int]) -> list[int]:
-    """The builder counts from the end, because it grows at the front."""
+    """Converts positions to the builder's, which count from the end."""
     return [len(content) - position for position in positions]
 
 
-def _write_entry(builder, buffer_index: int) -> int:
+def _write_entry(builder: flatbuffers.Builder, buffer_index: int) -> int:
     name = builder.CreateString(METADATA_NAME)
     schema.MetadataStart(builder)
     schema.MetadataAddName(builder, name)
@@ -118,7 +118,7 @@ def _write_entry(builder, buffer_index: int) -> int:
     return schema.MetadataEnd(builder)
 
 
-def _write_buffer(builder, metadata: bytes) -> int:
+def _write_buffer(builder: flatbuffers.Builder, metadata: bytes) -> int:
     builder.StartVector(1, len(metadata), ALIGNMENT)
     for byte in reversed(metadata):
         builder.PrependByte(byte)
@@ -128,14 +128,16 @@ def _write_buffer(builder, metadata: bytes) -> int:
     return schema.BufferEnd(builder)
 
 
-def _write_offsets(builder, offsets: list[int]) -> int:
+def _write_offsets(builder: flatbuffers.Builder, offsets: list[int]) -> int:
     builder.StartVector(4, len(offsets), 4)
     for offset in reversed(offsets):
         builder.PrependUOffsetTRelative(offset)
     return builder.EndVector()
 
 
-def _write_root(builder, content: bytes, *, root: Table, vectors: dict[int, int]) -> int:
+def _write_root(
+    builder: flatbuffers.Builder, content: bytes, *, root: Table, vectors: dict[int, int]
+) -> int:
     version = root.Offset(4 + 2 * _VERSION)
     builder.StartObject(_FIELDS)
     if version:
@@ -153,17 +155,20 @@ def _append_zip(content: bytes, files: dict[str, bytes]) -> bytes:
     if not files:
         return content
     stream = io.BytesIO(content)
-    stream.seek(0, io.SEEK_END)  # offsets are counted from the file's start all the same
-    with zipfile.ZipFile(stream, "w") as archive:  # "a" would read on in a damaged ZIP
+    stream.seek(0, io.SEEK_END)  # offsets are still counted from the file's start
+    with zipfile.ZipFile(stream, "w") as archive:  # "a" would continue a damaged ZIP
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name), data)  # stored; a fixed date: same bytes
     return stream.getvalue()
 
 
 def detach(content: bytes) -> bytes:
-    """The model without the ZIP behind it, and without what `attach` wrote in front of it.
+    """Removes the ZIP behind a model and what `attach` wrote in front of it.
 
-    Metadata that another program packed into the model stays; `attach` leaves it unnamed.
+    Metadata that another program packed into the model stay; `attach` drops their name.
+
+    Args:
+        content: a `.tflite`.
 
     Raises:
         ValueError: the model's root points outside.
@@ -176,7 +181,7 @@ def detach(content: bytes) -> bytes:
     for start in range(ALIGNMENT, min(len(content) - 8, _MAX_FRONT_BYTES), ALIGNMENT):
         if content[start + 4 : start + 8] != FILE_IDENTIFIER:
             continue
-        # The old root, if it leads to the same subgraphs as the new one in front of it.
+        # The old root, if it points to the same subgraphs as the new one in front of it.
         try:
             if _target(_root(content, start), _SUBGRAPHS) == subgraphs:
                 return content[start:]
@@ -186,7 +191,7 @@ def detach(content: bytes) -> bytes:
 
 
 def _zip_start(content: bytes) -> int:
-    """Where the ZIP begins; the file's length where there is none, or none that can be read."""
+    """Returns the start of the ZIP, or the file's length if there is none that can be read."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             starts = [item.header_offset for item in archive.infolist()]
@@ -197,7 +202,7 @@ def _zip_start(content: bytes) -> int:
 
 
 def extract(content: bytes, name: str) -> tuple[bytes | None, dict[str, bytes]]:
-    """Metadata buffer, None where there is none, and the associated files.
+    """Returns the metadata buffer, or None, and the associated files by name.
 
     Args:
         content: a `.tflite`.
@@ -221,7 +226,7 @@ def _read_zip(content: bytes, name: str) -> dict[str, bytes]:
     if _zip_start(content) == len(content):
         return {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        _refuse_large(archive, name)
+        _check_size(archive, name)
         try:
             return {item.filename: archive.read(item) for item in archive.infolist()}
         except _ZIP_ERRORS as error:
@@ -230,13 +235,13 @@ def _read_zip(content: bytes, name: str) -> dict[str, bytes]:
             ) from error
 
 
-def _refuse_large(archive: zipfile.ZipFile, name: str) -> None:
-    """Entries are counted together: many may lead to the same data."""
+def _check_size(archive: zipfile.ZipFile, name: str) -> None:
+    """Checks the size of all entries together, since many may point to the same data."""
     total = 0
     for item in archive.infolist():
         total += item.file_size
         if total > MAX_FILE_BYTES:
             raise ValueError(
-                f"{name}: associated file {item.filename!r} has {item.file_size} bytes; "
-                f"at most {MAX_FILE_BYTES} are read of all together"
+                f"{name}: expected at most {MAX_FILE_BYTES} bytes of associated files, got {total} "
+                f"up to {item.filename!r}"
             )

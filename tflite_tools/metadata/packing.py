@@ -1,4 +1,4 @@
-"""Metadata of a segmentation model into a file and out of it, in MediaPipe's form."""
+"""Writes and reads the metadata of a segmentation model in MediaPipe's format."""
 
 import pathlib
 
@@ -14,7 +14,15 @@ _SEGMENTER_NAME = "SEGMENTER_METADATA"
 
 
 def add(content: bytes, metadata: SegmenterMetadata) -> bytes:
-    """The model with this metadata; metadata that it had is replaced."""
+    """Adds metadata to a model, in place of those that it has.
+
+    Args:
+        content: a `.tflite`.
+        metadata: to add.
+
+    Raises:
+        ValueError: the file keeps its weights outside the flatbuffer (above 2 GB).
+    """
     values = {
         "name": metadata.name,
         "description": metadata.description,
@@ -80,11 +88,14 @@ def _custom(metadata: SegmenterMetadata) -> list[dict] | None:
 
 
 def read(path: str | pathlib.Path) -> SegmenterMetadata | None:
-    """The metadata of a file, whoever wrote it; None where it has none.
+    """Reads the metadata of a file, by any writer; returns None if it has none.
+
+    Args:
+        path: the file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged, or a label file that is named and not there.
+        ValueError: damaged, or a label file is named but missing.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -99,10 +110,13 @@ def read(path: str | pathlib.Path) -> SegmenterMetadata | None:
 
 
 def read_labels(path: str | pathlib.Path) -> tuple[str, ...]:
-    """The class names that a file carries, () where it has none.
+    """Reads the class names inside a file; returns () if it has none.
 
-    Those that its metadata names, else the packed text file whose name says "label", else any
-    packed text file: old files have a ZIP and no metadata.
+    They are those of its metadata, else of the packed text file whose name contains "label", else
+    of any packed text file: old files have a ZIP and no metadata.
+
+    Args:
+        path: the file.
 
     Raises:
         ValueError: damaged, see `read`.
@@ -120,13 +134,17 @@ def read_labels(path: str | pathlib.Path) -> tuple[str, ...]:
         lines = files[texts[0]].decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: {texts[0]!r} in it is not UTF-8 text ({error.reason})"
+            f"{path}: its label file {texts[0]!r} is not UTF-8 text ({error.reason})"
         ) from error
     return tuple(line.strip() for line in lines if line.strip())
 
 
 def parse(encoded: bytes, files: dict[str, bytes]) -> SegmenterMetadata:
-    """The metadata that a buffer and the associated files by name hold.
+    """Decodes metadata.
+
+    Args:
+        encoded: the metadata buffer.
+        files: associated files by name.
 
     Raises:
         ValueError: see `read`.

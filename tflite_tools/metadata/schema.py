@@ -1,9 +1,9 @@
 """The tables of TFLite's metadata schema that an image segmenter needs, as data.
 
-Field order is the contract: a flatbuffer finds a field by its place in the table. Source:
+The order of fields matters: a flatbuffer finds a field by its position in the table. Source:
 metadata_schema.fbs 1.5.0 (file identifier M001) and image_segmenter_metadata_schema.fbs 1.0.0
 (V001), both shipped in MediaPipe's wheel; `clients/` reads our files with MediaPipe's own
-generated classes. Tables that no segmenter uses (audio, text, boxes) are named, not spelled out.
+generated classes. Tables that no segmenter uses (audio, text, boxes) have no fields here.
 """
 
 MODEL_IDENTIFIER = b"M001"
@@ -32,7 +32,7 @@ UNIONS = {
         "RegexTokenizerOptions",
     ),
 }
-"""Members in the order of their type number, which begins with 1."""
+"""Members in the order of their type number, which starts at 1."""
 
 TABLES: dict[str, tuple[tuple[str, str], ...]] = {
     "ModelMetadata": (

@@ -1,4 +1,4 @@
-"""What the metadata of a segmentation model says."""
+"""The metadata of a segmentation model."""
 
 import dataclasses
 import enum
@@ -7,7 +7,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 
 
 class Activation(enum.IntEnum):
-    """What a reader still has to apply to the output before it is a probability."""
+    """The function that turns the output into probabilities."""
 
     NONE = 0
     SIGMOID = 1
@@ -16,16 +16,16 @@ class Activation(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class SegmenterMetadata:
-    """What a file says about itself.
+    """The metadata inside a file.
 
     Attributes:
         name, description, license: for people.
-        preprocessing: (pixel - mean) / std gives the real input values; None: not said.
+        preprocessing: (pixel - mean) / std gives the real input values; None if not stated.
         input_range: smallest and largest input value of each channel (stats), or None.
-        labels: in the order of the classes; empty: not said.
-        classes_output: True where labels name the output's values (a class map), False where
-            they name its channels (logits).
-        activation: SOFTMAX for logits, None where the file does not say.
+        labels: in the order of the classes; empty if not stated.
+        classes_output: True if labels name the output's values (a class map), False if they name
+            its channels (logits).
+        activation: SOFTMAX for logits, None if not stated.
     """
 
     name: str

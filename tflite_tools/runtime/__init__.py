@@ -1,1 +1,1 @@
-"""Running `.tflite` files: interpreters, child processes, outputs."""
+"""Runs `.tflite` files: interpreters, child processes, outputs."""

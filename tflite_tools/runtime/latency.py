@@ -1,4 +1,4 @@
-"""Milliseconds of one invoke, files interleaved so that a noisy machine favours none."""
+"""Measures the time of one invoke, files interleaved so that a noisy machine favours none."""
 
 import dataclasses
 
@@ -6,13 +6,14 @@ import numpy as np
 
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 
 @dataclasses.dataclass(frozen=True)
 class LatencyMs:
-    """Milliseconds of one invoke on real pixels.
+    """Milliseconds of one invoke on a real image.
 
     Attributes:
         minimum, median, p90: over the repeats.
@@ -50,9 +51,12 @@ def measure_latency(
     Args:
         contracts: the files; each must have run before without a crash.
         image: uint8 [height, width, channels], placed on each file's canvas.
+        num_threads: of the interpreters.
+        warmup: invokes of each file before timing.
+        repeats: timed invokes of each file.
 
     Returns:
-        one entry a file, None for one that failed.
+        One entry per file, None for one that failed.
     """
     times: list[list[float]] = [[] for _ in contracts]
     with InterpreterPool(contracts, 1, num_threads=num_threads) as pool:
@@ -69,7 +73,7 @@ def measure_latency(
         ]
         for outcome in pool.run(feeding + timing):
             if not outcome.failure and outcome.task.function is _time_once:
-                times[outcome.task.model].append(float(outcome.value))  # type: ignore[arg-type]
+                times[outcome.task.model].append(float(outcome.value))
     return [
         LatencyMs(
             min(values),

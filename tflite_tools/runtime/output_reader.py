@@ -1,4 +1,4 @@
-"""From a file's raw output to a class map at the label's own size."""
+"""Converts a file's raw output to a class map of the input's size."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from tflite_tools.contract import ModelContract
 
 
 def argmax_channels(logits: np.ndarray) -> np.ndarray:
-    """Argmax over the last axis; the first of equal values wins, as np.argmax has it.
+    """Returns the argmax over the last axis; of equal values the first, as np.argmax does.
 
     Planes are compared one after the other: np.argmax over a short last axis is six times
-    slower, a sixth of an integer network's own time.
+    slower, which costs a sixth of an integer network's own time.
 
     Args:
         logits: any dtype [height, width, classes].
@@ -31,7 +31,7 @@ def argmax_channels(logits: np.ndarray) -> np.ndarray:
 
 
 def _interpolation(source: int, target: int, *, alignment: Alignment) -> np.ndarray:
-    """Matrix of bilinear interpolation, float32 [target, source]."""
+    """Returns the matrix of bilinear interpolation, float32 [target, source]."""
     position = alignment.positions(source, target)
     low = np.floor(position).astype(np.int64)
     weight = (position - low).astype(np.float32)
@@ -43,7 +43,7 @@ def _interpolation(source: int, target: int, *, alignment: Alignment) -> np.ndar
 
 
 class OutputReader:
-    """Turns raw outputs of one file into class maps of the canvas' or the label's size."""
+    """Converts raw outputs of one file to class maps of the size of its input, the canvas."""
 
     def __init__(
         self,
@@ -53,13 +53,14 @@ class OutputReader:
         output_shape: tuple[int, ...],
         classes: bool,
         alignment: Alignment = Alignment.HALF_PIXEL,
-    ):
+    ) -> None:
         """Prepares the resize to the canvas.
 
         Args:
-            height, width: of the network's input.
+            height: of the network's input.
+            width: of the network's input.
             output_shape: of the output tensor.
-            classes: whether it gives a class map.
+            classes: whether the output is a class map.
             alignment: convention of the training, for outputs of another size than the input.
         """
         self._classes = classes
@@ -76,7 +77,11 @@ class OutputReader:
 
     @classmethod
     def of(cls, contract: ModelContract) -> "OutputReader":
-        """The reader of a file, with the resize that its contract says."""
+        """Builds the reader of a file, with the resize of its contract.
+
+        Args:
+            contract: of the file.
+        """
         return cls(
             contract.height,
             contract.width,
@@ -86,19 +91,29 @@ class OutputReader:
         )
 
     def on_canvas(self, output: np.ndarray) -> np.ndarray:
-        """Class map [height, width] of the network's input: uint8, or wider above 256 classes.
+        """Returns the class map on the canvas.
 
         Logits of another size are resized bilinearly before the argmax, class maps by nearest
         neighbour.
+
+        Args:
+            output: raw output of the file.
+
+        Returns:
+            [height, width], uint8, or a wider type for more than 256 classes.
         """
         if self._classes:
             return self._class_map(output.reshape(self._spatial))
         return argmax_channels(self.logits_on_canvas(output))
 
     def logits_on_canvas(self, output: np.ndarray) -> np.ndarray:
-        """Logits [height, width, classes] of the network's input, in the file's own integers.
+        """Returns the logits on the canvas, in units of the file's own integers.
 
-        As they come, or float32 where they were resized bilinearly.
+        Args:
+            output: raw output of the file.
+
+        Returns:
+            [height, width, classes], in the output's dtype, or float32 if resized bilinearly.
         """
         logits = output[0]
         if self._matrices is None:

@@ -1,244 +1,48 @@
-"""Interpreters in child processes: a file that crashes the runtime costs a message.
-
-Each child holds an interpreter for every file that it was given work for. A child that dies
-takes the blame for the file that it was running; another child takes its place.
-"""
+"""Child processes that run files with a contract: images in, class maps out."""
 
 import dataclasses
-import multiprocessing
-import multiprocessing.connection
-import os
-import pathlib
-import signal
-import time
-import traceback
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.interpreter import Kernels
-from tflite_tools.runtime.runner import AnyFile, FileInterpreter, ModelRunner
+from tflite_tools.runtime.child_pool import TIMEOUT_S, ChildPool
+from tflite_tools.runtime.runner import ModelRunner
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """Work for one file.
+class _ContractFile:
+    """A file that a child process opens with its contract."""
 
-    Attributes:
-        model: which file, an index into the pool's files.
-        function: top-level function of (runner, *arguments), run in the child.
-        arguments: picklable.
+    contract: ModelContract
+
+    def open(self, num_threads: int) -> ModelRunner:
+        """Opens its interpreter."""
+        return ModelRunner(self.contract, num_threads)
+
+
+class InterpreterPool(ChildPool):
+    """A pool of child processes whose tasks get a `ModelRunner`.
+
+    Args:
+        contracts: of the files, by index.
+        processes: number of child processes.
+        num_threads: of each interpreter.
+        quiet: whether to drop what the runtime writes to stderr.
+        timeout_s: longest time of one task.
     """
-
-    model: int
-    function: Callable
-    arguments: tuple
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a task gave.
-
-    Attributes:
-        task: the task.
-        value: of the function, or None.
-        failure: one line, or "".
-    """
-
-    task: Task
-    value: object
-    failure: str
-
-
-RunnableFile = ModelContract | AnyFile
-"""What a child opens: `ModelRunner` for a contract, else `FileInterpreter`."""
-
-
-def _open(file: RunnableFile, num_threads: int) -> ModelRunner | FileInterpreter:
-    if isinstance(file, AnyFile):
-        return FileInterpreter(file.path, num_threads, kernels=file.kernels)
-    return ModelRunner(file, num_threads)
-
-
-def _serve(connection, files: Sequence[RunnableFile], num_threads: int, quiet: bool) -> None:
-    """The child's loop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    if quiet:  # the runtime greets on stderr
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    runners: dict[int, ModelRunner | FileInterpreter] = {}
-    while True:
-        try:
-            task = connection.recv()
-        except EOFError:
-            return
-        try:
-            if task.model not in runners:
-                runners[task.model] = _open(files[task.model], num_threads)
-            reply = (task.function(runners[task.model], *task.arguments), "")
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1].name
-            reply = (None, f"{type(error).__name__} in {where}: {' '.join(str(error).split())}")
-        connection.send(reply)
-
-
-PATIENCE_S = 600.0
-"""A file that needs longer for one task is stopped: some damaged ones never end."""
-
-
-class InterpreterPool:
-    """Runs tasks on `processes` children; results come as they are ready."""
 
     def __init__(
         self,
-        files: Sequence[RunnableFile],
+        contracts: Sequence[ModelContract],
         processes: int,
         *,
         num_threads: int = 1,
         quiet: bool = True,
-        patience_s: float = PATIENCE_S,
-    ):
-        if processes < 1:
-            raise ValueError(f"processes must be at least 1; got {processes}")
-        self._files = files
-        self._threads = num_threads
-        self._quiet = quiet
-        self._patience_s = patience_s
-        self._context = multiprocessing.get_context("spawn")
-        self._children = [self._start() for _ in range(processes)]
-        self.broken: dict[int, str] = {}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.close()
-
-    def close(self) -> None:
-        """Ends the children."""
-        for process, connection in self._children:
-            connection.close()
-            process.terminate()
-        for process, _ in self._children:
-            process.join(10)
-
-    def _start(self):
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(
-            target=_serve,
-            args=(theirs, self._files, self._threads, self._quiet),
-            daemon=True,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        super().__init__(
+            [_ContractFile(contract) for contract in contracts],
+            processes,
+            num_threads=num_threads,
+            quiet=quiet,
+            timeout_s=timeout_s,
         )
-        process.start()
-        theirs.close()
-        return process, ours
-
-    def run(self, tasks: Iterable[Task]) -> Iterator[Outcome]:
-        """Runs tasks; a file that failed once gets no further task.
-
-        Yields:
-            an outcome for each task, in the order in which they end.
-        """
-        waiting = iter(tasks)
-        running: dict[int, Task] = {}
-        deadlines: dict[int, float] = {}
-
-        def feed(slot: int) -> Outcome | None:
-            for task in waiting:
-                if task.model in self.broken:
-                    return Outcome(task, None, failure=self.broken[task.model])
-                try:
-                    self._children[slot][1].send(task)
-                except OSError:  # it died while it had nothing to do: no file is to blame
-                    self._children[slot][0].join(10)
-                    self._children[slot] = self._start()
-                    self._children[slot][1].send(task)
-                running[slot] = task
-                deadlines[slot] = time.monotonic() + self._patience_s
-                return None
-            return None
-
-        ready = list(range(len(self._children)))
-        while ready or running:
-            for slot in ready:
-                while (skipped := feed(slot)) is not None:
-                    yield skipped
-            ready = []
-            if not running:
-                return
-            connections = {self._children[slot][1]: slot for slot in running}
-            left = max(0.0, min(deadlines[slot] for slot in running) - time.monotonic())
-            done = multiprocessing.connection.wait(list(connections), left)
-            late = [s for s in running if not done and deadlines[s] <= time.monotonic()]
-            for slot in [connections[connection] for connection in done] + late:  # type: ignore[index]
-                task = running.pop(slot)
-                value, failure = self._stop(slot) if slot in late else self._receive(slot)
-                if failure:
-                    self.broken.setdefault(task.model, failure)
-                ready.append(slot)
-                yield Outcome(task, value, failure=failure)
-
-    def _stop(self, slot: int) -> tuple[object, str]:
-        process, connection = self._children[slot]
-        connection.close()
-        process.kill()
-        process.join(10)
-        self._children[slot] = self._start()
-        return None, f"the file gave no answer in {self._patience_s:.0f} s; do not ship it"
-
-    def _receive(self, slot: int) -> tuple[object, str]:
-        process, connection = self._children[slot]
-        try:
-            return connection.recv()
-        except (EOFError, OSError):
-            process.join(10)
-            code = process.exitcode or 0
-            cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            self._children[slot] = self._start()
-            return None, f"the file crashed the runtime ({cause}); do not ship it"
-
-
-FILE_PATIENCE_S = 300.0
-"""Longest time that loading a file, or one image, may take in a `FileRunner`."""
-
-
-class FileRunner:
-    """Runs any one file image by image in a child process: a crash is a message.
-
-    Integer outputs with a scale come back as real values.
-
-    Args:
-        path: the file.
-        num_threads: of the interpreter.
-        kernels: which to use; None: XNNPACK's, or the built-in ones where it refuses the file.
-
-    Attributes:
-        kernels: that run.
-
-    Raises:
-        RuntimeError: the runtime refuses the file, or crashes, with its reason.
-    """
-
-    def __init__(
-        self, path: str | pathlib.Path, num_threads: int = 1, *, kernels: Kernels | None = None
-    ):
-        self._path = path
-        file = AnyFile(pathlib.Path(path), kernels)
-        self._pool = InterpreterPool([file], 1, num_threads=num_threads, patience_s=FILE_PATIENCE_S)
-        weakref.finalize(self, self._pool.close)
-        self.kernels: Kernels = self._run(_kernels_of)
-
-    def __call__(self, real: np.ndarray) -> np.ndarray:
-        """float32 [1, ...], the network's real input -> the file's output as real values."""
-        return self._run(FileInterpreter.run_real, real)
-
-    def _run(self, function: Callable, *arguments):
-        [outcome] = self._pool.run([Task(0, function, arguments=arguments)])
-        if outcome.failure:
-            raise RuntimeError(f"{self._path}: {outcome.failure}")
-        return outcome.value
-
-
-def _kernels_of(file: FileInterpreter) -> Kernels:
-    return file.kernels

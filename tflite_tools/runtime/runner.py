@@ -1,11 +1,9 @@
-"""A file's interpreter, alone or with its contract. Runs in the child processes of `pool`."""
+"""The interpreter of a file, with or without its contract, for the child processes of `pool`."""
 
-import dataclasses
 import functools
 import pathlib
 import resource
 import time
-import warnings
 
 import numpy as np
 
@@ -13,108 +11,23 @@ from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.tiles import Tiling
 from deeplab_tf.metrics.cross_entropy import cross_entropy_sum, dequantize
 from tflite_tools.contract import ModelContract
-from tflite_tools.runtime.interpreter import Kernels, open_interpreter
+from tflite_tools.runtime.file_interpreter import FileInterpreter
 from tflite_tools.runtime.output_reader import OutputReader
 
 
-@dataclasses.dataclass(frozen=True)
-class AnyFile:
-    """A file that runs without a contract: any one input, any output.
-
-    Attributes:
-        path: of the file.
-        kernels: which to use; None: XNNPACK's, or the built-in ones where it refuses the file.
-    """
-
-    path: pathlib.Path
-    kernels: Kernels | None = None
-
-
-class FileInterpreter:
-    """The interpreter of one file: values of its input in, values of its output out.
-
-    Args:
-        path: of the file.
-        num_threads: of the interpreter.
-        kernels: which to use; None: XNNPACK's, or the built-in ones where it refuses the file.
-        keep_tensors: whether tensors between input and output can be read.
-
-    Attributes:
-        kernels: that run.
-
-    Raises:
-        RuntimeError, ValueError: the runtime refuses the file.
-    """
-
-    def __init__(
-        self,
-        path: pathlib.Path,
-        num_threads: int = 1,
-        *,
-        kernels: Kernels | None = None,
-        keep_tensors: bool = False,
-    ):
-        with warnings.catch_warnings():
-            if keep_tensors:  # of the memory that this takes: it is what we want
-                warnings.simplefilter("ignore")
-            self._interpreter, self.kernels = open_interpreter(
-                path, num_threads, kernels=kernels, preserve_all_tensors=keep_tensors
-            )
-        self._inputs = self._interpreter.get_input_details()
-        self._outputs = self._interpreter.get_output_details()
-        for details in self._inputs[1:]:
-            zeros = np.zeros(details["shape"], details["dtype"])
-            self._interpreter.set_tensor(details["index"], zeros)
-
-    def set_input(self, values: np.ndarray, position: int = 0) -> None:
-        """Feeds values in the type and shape of one of the inputs; others hold zeros."""
-        self._interpreter.set_tensor(self._inputs[position]["index"], values)
-
-    def invoke(self) -> None:
-        self._interpreter.invoke()
-
-    def output(self) -> np.ndarray:
-        """The raw output of the last `invoke`."""
-        return self._interpreter.get_tensor(self._outputs[0]["index"])
-
-    def outputs(self) -> list[np.ndarray]:
-        """All raw outputs of the last `invoke`, in the file's order."""
-        return [self._interpreter.get_tensor(details["index"]) for details in self._outputs]
-
-    def tensor(self, index: int) -> np.ndarray:
-        """Any tensor of the last `invoke`; those between need `keep_tensors`."""
-        return self._interpreter.get_tensor(index)
-
-    def run_real(self, real: np.ndarray) -> np.ndarray:
-        """float32 [1, ...], the network's real input -> the output as real values."""
-        self.set_input(_quantize(real, self._inputs[0]))
-        self.invoke()
-        value = self.output()
-        scale, zero_point = self._outputs[0]["quantization"]
-        return value if not scale else np.float32(scale) * (value.astype(np.float32) - zero_point)
-
-
-def _quantize(real: np.ndarray, details: dict) -> np.ndarray:
-    scale, zero_point = details["quantization"]
-    if not scale:
-        return real.astype(details["dtype"])
-    limits = np.iinfo(details["dtype"])
-    steps = np.round(real / np.float32(scale)) + zero_point
-    return np.clip(steps, limits.min, limits.max).astype(details["dtype"])
-
-
 class ModelRunner:
-    """A file's interpreter with its contract: pixels in, class map out.
+    """The interpreter of a file with its contract: takes pixels, returns class maps.
 
     Attributes:
-        contract: the file.
-        kernels: XNNPACK's, or the built-in ones where it refuses the file.
+        contract: of the file.
+        kernels: XNNPACK's, or the builtin ones if it refuses the file.
 
     Raises:
-        RuntimeError, ValueError: the runtime refuses the file.
+        RuntimeError: the runtime refuses the file.
+        ValueError: the file cannot be read.
     """
 
-    def __init__(self, contract: ModelContract, num_threads: int = 1):
+    def __init__(self, contract: ModelContract, num_threads: int = 1) -> None:
         self.contract = contract
         self._memory_before = _peak_memory_bytes()
         self._file = FileInterpreter(contract.path, num_threads)
@@ -124,11 +37,15 @@ class ModelRunner:
 
     @functools.cached_property
     def reader(self) -> OutputReader:
-        """Of the raw output; only a segmentation model's can be read."""
+        """Reader of the raw output; only a segmentation model's can be read."""
         return OutputReader.of(self.contract)
 
     def set_image(self, image: np.ndarray) -> None:
-        """Feeds uint8 [height, width, channels], normalized and quantized as the file wants."""
+        """Sets the input from pixels, normalized and quantized as the file requires.
+
+        Args:
+            image: uint8 [height, width, channels], of the input's size.
+        """
         if self._table is not None:
             channels = np.arange(self.contract.channels)
             image = (
@@ -139,63 +56,74 @@ class ModelRunner:
         self._file.set_input(image.reshape(self._shape))
 
     def invoke(self) -> None:
+        """Runs the network once."""
         self._file.invoke()
 
     def output(self) -> np.ndarray:
-        """The raw output of the last `invoke`."""
+        """Returns the raw output of the last `invoke`."""
         return self._file.output()
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
-        """[height, width] for uint8 [height, width, channels]: uint8 up to 256 classes."""
+        """Runs the network on an image of the input's size.
+
+        Args:
+            image: uint8 [height, width, channels].
+
+        Returns:
+            Class map [height, width], uint8 for up to 256 classes.
+        """
         self.set_image(image)
         self.invoke()
         return self.reader.on_canvas(self.output())
 
     def cross_entropy(self, label: np.ndarray) -> tuple[float, int]:
-        """Of the last `invoke`: sum in nats over labelled pixels, and how many they are.
+        """Computes the cross-entropy of the last `invoke`.
 
         Args:
             label: uint8 [height, width], on the network's canvas.
+
+        Returns:
+            Sum in nats over the labelled pixels, and the number of these pixels.
         """
         logits = self.reader.logits_on_canvas(self.output())
         return cross_entropy_sum(dequantize(logits, self.contract.output_quantization), label)
 
-    def photo_class_map(self, photo: np.ndarray, tile_overlap: int) -> tuple[np.ndarray, int]:
-        """Class map of a whole photo at its own size.
+    def full_size_class_map(self, image: np.ndarray, tile_overlap: int) -> tuple[np.ndarray, int]:
+        """Predicts the class map of an image of any size, at its own size.
 
         Args:
-            photo: uint8 [source height, source width, channels].
-            tile_overlap: least overlap in pixels of the tiles that a photo larger than the input
-                is cut in, or -1: every photo is scaled to fit. Others are scaled to fit always.
+            image: uint8 [source height, source width, channels].
+            tile_overlap: least overlap in pixels of the tiles that an image larger than the input
+                is cut in; -1 scales every image to fit. Smaller images are always scaled to fit.
 
         Returns:
-            uint8 [source height, source width], and how many invokes it took.
+            uint8 [source height, source width], and the number of invokes.
         """
         size = (self.contract.height, self.contract.width)
         if tile_overlap >= 0:
-            tiling = Tiling(photo.shape[0], photo.shape[1], *size, tile_overlap)
+            tiling = Tiling(image.shape[0], image.shape[1], *size, tile_overlap)
             if tiling.needed:
                 tiles = tiling.tiles()
-                maps = (self.class_map(tiling.cut(photo, tile)) for tile in tiles)
+                maps = (self.class_map(tiling.cut(image, tile)) for tile in tiles)
                 return tiling.stitch(maps), len(tiles)
-        canvas, placement = place(photo, size)
+        canvas, placement = place(image, size)
         return placement.restore_label(self.class_map(canvas)), 1
 
     def memory_mb(self) -> float:
-        """Peak resident memory that this process gained since the file was loaded, 10^6 bytes."""
+        """Returns the growth of the peak resident memory since loading, in 10^6 bytes."""
         return (_peak_memory_bytes() - self._memory_before) / 1e6
 
     def invoke_ms(self) -> float:
-        """Milliseconds of one `invoke`, without feeding and reading."""
+        """Measures one `invoke` in milliseconds, without feeding and reading."""
         started = time.perf_counter()
         self.invoke()
         return (time.perf_counter() - started) * 1e3
 
 
 def _peak_memory_bytes() -> int:
-    """Peak resident memory of this process.
+    """Returns the peak resident memory of this process.
 
-    From /proc where there is one: getrusage() starts a child at its parent's peak.
+    It is read from /proc if that exists: getrusage() starts a child at its parent's peak.
     """
     status = pathlib.Path("/proc/self/status")
     if status.is_file():

@@ -1,32 +1,31 @@
-"""Shapes that a file does not store, or stores stale: the runtime computes them.
+"""Finds shapes that a file does not store, or stores wrongly, by running it.
 
-Some converters store the shape of a tensor whose size they do not know as [], and some graphs
-were edited without their shapes. The runtime takes neither as it stands: it computes each shape
-from the inputs. So one run on zeros, in a child process with the built-in kernels, tells them.
+Some converters store the shape of a tensor of unknown size as [], and some graphs were edited
+without their shapes. The runtime uses neither: it computes each shape from the inputs. One run on
+zeros, in a child process with the builtin kernels, gives them.
 """
 
 import dataclasses
-import multiprocessing
 import pathlib
-
-import numpy as np
 
 from tflite_tools.flatbuffer.graph import MAX_RANK, Graph
 from tflite_tools.flatbuffer.graph_checks import has_unknown_shapes
-from tflite_tools.runtime.interpreter import Kernels, open_interpreter
+from tflite_tools.runtime.child_pool import ChildPool, Task
+from tflite_tools.runtime.file_interpreter import AnyFile, FileInterpreter
+from tflite_tools.runtime.interpreter import Kernels
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
 def with_known_shapes(graph: Graph, outputs: bool = False) -> Graph:
-    """The graph itself, or, where an image or a matrix has no shape, the one that runs.
+    """Returns the graph itself, or, if an image or a matrix has no shape, one with known shapes.
 
     Args:
         graph: the file.
-        outputs: ask for a first output of shape [], too, which may be a scalar indeed.
+        outputs: also run it for a first output of shape [], which may really be a scalar.
 
     Raises:
-        ValueError: the runtime does not tell the shape of an image or a matrix.
+        ValueError: the runtime does not give the shape of an image or a matrix.
     """
     if has_unknown_shapes(graph):
         running = with_runtime_shapes(graph)
@@ -42,12 +41,15 @@ def with_known_shapes(graph: Graph, outputs: bool = False) -> Graph:
 
 
 def with_runtime_shapes(graph: Graph) -> Graph:
-    """The same graph with the shape that each computed tensor has when it runs.
+    """Returns the same graph with the shape that each computed tensor has when it runs.
+
+    Args:
+        graph: the file.
 
     Raises:
-        ValueError: the runtime refuses or crashes, so that nobody knows them.
+        ValueError: the runtime refuses the file or crashes, so that shapes stay unknown.
     """
-    found = _ask(graph.path)
+    found = _run_for_shapes(graph.path)
     computed = {index for operator in graph.operators for index in operator.outputs}
     tensors = tuple(
         dataclasses.replace(tensor, shape=found[tensor.index], shape_signature=found[tensor.index])
@@ -58,41 +60,12 @@ def with_runtime_shapes(graph: Graph) -> Graph:
     return dataclasses.replace(graph, tensors=tensors)
 
 
-def _ask(path: pathlib.Path) -> dict[int, tuple[int, ...]]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    child = context.Process(target=_serve, args=(theirs, str(path)), daemon=True)
-    child.start()
-    theirs.close()
-    try:
-        answered = ours.poll(PATIENCE_S)
-        shapes, failure = ours.recv() if answered else ({}, f"no answer in {PATIENCE_S:.0f} s")
-    except EOFError:
-        shapes, failure = {}, "it crashed the runtime"
-    finally:
-        ours.close()
-        child.kill()
-        child.join(10)
-        child.close()
-    if failure:
+def _run_for_shapes(path: pathlib.Path) -> dict[int, tuple[int, ...]]:
+    with ChildPool([AnyFile(path, Kernels.BUILTIN)], 1, timeout_s=TIMEOUT_S) as pool:
+        [outcome] = pool.run([Task(0, FileInterpreter.shapes_on_zeros, arguments=())])
+    if outcome.failure:
         raise ValueError(
-            f"{path}: the size of a tensor is known only when it runs, and it does not: {failure}"
+            f"{path}: the size of a tensor is known only at run time, and the file does not run: "
+            f"{outcome.failure}"
         )
-    return shapes
-
-
-def _serve(connection, path: str) -> None:
-    """Runs in the child."""
-    try:
-        interpreter, _ = open_interpreter(path, kernels=Kernels.BUILTIN)
-        for details in interpreter.get_input_details():
-            zeros = np.zeros(details["shape"], details["dtype"])
-            interpreter.set_tensor(details["index"], zeros)
-        interpreter.invoke()
-        shapes = {
-            int(details["index"]): tuple(int(size) for size in details["shape"])
-            for details in interpreter.get_tensor_details()
-        }
-        connection.send(({i: s for i, s in shapes.items() if len(s) <= MAX_RANK}, ""))
-    except Exception as error:
-        connection.send(({}, " ".join(str(error).split()) or type(error).__name__))
+    return {index: shape for index, shape in outcome.value.items() if len(shape) <= MAX_RANK}

@@ -22,10 +22,10 @@ from deeplab_tf.graph.edit import append_classifier, last_convolution
 from deeplab_tf.graph.network import NetworkDescription
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named, named_arrays
-from tflite_tools.file_contract import FileContract, PreprocessingSource, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
+from tflite_tools.input_contract import InputContract, PreprocessingSource, read_input_contract
 from tflite_tools.manifest import read_manifest
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.to_keras import fidelity, self_check
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 from tflite_tools.to_keras.pictures import built_in_pictures
@@ -109,7 +109,7 @@ def convert(config: ImportConfig) -> Result:
     """
     check_output(config.output_dir, config.overwrite)
     graph = read_checked_graph(config.model)
-    contract = read_file_contract(config.model, graph, mean=config.mean, std=config.std)
+    contract = read_input_contract(config.model, graph, mean=config.mean, std=config.std)
     for warning in contract.warnings:
         logging.warning("%s: %s", config.model, warning)
     network = import_graph(graph, config.trim_head)
@@ -233,7 +233,7 @@ def unfold_batch_norm(
 
 
 def _images(
-    config: ImportConfig, contract: FileContract, *, shape: tuple[int, ...]
+    config: ImportConfig, contract: InputContract, *, shape: tuple[int, ...]
 ) -> list[np.ndarray]:
     """Returns the first images of the split, float32 [1, height, width, channels] each."""
     dataset = open_dataset(config.dataset, config.data_dir, split=config.split)

@@ -6,8 +6,9 @@ import tempfile
 import numpy as np
 
 from tflite_tools.flatbuffer.editor import Editor
+from tflite_tools.runtime.child_pool import ChildPool, Task
+from tflite_tools.runtime.file_interpreter import AnyFile, FileInterpreter
 from tflite_tools.runtime.interpreter import Kernels
-from tflite_tools.runtime.pool import AnyFile, FileInterpreter, InterpreterPool, Task
 
 PATIENCE_S = 300.0
 """Longest time for loading a file and running it on all inputs."""
@@ -56,7 +57,7 @@ def run_tensors(
         copy = pathlib.Path(folder) / "tensors.tflite"
         copy.write_bytes(with_outputs(pathlib.Path(path).read_bytes(), tensors))
         file = AnyFile(copy, kernels)
-        with InterpreterPool([file], 1, patience_s=PATIENCE_S) as pool:
+        with ChildPool([file], 1, timeout_s=PATIENCE_S) as pool:
             [outcome] = pool.run([Task(0, _values, arguments=(inputs, position))])
     if outcome.failure:
         raise RuntimeError(f"{path}: {outcome.failure}")

@@ -9,9 +9,14 @@ import numpy as np
 
 from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import KINDS, NetworkDescription, Node
-from tflite_tools.file_contract import FileContract, Said, file_contract, read_file_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
 from tflite_tools.flatbuffer.operators import traits
+from tflite_tools.input_contract import (
+    FileDescription,
+    InputContract,
+    input_contract,
+    read_input_contract,
+)
 from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
 from tflite_tools.to_keras import convolutions, spatial  # noqa: F401 - register their rules
 from tflite_tools.to_keras import shapes as _shapes  # noqa: F401 - registers its rules
@@ -61,7 +66,7 @@ class ImportedNetwork:
     description: NetworkDescription
     arrays: dict[str, np.ndarray]
     ranges: dict[str, dict]
-    contract: FileContract
+    contract: InputContract
     rows: tuple[ReportRow, ...]
     nodes_of_tensors: dict[str, str]
 
@@ -92,7 +97,7 @@ def import_file(
     """
     graph = read_checked_graph(path)
     network = import_graph(graph, trim_head)
-    contract = read_file_contract(path, graph, mean=mean, std=std)
+    contract = read_input_contract(path, graph, mean=mean, std=std)
     return dataclasses.replace(network, contract=contract)
 
 
@@ -420,7 +425,7 @@ class _Builder:
             description,
             self._arrays,
             ranges=self._ranges,
-            contract=file_contract(self._input, Said()),
+            contract=input_contract(self._input, FileDescription()),
             rows=tuple(self._rows),
             nodes_of_tensors=names,
         )

@@ -11,7 +11,7 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.network import RESIZE, NetworkDescription
 from deeplab_tf.models.config import ImportedConfig
 from deeplab_tf.runs.config import DataConfig, TrainingConfig
-from tflite_tools.file_contract import FileContract
+from tflite_tools.input_contract import InputContract
 from tflite_tools.to_keras.split_head import split_head
 
 
@@ -36,7 +36,7 @@ def as_run(
     description: NetworkDescription,
     arrays: dict[str, np.ndarray],
     *,
-    contract: FileContract,
+    contract: InputContract,
     label_set: LabelSet | None,
     dataset: str = "",
     data_dir: str = "",

@@ -100,8 +100,11 @@ def digest(path: pathlib.Path, algorithm: str) -> str:
     Returns:
         The hex digits.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+    found = hashlib.new(algorithm)
+    with path.open("rb") as file:  # hashlib.file_digest is there from Python 3.11 on
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def matches(path: pathlib.Path, checksum: str) -> bool:

@@ -23,7 +23,7 @@ from deeplab_tf.training.schedules import Decay, build_optimizer
 from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
 from deeplab_tf.weights.npz import read_weights
-from export.bias_correction.reference import nearest_of_run
+from export.bias_correction.reference import nearest_network_of_run
 from export.conversion import parity
 from export.conversion.parity import measure_parity
 from export.conversion.source import RunSource
@@ -155,7 +155,7 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
             rows=(),
             nodes_of_tensors={},
         )
-        reference = nearest_of_run(tmp_path / "plain", network)
+        reference = nearest_network_of_run(tmp_path / "plain", network)
         assert ("quantization-aware" in reference.name) == (phase is Phase.QUANTIZED)
         np.testing.assert_array_equal(
             reference.arrays["Conv1/kernel"], folded.arrays["Conv1/kernel"]

@@ -30,7 +30,7 @@ from tests.paths import CAMVID
 from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
 from tflite_tools.flatbuffer.pack import share_equal_vectors
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.to_keras.rules import RULES
 
 layers = keras.layers
@@ -339,7 +339,7 @@ def test_correction_of_shared_biases(corrected, files, tmp_path):
     model.write_bytes(_share_bytes(content, branches))
     result = correct_biases(_plan(files, tmp_path / "new.tflite", model=model))
     assert not result.in_place
-    assert any("packed anew" in line for line in result.warnings())
+    assert any("packed again" in line for line in result.warnings())
     for position, bias in _biases(plan.output).items():
         np.testing.assert_array_equal(_biases(tmp_path / "new.tflite")[position], bias)
     assert result.snr_after_db == clean.snr_after_db
@@ -369,12 +369,12 @@ def test_unknown_operator_ends_the_correction_and_is_said(files, tmp_path, monke
     result = correct_biases(_plan(files, tmp_path / "new.tflite"))
     # In front of it: five layers, and one of the branches with two.
     assert len(result.layers) == 7
-    assert len(result.left_alone) == 4
-    assert all("where the known part ends" in line for line in result.warnings())
+    assert len(result.skipped) == 4
+    assert all("the last tensor that can be simulated" in line for line in result.warnings())
     assert result.equal_outputs is None
     before, after = _biases(files / "int8.tflite"), _biases(tmp_path / "new.tflite")
-    for left in result.left_alone:
-        np.testing.assert_array_equal(before[left.position], after[left.position])
+    for layer in result.skipped:
+        np.testing.assert_array_equal(before[layer.position], after[layer.position])
 
 
 def test_bias_that_stands_apart_is_named(tmp_path):
@@ -384,8 +384,8 @@ def test_bias_that_stands_apart_is_named(tmp_path):
         (tmp_path / f"{name}.tflite").write_bytes(_convert(_network(batch=None), integer))
     result = correct_biases(_plan(tmp_path, tmp_path / "new.tflite"))
     assert len(result.layers) == 9
-    assert [left.kind for left in result.left_alone] == ["DEPTHWISE_CONV_2D"] * 2
-    assert all("not those of one thing" in line for line in result.warnings())
+    assert [layer.kind for layer in result.skipped] == ["DEPTHWISE_CONV_2D"] * 2
+    assert all("their means cannot be compared" in line for line in result.warnings())
     assert result.snr_after_db > result.snr_before_db
 
 
@@ -400,8 +400,8 @@ def test_layer_without_a_bias_is_named(tmp_path):
         (tmp_path / f"{name}.tflite").write_bytes(_convert(model, integer))
     result = correct_biases(_plan(tmp_path, tmp_path / "new.tflite"))
     assert [layer.kind for layer in result.layers] == ["CONV_2D", "FULLY_CONNECTED"]
-    (left,) = result.left_alone
-    assert (left.kind, left.reason) == ("FULLY_CONNECTED", "it has no bias")
+    (layer,) = result.skipped
+    assert (layer.kind, layer.reason) == ("FULLY_CONNECTED", "it has no bias")
     assert result.equal_outputs == 1.0
 
 
@@ -476,8 +476,8 @@ class _FourChannels(SyntheticDataset):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"calibration_images": 0}, ValueError, "must be at least 2; got 0"),
-        ({"calibration_images": 1}, ValueError, "must be at least 2; got 1"),
+        ({"calibration_images": 0}, ValueError, "must be at least 2, got 0"),
+        ({"calibration_images": 1}, ValueError, "must be at least 2, got 1"),
         ({"calibration_images": 61}, ValueError, "needs 1 to 60 images"),
         ({"output": "new.bin"}, ValueError, "must end in .tflite"),
         ({"output": "int8.tflite"}, ValueError, "would replace"),
@@ -486,15 +486,18 @@ class _FourChannels(SyntheticDataset):
         ({"model": "float32.tflite"}, ValueError, "no int32 bias to correct .*FLOAT32"),
         ({"model": "none.tflite"}, FileNotFoundError, "no such file"),
         ({"reference": "none.tflite"}, FileNotFoundError, "no such file"),
-        ({"reference": "int8.tflite"}, ValueError, "has integer activations; give a float file"),
+        ({"reference": "int8.tflite"}, ValueError, "got integer ones; give a float file"),
         ({"reference": "."}, FileNotFoundError, "not a run folder"),
-        ({"reference": "size.tflite"}, ValueError, r"\[32, 48, 3\], reference .*\[32, 32, 3\]"),
-        ({"reference": "swapped.tflite"}, ValueError, "no partner .*whose weights differ by"),
-        ({"reference": "short.tflite"}, ValueError, "no partner .*nearest: nothing is left"),
+        ({"reference": "size.tflite"}, ValueError, r"\[32, 48, 3\] as .*got \[32, 32, 3\]"),
+        ({"reference": "swapped.tflite"}, ValueError, "no counterpart .*whose weights differ by"),
+        ({"reference": "short.tflite"}, ValueError, "no counterpart .*nearest: nothing is left"),
         ({"reference": "nan.tflite"}, ValueError, "holds NaN or infinity"),
         ({"reference": "huge.tflite"}, ValueError, "gives NaN or infinity"),
-        ({"calibration": _FourChannels("val")}, ValueError, "4 channels; choose another data set"),
-        ({"mean": 127.5, "std": 127.5}, ValueError, "leave --mean and --std out"),
+        (
+            {"calibration": _FourChannels("val")},
+            ValueError,
+            "with 4 channels as in .*; choose another data set",
+        ),
     ],
 )
 def test_what_is_refused(files, odd_files, changes, error, message):

@@ -344,7 +344,7 @@ def test_labels_of_another_length_are_refused(exported, tmp_path):
     files = plan_files([Variant.FLOAT32], [Head.LOGITS])[0]
     plan = make_plan(tmp_path, files, label_set=LabelSet.from_names(["one", "two"]))
     (result,) = export_files(TrainedSource(), plan)
-    assert "the output has 11 classes, the label list 2" in result.failure
+    assert "expected 2 classes as in the label list, got an output of 11" in result.failure
     assert not list(tmp_path.glob("*.tflite"))
 
 
@@ -470,7 +470,7 @@ def command(*flags):
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        ((), 1, "give one of --run_dir"),
+        ((), 1, "expected one of --run_dir"),
         (("--run_dir=missing",), 1, "not a run folder"),
         (("--run_dir=x", "--variants=int4"), 1, "--variants: unknown 'int4'"),
         (("--run_dir=x", "--input_dtype=int64"), 2, "--input_dtype=int64"),

@@ -10,7 +10,7 @@ from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics.bootstrap import Interval
 from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
 from export.conversion.calibration import calibrate, disjoint_samples
-from export.experiments.calibration_stability import Stability, compare
+from export.experiments.calibration_stability import CalibrationStability, compare_files
 from tests.children import run_command
 from tests.paths import CAMVID
 from tests.zoo import pixels, scenes, trained_float_model
@@ -29,7 +29,7 @@ def test_disjoint_sets(drawn):
     assert len(set().union(*sets)) == 17
     assert sets == disjoint_samples(drawn, (5, 5, 7), seed=3)
     assert sets != disjoint_samples(drawn, (5, 5, 7), seed=4)
-    with pytest.raises(ValueError, match=r"\d+ \+ 1 different images are needed, split .* has"):
+    with pytest.raises(ValueError, match=r"at least \d+ \+ 1 different images, split .* has"):
         disjoint_samples(drawn, (len(drawn), 1), seed=0)
 
 
@@ -77,7 +77,7 @@ def test_no_images_are_refused():
 
 def test_verdict_by_hand():
     def found(change):
-        return Stability(
+        return CalibrationStability(
             (0.5, 0.5 + change),
             Interval(change, -0.1, high=0.1),
             bound=0.01,
@@ -101,12 +101,12 @@ def test_a_stray_pixel_does_not_make_a_calibration_unstable():
     second = first.copy()
     second[0, 0, 0] -= 1
     second[0, 0, 9] += 1
-    found = compare(first, second, bound=0.001, calibration_images=8)
+    found = compare_files(first, second, bound=0.001, calibration_images=8)
     assert found.stable
     assert found.mious[1] - found.mious[0] == pytest.approx(found.difference.difference, abs=1e-12)
     assert (found.calibration_images, found.score_images) == (8, 30)
     with pytest.raises(RuntimeError, match="no class in common"):
-        compare(
+        compare_files(
             np.zeros((2, 3, 4), np.int64),
             np.zeros((2, 3, 4), np.int64),
             bound=0.001,
@@ -129,7 +129,7 @@ def test_command_on_real_photos(shared_dir):
 
     good = check("--bound=0.2")
     assert good.returncode == 0, good.stderr[-2000:]
-    assert "two disjoint sets of 2 photos: mIoU" in good.stdout
+    assert "two disjoint sets of 2 images: mIoU" in good.stdout
     strict = check("--bound=1e-9")
     assert strict.returncode == 1
     assert "NOT STABLE: 2 calibration images are too few" in strict.stdout

@@ -14,15 +14,15 @@ from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_pos
 from deeplab_tf.quantization.ptq.sensitivity import find_units
 from export.conversion import freeze
 from export.conversion.convert import Conversion, convert
-from export.conversion.gate import check_file, check_raised, run_once
+from export.conversion.gate import check_file, check_mixed_precision, run_once
 from export.conversion.pipeline import export_files
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 from export.rewriting.mixed_precision import (
     Precision,
+    apply_mixed_precision,
     find_layers,
-    raise_layers,
-    raise_precision,
-    raised_positions,
+    mixed_precision_positions,
+    set_precision,
 )
 from tests.export.conftest import TrainedSource, make_plan
 from tests.zoo import scenes, trained_float_model
@@ -79,9 +79,9 @@ def test_float_layers_give_back_what_they_lost(content, tmp_path):
     depthwise = tuple(
         node.name for node in post_trained().description.nodes if node.kind == "depthwise_conv2d"
     )
-    raised = raise_layers(content, post_trained(), keep_float=depthwise, int16=())
-    assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) + 3
-    graph = graph_of(raised, tmp_path)
+    mixed = apply_mixed_precision(content, post_trained(), keep_float=depthwise, int16=())
+    assert snr_db(wanted, run(mixed, image)) > snr_db(wanted, run(content, image)) + 3
+    graph = graph_of(mixed, tmp_path)
     for operator in graph.operators:
         expected = "FLOAT32" if operator.kind == "DEPTHWISE_CONV_2D" else "INT8"
         if operator.kind in ("DEPTHWISE_CONV_2D", "CONV_2D"):
@@ -95,17 +95,17 @@ def test_all_layers_float_is_the_float_network(content):
         for node in post_trained().description.nodes
         if node.kind in ("conv2d", "depthwise_conv2d", "add", "concatenate")
     )
-    raised = raise_layers(content, post_trained(), keep_float=every, int16=())
+    mixed = apply_mixed_precision(content, post_trained(), keep_float=every, int16=())
     wanted = trained_float_model()(image).numpy()
     # What is left of 8 bits: the pooled branch and what the resizes read.
-    assert snr_db(wanted, run(raised, image)) > 30
+    assert snr_db(wanted, run(mixed, image)) > 30
 
 
 def test_16_bits_between_neighbours(content, tmp_path):
     image = scenes(1)
-    raised = raise_layers(content, post_trained(), keep_float=(), int16=WIDE_LAYERS)
-    graph = graph_of(raised, tmp_path)
-    positions = find_layers(raised, list(WIDE_LAYERS))
+    mixed = apply_mixed_precision(content, post_trained(), keep_float=(), int16=WIDE_LAYERS)
+    graph = graph_of(mixed, tmp_path)
+    positions = find_layers(mixed, list(WIDE_LAYERS))
     for name, position in positions.items():
         operator = graph.operators[position]
         assert graph.tensors[operator.outputs[0]].type_name == "INT16", name
@@ -114,13 +114,15 @@ def test_16_bits_between_neighbours(content, tmp_path):
     assert graph.tensors[expand.inputs[2]].type_name == "INT64"
     # Never worse than 8 bits by more than the rounding of a few values.
     wanted = trained_float_model()(image).numpy()
-    assert snr_db(run(content, image), run(raised, image)) > 15
-    assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) - 1
+    assert snr_db(run(content, image), run(mixed, image)) > 15
+    assert snr_db(wanted, run(mixed, image)) > snr_db(wanted, run(content, image)) - 1
 
 
 def test_mixed_file_runs_and_the_rest_is_untouched(content, tmp_path):
-    raised = raise_layers(content, post_trained(), keep_float=FLOAT_LAYERS, int16=WIDE_LAYERS)
-    before, after = graph_of(content, tmp_path), graph_of(raised, tmp_path)
+    mixed = apply_mixed_precision(
+        content, post_trained(), keep_float=FLOAT_LAYERS, int16=WIDE_LAYERS
+    )
+    before, after = graph_of(content, tmp_path), graph_of(mixed, tmp_path)
     names = {after.tensors[o.outputs[0]].name: o for o in after.operators}
     changed = set(find_layers(content, [*FLOAT_LAYERS, *WIDE_LAYERS]).values())
     for operator in before.operators:
@@ -131,53 +133,54 @@ def test_mixed_file_runs_and_the_rest_is_untouched(content, tmp_path):
         for old, new in zip(operator.inputs, twin.inputs, strict=True):
             if before.tensors[old].data is not None:
                 np.testing.assert_array_equal(before.tensors[old].data, after.tensors[new].data)
-    assert np.isfinite(run(raised, scenes(1))).all()
+    assert np.isfinite(run(mixed, scenes(1))).all()
 
 
-def gate_of(content, raised, wanted, tmp_path):
-    """What the gate finds in a raised file."""
-    path = tmp_path / "raised.tflite"
-    path.write_bytes(raised)
-    return check_raised(path, graph_of(content, tmp_path), wanted=wanted)
+def gate_of(content, mixed, wanted, tmp_path):
+    """What the gate finds in a mixed file."""
+    path = tmp_path / "mixed.tflite"
+    path.write_bytes(mixed)
+    return check_mixed_precision(path, graph_of(content, tmp_path), expected=wanted)
 
 
 def test_gate_lets_the_named_operators_pass_and_no_other(content, tmp_path):
     names = {"keep_float": FLOAT_LAYERS, "int16": WIDE_LAYERS}
-    raised = raise_layers(content, post_trained(), **names)
-    wanted = raised_positions(content, post_trained(), **names)
+    mixed = apply_mixed_precision(content, post_trained(), **names)
+    wanted = mixed_precision_positions(content, post_trained(), **names)
     assert len(wanted) == len(FLOAT_LAYERS) + len(WIDE_LAYERS)
-    assert gate_of(content, raised, wanted, tmp_path) == []
-    assert run_once(tmp_path / "raised.tflite") == []
+    assert gate_of(content, mixed, wanted, tmp_path) == []
+    assert run_once(tmp_path / "mixed.tflite") == []
     # The plain gate has no exceptions: the same file is one of floats to it.
     spec = FileSpec(
         Variant.INT8, Head.LOGITS_LOW, input_dtype=IoDtype.FLOAT32, output_dtype=IoDtype.FLOAT32
     )
     faults = check_file(
-        tmp_path / "raised.tflite", spec, preprocessing=Preprocessing(), per_channel=False
+        tmp_path / "mixed.tflite", spec, preprocessing=Preprocessing(), per_channel=False
     )
     assert any("computes with float tensor" in fault for fault in faults)
     # Each exception is needed, the type of each, and the conversions around each.
     for position, kind in wanted.items():
         fewer = {other: k for other, k in wanted.items() if other != position}
-        faults = gate_of(content, raised, fewer, tmp_path)
-        assert any("nobody asked for that" in fault for fault in faults), position
+        faults = gate_of(content, mixed, fewer, tmp_path)
+        assert any("as in the integer file, got" in fault for fault in faults), position
         other = {"FLOAT32": "INT16", "INT16": "FLOAT32"}[kind]
-        faults = gate_of(content, raised, wanted | {position: other}, tmp_path)
-        assert any(f"it was meant to be {other}" in fault for fault in faults), position
+        faults = gate_of(content, mixed, wanted | {position: other}, tmp_path)
+        assert any(f"expected {other}, got" in fault for fault in faults), position
     assert any(
-        "converts" in fault and "no operator that was meant to be wide" in fault
-        for fault in gate_of(content, raised, {}, tmp_path)
+        "converts" in fault and "no operator of that precision reads or writes" in fault
+        for fault in gate_of(content, mixed, {}, tmp_path)
     )
 
 
 def test_gate_refuses_what_was_asked_for_and_not_done(content, tmp_path):
     positions = find_layers(content, ["logits", "block_3_expand"])
     wanted = dict.fromkeys(positions.values(), "FLOAT32")
-    raised = raise_layers(content, post_trained(), keep_float=("logits",), int16=())
-    (fault,) = gate_of(content, raised, wanted, tmp_path)
-    assert fault.endswith("computes in INT8; it was meant to be FLOAT32")
+    mixed = apply_mixed_precision(content, post_trained(), keep_float=("logits",), int16=())
+    (fault,) = gate_of(content, mixed, wanted, tmp_path)
+    assert fault.endswith("expected FLOAT32, got INT8")
     (fault,) = gate_of(content, content, {0: "FLOAT32"}, tmp_path)
-    assert fault == "operator 0 is no operator to raise"  # the QUANTIZE of the photo
+    # The QUANTIZE of the image.
+    assert fault.startswith("operator 0 cannot be of mixed precision: it is a conversion")
 
 
 def test_a_file_that_gives_nan_or_does_not_load_is_found_by_running_it(content, tmp_path):
@@ -186,8 +189,8 @@ def test_a_file_that_gives_nan_or_does_not_load_is_found_by_running_it(content, 
     path = tmp_path / "a.tflite"
     for offset, fault in ((0.0, ""), (np.nan, "it gives NaN or infinity")):
         weights = {position: (kernel, np.full(len(kernel), offset))}
-        raised = raise_precision(content, {position: Precision.FLOAT32}, weights=weights)
-        model = schema.ModelT.InitFromPackedBuf(raised, 0)
+        mixed = set_precision(content, {position: Precision.FLOAT32}, weights=weights)
+        model = schema.ModelT.InitFromPackedBuf(mixed, 0)
         graph = model.subgraphs[0]
         (last,) = (  # the file ends with the float logits
             place
@@ -200,7 +203,7 @@ def test_a_file_that_gives_nan_or_does_not_load_is_found_by_running_it(content, 
             graph.operators[last].outputs,
         )
         model.signatureDefs = None
-        path.write_bytes(pack(model, len(raised)))
+        path.write_bytes(pack(model, len(mixed)))
         found = run_once(path)
         assert (found == []) == (not fault)
         assert all(line.startswith(fault) for line in found)
@@ -221,20 +224,20 @@ class PostTrainedSource(TrainedSource):
 
 @pytest.mark.parametrize("broken", ["one more layer", "not a file that runs", ""])
 def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
-    def raise_and_break(content, done, keep_float, int16):
+    def rewrite_and_break(content, done, keep_float, int16):
         if broken == "one more layer":
-            return raise_layers(
+            return apply_mixed_precision(
                 content, done, keep_float=(*keep_float, "block_3_expand"), int16=int16
             )
-        raised = raise_layers(content, done, keep_float=keep_float, int16=int16)
+        mixed = apply_mixed_precision(content, done, keep_float=keep_float, int16=int16)
         if not broken:
-            return raised
-        model = schema.ModelT.InitFromPackedBuf(raised, 0)
+            return mixed
+        model = schema.ModelT.InitFromPackedBuf(mixed, 0)
         for code in model.operatorCodes:
             code.version = 99
-        return pack(model, len(raised))
+        return pack(model, len(mixed))
 
-    monkeypatch.setattr("export.conversion.pipeline.raise_layers", raise_and_break)
+    monkeypatch.setattr("export.conversion.pipeline.apply_mixed_precision", rewrite_and_break)
     spec = FileSpec(
         Variant.INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8
     )
@@ -242,7 +245,7 @@ def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
     plan = make_plan(tmp_path / "files", [spec], post_training=steps)
     (file,) = export_files(PostTrainedSource(), plan)
     if broken:
-        reason = {"one more layer": "nobody asked for that"}.get(broken, "does not run it")
+        reason = {"one more layer": "as in the integer file, got"}.get(broken, "does not run it")
         assert file.failure.startswith("refused by the gate: ")
         assert reason in file.failure
         assert not (tmp_path / "files").exists()
@@ -269,9 +272,9 @@ def test_unknown_layers_are_named(content):
 
 def test_operators_without_such_a_kernel_are_refused(content):
     with pytest.raises(ValueError, match=r"operator 0 \(QUANTIZE .* has no int16x8 form here"):
-        raise_precision(content, {0: Precision.INT16X8}, weights={})
+        set_precision(content, {0: Precision.INT16X8}, weights={})
     with pytest.raises(ValueError, match="operator 1: its float weights are not known"):
-        raise_precision(content, {1: Precision.FLOAT32}, weights={})
+        set_precision(content, {1: Precision.FLOAT32}, weights={})
 
 
 def test_every_unit_of_an_equalized_network_can_be_float(tmp_path):
@@ -291,11 +294,11 @@ def test_every_unit_of_an_equalized_network_can_be_float(tmp_path):
         Conversion(folder, spec, calibration_file=None, preprocessing=Preprocessing())
     )
     every = tuple(unit.name for unit in find_units(done.description, done.arrays))
-    raised = raise_layers(content, done, keep_float=every, int16=())
+    mixed = apply_mixed_precision(content, done, keep_float=every, int16=())
     image = scenes(1)
     wanted = trained_float_model()(image).numpy()
-    assert snr_db(wanted, run(raised, image)) > snr_db(wanted, run(content, image)) + 15
-    kinds = {operator.kind for operator in graph_of(raised, tmp_path).operators}
+    assert snr_db(wanted, run(mixed, image)) > snr_db(wanted, run(content, image)) + 15
+    kinds = {operator.kind for operator in graph_of(mixed, tmp_path).operators}
     assert "MINIMUM" in kinds
 
 
@@ -335,28 +338,28 @@ def test_layer_with_its_activation_inside_goes_by_both_names(
 ):
     done, model, photos, content = with_activations_inside
     for precision, kept in (("FLOAT32", ((name,), ())), ("INT16", ((), (name,)))):
-        raised = raise_layers(content, done, keep_float=kept[0], int16=kept[1])
-        graph = graph_of(raised, tmp_path)
+        mixed = apply_mixed_precision(content, done, keep_float=kept[0], int16=kept[1])
+        graph = graph_of(mixed, tmp_path)
         (first, *_) = (op for op in graph.operators if op.kind == "CONV_2D")
         assert graph.tensors[first.outputs[0]].type_name == precision
-        found = run(raised, photos[:1])
+        found = run(mixed, photos[:1])
         assert snr_db(model(photos[:1]).numpy(), found) > 25
         assert snr_db(run(content, photos[:1]), found) < 60  # not the same file
     with pytest.raises(ValueError, match=r"no separate layer 'steam'; similar names: stem"):
-        raise_layers(content, done, keep_float=("steam",), int16=())
+        apply_mixed_precision(content, done, keep_float=("steam",), int16=())
 
 
 def test_float_transposed_convolution(with_activations_inside, tmp_path):
     done, model, photos, content = with_activations_inside
     every = ("stem", "body", "up", "logits")
-    raised = raise_layers(content, done, keep_float=every, int16=())
-    kinds = {operator.kind for operator in graph_of(raised, tmp_path).operators}
+    mixed = apply_mixed_precision(content, done, keep_float=every, int16=())
+    kinds = {operator.kind for operator in graph_of(mixed, tmp_path).operators}
     assert "TRANSPOSE_CONV" in kinds
     # All in float32 between an exact photo and the output, which is rounded to 8 bits once.
     exact = np.rint(photos[:1] * 128) / 128
     low, high = done.ranges["logits"]
     wanted = np.clip(model(exact).numpy(), low, high)
-    assert np.abs(run(raised, exact) - wanted).max() < 0.52 * (high - low) / 255
+    assert np.abs(run(mixed, exact) - wanted).max() < 0.52 * (high - low) / 255
     assert np.abs(run(content, exact) - wanted).max() > (high - low) / 255
     with pytest.raises(ValueError, match=r"TRANSPOSE_CONV .* has no int16x8 form here"):
-        raise_layers(content, done, keep_float=(), int16=("up",))
+        apply_mixed_precision(content, done, keep_float=(), int16=("up",))

@@ -24,12 +24,13 @@ from study.report.charts import front
 from study.report.collect import StudyScope, collect_study
 from study.report.curves import count_parameters, read_losses, read_validations
 from study.report.matrices import read_matrices, write_matrices
-from study.report.page import plain, render, study_csv, study_table
+from study.report.page import render, study_csv, study_table
 from study.report.timing import TimingOptions, time_files
 from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 from tflite_tools.evaluation.tables import write_metrics
+from tflite_tools.json_values import finite
 from tflite_tools.runtime.latency import LatencyMs
 
 CLASSES, PHOTOS = 7, 12
@@ -154,7 +155,7 @@ def test_mean_over_counts_in_scores_and_intervals(scope):
 
 
 def test_page_escapes_asks_no_host_and_names_what_failed(scope):
-    document = plain(collect_study(scope, NO_TIMING).document())
+    document = finite(collect_study(scope, NO_TIMING).document())
     page = render(document, [])
     assert "&lt;b&gt;loss &amp; nan&lt;/b&gt;" in page
     assert ODD_FAILURE not in page
@@ -181,13 +182,13 @@ def test_page_of_a_study_that_never_ran(scope, tmp_path):
     empty = dataclasses.replace(scope, folder=tmp_path / "nothing")
     document = collect_study(empty, NO_TIMING).document()
     assert {cell["state"] for cell in document["cells"]} == {"waiting"}
-    page = render(plain(document), [])
+    page = render(finite(document), [])
     assert "Not finished: net-a, net-b, net-c." in page
     assert "<svg" not in page
 
 
 def test_csv_has_a_line_a_file_and_the_document_s_numbers(scope):
-    document = plain(collect_study(scope, NO_TIMING).document())
+    document = finite(collect_study(scope, NO_TIMING).document())
     rows = list(csv.DictReader(io.StringIO(study_csv(document))))
     assert [(row["cell"], row["variant"]) for row in rows] == [
         ("net-a", "float32"),
@@ -224,7 +225,7 @@ def test_matrices_come_back(tmp_path):
 def test_times_are_measured_again_as_soon_as_one_file_is_new(tmp_path, monkeypatch):
     measured = []
 
-    def measure(contracts, image, *how):
+    def measure(contracts, image, **how):
         measured.append(len(contracts))
         return [LatencyMs(1.0, 2.0, p90=3.0, num_threads=1, warmup=3, repeats=5), None][
             : len(contracts)
@@ -247,7 +248,9 @@ def test_times_are_measured_again_as_soon_as_one_file_is_new(tmp_path, monkeypat
     kept.write_text("{")
     time_files(contracts[:1], image, options=TimingOptions(6), kept=kept)
     assert measured == [2, 1, 1, 1]
-    with pytest.raises(ValueError, match="latency_repeats must not be negative"):
+    with pytest.raises(
+        ValueError, match="latency_repeats and --latency_warmup must not be negative"
+    ):
         TimingOptions(-1)
 
 

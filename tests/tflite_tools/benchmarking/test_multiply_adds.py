@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from tests.paths import CAMVID
-from tflite_tools.benchmarking.ceiling import CHANNELS, SIDE, write_ceiling
 from tflite_tools.benchmarking.machine import describe_machine
+from tflite_tools.benchmarking.peak_model import CHANNELS, SIDE, write_peak_model
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_graph
 from tflite_tools.flatbuffer.multiply_adds import is_integer, multiply_adds
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 # Not from tests.zoo: children import this module, and TensorFlow with it would cost seconds.
 
@@ -109,7 +110,7 @@ def raw_output(runner, image):
 @pytest.mark.parametrize("integer", [True, False])
 def test_peak_file_computes_a_matrix_product(tmp_path, integer):
     path = tmp_path / "peak.tflite"
-    write_ceiling(path, integer)
+    write_peak_model(path, integer)
     model = read_graph(path)
     assert multiply_adds(model) == (SIDE * SIDE * CHANNELS * CHANNELS,)
     assert is_integer(model) == integer

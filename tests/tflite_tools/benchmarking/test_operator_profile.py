@@ -10,10 +10,11 @@ from tests.paths import CAMVID
 from tflite_tools.benchmarking import native
 from tflite_tools.benchmarking.native import Event
 from tflite_tools.benchmarking.partitions import delegate_partitions, fits, match_kernels
-from tflite_tools.benchmarking.profile import layer_name, profile, side_by_side, summarize
+from tflite_tools.benchmarking.profile import layer_name, pair_operators, profile, summarize
 from tflite_tools.contract import read_contract
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
 
 # Not from tests.zoo: children import this module, and TensorFlow with it would cost seconds.
 INT8, QAT = CAMVID / "int8.tflite", CAMVID / "qat_int8.tflite"
@@ -53,7 +54,7 @@ def test_times_add_up(profiles):
 
 
 def test_layers_pair_by_name_across_files(profiles):
-    pairs = side_by_side(*profiles)
+    pairs = pair_operators(*profiles)
     assert len(pairs) == len(profiles[0].operators)
     names = [(a.layer, b.layer) for a, b in pairs if a.kind.endswith("CONV_2D")]
     assert len(names) == 66
@@ -64,10 +65,10 @@ def test_layers_pair_by_name_across_files(profiles):
     changed = dataclasses.replace(
         profiles[0], operators=(first, *profiles[0].operators[2:]), silent=()
     )
-    twin = next(b for a, b in side_by_side(changed, profiles[1]) if a is first)
+    twin = next(b for a, b in pair_operators(changed, profiles[1]) if a is first)
     assert twin is profiles[1].operators[1]  # the one that is left of its kind
     gone = dataclasses.replace(profiles[1], operators=profiles[1].operators[2:])
-    assert first not in [a for a, _ in side_by_side(changed, gone)]
+    assert first not in [a for a, _ in pair_operators(changed, gone)]
 
 
 def test_official_file_is_cut_in_two(shared_dir, profiles):
@@ -79,7 +80,7 @@ def test_official_file_is_cut_in_two(shared_dir, profiles):
     assert all(graph.operators[position].kind == kind for position, kind in left)
     assert (found.partitions, found.delegated) == (2, 70)
     assert sorted(o.position for o in found.operators) == list(range(72))
-    assert side_by_side(found, profiles[0]) == []  # two networks, though kinds would pair
+    assert pair_operators(found, profiles[0]) == []  # two networks, though kinds would pair
 
 
 def events_of(graph):
@@ -169,7 +170,7 @@ def narrow_records(runner):
 def test_another_runtime_is_refused_in_one_line(monkeypatch):
     with InterpreterPool([read_contract(INT8)], 1) as pool:
         (outcome,) = pool.run([Task(0, narrow_records, arguments=())])
-    assert "writes records of 104.0 bytes, not 88" in outcome.failure
+    assert "expected records of 88 bytes from the runtime's profiler, got 104.0" in outcome.failure
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1.0")
-    with pytest.raises(RuntimeError, match=r"need ai-edge-litert 2\.3\.x.*2\.1\.0 is installed"):
+    with pytest.raises(RuntimeError, match=r"expected ai-edge-litert 2\.3\.x, got 2\.1\.0"):
         native.ProfiledModel(INT8, 1)

@@ -73,14 +73,14 @@ def test_our_default_is_taken_by_everyone(tmp_path):
 
 
 def test_class_map_is_misread_by_mediapipe():
-    assert "its rows are taken for classes" in found(CLASS_MAP, Client.MEDIAPIPE)[0]
+    assert "its rows are read as classes" in found(CLASS_MAP, Client.MEDIAPIPE)[0]
     assert found(CLASS_MAP, Client.LITERTJS)[0] == ""
     assert "ARG_MAX is not mapped" in found(CLASS_MAP, Client.EDGETPU)[1]
 
 
 def test_official_int64_class_map(shared_dir):
     path = shared_dir / "models" / "deeplabv3_mnv2_pascal_quant.tflite"
-    assert "error at the first picture" in found(path, Client.MEDIAPIPE)[0]
+    assert "error at the first image" in found(path, Client.MEDIAPIPE)[0]
     assert "output is int64 [1, 513, 513]" in found(path, Client.LITERTJS)[0]
 
 
@@ -91,7 +91,7 @@ def test_any_other_class_map_is_silent(broken, name):
         output.shapeSignature = None
         to_type(name)(output)
 
-    assert "wrong in silence" in found(broken(change), Client.MEDIAPIPE)[0]
+    assert "wrong without an error" in found(broken(change), Client.MEDIAPIPE)[0]
 
 
 def test_int8_input(broken):
@@ -159,7 +159,10 @@ def test_two_outputs(broken):
     def change(graph, _image, _output):
         graph.outputs = np.array([*graph.outputs, graph.operators[0].outputs[0]], np.int32)
 
-    assert "1 inputs and 2 outputs" in found(broken(change), Client.MEDIAPIPE)[0]
+    assert (
+        "expected one input and one output, got 1 and 2"
+        in found(broken(change), Client.MEDIAPIPE)[0]
+    )
 
 
 def test_small_logits(broken):
@@ -198,7 +201,7 @@ def test_small_logits_name_their_resize(tmp_path, resize):
     for client in (Client.LITERTJS, Client.EDGETPU, Client.ETHOSU):
         notes = found(path, client)[1]
         assert "logits of 92x120 must be resized to 368x480" in notes
-        assert (f"with {resize}" if resize else "nothing says with which convention") in notes
+        assert (f"with {resize}" if resize else "the convention is not on record") in notes
 
 
 def test_command_says_it_and_ends_with_a_status():
@@ -208,7 +211,7 @@ def test_command_says_it_and_ends_with_a_status():
     done = command(f"--model={INT8},{CLASS_MAP}", "--client=mediapipe,litertjs")
     assert done.returncode == 1
     assert f"{CLASS_MAP}: mediapipe: REFUSED: the output is uint8 [1, 513, 513]" in done.stdout
-    assert f"{INT8}: litertjs: taken as it is" in done.stdout
+    assert f"{INT8}: litertjs: accepted as it is" in done.stdout
     assert command(f"--model={INT8}").returncode == 0
     wrong = command(f"--model={INT8}", "--client=mediapip")
     assert wrong.returncode == 1

@@ -53,10 +53,14 @@ def test_photos_through_the_command(shared_dir):
         (
             (f"--model={INT8}", "--mean=128", "--std=128"),
             1,
-            "has 3; give --mean and --std with one",
+            "expected a normalization of 3 channel",
         ),
         ((f"--model={INT8}", "--labels=no.txt"), 1, "no.txt: no such file"),
-        ((f"--model={INT8}", f"--labels={CAMVID / 'config.json'}"), 1, "names no class"),
+        (
+            (f"--model={INT8}", f"--labels={CAMVID / 'config.json'}"),
+            1,
+            "expected class names, got none",
+        ),
         ((f"--model={INT8}", f"--reference={INT8}"), 1, "computes with integers"),
         ((f"--model={INT8}", "--dataset=camvid"), 1, "needs --data_dir"),
         ((f"--model={INT8}", "--sample=0"), 1, "sample photos and processes at least 1"),

@@ -30,7 +30,7 @@ from tflite_tools.diagnosis.diagnosis import diagnose
 from tflite_tools.diagnosis.feeding import channel_order
 from tflite_tools.diagnosis.finding import Severity
 from tflite_tools.diagnosis.observation import Effort, Observations
-from tflite_tools.diagnosis.views import DECLARED, REVERSED, Turned
+from tflite_tools.diagnosis.views import DECLARED, REVERSED, TransformedDataset
 
 PHOTOS = 3
 FLOAT32 = schema.TensorType.FLOAT32
@@ -113,13 +113,15 @@ def test_integer_file_that_is_fed_raw_gives_the_published_empty_masks(six):
 
 
 def test_photos_that_were_normalized_before_they_were_given(camvid):
-    stored = Turned(camvid, lambda image: (image // 128).astype(np.uint8), turn_label=same)
+    stored = TransformedDataset(
+        camvid, lambda image: (image // 128).astype(np.uint8), transform_label=same
+    )
     finding = found(INT8, stored)["normalized_twice"]
     assert "3 of 3 photos hold only pixel values 0..1" in finding.evidence
 
 
 def blue_first(dataset):
-    return Turned(dataset, lambda image: image[..., ::-1], turn_label=same)
+    return TransformedDataset(dataset, lambda image: image[..., ::-1], transform_label=same)
 
 
 def test_photos_with_blue_first(six):
@@ -168,13 +170,17 @@ def test_network_with_blue_first(six, tmp_path):
 
 
 def test_photos_on_their_side(six):
-    turned = Turned(six, lambda image: image.swapaxes(0, 1), turn_label=lambda label: label.T)
+    turned = TransformedDataset(
+        six, lambda image: image.swapaxes(0, 1), transform_label=lambda label: label.T
+    )
     finding = found(INT8, turned)["width_height_swapped"]
     assert finding.severity is Severity.PROBLEM
 
 
 def test_photos_on_their_head_are_no_wrong_labels(six):
-    findings = found(INT8, Turned(six, lambda image: image[::-1, ::-1], turn_label=same))
+    findings = found(
+        INT8, TransformedDataset(six, lambda image: image[::-1, ::-1], transform_label=same)
+    )
     assert findings["upside_down"].severity is Severity.PROBLEM
     assert not problems(findings) & {"label_order", "channel_order", "never_predicted"}
 
@@ -287,7 +293,7 @@ def test_class_that_is_never_predicted(camvid, tmp_path):
 def test_constant_mask(camvid, tmp_path):
     model = change_channels(unpacked(), "logits", slice(None), 0, None)
     finding = found(write(tmp_path / "constant.tflite", model), camvid)["constant_mask"]
-    assert "3 of 3 masks are one class all over" in finding.evidence
+    assert "3 of 3 masks have a single class" in finding.evidence
     assert not {"label_order", "never_predicted"} & set(found(tmp_path / "constant.tflite", camvid))
     assert finding.severity is Severity.PROBLEM
 
@@ -298,12 +304,12 @@ def test_label_list_in_the_wrong_order(camvid, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(names))
     finding = found(INT8, camvid, labels=labels)["label_order"]
-    assert "index 0 is called 'road', holds 'sky'" in finding.evidence
-    assert "index 3 is called 'sky', holds 'road'" in finding.evidence
+    assert "index 0 is called 'road', contains 'sky'" in finding.evidence
+    assert "index 3 is called 'sky', contains 'road'" in finding.evidence
 
 
 @dataclasses.dataclass(frozen=True)
-class Renumbered(Turned):
+class Renumbered(TransformedDataset):
     """Another data set with other class ids."""
 
     order: tuple[int, ...] = ()
@@ -331,7 +337,7 @@ def test_classes_in_another_order_and_no_manifest(camvid, tmp_path):
 def test_data_set_that_counts_its_classes_otherwise(camvid):
     finding = found(INT8, renumbered(camvid))["label_order"]
     assert finding.severity is Severity.WARNING  # the manifest's list is right
-    assert "'road' comes out as index 3" in finding.evidence
+    assert "'road' is predicted as index 3" in finding.evidence
 
 
 def test_file_that_does_not_run(camvid, tmp_path):
@@ -346,7 +352,7 @@ def test_other_classes_than_the_data_set(twin):
     diagnosis = diagnose(open_case(INT8, dataset=drawn), Effort(0, 2, processes=1))
     assert "label_count" in {finding.name for finding in diagnosis.findings}
     reasons = {item.check: item.reason for item in diagnosis.skipped}
-    assert reasons["constant mask"] == "the file gives 11 classes, synthetic has 7"
+    assert reasons["constant mask"] == "expected 7 classes (synthetic), got 11"
     assert "saturated ranges" not in reasons
 
 

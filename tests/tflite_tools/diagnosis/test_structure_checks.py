@@ -83,7 +83,7 @@ def test_graph_that_normalizes_itself_and_is_fed_normalized(tmp_path):
     # Nobody says how it is fed: the assumption is no evidence, but it does not fit.
     finding = found(path)["unknown_normalization"]
     assert finding.severity is Severity.WARNING
-    assert "stands for [0, 255]; the first is an assumption" in finding.evidence
+    assert "covers [0, 255]; the first is an assumption" in finding.evidence
     twice = found(path, preprocessing=Preprocessing())
     assert twice["normalized_twice"].severity is Severity.PROBLEM
     assert found(path, preprocessing=Preprocessing((0.0,) * 3, (1.0,) * 3)) == {}
@@ -127,9 +127,7 @@ def test_input_scale_that_the_files_own_metadata_contradicts(tmp_path):
     path = declaring(tmp_path / "theirs.tflite", Preprocessing((0.0,) * 3, (255.0,) * 3))
     finding = found(path)["input_scale"]
     assert finding.severity is Severity.PROBLEM
-    assert "pixels 0..255 become [0, 1], the file's input stands for [-1, 0.992]" in (
-        finding.evidence
-    )
+    assert "pixels 0..255 become [0, 1], the file's input covers [-1, 0.992]" in (finding.evidence)
     raw = declaring(tmp_path / "raw.tflite", Preprocessing((0.0,) * 3, (1.0,) * 3))
     assert "input_scale" in found(raw)
 
@@ -164,7 +162,7 @@ def test_small_logits_without_a_convention_are_told(tmp_path):
     path = write(tmp_path / "low.tflite", low_logits(unpacked()))
     finding = found(path)["resize_convention"]
     assert finding.severity is Severity.WARNING
-    assert "92x120 is resized half-pixel to 368x480: nothing says how" in finding.evidence
+    assert "92x120 is resized half-pixel to 368x480: the training's" in finding.evidence
     write_manifest(path, lambda values: values["output"].update(resize="align_corners"))
     assert found(path) == {}
 
@@ -186,7 +184,7 @@ def test_resize_of_the_logits_that_differs_from_the_manifests(
     write_manifest(path, trained)
     finding = found(path)["resize_convention"]
     assert finding.severity is Severity.PROBLEM
-    assert f"RESIZE_BILINEAR, is {word}, the manifest says half-pixel" in finding.evidence
+    assert f"RESIZE_BILINEAR, is {word}, expected half-pixel (manifest)" in finding.evidence
     write_manifest(path)  # older manifests say nothing: what is left is the mixture
     assert found(path)["resize_convention"].severity is Severity.WARNING
 
@@ -201,7 +199,9 @@ def test_resize_inside_the_network_is_not_the_one_of_the_logits(tmp_path):
 def test_manifest_with_a_resize_that_nobody_knows(tmp_path):
     path = write(tmp_path / "odd.tflite", unpacked())
     write_manifest(path, lambda values: values["output"].update(resize="bicubic"))
-    with pytest.raises(ValueError, match=r"odd\.json: not a readable manifest \(resize 'bicubic'"):
+    with pytest.raises(
+        ValueError, match=r"odd\.json: not a readable manifest \(resize: expected one of"
+    ):
         found(path)
 
 
@@ -267,7 +267,7 @@ def test_label_list_of_the_wrong_length(tmp_path):
     names = json.loads((CAMVID / "labels.json").read_text())["names"]
     short = tmp_path / "labels.txt"
     short.write_text("\n".join(names[1:]) + "\n")
-    assert "10 names, the file gives 11" in found(INT8, labels=short)["label_count"].evidence
+    assert "expected 11 names" in found(INT8, labels=short)["label_count"].evidence
     assert found(INT8, labels=CAMVID / "labels.json") == {}
 
 

@@ -21,9 +21,10 @@ from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
 from tflite_tools.flatbuffer.graph import parse_model, read_graph
 from tflite_tools.flatbuffer.pack import pack
+from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.latency import measure_latency
 from tflite_tools.runtime.output_reader import OutputReader, argmax_channels
-from tflite_tools.runtime.pool import InterpreterPool, Task
+from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 INT8 = CAMVID / "int8.tflite"
@@ -172,14 +173,14 @@ def test_contracts_of_other_peoples_files(shared_dir):
     table = floating.quantize_table()
     assert table.shape == (256, 3)
     assert (table[0, 0], table[128, 0], table[255, 0]) == (-1.0, 0.0, 127 / 128)
-    with pytest.raises(ValueError, match="a segmentation model gives"):
+    with pytest.raises(ValueError, match="expected logits"):
         read_contract(models / "mobilenet_v2_1.0_224_quant.tflite")
 
 
 def test_input_scale_that_does_not_fit_the_preprocessing_is_said():
     contract = read_contract(INT8, Preprocessing((0.0,) * 3, (1.0,) * 3))
     assert "input scale 0.0078125 and zero point 128" in contract.warnings[0]
-    assert "normalized in another way" in contract.warnings[0]
+    assert "normalized differently" in contract.warnings[0]
 
 
 def test_float_and_int8_inputs_are_fed_by_table():
@@ -270,11 +271,11 @@ def test_probabilities_have_no_mean_loss(tiny_dataset, tmp_path):
     dataset = open_dataset("folder", tiny_dataset, split="val")
     (result,) = evaluate([contract], dataset, options=options(mean_loss=True, limit=2))
     assert result.mean_loss is None
-    assert "gives probabilities, not logits: no mean loss" in result.warnings
+    assert "gives probabilities, not logits: the mean loss is not computed" in result.warnings
 
 
 def test_mean_loss_and_tiles_exclude_each_other():
-    with pytest.raises(ValueError, match="leave one of the two out"):
+    with pytest.raises(ValueError, match="use --mean_loss or --tile_overlap, not both"):
         options(mean_loss=True, tile_overlap=16)
 
 
@@ -299,14 +300,14 @@ def test_constant_mask_is_called_out(tiny_dataset, tmp_path):
     dataset = open_dataset("folder", tiny_dataset, split="val")
     (result,) = evaluate([read_contract(path)], dataset, options=options())
     assert result.constant_images == 6
-    assert result.warnings[0].startswith("CONSTANT MASK: every one of 6 images is all")
+    assert result.warnings[0].startswith("CONSTANT MASK: each of the 6 images is entirely")
     assert "normalized twice" in result.warnings[0]
 
 
 def test_wrong_number_of_classes_is_refused_before_it_runs():
     dataset = open_dataset("synthetic", None, split="val")
     (result,) = evaluate([read_contract(INT8)], dataset, options=options(limit=2))
-    assert "gives 11 classes, synthetic has 7" in result.failure
+    assert "expected 7 classes (synthetic), got 11" in result.failure
     assert result.matrix is None
 
 
@@ -406,7 +407,7 @@ def test_damaged_files_end_with_one_line(tmp_path, tiny_dataset, damage):
         ((f"--model={INT8}", "--dataset=synthetic", "--limit=-1"), 1, "must not be negative"),
         ((f"--model={INT8}", "--dataset=synthetic", "--split=x"), 1, "unknown split 'x'"),
         ((f"--model={INT8}", "--dataset=nothing"), 2, "--dataset=nothing"),
-        ((f"--model={INT8}", "--dataset=synthetic", "--mean=1,2"), 1, "one value per channel"),
+        ((f"--model={INT8}", "--dataset=synthetic", "--mean=1,2"), 1, "--mean and --std: "),
         (("--run_dir=missing",), 1, "missing: no such folder; check --run_dir"),
         ((f"--run_dir={CAMVID}",), 1, "no .tflite; run export.to_tflite first"),
     ],

@@ -78,9 +78,9 @@ def test_vote_options_by_hand():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 4}, "window must be odd and hold count neighbours; got 4 and 5"),
-        ({"count": 26}, "got 5 and 26"),
-        ({"count": 0}, "got 5 and 0"),
+        ({"window": 4}, "window must be odd and hold count neighbours; got window 4 and count 5"),
+        ({"count": 26}, "got window 5 and count 26"),
+        ({"count": 0}, "got window 5 and count 0"),
         ({"sigma": 0.0}, r"sigma and cutoff must be positive; got 0\.0"),
         ({"cutoff": -1.0}, "sigma and cutoff must be positive"),
     ],
@@ -241,7 +241,7 @@ def test_command_scores_points(scans, sign_of_y, tmp_path):
     assert np.mean(ious) == pytest.approx(float(rows["sign"][2]), abs=0.01)
     assert rows["truck"][1:] == ["-"] * 4
     assert "2 scans, 5900 labelled points" in output
-    assert "other: FAILED: takes 3 channels, semantic_kitti has 5" in output
+    assert "other: FAILED: expected 5 channels (semantic_kitti), got 3" in output
 
 
 @pytest.mark.parametrize(

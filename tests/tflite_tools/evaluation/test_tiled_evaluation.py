@@ -12,7 +12,7 @@ from tests.children import run_command
 from tests.paths import CAMVID, ROOT
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, evaluate
-from tflite_tools.evaluation.tiled import patience_s
+from tflite_tools.evaluation.tiled import task_timeout_s
 from tflite_tools.runtime.runner import ModelRunner
 
 INT8 = CAMVID / "int8.tflite"
@@ -76,7 +76,7 @@ def test_parts_are_those_of_crops_run_by_hand(camvid, runner):
     Midway between the centres lie rows 272 and 448 and columns 360 and 600.
     """
     photo, _ = joined(camvid, 0)
-    found, invokes = runner.photo_class_map(photo, 64)
+    found, invokes = runner.full_size_class_map(photo, 64)
     assert (found.shape, found.dtype, invokes) == ((720, 960), np.uint8, 9)
     for top, rows in ((0, slice(0, 272)), (176, slice(272, 448)), (352, slice(448, 720))):
         for left, columns in ((0, slice(0, 360)), (240, slice(360, 600)), (480, slice(600, 960))):
@@ -97,8 +97,8 @@ def test_tiles_of_four_joined_photos_find_what_the_photos_alone_have(camvid, run
     alone = [place(camvid.image(10 * number), (HEIGHT, WIDTH))[0] for number in range(4)]
     maps = [runner.class_map(canvas)[:360] for canvas in alone]
     expected = np.vstack([np.hstack(maps[:2]), np.hstack(maps[2:])])
-    tiled, invokes = runner.photo_class_map(photo, 0)
-    scaled, _ = runner.photo_class_map(photo, -1)
+    tiled, invokes = runner.full_size_class_map(photo, 0)
+    scaled, _ = runner.full_size_class_map(photo, -1)
     assert invokes == 4
     assert (tiled == expected).mean() > 0.97
     assert (scaled == expected).mean() < 0.95
@@ -129,7 +129,7 @@ def test_overlap_takes_seams_away(camvid, runner, index):
     photo = enlarged(camvid, index)
     reference = dense_reference(photo, runner)
     differ = {
-        overlap: (runner.photo_class_map(photo, overlap)[0] != reference).mean()
+        overlap: (runner.full_size_class_map(photo, overlap)[0] != reference).mean()
         for overlap in (0, 64)
     }
     assert 0 < differ[64] < 0.015
@@ -145,17 +145,17 @@ def test_scores_are_those_of_the_stitched_masks(own_folder, runner):
     same = total = 0
     for index in range(len(dataset)):
         image, label = dataset.read(index)
-        found, _ = runner.photo_class_map(image, 64)
+        found, _ = runner.full_size_class_map(image, 64)
         of_photo = np.zeros((11, 12), int)
         np.add.at(of_photo, (label[label < 11], found[label < 11]), 1)
         np.testing.assert_array_equal(first.image_matrices[index], of_photo)
         matrix += of_photo
-        same += (found == other.photo_class_map(image, 64)[0]).sum()
+        same += (found == other.full_size_class_map(image, 64)[0]).sum()
         total += label.size
     np.testing.assert_array_equal(first.matrix, matrix)
     assert second.agreement == pytest.approx(same / total)
     assert (first.images, first.invokes) == (4, 20)  # 9 + 1 + 9 + 1
-    assert "cut in tiles: 5.0 invokes a photo on average (20 for 4 photos)" in first.warnings[-1]
+    assert "cut in tiles: 5.0 invokes per image on average (20 for 4 images)" in first.warnings[-1]
 
 
 def test_photos_that_are_not_larger_are_scored_as_without_tiles(own_folder):
@@ -176,7 +176,7 @@ def test_file_with_an_argmax_head_is_stitched_too(camvid):
     size = contract.height
     own = ModelRunner(contract)
     photo = enlarged(camvid, 0)
-    found, invokes = own.photo_class_map(photo, 32)
+    found, invokes = own.full_size_class_map(photo, 32)
     assert invokes == 4  # 720 and 960 take two tiles of 513 each
     corner = own.class_map(photo[-size:, -size:])
     # Tiles begin at rows 0 and 207, columns 0 and 447: midway lie 360 and 480.
@@ -207,7 +207,7 @@ def test_command_records_the_setting(own_folder, tmp_path):
     )
     assert status == 0, errors
     assert "overlapping by 64 pixels at least" in output.splitlines()[0]
-    assert "int8: cut in tiles: 5.0 invokes a photo" in output
+    assert "int8: cut in tiles: 5.0 invokes per image" in output
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["options"]["tile_overlap"] == 64
     assert metrics["models"][0]["images"] == 2
@@ -216,8 +216,8 @@ def test_command_records_the_setting(own_folder, tmp_path):
 @pytest.mark.parametrize(
     ("overlap", "status", "message"),
     [
-        ("368", 1, "int8: tiles of 368x480 pixels (height x width) can overlap by 0 to 367 pixels"),
-        ("-2", 1, "tile_overlap is -1 (off) or a number of pixels from 0 on; got -2"),
+        ("368", 1, "int8: tiles of 368x480 pixels (height x width) overlap by 0 to 367 pixels"),
+        ("-2", 1, "tile_overlap must be -1 (off) or at least 0 pixels; got -2"),
         ("half", 2, "--tile_overlap=half"),
     ],
 )
@@ -236,5 +236,5 @@ def test_bad_overlap_ends_with_one_line(tmp_path, overlap, status, message):
 
 def test_one_photo_of_many_tiles_gets_more_patience():
     """A 6000x6000 photo in tiles of 257 are 576 invokes and more; int16x8 takes a second each."""
-    assert patience_s(0) > 10 * 576
-    assert patience_s(-1) == 600
+    assert task_timeout_s(0) > 10 * 576
+    assert task_timeout_s(-1) == 600

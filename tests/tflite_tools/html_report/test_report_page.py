@@ -261,7 +261,7 @@ def test_a_file_that_fails_is_named_and_the_others_stand(scenes, tmp_path):
     status, _, errors = run_report(f"--model={CAMVID / 'qat_int8.tflite'},{animals}", *flags)
     assert (status, errors) == (1, [])
     text = (output_dir / "index.html").read_text()
-    assert "qat_int8 failed: gives 11 classes, synthetic has 7" in text
+    assert "qat_int8 failed: expected 7 classes (synthetic), got 11" in text
     models = json.loads((output_dir / "metrics.json").read_text())["models"]
     assert "miou" not in models[0]
     assert models[1]["miou"] is not None

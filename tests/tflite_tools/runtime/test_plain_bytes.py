@@ -8,8 +8,8 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from tests.tflite_tools.surgery import float_twin, unpacked, write
 from tflite_tools.benchmarking.timing import BenchmarkOptions, benchmark
 from tflite_tools.contract import read_contract
-from tflite_tools.file_contract import PreprocessingSource, read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import PreprocessingSource, read_input_contract
 from tflite_tools.runtime.runner import ModelRunner
 
 TYPES = schema.TensorType
@@ -42,13 +42,13 @@ def test_a_cast_input_is_fed_with_bytes(tmp_path, kind):
     twin = write(tmp_path / "twin.tflite", float_twin(unpacked()))
     contract = read_contract(cast_in_front(tmp_path / "cast.tflite", kind))
     assert contract.preprocessing_source is PreprocessingSource.QUANTIZATION
-    assert not any("nothing says how its pixels" in warning for warning in contract.warnings)
+    assert not any("not on record" in warning for warning in contract.warnings)
     image = np.random.default_rng(0).integers(0, 256, SHAPE[1:], np.uint8)
     floats = ModelRunner(read_contract(twin, Preprocessing((128.0,) * 3, (128.0,) * 3)))
     expected = floats.class_map(image)
     assert len(np.unique(expected)) > 2
     assert np.mean(ModelRunner(contract).class_map(image) == expected) > 0.999
-    rebuilt = read_file_contract(contract.path, read_graph(contract.path))
+    rebuilt = read_input_contract(contract.path, read_graph(contract.path))
     assert rebuilt.preprocessing == contract.preprocessing
     assert rebuilt.preprocessing.std == (1.0,) * 3
 
@@ -57,7 +57,7 @@ def test_a_normalization_by_hand_does_not_reach_plain_bytes(tmp_path):
     given = Preprocessing((128.0,) * 3, (128.0,) * 3)
     contract = read_contract(cast_in_front(tmp_path / "cast.tflite", TYPES.UINT8), given)
     assert contract.quantize_table() is None
-    assert any("--mean and --std are not used" in warning for warning in contract.warnings)
+    assert any("--mean and --std are ignored" in warning for warning in contract.warnings)
 
 
 def test_benchmark_times_a_cast_input(tmp_path):

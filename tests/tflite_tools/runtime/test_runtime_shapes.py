@@ -94,7 +94,7 @@ def test_the_runtime_that_refuses_leaves_the_first_reason(files, tmp_path):
     with pytest.raises(ValueError, match=shapes):
         import_graph(broken)
     without = dataclasses.replace(read_graph(files[1]), path=tmp_path / "missing.tflite")
-    with pytest.raises(ValueError, match="known only when it runs"):
+    with pytest.raises(ValueError, match="known only at run time"):
         with_known_shapes(without)
 
 

@@ -12,7 +12,7 @@ from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.to_keras.importer import import_graph
 
 _CONTENTS: dict[tuple, bytes] = {}

@@ -15,7 +15,7 @@ from deeplab_tf.graph.network import NetworkDescription
 from deeplab_tf.models.config import DeepLabConfig
 from deeplab_tf.models.deeplab import build_deeplab
 from tflite_tools.flatbuffer.graph import read_graph
-from tflite_tools.runtime.pool import FileRunner
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.to_keras.fidelity import measure
 from tflite_tools.to_keras.importer import import_graph
 

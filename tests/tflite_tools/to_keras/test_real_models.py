@@ -10,10 +10,10 @@ from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.graph.build import build_imported
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
-from tflite_tools.file_contract import read_file_contract
 from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.input_contract import read_input_contract
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.runtime.interpreter import Kernels
-from tflite_tools.runtime.pool import FileRunner
 from tflite_tools.to_keras import self_check
 from tflite_tools.to_keras.fidelity import measure
 from tflite_tools.to_keras.importer import import_file, import_graph
@@ -134,7 +134,7 @@ def test_simulated_file_gives_the_same_integers(shared_dir, name):
     graph = read_graph(shared_dir / "models" / name)
     network = import_graph(graph)
     pictures = built_in_pictures(network.description.input_shape)
-    contract = read_file_contract(graph.path, graph, mean=128.0, std=128.0)
+    contract = read_input_contract(graph.path, graph, mean=128.0, std=128.0)
     inputs = [contract.real_values(picture) for picture in pictures[1:3]]
     result = self_check.check(graph, network, inputs=inputs, description="two pictures")
     assert result.kernels is Kernels.XNNPACK

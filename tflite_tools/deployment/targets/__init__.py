@@ -1,1 +1,1 @@
-"""Accelerators: which operators they take."""
+"""Predicts which operators of a file run on an accelerator."""

@@ -6,15 +6,15 @@ operations) and what official compiled models show:
 
 - Tensors are int8 or uint8, of constant size, with at most three dimensions above 1, the
   three innermost ones. Parameters are constant.
-- ONE partition, one connected run: the first operator behind its begin that cannot be mapped,
-  and everything that depends on it, runs on the CPU.
-- Operators in front of it may stay on the CPU: those that cannot be mapped and depend on nothing
-  that is, such as the QUANTIZE of a float input or the CAST of a camera's bytes.
+- ONE partition, one connected run: the first operator after its start that cannot be mapped, and
+  everything that depends on it, runs on the CPU.
+- Operators in front of it may stay on the CPU: those that cannot be mapped and do not depend on
+  mapped ones, such as the QUANTIZE of a float input or the CAST of a camera's bytes.
 
 What it cannot know: Coral does not publish which resizes lose too much precision to be mapped,
 nor which tensors are too large for the chip. A resize counts as mapped up to the growth that
 compiled models show (`SEEN_RESIZE_FACTOR`); larger ones, 1 -> 33 and 33 -> 513 among them, were
-left on the CPU where they were seen. The last word is `edgetpu_compiler -s FILE`.
+left on the CPU where they were seen. Only `edgetpu_compiler -s FILE` is authoritative.
 """
 
 import collections
@@ -27,11 +27,12 @@ from tflite_tools.deployment.targets import operands
 from tflite_tools.deployment.targets.partition import name_of, one_run
 from tflite_tools.deployment.targets.result import Placement, TargetResult
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
+from tflite_tools.flatbuffer.operators import traits
 
 SRAM_BYTES = 8 * 2**20
-"""On the chip, for the compiled program first, then for parameters."""
+"""On the chip: first for the compiled program, then for parameters."""
 SEEN_CACHE_BYTES = 6 * 2**20
-"""What compile logs always had left for parameters: 6.15 to 7.06 MiB in those that were read."""
+"""Space for parameters that every compile log had: 6.15 to 7.06 MiB."""
 SEEN_RESIZE_FACTOR = 2.0
 """6 -> 12, 12 -> 24 and 24 -> 48 are mapped in official models, and 33 -> 33."""
 MAX_SOFTMAX = 16_000
@@ -69,7 +70,12 @@ def check(graph: Graph, target: str) -> TargetResult:
 
 
 def reason(graph: Graph, operator: Operator) -> str:
-    """Why the operator cannot be mapped by itself; "" where it can."""
+    """Returns why an operator cannot be mapped by itself; "" if it can.
+
+    Args:
+        graph: the file.
+        operator: of the file.
+    """
     rule = _RULES.get(operator.kind)
     if rule is None:
         return "not in the Edge TPU's table of operators"
@@ -77,9 +83,9 @@ def reason(graph: Graph, operator: Operator) -> str:
 
 
 def _tensors(graph: Graph, operator: Operator) -> str:
-    """The rules that hold for every operator."""
+    """Applies the rules for tensors, which hold for every operator."""
     for tensor in operands.computed(graph, operator):
-        # An LSTM's cell state is int16 inside; only what enters and leaves must be 8 bits.
+        # An LSTM's cell state is int16; only its inputs and outputs must have 8 bits.
         state = "LSTM" in operator.kind and tensor.type_name == "INT16"
         if tensor.type_name not in _EIGHT_BITS and not state:
             return f"{tensor.type_name} tensor; the Edge TPU computes in int8 and uint8"
@@ -117,7 +123,12 @@ def _convolution(graph: Graph, operator: Operator) -> str:
     dilation = [operands.option(operator, f"dilation{axis}Factor", default=1) for axis in "HW"]
     if dilation[0] != dilation[1]:
         return f"dilation {dilation[0]} x {dilation[1]}; the same in x and y is needed"
-    return _constant(graph, operator, slot=1)
+    return _constant_weights(graph, operator)
+
+
+def _constant_weights(graph: Graph, operator: Operator) -> str:
+    _, weights, _ = traits(operator.kind).slots
+    return _constant(graph, operator, slot=weights)
 
 
 def _constant(graph: Graph, operator: Operator, *, slot: int) -> str:
@@ -133,7 +144,7 @@ def _fully_connected(graph: Graph, operator: Operator) -> str:
     output = graph.tensors[operator.outputs[0]]
     if math.prod(output.shape[:-1]) != 1:
         return f"output {list(output.shape)} is not one-dimensional"
-    return _constant(graph, operator, slot=1)
+    return _constant_weights(graph, operator)
 
 
 def _reduction(graph: Graph, operator: Operator) -> str:
@@ -222,7 +233,7 @@ _RULES: dict[str, _Rule] = {
     "SQUEEZE": _squeeze,
     "STRIDED_SLICE": _strided_slice,
     "TILE": _any,  # undocumented; mapped in the official Cityscapes model
-    "TRANSPOSE_CONV": lambda graph, operator: _constant(graph, operator, slot=1),
+    "TRANSPOSE_CONV": _constant_weights,
 }
 
 _NOT_EVERYWHERE = {
@@ -232,7 +243,7 @@ _NOT_EVERYWHERE = {
 
 
 def _float_inputs(graph: Graph, refused: dict[int, str]) -> set[int]:
-    """Positions of the QUANTIZE of float inputs: each may stand in front, whatever it feeds."""
+    """Returns positions of the QUANTIZE of float inputs, which may stay in front."""
     return {
         position
         for position in refused
@@ -258,20 +269,20 @@ def _partition(graph: Graph, reasons: dict[int, str], *, front: set[int]) -> str
     return f"{text}; it ends at {name_of(graph.operators[ends[0]])}; {left} run on the CPU"
 
 
-def _parameter_bytes(graph: Graph, placements) -> int:
+def _parameter_bytes(graph: Graph, placements: tuple[Placement, ...]) -> int:
     used = {i for p in placements if p.mapped for i in p.operator.inputs if i >= 0}
     constants = (graph.tensors[i].data for i in used)
     return sum(data.nbytes for data in constants if data is not None)
 
 
-def _warnings(graph: Graph, placements) -> list[str]:
+def _warnings(graph: Graph, placements: tuple[Placement, ...]) -> list[str]:
     warnings = []
     parameters = _parameter_bytes(graph, placements)
     if parameters > SEEN_CACHE_BYTES:
         fit = "do not" if parameters > SRAM_BYTES else "may not"
         warnings.append(
-            f"{parameters / 2**20:.2f} MiB of parameters {fit} fit on the chip beside the program "
-            f"({SRAM_BYTES >> 20} MiB in all): the rest is fetched again for every image"
+            f"{parameters / 2**20:.2f} MiB of parameters {fit} fit on the chip together with the "
+            f"program ({SRAM_BYTES >> 20} MiB in all): the rest is fetched again for every image"
         )
     for kind, text in _NOT_EVERYWHERE.items():
         if any(p.mapped and p.operator.kind == kind for p in placements):
@@ -284,5 +295,5 @@ def _warnings(graph: Graph, placements) -> list[str]:
         for tensor in operands.computed(graph, p.operator)
     )
     if size > SRAM_BYTES:
-        warnings.append(f"tensor {largest}: the compiler may give up on so large an activation")
+        warnings.append(f"tensor {largest}: the compiler may fail on an activation of this size")
     return warnings

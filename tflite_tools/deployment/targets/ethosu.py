@@ -1,9 +1,9 @@
-"""Arm Ethos-U: asks Vela, Arm's own compiler, in a child process.
+"""Arm Ethos-U: runs Vela, Arm's own compiler, in a child process.
 
-What Vela maps is read from the file that it writes: an operator that is still there under its
-own kind and output name stays on the CPU. (`--show-cpu-operations` says the same in words, but
-fails with a KeyError on some files.) Vela's warnings give the reasons, its CSV summary the
-estimates, for its default system: state yours before you believe the milliseconds.
+What Vela maps is read from the file that it writes: an operator that still exists under its
+own kind and output name stays on the CPU. (`--show-cpu-operations` lists the same, but fails with a
+KeyError on some files.) Vela's warnings give the reasons, its CSV summary the estimates, for its
+default system: the milliseconds hold for that system only.
 """
 
 import collections
@@ -25,12 +25,12 @@ ACCELERATORS = (
     *(f"ethos-u65-{macs}" for macs in (256, 512)),
     *(f"ethos-u85-{macs}" for macs in (128, 256, 512, 1024, 2048)),
 )
-"""The number is the multiply-accumulates of one cycle."""
+"""The number is the multiply-accumulates per cycle."""
 TIMEOUT_SECONDS = 600
 _COMPILED = "CUSTOM:ethos-u"
 _WARNING = re.compile(r"operator: \S+, ofm: '(.*)'\nReason: (.*)")
 _TENSOR_IN_REASON = re.compile(r" \(.*\)$")
-"""Cut off, so that operators with the same reason share a row."""
+"""Removed, so that operators with the same reason share a row."""
 _ESTIMATES = {
     "cycles_total": ("cycles", 1.0),
     "inference_time": ("time_ms", 1e3),
@@ -42,7 +42,7 @@ _ESTIMATES = {
 
 
 def check(graph: Graph, target: str) -> TargetResult:
-    """Compiles the file for one accelerator and throws the result away.
+    """Compiles the file for one accelerator and discards the compiled file.
 
     Args:
         graph: a checked file.
@@ -60,14 +60,14 @@ def check(graph: Graph, target: str) -> TargetResult:
         text = _run_vela(graph.path, target, folder=pathlib.Path(folder))
         compiled = _read_compiled(graph.path, pathlib.Path(folder) / "model_vela.tflite")
         summary = _summary(pathlib.Path(folder))
-    placements, strangers = _placements(graph, compiled, text=text)
+    placements, unknown = _placements(graph, compiled, text=text)
     return TargetResult(
         target,
         graph,
         placements=placements,
         partition=_partition(graph, compiled, placements=placements),
         source=_source(summary),
-        warnings=tuple(strangers),
+        warnings=tuple(unknown),
         estimates={
             name: factor * _number(summary[key]) for key, (name, factor) in _ESTIMATES.items()
         },
@@ -118,7 +118,7 @@ def _run_vela(path: pathlib.Path, target: str, *, folder: pathlib.Path) -> str:
 def _summary(folder: pathlib.Path) -> dict[str, str]:
     files = list(folder.glob("model_summary_*.csv"))
     if len(files) != 1:
-        raise RuntimeError(f"Vela wrote {len(files)} summaries instead of one; install Vela 5.2.0")
+        raise RuntimeError(f"expected one summary of Vela, got {len(files)}; install Vela 5.2.0")
     with files[0].open(newline="") as stream:
         row = next(csv.DictReader(stream), {})
     missing = {*_ESTIMATES, "system_config", "memory_mode", "core_clock"} - set(row)
@@ -138,12 +138,14 @@ def _key(graph: Graph, operator: Operator) -> tuple[str, str]:
     return operator.kind, graph.tensors[operator.outputs[0]].name
 
 
-def _placements(graph: Graph, compiled: Graph, *, text: str):
-    """Placements of the file's operators; one line for what Vela left that is not the file's."""
+def _placements(
+    graph: Graph, compiled: Graph, *, text: str
+) -> tuple[tuple[Placement, ...], list[str]]:
+    """Returns the placements, and a line per operator on the CPU that is not in the file."""
     left = collections.Counter(
         _key(compiled, operator) for operator in compiled.operators if operator.kind != _COMPILED
     )
-    # By output alone: Vela splits a fused activation off and warns under its name.
+    # Only by output: Vela separates a fused activation and warns under its name.
     reasons = {name: _TENSOR_IN_REASON.sub("", why.strip()) for name, why in _WARNING.findall(text)}
     placements = []
     for operator in graph.operators:
@@ -153,15 +155,15 @@ def _placements(graph: Graph, compiled: Graph, *, text: str):
             left[key] -= 1
             reason = reasons.get(key[1]) or "left on the CPU; Vela gives no reason"
         placements.append(Placement(operator, reason))
-    strangers = [
+    unknown = [
         f"Vela left {kind} ({name}) on the CPU, which is not in the file under this name"
         for (kind, name), count in left.items()
         if count
     ]
-    return tuple(placements), strangers
+    return tuple(placements), unknown
 
 
-def _partition(graph: Graph, compiled: Graph, *, placements) -> str:
+def _partition(graph: Graph, compiled: Graph, *, placements: tuple[Placement, ...]) -> str:
     blocks = sum(operator.kind == _COMPILED for operator in compiled.operators)
     mapped = sum(placement.mapped for placement in placements)
     return f"blocks on the NPU: {blocks}; {mapped} of {len(graph.operators)} operators of the file"

@@ -1,14 +1,14 @@
-"""The TFLite GPU delegate (Android, OpenCL or OpenGL): what it says it can take.
+"""The TFLite GPU delegate (Android, OpenCL or OpenGL): the operators that it supports.
 
 Source: the delegate's own offline check in the TensorFlow repository,
 `lite/tools/versioning/gpu_compatibility.cc`, and the list in its guide ("GPU delegates for
 TensorFlow Lite"). `tf.lite.experimental.Analyzer(gpu_compatibility=True)` of TensorFlow 2.21
-calls every file compatible, custom operators included, so it is no help here.
+reports every file as compatible, custom operators included, so it is not used here.
 
 It depends on versions: operators outside the guide's list came later and older delegates
 refuse them; a driver may refuse what the delegate accepts. Integer files are computed in
-float (quantized inference is on by default), which says nothing about their speed. By
-default the delegate takes its largest part of the graph alone.
+float (quantized inference is on by default), which does not determine their speed. By
+default the delegate takes only its largest part of the graph.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ GUIDE = frozenset((
     "SOFTMAX", "STRIDED_SLICE", "SUB", "TRANSPOSE_CONV",
 ))
 """Operators of the guide; the others came later. QUANTIZE and DEQUANTIZE belong to the
-quantized inference that the guide describes apart."""
+quantized inference, which the guide describes separately."""
 _CUSTOM = ("Convolution2DTransposeBias", "MaxPoolingWithArgmax2D", "MaxUnpooling2D", "Resampler")
 
 _UNARY = (
@@ -60,7 +60,7 @@ _Rule = Callable[[Graph, Operator], str]
 
 
 def check(graph: Graph, target: str) -> TargetResult:
-    """Predicts what the delegate takes.
+    """Predicts which operators the delegate takes.
 
     Args:
         graph: a checked file.
@@ -90,7 +90,12 @@ def check(graph: Graph, target: str) -> TargetResult:
 
 
 def reason(graph: Graph, operator: Operator) -> str:
-    """Why the delegate refuses the operator; "" where it does not."""
+    """Returns why the delegate refuses an operator; "" if it does not.
+
+    Args:
+        graph: the file.
+        operator: of the file.
+    """
     if operator.kind.startswith("CUSTOM:"):
         known = operator.kind.removeprefix("CUSTOM:") in _CUSTOM
         return "" if known else "custom operator"
@@ -233,7 +238,7 @@ _RULES: dict[str, _Rule] = {
 }
 
 
-def _warnings(graph: Graph, placements) -> list[str]:
+def _warnings(graph: Graph, placements: tuple[Placement, ...]) -> list[str]:
     mapped = {p.operator.kind for p in placements if p.mapped}
     warnings = []
     if later := sorted(mapped - GUIDE - {"QUANTIZE", "DEQUANTIZE"}):

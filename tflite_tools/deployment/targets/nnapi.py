@@ -1,11 +1,11 @@
-"""Android's NNAPI through the TFLite delegate: what the delegate hands on, by API level.
+"""Android's NNAPI through the TFLite delegate: the operators it passes to NNAPI, by API level.
 
 Source: `Validate` in TensorFlow's `lite/delegates/nnapi/nnapi_delegate.cc`, whose rules name the
 NNAPI version of each operator: API level 28 (NNAPI 1.1, Android 9), 29 (1.2, Android 10),
-30 (1.3, Android 11, and everything later). It also looks at the version number of an operator,
-which this check leaves out: types and options are checked instead.
+30 (1.3, Android 11, and everything later). It also checks the version number of an operator; this
+module checks types and options instead.
 
-What is handed on may still run on the phone's CPU: drivers differ, and only the phone knows.
+An operator that is passed to NNAPI may still run on the phone's CPU, depending on the driver.
 NNAPI is deprecated from Android 15 on.
 """
 
@@ -18,6 +18,7 @@ from tflite_tools.deployment.targets import operands
 from tflite_tools.deployment.targets.partition import delegated_parts, largest
 from tflite_tools.deployment.targets.result import Placement, TargetResult
 from tflite_tools.flatbuffer.graph import Graph, Operator
+from tflite_tools.flatbuffer.operators import traits
 
 NEWEST = 30
 PARTS = 3
@@ -31,7 +32,7 @@ _Rule = Callable[[Graph, Operator, int], str]
 
 
 def check(graph: Graph, target: str) -> TargetResult:
-    """Predicts what the delegate hands on.
+    """Predicts which operators the delegate passes to NNAPI.
 
     Args:
         graph: a checked file.
@@ -50,10 +51,10 @@ def check(graph: Graph, target: str) -> TargetResult:
     total = len(graph.operators)
     partition = (
         f"parts for NNAPI at API level {level}: {len(parts)}; "
-        f"{len(kept)} of {total} operators are handed on"
+        f"{len(kept)} of {total} operators are passed to it"
     )
     warnings = [
-        "NNAPI is deprecated from Android 15 on, and a driver may refuse what the delegate hands on"
+        "NNAPI is deprecated from Android 15 on, and a driver may refuse what the delegate passes"
     ]
     if len(parts) > 1:
         warnings.append("each part costs a copy to the accelerator and back")
@@ -68,7 +69,13 @@ def check(graph: Graph, target: str) -> TargetResult:
 
 
 def reason(graph: Graph, operator: Operator, *, level: int = NEWEST) -> str:
-    """Why the delegate keeps the operator at an API level; "" where it hands it on."""
+    """Returns why the delegate keeps an operator on the CPU; "" if it passes it to NNAPI.
+
+    Args:
+        graph: the file.
+        operator: of the file.
+        level: Android API level.
+    """
     row = _TABLE.get(operator.kind)
     if row is None:
         return "not an operator of the NNAPI delegate"
@@ -79,7 +86,7 @@ def reason(graph: Graph, operator: Operator, *, level: int = NEWEST) -> str:
 
 
 def _tensors(graph: Graph, operator: Operator, *, types: tuple[str, ...]) -> str:
-    slot = {"SPLIT": 1, "TRANSPOSE_CONV": 2}.get(operator.kind, 0)
+    slot = traits(operator.kind).data or 0  # of several data inputs the first
     tensor = graph.tensors[operator.inputs[slot]]
     if tensor.type_name not in types:
         return f"{tensor.type_name} input"
@@ -156,7 +163,8 @@ def _convolution(graph: Graph, operator: Operator, level: int) -> str:
         return ""
     if any(operands.option(operator, f"dilation{axis}Factor", default=1) != 1 for axis in "HW"):
         return "dilation before API level 29"
-    image, weights = (graph.tensors[index] for index in operator.inputs[:2])
+    data_slot, weight_slot, _ = traits(operator.kind).slots
+    image, weights = (graph.tensors[operator.inputs[slot]] for slot in (data_slot, weight_slot))
     if image.type_name == "INT8" or image.is_float != weights.is_float:
         return f"{image.type_name} input with {weights.type_name} weights before API level 29"
     return _restricted_scales(graph, operator)
@@ -213,7 +221,7 @@ def _quantize(graph: Graph, operator: Operator, level: int) -> str:
 def _dequantize(graph: Graph, operator: Operator, level: int) -> str:
     source = graph.tensors[operator.inputs[0]]
     if source.type_name == "FLOAT16":
-        # Constant: the delegate takes the float16 weights themselves, at any level.
+        # Constant: the delegate takes the float16 weights, at any level.
         given = source.data is not None or level >= 30
         return "" if given else "dequantization of a computed FLOAT16"
     if source.type_name == "INT8" and level < 30:

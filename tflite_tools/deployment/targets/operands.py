@@ -1,4 +1,6 @@
-"""Small questions about an operator's inputs and options that every target asks."""
+"""Reads an operator's inputs and options, for the rules of all targets."""
+
+from typing import Any
 
 import numpy as np
 
@@ -6,31 +8,63 @@ from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
 
 
 def inputs(graph: Graph, operator: Operator) -> list[Tensor]:
-    """The inputs that are there."""
+    """Returns the inputs that are not omitted.
+
+    Args:
+        graph: the file.
+        operator: of the file.
+    """
     return [graph.tensors[index] for index in operator.inputs if index >= 0]
 
 
 def computed(graph: Graph, operator: Operator) -> list[Tensor]:
-    """Inputs and outputs that are not constant."""
+    """Returns the inputs and outputs that are not constant.
+
+    Args:
+        graph: the file.
+        operator: of the file.
+    """
     indices = (*operator.inputs, *operator.outputs)
     tensors = [graph.tensors[index] for index in indices if index >= 0]
     return [tensor for tensor in tensors if tensor.data is None]
 
 
-def option(operator: Operator, name: str, *, default):
-    """A field of the schema's options; `default` where the file has none."""
+def option(operator: Operator, name: str, *, default: Any) -> Any:
+    """Returns a field of the schema's options.
+
+    Args:
+        operator: of a file.
+        name: of the field.
+        default: value if the file has no options.
+    """
     return getattr(operator.options, name, default)
 
 
 def constant(graph: Graph, operator: Operator, *, slot: int) -> np.ndarray | None:
-    """Value of one input; None where it is computed or left out."""
+    """Returns the value of one input; None if it is computed or omitted.
+
+    Args:
+        graph: the file.
+        operator: of the file.
+        slot: position of the input.
+    """
     if slot >= len(operator.inputs) or operator.inputs[slot] < 0:
         return None
     return graph.tensors[operator.inputs[slot]].data
 
 
 def axes(graph: Graph, operator: Operator, *, slot: int, of: int = 0) -> set[int] | None:
-    """Constant axes in one input, counted from the front of input `of`; None if computed."""
+    """Returns constant axes; None if they are computed.
+
+    Args:
+        graph: the file.
+        operator: of the file.
+        slot: position of the input that holds them.
+        of: position of the input whose rank they count in.
+
+    Returns:
+        Axes, counted from the front.
+    """
     values = constant(graph, operator, slot=slot)
     if values is None:
         return None

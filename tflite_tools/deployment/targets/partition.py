@@ -1,8 +1,8 @@
-"""How a graph splits between an accelerator and the processor.
+"""Splits a graph between an accelerator and the processor.
 
-A compiler that makes one partition (Edge TPU) begins it behind operators that it cannot map, and
-ends it at the next one. A delegate (GPU, NNAPI) takes several, each as large as the order of
-execution allows.
+A compiler that makes one partition (Edge TPU) starts it after operators that it cannot map, and
+ends it at the next one. A delegate (GPU, NNAPI) takes several partitions, each as large as the
+order of execution allows.
 """
 
 from collections.abc import Iterable
@@ -11,6 +11,11 @@ from tflite_tools.flatbuffer.graph import Graph, Operator
 
 
 def name_of(operator: Operator) -> str:
+    """Returns position and kind, for messages.
+
+    Args:
+        operator: of a file.
+    """
     return f"operator {operator.position}, {operator.kind}"
 
 
@@ -25,7 +30,7 @@ def spread_downstream(
         harmless: positions in `reasons` whose consumers may still be mapped.
 
     Returns:
-        reasons, with the dependent operators and the one that each waits for.
+        The reasons, with those of the dependent operators added.
     """
     spread = dict(reasons)
     root = {
@@ -48,20 +53,20 @@ def spread_downstream(
 def one_run(
     graph: Graph, reasons: dict[int, str], *, inputs: set[int]
 ) -> tuple[set[int], dict[int, str]]:
-    """The one partition of a compiler: a connected run of operators that can be mapped.
+    """Finds the single partition of a compiler: a connected run of operators that can be mapped.
 
-    Operators that cannot be mapped and depend on nothing that can, stay on the CPU in front of
-    it. Where several runs could begin, behind different ones of them or at the graph's own input,
-    the largest is taken.
+    Operators that cannot be mapped and do not depend on mapped ones stay on the CPU in front of it.
+    If several runs could start, after different ones of them or at the graph's own input, the
+    largest is taken.
 
     Args:
         graph: the file.
         reasons: position -> why an operator cannot be mapped by itself.
-        inputs: positions in `reasons` that only bring an input in: what they feed counts as one
-            run with what reads the graph's inputs.
+        inputs: positions in `reasons` that only convert an input: their consumers count as one run
+            with the consumers of the graph's inputs.
 
     Returns:
-        positions in front of the run, and the reasons with every operator that is left out.
+        Positions in front of the run, and the reasons of all operators outside it.
     """
     front: set[int] = set()
     before: dict[int, list[int]] = {}
@@ -82,14 +87,14 @@ def one_run(
         feeding |= new
         waiting += new
     left = spread_downstream(graph, reasons, harmless=feeding)
-    for operator in mapped:  # another run behind the same operators
+    for operator in mapped:  # another run after the same operators
         if operator.position not in run:
             left.setdefault(operator.position, "not connected with the rest: one partition only")
     return feeding, left
 
 
 def _connected(graph: Graph, operators: list[Operator]) -> list[set[int]]:
-    """Positions of operators in groups that share no tensor but constants."""
+    """Groups operators so that groups share no tensors except constants; returns positions."""
     groups: list[tuple[set[int], set[int]]] = []  # positions and tensors
     for operator in operators:
         touched = (*operator.inputs, *operator.outputs)
@@ -108,8 +113,9 @@ def _connected(graph: Graph, operators: list[Operator]) -> list[set[int]]:
 def _largest_run(
     groups: list[set[int]], before: dict[int, list[int]], *, front: set[int]
 ) -> set[int]:
-    """The largest group, of equal ones the first; groups that no operator of `front` feeds begin
-    where the graph does and count as one.
+    """Returns the largest group, of equal ones the first.
+
+    Groups that no operator of `front` feeds start at the graph's inputs and count as one.
     """
     runs: list[set[int]] = []
     begin: set[int] = set()
@@ -123,16 +129,20 @@ def _largest_run(
 
 
 def delegated_parts(graph: Graph, supported: set[int]) -> list[list[int]]:
-    """The parts that a delegate takes, as the runtime partitions a graph.
+    """Finds the parts that a delegate takes, as the runtime partitions a graph.
 
-    Each round is of the sort (supported or not) of the first operator whose inputs are ready,
-    and takes every operator of that sort whose inputs are or become ready.
+    Each round has the kind (supported or not) of the first operator whose inputs are ready, and
+    takes every operator of that kind whose inputs are or become ready.
+
+    Args:
+        graph: the file.
+        supported: positions of the operators that the delegate supports.
 
     Returns:
-        positions of each part of supported operators, in the order of execution.
+        Positions of each part of supported operators, in the order of execution.
     """
     written = {index for operator in graph.operators for index in operator.outputs}
-    ready = {tensor.index for tensor in graph.tensors} - written | {-1}  # -1: left out
+    ready = {tensor.index for tensor in graph.tensors} - written | {-1}  # -1: omitted
     waiting = list(graph.operators)
     parts = []
     while first := next((o for o in waiting if ready.issuperset(o.inputs)), None):
@@ -144,12 +154,19 @@ def delegated_parts(graph: Graph, supported: set[int]) -> list[list[int]]:
 
 
 def largest(parts: Iterable[list[int]], limit: int) -> set[int]:
-    """Positions of the `limit` largest parts; of equal ones the first."""
+    """Returns the positions of the largest parts; of equal ones the first.
+
+    Args:
+        parts: positions of each.
+        limit: number of parts.
+    """
     chosen = sorted(parts, key=len, reverse=True)[:limit]
     return {position for part in chosen for position in part}
 
 
-def _take(waiting, ready: set[int], *, supported: set[int], sort: bool) -> list[int]:
+def _take(
+    waiting: list[Operator], ready: set[int], *, supported: set[int], sort: bool
+) -> list[int]:
     taken = []
     for operator in waiting:
         if (operator.position in supported) is sort and ready.issuperset(operator.inputs):

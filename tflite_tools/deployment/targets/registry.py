@@ -1,4 +1,4 @@
-"""The targets that a file can be checked against: name -> check."""
+"""The targets that a file can be checked for, by name."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,14 @@ TARGETS: dict[str, Callable[[Graph, str], TargetResult]] = {
 
 
 def check_target(graph: Graph, target: str) -> TargetResult:
-    """Checks one file against one target.
+    """Checks one file for one target.
+
+    Args:
+        graph: a checked file.
+        target: name of the target.
 
     Raises:
-        ValueError: a target that nobody knows, or an operator without an input that it needs.
+        ValueError: an unknown target, or an operator without an input that it needs.
         RuntimeError: the target's compiler is missing or failed.
     """
     if target not in TARGETS:

@@ -1,16 +1,21 @@
-"""A target's result as text and as JSON."""
+"""Writes the result of a target as text and as JSON."""
 
 from tflite_tools.deployment.targets.result import TargetResult
+from tflite_tools.flatbuffer.graph import Operator
 from tflite_tools.flatbuffer.multiply_adds import operator_multiply_adds
 from tflite_tools.text_table import align
 
 _HEADER = [("operator", "<"), ("count", ">"), ("mapped", "<"), ("why not", "<")]
 _SHOWN = 8
-"""Operators named one by one; --json has all of them."""
+"""Number of operators that are listed; --json has all of them."""
 
 
 def to_text(result: TargetResult) -> str:
-    """Table of kinds, operators left off by name, estimates, warnings, verdict."""
+    """Formats a table of kinds, the operators that are not mapped, estimates and warnings.
+
+    Args:
+        result: of the check.
+    """
     rows = [
         [kind, str(count), "yes" if mapped else "no", reason]
         for kind, count, mapped, reason in result.rows()
@@ -34,7 +39,7 @@ def _left_off(result: TargetResult) -> str:
     return "\n".join(["not mapped, by position:", *lines]) if lines else ""
 
 
-def _output(result: TargetResult, operator) -> str:
+def _output(result: TargetResult, operator: Operator) -> str:
     tensor = result.graph.tensors[operator.outputs[0]]
     return f"{list(tensor.shape)} {tensor.name[:60]}"
 
@@ -54,7 +59,11 @@ def _verdict(result: TargetResult) -> str:
 
 
 def to_json(result: TargetResult) -> dict:
-    """Everything, operator by operator."""
+    """Returns everything for JSON, operator by operator.
+
+    Args:
+        result: of the check.
+    """
     return {
         "model": result.graph.path.name,
         "target": result.target,

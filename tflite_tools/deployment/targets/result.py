@@ -1,4 +1,4 @@
-"""What a check of a file against an accelerator finds: the same for every target."""
+"""The result of checking a file for an accelerator, the same for every target."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ class Placement:
 
     Attributes:
         operator: of the file.
-        reason: why it stays off the accelerator; "" for one that is mapped.
+        reason: why it stays off the accelerator; "" if it is mapped.
     """
 
     operator: Operator
@@ -20,6 +20,7 @@ class Placement:
 
     @property
     def mapped(self) -> bool:
+        """Whether it runs on the accelerator."""
         return not self.reason
 
 
@@ -30,11 +31,11 @@ class TargetResult:
     Attributes:
         target: name in the registry.
         graph: the file.
-        placements: one an operator, in the order of execution.
-        partition: how the graph splits, one line.
-        source: what the verdict rests on, one line.
-        warnings: what may go wrong although every operator is mapped, one line each.
-        estimates: numbers about time and memory, by a name that ends in its unit.
+        placements: one per operator, in the order of execution.
+        partition: how the graph is split, one line.
+        source: basis of the result, one line.
+        warnings: what may fail although every operator is mapped, one line each.
+        estimates: time and memory, by a name that ends in its unit.
     """
 
     target: str
@@ -47,17 +48,18 @@ class TargetResult:
 
     @property
     def left_off(self) -> list[Placement]:
+        """Operators that stay off the accelerator."""
         return [placement for placement in self.placements if not placement.mapped]
 
     @property
     def mapped_share(self) -> float:
-        """Share of the multiply-adds of convolutions and matrix products, 0..1."""
-        all_of_them = sum(operator_multiply_adds(self.graph, p.operator) for p in self.placements)
+        """Fraction of the multiply-adds of convolutions and matrix products, 0..1."""
+        total = sum(operator_multiply_adds(self.graph, p.operator) for p in self.placements)
         left = sum(operator_multiply_adds(self.graph, p.operator) for p in self.left_off)
-        return 1.0 - left / all_of_them if all_of_them else 0.0
+        return 1.0 - left / total if total else 0.0
 
     def rows(self) -> list[tuple[str, int, bool, str]]:
-        """(kind, count, mapped, reason), one for each kind and reason, in order of appearance."""
+        """Returns (kind, count, mapped, reason) of each kind and reason, in order of appearance."""
         counts: dict[tuple[str, str], int] = {}
         for placement in self.placements:
             key = placement.operator.kind, placement.reason

@@ -248,7 +248,8 @@ def test_parameters_beyond_the_chip_are_called_out():
 def test_an_activation_larger_than_the_chip_is_called_out():
     large = (1, 512, 512, 40)  # 10 MiB
     assert any(
-        "large an activation" in text for text in check(single("RELU", large, large)).warnings
+        "an activation of this size" in text
+        for text in check(single("RELU", large, large)).warnings
     )
 
 

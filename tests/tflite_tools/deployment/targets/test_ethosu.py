@@ -125,7 +125,7 @@ def test_a_summary_of_another_version_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match=r"has no column .* install Vela"):
         ethosu._summary(tmp_path)
     (tmp_path / "model_summary_x.csv").unlink()
-    with pytest.raises(RuntimeError, match="0 summaries"):
+    with pytest.raises(RuntimeError, match="expected one summary of Vela, got 0"):
         ethosu._summary(tmp_path)
 
 

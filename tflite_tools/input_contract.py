@@ -1,4 +1,7 @@
-"""How 8-bit pixels become a file's input, and who says so: one reader for every command.
+"""The contract of a file's input: how 8-bit pixels become its values, and where that is stated.
+
+It holds for any file, whatever its output is; `contract` builds on it for segmentation models. All
+commands read it here:
 
 real = (pixel - mean) / std,   quantized = round(real / scale) + zero_point
 """
@@ -21,36 +24,36 @@ _SCALE_TOLERANCE = 0.02
 _ROUNDING = 1e-3
 """Levels; a scale is stored as float32."""
 _GUESS = (
-    "nothing says how its pixels are normalized: (pixel - 128) / 128 is a guess; give the "
-    "training's own --mean and --std"
+    "the normalization of its pixels is not on record: (pixel - 128) / 128 is assumed; give the "
+    "training's --mean and --std"
 )
 
 
 class PreprocessingSource(enum.Enum):
-    """Who says how pixels are normalized; the first that speaks is believed."""
+    """Where the normalization of pixels is stated; the first of these that states it is used."""
 
     GIVEN = "given"
-    """The caller: --mean and --std."""
+    """Given by the caller: --mean and --std."""
     MANIFEST = "manifest"
-    """The JSON beside the file."""
+    """The JSON next to the file."""
     METADATA = "metadata"
     """NormalizationOptions inside the file."""
     QUANTIZATION = "quantization"
     """The input's own scale and zero point; integers without a scale are the pixels themselves."""
     ASSUMED = "assumed"
-    """Nobody: (x - 128) / 128, with a warning. Never evidence against a file."""
+    """Nowhere: (x - 128) / 128, with a warning. Never evidence against a file."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
-    """What stands beside or inside a file.
+class FileDescription:
+    """What the manifest next to a file, else the metadata inside it, states about it.
 
     Attributes:
-        manifest: beside it, or None.
-        preprocessing: normalization of the manifest, else of the metadata; None: not said.
+        manifest: the manifest, or None.
+        preprocessing: normalization of the manifest, else of the metadata; None if not stated.
         source: which of the two.
-        labels: class names of the manifest, else of the file; () where there are none.
-        warnings: what was found and cannot be used, one line each.
+        labels: class names of the manifest, else of the file; () if there are none.
+        warnings: what cannot be used, one line each.
     """
 
     manifest: Manifest | None = None
@@ -61,25 +64,25 @@ class Said:
 
     @property
     def alignment(self) -> Alignment | None:
-        """How the training resizes logits, by the manifest; None: not on record."""
+        """How the training resizes logits, by the manifest; None if not on record."""
         resize = self.manifest.resize if self.manifest else None
         return None if resize is None else Alignment(resize)
 
 
 @dataclasses.dataclass(frozen=True)
-class FileContract:
-    """What any file takes, an image or not, and the class names that come with it.
+class InputContract:
+    """What the input of any file takes, an image or not, and its class names.
 
     Attributes:
         tensor: name of the input in the file.
         shape: with the batch.
         dtype: of the input, "uint8" for example.
         quantization: (scale, zero point) of the input or None.
-        preprocessing: one value a channel of an image, one for all values of anything else.
-        source: who says so.
+        preprocessing: one value per channel of an image, one for all values of anything else.
+        source: where it is stated.
         labels: class names, or ().
         warnings: what does not fit together, one line each.
-        alignment: how the training resizes logits, by the manifest; None: not on record.
+        alignment: how the training resizes logits, by the manifest; None if not on record.
     """
 
     tensor: str
@@ -94,19 +97,23 @@ class FileContract:
 
     @property
     def is_known(self) -> bool:
-        """Whether anybody says what the input means."""
+        """Whether the normalization is stated anywhere."""
         return self.source is not PreprocessingSource.ASSUMED
 
     def check_known(self) -> None:
-        """Raises ValueError where the normalization is an assumption."""
+        """Checks that the normalization is stated.
+
+        Raises:
+            ValueError: it is an assumption.
+        """
         if not self.is_known:
             raise ValueError(
-                f"neither a manifest nor the file says what its {self.dtype} input means; give "
-                "--mean and --std"
+                f"neither a manifest nor the file states how its {self.dtype} input is normalized; "
+                "give --mean and --std"
             )
 
     def real_values(self, pixels: np.ndarray) -> np.ndarray:
-        """The real values that the file computes with.
+        """Computes the real values that the file computes with.
 
         Args:
             pixels: uint8 [..., channels].
@@ -115,7 +122,7 @@ class FileContract:
             float32 of the same shape: for a quantized input those of the integers that are fed.
 
         Raises:
-            ValueError: nobody says what the input means.
+            ValueError: the normalization is not stated.
         """
         self.check_known()
         if self.quantization is None:
@@ -128,6 +135,7 @@ class FileContract:
         return reals[pixels, np.arange(reals.shape[1])]
 
     def to_json(self) -> dict:
+        """Returns the contract for JSON; mean and std are None if they are an assumption."""
         scale, zero_point = self.quantization or (None, None)
         known = self.preprocessing if self.is_known else None
         return {
@@ -143,19 +151,20 @@ class FileContract:
         }
 
 
-def read_file_contract(
+def read_input_contract(
     path: str | pathlib.Path,
     graph: Graph,
     *,
     mean: float | None = None,
     std: float | None = None,
-) -> FileContract:
-    """Reads what a file's input means: given, manifest, metadata, quantization, assumed.
+) -> InputContract:
+    """Reads the contract of a file's input: given, manifest, metadata, quantization, assumed.
 
     Args:
         path: the file.
         graph: of the file.
-        mean, std: of every channel, where the caller says it.
+        mean: pixel mean of every channel, if the caller states it.
+        std: pixel divisor of every channel, with `mean`.
 
     Raises:
         ValueError: mean without std, or the manifest is of another file or of other channels.
@@ -167,29 +176,41 @@ def read_file_contract(
         if mean is None or std is None or std <= 0:
             raise ValueError(f"mean and a positive std belong together; got {mean} and {std}")
         given = Preprocessing((mean,) * _channels(image), (std,) * _channels(image))
-    return file_contract(image, read_said(path, _channels(image)), given=given, name=str(path))
+    return input_contract(
+        image, read_description(path, _channels(image)), given=given, name=str(path)
+    )
 
 
-def file_contract(
-    image: Tensor, said: Said, *, given: Preprocessing | None = None, name: str = "the file"
-) -> FileContract:
-    """The contract of an input tensor.
+def input_contract(
+    image: Tensor,
+    description: FileDescription,
+    *,
+    given: Preprocessing | None = None,
+    name: str = "the file",
+) -> InputContract:
+    """Builds the contract of an input tensor.
+
+    Args:
+        image: the tensor.
+        description: what is stated about the file.
+        given: normalization by the caller, or None.
+        name: of the file, for messages.
 
     Raises:
         ValueError: the normalization is for another number of channels.
     """
-    used, source = choose_preprocessing(image, said, given=given, name=name)
+    used, source = choose_preprocessing(image, description, given=given, name=name)
     quantization = per_tensor(image)
-    return FileContract(
+    return InputContract(
         image.name,
         image.shape,
         dtype=image.type_name.lower(),
         quantization=quantization,
         preprocessing=used,
         source=source,
-        labels=said.labels,
-        warnings=(*said.warnings, *input_warnings(used, source, image=image)),
-        alignment=said.alignment,
+        labels=description.labels,
+        warnings=(*description.warnings, *input_warnings(used, source, image=image)),
+        alignment=description.alignment,
     )
 
 
@@ -197,15 +218,19 @@ def _channels(image: Tensor) -> int:
     return image.shape[3] if len(image.shape) == 4 else 1
 
 
-def read_said(path: pathlib.Path, channels: int) -> Said:
-    """What the manifest says, else the metadata; a damaged metadata is a warning.
+def read_description(path: pathlib.Path, channels: int) -> FileDescription:
+    """Reads the manifest of a file, else its metadata; damaged metadata become a warning.
+
+    Args:
+        path: the file.
+        channels: of its input.
 
     Raises:
-        ValueError: the manifest cannot be read, or is of another file.
+        ValueError: the manifest cannot be read, or describes another file.
     """
     manifest = read_manifest(path)
     if manifest is not None:
-        return Said(
+        return FileDescription(
             manifest,
             manifest.preprocessing,
             source=PreprocessingSource.MANIFEST,
@@ -214,64 +239,84 @@ def read_said(path: pathlib.Path, channels: int) -> Said:
     try:
         metadata, labels = packing.read(path), packing.read_labels(path)
     except ValueError as error:  # what other programs wrote may be damaged or meant otherwise
-        return Said(warnings=(f"its metadata is not used: {error}",))
-    preprocessing, unfit = _said_preprocessing(metadata, channels)
-    return Said(preprocessing=preprocessing, labels=labels, warnings=tuple(unfit))
+        return FileDescription(warnings=(f"its metadata are ignored: {error}",))
+    preprocessing, unfit = _stated_preprocessing(metadata, channels)
+    return FileDescription(preprocessing=preprocessing, labels=labels, warnings=tuple(unfit))
 
 
-def _said_preprocessing(
+def _stated_preprocessing(
     metadata: SegmenterMetadata | None, channels: int
 ) -> tuple[Preprocessing | None, list[str]]:
-    said = metadata.preprocessing if metadata else None
-    if said is not None and said.channels == 1:  # the schema's way to say: all alike
-        said = Preprocessing(said.mean * channels, said.std * channels)
-    if said is None or said.channels == channels:
-        return said, []
+    stated = metadata.preprocessing if metadata else None
+    if stated is not None and stated.channels == 1:  # the schema's form of "all channels alike"
+        stated = Preprocessing(stated.mean * channels, stated.std * channels)
+    if stated is None or stated.channels == channels:
+        return stated, []
     return None, [
-        f"its metadata normalizes {said.channels} channels, the input has {channels}: not used; "
-        "give --mean and --std"
+        f"the normalization in its metadata is ignored: expected {channels} channels, got "
+        f"{stated.channels}; give --mean and --std"
     ]
 
 
 def choose_preprocessing(
-    image: Tensor, said: Said, *, given: Preprocessing | None, name: str
+    image: Tensor, description: FileDescription, *, given: Preprocessing | None, name: str
 ) -> tuple[Preprocessing, PreprocessingSource]:
-    """The normalization of the first that speaks.
+    """Chooses the normalization; see `PreprocessingSource` for the order.
+
+    Args:
+        image: the input.
+        description: what is stated about the file.
+        given: normalization by the caller, or None.
+        name: of the file, for messages.
+
+    Returns:
+        The normalization and where it is stated.
 
     Raises:
         ValueError: it is for another number of channels.
     """
     channels = _channels(image)
-    own = own_preprocessing(image, channels)
+    own = quantized_preprocessing(image, channels)
     if own is not None and image.quantization is None:
         return own, PreprocessingSource.QUANTIZATION
     found = (
         (given, PreprocessingSource.GIVEN),
-        (said.preprocessing, said.source),
+        (description.preprocessing, description.source),
         (own, PreprocessingSource.QUANTIZATION),
         (Preprocessing.of(channels), PreprocessingSource.ASSUMED),
     )
     used, source = next((value, source) for value, source in found if value is not None)
     if used.channels != channels:
         raise ValueError(
-            f"{name}: the normalization ({source.value}) is for {used.channels} channel(s), the "
-            f"input has {channels}; give --mean and --std with one value a channel"
+            f"{name}: expected a normalization of {channels} channel(s), got {used.channels} "
+            f"({source.value}); give --mean and --std with one value per channel"
         )
     return used, source
 
 
 def per_tensor(tensor: Tensor) -> tuple[float, int] | None:
-    """(scale, zero point) of an integer tensor, None without."""
+    """Returns (scale, zero point) of an integer tensor, or None if it has none.
+
+    Args:
+        tensor: quantized per tensor, or not at all.
+    """
     if tensor.quantization is None or tensor.is_float:
         return None
     return float(tensor.quantization.scale[0]), int(tensor.quantization.zero_point[0])
 
 
-def own_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
-    """What a quantized image's scale and zero point stand for, or its bytes; None for floats.
+def quantized_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
+    """Returns the normalization that a quantized image's scale and zero point imply.
 
-    A uint8 pixel is the quantized value, an int8 one is the pixel less 128; without a scale the
-    bytes go in as they are, and the graph casts them itself.
+    A uint8 input takes the pixel itself as the quantized value, an int8 input the pixel less 128.
+    Without a scale the bytes are fed as they are, and the graph casts them itself.
+
+    Args:
+        image: the input.
+        channels: of the input.
+
+    Returns:
+        The normalization, or None for a float input.
     """
     if image.type_name not in ("UINT8", "INT8"):
         return None
@@ -286,9 +331,17 @@ def own_preprocessing(image: Tensor, channels: int) -> Preprocessing | None:
 def pixel_table(
     preprocessing: Preprocessing, dtype: np.dtype, *, quantization: tuple[float, int] | None
 ) -> np.ndarray:
-    """Input value of each pixel value, [256, channels] in the input's dtype.
+    """Computes the input value of each pixel value.
 
-    The bytes themselves (int8: less 128) where `takes_bytes`, else rounded to the nearest.
+    They are the bytes themselves (int8: less 128) if `takes_bytes`, else rounded to the nearest.
+
+    Args:
+        preprocessing: normalization of the pixels.
+        dtype: of the input.
+        quantization: (scale, zero point) of the input, or None.
+
+    Returns:
+        [256, channels] in the input's dtype.
     """
     if takes_bytes(preprocessing, dtype, quantization=quantization):
         return _bytes(preprocessing.channels, dtype)
@@ -298,13 +351,18 @@ def pixel_table(
 def takes_bytes(
     preprocessing: Preprocessing, dtype: np.dtype, *, quantization: tuple[float, int] | None
 ) -> bool:
-    """Whether 8-bit pixels are the input's integers up to a rounding.
+    """Returns whether 8-bit pixels equal the input's integers except for rounding.
 
         quantized = pixel / (scale * std) - mean / (scale * std) + zero_point
 
-    So where scale * std is 1, within one level over the range, and the zero point (int8: plus
-    128) within half of the mean. A mean of 127.5 puts every pixel on a rounding tie, and ties
-    that are rounded to even leave 129 of the 256 levels.
+    This holds if scale * std is 1, within one level over the range, and the zero point (int8: plus
+    128) is within half a level of the mean. A mean of 127.5 puts every pixel on a rounding tie, and
+    ties rounded to even leave 129 of the 256 levels.
+
+    Args:
+        preprocessing: normalization of the pixels.
+        dtype: of the input.
+        quantization: (scale, zero point) of the input, or None.
     """
     if dtype not in (np.uint8, np.int8):
         return False
@@ -339,7 +397,13 @@ def _rounded(
 def input_warnings(
     preprocessing: Preprocessing, source: PreprocessingSource, *, image: Tensor
 ) -> list[str]:
-    """What a user should know of an input, one line each."""
+    """Lists what a user should know of an input, one line each.
+
+    Args:
+        preprocessing: normalization in use.
+        source: where it is stated.
+        image: the input.
+    """
     quantization = per_tensor(image)
     found = [_GUESS] if source is PreprocessingSource.ASSUMED else []
     if quantization is None or image.dtype is None:
@@ -350,24 +414,26 @@ def input_warnings(
         if not np.array_equal(levels, _bytes(preprocessing.channels, image.dtype)):
             mean = preprocessing.mean[0]
             found.append(
-                f"fed the pixels' bytes unchanged: scale times std is 1 and the zero point is "
+                f"pixels are fed as unchanged bytes: scale times std is 1 and the zero point is "
                 f"within half a level of the mean {mean:g}; rounding (pixel - mean) / std / scale "
                 f"would leave {len(np.unique(levels[:, 0]))} of 256 levels"
             )
     return found
 
 
-def _check_range(preprocessing: Preprocessing, image: Tensor, *, quantization) -> list[str]:
-    """Whether the input's range holds the normalized pixels, and not much more."""
+def _check_range(
+    preprocessing: Preprocessing, image: Tensor, *, quantization: tuple[float, int]
+) -> list[str]:
+    """Warns if the input's range does not match the range of the normalized pixels."""
     scale, zero_point = quantization
     limits = np.iinfo(image.dtype)
     low, high = (scale * (edge - zero_point) + 0.0 for edge in (limits.min, limits.max))
-    wanted_low, wanted_high = (edge + 0.0 for edge in preprocessing.input_range)  # no -0
-    slack = _SCALE_TOLERANCE * (wanted_high - wanted_low)
-    if abs(low - wanted_low) <= slack and abs(high - wanted_high) <= slack:
+    expected_low, expected_high = (edge + 0.0 for edge in preprocessing.input_range)  # no -0
+    slack = _SCALE_TOLERANCE * (expected_high - expected_low)
+    if abs(low - expected_low) <= slack and abs(high - expected_high) <= slack:
         return []
     return [
-        f"input scale {scale:.6g} and zero point {zero_point} stand for [{low:.3g}, {high:.3g}], "
-        f"the preprocessing gives [{wanted_low:.3g}, {wanted_high:.3g}]: calibrated on images "
-        "that were normalized in another way? Calibrate again, or give the file's own --mean, --std"
+        f"input scale {scale:.6g} and zero point {zero_point} cover [{low:.3g}, {high:.3g}], "
+        f"the preprocessing gives [{expected_low:.3g}, {expected_high:.3g}]: calibrated on images "
+        "that were normalized differently? Calibrate again, or give the file's own --mean, --std"
     ]

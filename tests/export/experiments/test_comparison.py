@@ -8,10 +8,10 @@ import pytest
 from deeplab_tf.data.registry import open_dataset
 from export.experiments.comparison import (
     REFERENCE,
-    Row,
+    ComparisonRow,
     compare_with_float,
-    ladder_table,
-    write_ladder,
+    comparison_table,
+    write_comparison,
 )
 from tests.children import run_command
 from tests.paths import CAMVID
@@ -24,12 +24,12 @@ def compare(*flags):
 
 
 @pytest.mark.slow
-def test_ladder_on_real_photos(tmp_path, shared_dir):
+def test_comparison_on_real_photos(tmp_path, shared_dir):
     flags = (
         f"--run_dir={CAMVID}",
         f"--data_dir={shared_dir / 'data' / 'camvid'}",
         f"--output_dir={tmp_path / 'out'}",
-        "--rungs=per_tensor,corrected",
+        "--methods=per_tensor,corrected",
         "--limit=6",
         "--latency_repeats=2",
     )
@@ -60,8 +60,9 @@ def test_ladder_on_real_photos(tmp_path, shared_dir):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--rungs=magic",), "--rungs: unknown magic; known: float32, per_tensor"),
-        (("--runs=only_a_name",), "--runs takes name=RUN_DIR"),
+        (("--methods=magic",), "--methods: unknown magic; known: float32, per_tensor"),
+        (("--rungs=magic",), "--methods: unknown magic"),  # the flag's earlier name
+        (("--runs=only_a_name",), "--runs: expected name=RUN_DIR"),
         (("--split=train",), "--calibration_split and --split are both train"),
     ],
 )
@@ -89,8 +90,8 @@ def planted_rows():
         results.append(result)
     difference, both = compare_with_float(results[0], results[1], classes=())
     return [
-        Row(REFERENCE, results[0], difference=None, snr_db=None, minutes=0.0, failure=""),
-        Row(
+        ComparisonRow(REFERENCE, results[0], difference=None, snr_db=None, minutes=0.0, failure=""),
+        ComparisonRow(
             "int8",
             results[1],
             difference=difference,
@@ -107,19 +108,19 @@ def test_difference_is_over_the_classes_that_both_count_and_the_table_says_so(tm
     # A pixel of 10,000 of class 0, over six classes; -14 points between the means themselves.
     assert rows[1].difference.difference == pytest.approx(-1 / 10_000 / 6, rel=1e-9)
     dataset, options = open_dataset("synthetic", None, split="val"), EvaluationOptions()
-    table = ladder_table(rows, dataset, options=options)
+    table = comparison_table(rows, dataset, options=options)
     line = next(line for line in table.splitlines() if line.startswith("int8 "))
     assert line.split()[:3] == ["int8", "85.71", "-0.00~"]
     assert (
         "int8: mIoU over 7 classes, float32's over 6; the difference over the 6 that both count"
         in table
     )
-    write_ladder(rows, dataset, options=options, output_dir=tmp_path)
+    write_comparison(rows, dataset, options=options, output_dir=tmp_path)
     document = json.loads((tmp_path / "ladder.json").read_text())["rungs"][1]
     assert document["changed_over"] == list(dataset.label_set.names)[:6]
     same = [
         rows[0],
-        Row(
+        ComparisonRow(
             "same",
             rows[0].result,
             difference=rows[1].difference,
@@ -129,7 +130,7 @@ def test_difference_is_over_the_classes_that_both_count_and_the_table_says_so(tm
             changed_over=(*range(6),),
         ),
     ]
-    assert "that both count" not in ladder_table(same, dataset, options=options)
+    assert "that both count" not in comparison_table(same, dataset, options=options)
 
 
 def test_a_failed_file_has_no_difference():

@@ -1,8 +1,8 @@
-"""What this processor reaches at best through the same runtime: one large 1x1 convolution.
+"""Writes the model for the processor's peak speed in the same runtime: one large 1x1 convolution.
 
-A 1x1 convolution is a matrix product with everything in the cache's favour; no network of
-depthwise convolutions, resizes and additions comes near it. Its speed is the scale that the
-other files are read on.
+A 1x1 convolution is a matrix product with ideal use of the cache; a network of depthwise
+convolutions, resizes and additions does not reach its speed. The speed of other files is given
+relative to it.
 """
 
 import pathlib
@@ -16,13 +16,15 @@ from tflite_tools.flatbuffer.editor import Editor, symmetric
 SIDE = 32
 CHANNELS = 512
 """32 * 32 * 512 * 512 = 0.27e9 multiply-adds: long enough for a clock and for two threads, short
-enough to run undisturbed now and then on a busy machine."""
+enough to run undisturbed at times on a busy machine."""
 
 
-def write_ceiling(path: pathlib.Path, integer: bool) -> None:
-    """Writes a `.tflite` of one CONV_2D, int8 (weights per channel) or float32.
+def write_peak_model(path: pathlib.Path, integer: bool) -> None:
+    """Writes a `.tflite` of one CONV_2D with input and output [1, 32, 32, 512].
 
-    Its input is [1, 32, 32, 512], its output the same.
+    Args:
+        path: file to write.
+        integer: True for int8 with weights per channel, False for float32.
     """
     rng = np.random.default_rng(0)
     if integer:
@@ -38,7 +40,7 @@ def _model(weights: np.ndarray, bias: np.ndarray, *, integer: bool) -> bytes:
     editor = Editor()
     fine = np.full(CHANNELS, 1 / 2**14, np.float32)
 
-    def scaled(scale):
+    def scaled(scale: float | np.ndarray) -> schema.QuantizationParametersT | None:
         return symmetric(scale) if integer else None
 
     image = (1, SIDE, SIDE, CHANNELS)

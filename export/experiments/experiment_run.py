@@ -1,0 +1,65 @@
+"""A training run as the subject of an experiment: its network, its data set, its input size."""
+
+import pathlib
+
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.runs.config import read_config
+from deeplab_tf.runs.folder import RunFolder
+from export.conversion.source import RunSource
+
+
+class ExperimentRun:
+    """A run folder and the data set that an experiment uses with it.
+
+    Args:
+        path: the run folder.
+        dataset: name of the data set; None for the run's own.
+        data_dir: folder of the data set; "" for the run's own.
+
+    Attributes:
+        folder: of the run.
+        config: of the run.
+        source: its network.
+        dataset: name of the data set.
+        data_dir: folder of the data set.
+
+    Raises:
+        ValueError: neither the run nor the caller names a data set.
+    """
+
+    def __init__(self, path: str, dataset: str | None, *, data_dir: str) -> None:
+        self.folder = RunFolder(pathlib.Path(path))
+        self.config = read_config(self.folder.path)
+        self.source = RunSource(self.folder)
+        self.dataset = dataset or self.config.data.dataset
+        self.data_dir = data_dir or self.config.data.data_dir
+        if not self.dataset:
+            raise ValueError(
+                f"{self.folder.path}: the run names no data set; give --dataset and --data_dir"
+            )
+
+    def open_list(self, split: str) -> SegmentationDataset:
+        """Opens a list of the data set.
+
+        Args:
+            split: name of the list.
+
+        Returns:
+            the list.
+
+        Raises:
+            ValueError: its classes are not those of the run.
+        """
+        samples = open_dataset(self.dataset, self.data_dir, split=split)
+        self.folder.check_classes(samples)
+        return samples
+
+    def input_size(self, samples: SegmentationDataset) -> tuple[int, int]:
+        """Returns (height, width) of the network's input for the images of a list."""
+        height, width = samples.image(0).shape[:2]
+        return self.config.model.padded_size(height, width)
+
+    def output_dir(self, given: str) -> pathlib.Path:
+        """Returns the folder for results: `given`, or `quantization` in the run folder."""
+        return pathlib.Path(given or self.folder.path / "quantization")
