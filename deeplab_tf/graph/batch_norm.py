@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import tf_keras as keras
 
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.edit import last_convolution
-from deeplab_tf.graph.network import CONVOLUTIONS, NetworkDescription, Node
+from deeplab_tf.graph.network import CONVOLUTIONS, NetworkGraph, Node
 
 SMALLEST_VARIANCE = 1e-6
 """Smallest variance of a channel that is not treated as constant."""
@@ -139,12 +139,12 @@ def _along_outputs(
 
 
 def insert_batch_norms(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     momentum: float = 0.95,
     epsilon: float = 1e-3,
-) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+) -> tuple[NetworkGraph, dict[str, np.ndarray]]:
     """Inserts a batch norm after every convolution; the function is unchanged.
 
     The bias of the convolution moves to the batch norm's offset (gamma = 1, beta = bias,
@@ -181,9 +181,9 @@ def insert_batch_norms(
     return dataclasses.replace(description, nodes=tuple(nodes)), changed
 
 
-def _after_global_pool(description: NetworkDescription) -> set[str]:
+def _after_global_pool(description: NetworkGraph) -> set[str]:
     """Returns the nodes whose value is one pixel high and wide."""
-    model = build_imported(description)
+    model = build_model(description)
     return {layer.name for layer in model.layers if tuple(layer.output.shape[1:-1]) == (1, 1)}
 
 

@@ -9,7 +9,7 @@ from deeplab_tf.graph.network import (
     KINDS,
     LAYER,
     RESIZE,
-    NetworkDescription,
+    NetworkGraph,
     Node,
     stock_layer,
 )
@@ -17,9 +17,7 @@ from deeplab_tf.graph.network import (
 layers = keras.layers
 
 
-def build_imported(
-    description: NetworkDescription, size: tuple[int, int] | None = None
-) -> keras.Model:
+def build_model(description: NetworkGraph, size: tuple[int, int] | None = None) -> keras.Model:
     """Builds the network with new weights as one flat Functional graph.
 
     Args:

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.network import CLASSIFIER, CONVOLUTIONS, RESIZE, NetworkDescription, Node
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.network import CLASSIFIER, CONVOLUTIONS, RESIZE, NetworkGraph, Node
 
 
 def cut_after(
-    description: NetworkDescription, arrays: dict[str, np.ndarray], *, name: str
-) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+    description: NetworkGraph, arrays: dict[str, np.ndarray], *, name: str
+) -> tuple[NetworkGraph, dict[str, np.ndarray]]:
     """Cuts the network after a node.
 
     Args:
@@ -48,7 +48,7 @@ def _without_lost_like(node: Node, kept: set[str]) -> Node:
     return dataclasses.replace(node, attributes=node.attributes | {"like": None})
 
 
-def last_convolution(description: NetworkDescription) -> Node:
+def last_convolution(description: NetworkGraph) -> Node:
     """Returns the classifier: the last convolution or dense layer that the output depends on.
 
     Args:
@@ -65,12 +65,12 @@ def last_convolution(description: NetworkDescription) -> Node:
 
 
 def append_classifier(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     num_classes: int,
     seed: int = 0,
-) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+) -> tuple[NetworkGraph, dict[str, np.ndarray]]:
     """Appends a classifier: a 1x1 convolution after features, a dense layer after a vector.
 
     Its kernel is drawn from a normal distribution with standard deviation 0.01, its bias is 0.
@@ -90,7 +90,7 @@ def append_classifier(
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1; got {num_classes}")
-    shape = build_imported(description).output_shape
+    shape = build_model(description).output_shape
     if len(shape) not in (2, 4):
         raise ValueError(f"a classifier expects image features or a vector, got shape {shape}")
     taken = {node.name for node in description.nodes} | {description.input_name}
@@ -112,7 +112,7 @@ def append_classifier(
     }
 
 
-def insert_after(description: NetworkDescription, additions: dict[str, Node]) -> NetworkDescription:
+def insert_after(description: NetworkGraph, additions: dict[str, Node]) -> NetworkGraph:
     """Inserts a node after each named one; the readers of the old node then read the new one.
 
     Args:

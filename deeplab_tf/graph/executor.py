@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.network import IDENTITY, NetworkDescription, Node
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.network import IDENTITY, NetworkGraph, Node
 
 Rounding = collections.abc.Mapping[str, collections.abc.Callable[[tf.Tensor], tf.Tensor]]
 """{node or input: function that is applied to its value before other nodes read it}."""
@@ -62,7 +62,7 @@ class Executor:
 
     def __init__(
         self,
-        network: NetworkDescription,
+        network: NetworkGraph,
         arrays: collections.abc.Mapping[str, np.ndarray],
         *,
         size: tuple[int, int] | None = None,
@@ -80,7 +80,7 @@ class Executor:
             ValueError: an array is missing or has another shape.
         """
         self.network = network
-        self.model = build_imported(network, size)
+        self.model = build_model(network, size)
         for layer in self.model.layers:
             layer.set_weights(
                 [_array_of(layer, variable, arrays=arrays) for variable in layer.weights]

@@ -18,7 +18,7 @@ from deeplab_tf.graph.kernels import (
     kernel_key,
     output_channels,
 )
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 
 _DEFAULT_EPSILON = 1e-3
 
@@ -35,13 +35,13 @@ class Folding:
         left: batch norms that could not be folded.
     """
 
-    description: NetworkDescription
+    description: NetworkGraph
     arrays: dict[str, np.ndarray]
     statistics: dict[str, tuple[np.ndarray, np.ndarray]]
     left: tuple[str, ...]
 
 
-def fold_batch_norms(description: NetworkDescription, arrays: dict[str, np.ndarray]) -> Folding:
+def fold_batch_norms(description: NetworkGraph, arrays: dict[str, np.ndarray]) -> Folding:
     """Folds every batch norm that follows a convolution or dense layer directly.
 
     The function is unchanged except for float32 rounding; weights are computed in float64. A

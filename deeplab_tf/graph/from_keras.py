@@ -8,7 +8,7 @@ import json
 import numpy as np
 import tf_keras as keras
 
-from deeplab_tf.graph.network import IDENTITY, KINDS, LAYER, RESIZE, NetworkDescription, Node
+from deeplab_tf.graph.network import IDENTITY, KINDS, LAYER, RESIZE, NetworkGraph, Node
 
 layers = keras.layers
 
@@ -24,7 +24,7 @@ _HIDDEN_ACTIVATION = (
 """Layers with a fused activation, which becomes a separate node."""
 
 
-def describe(model: keras.Model) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+def graph_from_keras(model: keras.Model) -> tuple[NetworkGraph, dict[str, np.ndarray]]:
     """Returns a model as a network graph and its weights.
 
     A convolution with a fused activation becomes two nodes, "<name>_linear" and "<name>".
@@ -58,9 +58,7 @@ def describe(model: keras.Model) -> tuple[NetworkDescription, dict[str, np.ndarr
             arrays[f"{owner}/{variable.name.split('/')[-1].split(':')[0]}"] = value
     shape = tuple(model.inputs[0].shape[1:])
     output = model.outputs[0]._keras_history.layer.name
-    return NetworkDescription(
-        model.input_names[0], shape, nodes=tuple(nodes), output_name=output
-    ), arrays
+    return NetworkGraph(model.input_names[0], shape, nodes=tuple(nodes), output_name=output), arrays
 
 
 def _check_flat(layer: keras.layers.Layer) -> None:

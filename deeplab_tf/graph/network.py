@@ -129,7 +129,7 @@ def stock_layer(class_name: Any, node_name: str) -> type[keras.layers.Layer]:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkDescription:
+class NetworkGraph:
     """A network with one input and one output.
 
     Attributes:
@@ -182,7 +182,7 @@ class NetworkDescription:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict) -> "NetworkDescription":
+    def from_json(cls, values: dict) -> "NetworkGraph":
         """Restores a network from `to_json`.
 
         Args:

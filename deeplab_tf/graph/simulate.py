@@ -3,7 +3,7 @@
 import dataclasses
 
 from deeplab_tf.graph.edit import insert_after
-from deeplab_tf.graph.network import CONVOLUTIONS, HIDDEN_LINEAR, NetworkDescription, Node
+from deeplab_tf.graph.network import CONVOLUTIONS, HIDDEN_LINEAR, NetworkGraph, Node
 
 _SUMS = (
     *CONVOLUTIONS,
@@ -15,9 +15,7 @@ _SUMS = (
 )
 
 
-def simulate_quantization(
-    description: NetworkDescription, ranges: dict[str, dict]
-) -> NetworkDescription:
+def simulate_quantization(description: NetworkGraph, ranges: dict[str, dict]) -> NetworkGraph:
     """Rounds every tensor that has a range to its integer steps, as the integer file does.
 
     Layers that sum compute in float64, so that the integer sums can be recovered.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES
-from deeplab_tf.graph.network import NetworkDescription
+from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.models.backbones.form import BackboneForm
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -240,7 +240,7 @@ class ImportedConfig(ModelConfig):
     """
 
     network: ClassVar[str] = IMPORTED
-    description: NetworkDescription = dataclasses.field(kw_only=True)
+    description: NetworkGraph = dataclasses.field(kw_only=True)
 
     @property
     def fixed_size(self) -> tuple[int, int]:
@@ -282,7 +282,7 @@ _READERS: dict[str, collections.abc.Callable[[Any], Any]] = {
     "aspp": Aspp,
     "atrous_rates": tuple,
     "logits_alignment": Alignment,
-    "description": NetworkDescription.from_json,
+    "description": NetworkGraph.from_json,
 }
 
 
@@ -317,4 +317,4 @@ def configure(network: str, settings: collections.abc.Mapping[str, Any]) -> Mode
 def _to_json(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
-    return value.to_json() if isinstance(value, NetworkDescription) else value
+    return value.to_json() if isinstance(value, NetworkGraph) else value

@@ -6,7 +6,7 @@ from typing import Any
 
 import tf_keras as keras
 
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.models.config import (
     DeepLabConfig,
     ENetConfig,
@@ -34,7 +34,7 @@ class Network:
 
 
 def _build_imported(config: ImportedConfig, size: tuple[int, int]) -> keras.Model:
-    model = build_imported(config.description, size)
+    model = build_model(config.description, size)
     if len(model.output_shape) != 4 or model.output_shape[-1] != config.num_classes:
         raise ValueError(
             f"the imported network gives {list(model.output_shape[1:])}, not logits "

@@ -11,9 +11,9 @@ import tf_keras as keras
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
-from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.graph.kernels import WITH_KERNEL, kernel_key
-from deeplab_tf.graph.network import IDENTITY, NetworkDescription
+from deeplab_tf.graph.network import IDENTITY, NetworkGraph
 from deeplab_tf.quantization.calibration.empty_pixels import pixel_weights
 from deeplab_tf.runs.config import read_config
 from deeplab_tf.runs.folder import Phase, RunFolder
@@ -51,7 +51,7 @@ class Reference:
     """
 
     name: str
-    description: NetworkDescription
+    description: NetworkGraph
     arrays: dict[str, np.ndarray]
     preprocessing: Preprocessing
 
@@ -117,7 +117,7 @@ def nearest_network_of_run(path: pathlib.Path, network: ImportedNetwork) -> Refe
     preprocessing = read_config(path).data.preprocessing
     references = []
     for phase, model in twins.items():
-        folded = fold_batch_norms(*describe(model))
+        folded = fold_batch_norms(*graph_from_keras(model))
         inside = " (trained quantization-aware)" if phase is Phase.QUANTIZED else ""
         name = f"run {path.resolve().name}{inside}"
         references.append(
@@ -173,11 +173,11 @@ def pair_layers(
         }
         nearest = min(differences, key=differences.__getitem__, default="")
         if not differences.get(nearest, math.inf) <= LARGEST_DIFFERENCE:
-            other = _describe(nearest, reference) if nearest else "nothing is left"
+            other = _graph_from_keras(nearest, reference) if nearest else "nothing is left"
             if math.isfinite(differences.get(nearest, math.inf)):
                 other += f", whose weights differ by {differences[nearest]:.0%}"
             raise ValueError(
-                f"{plan.model}: {_describe(node.name, file.network)} has no counterpart in "
+                f"{plan.model}: {_graph_from_keras(node.name, file.network)} has no counterpart in "
                 f"reference {plan.reference}; nearest: {other}; give the network that the file was "
                 "converted from, scaled in the same way"
             )
@@ -186,7 +186,7 @@ def pair_layers(
     return pairs
 
 
-def _describe(name: str, network: "ImportedNetwork | Reference") -> str:
+def _graph_from_keras(name: str, network: "ImportedNetwork | Reference") -> str:
     node = network.description.node(name)
     return f"{node.kind} {name!r} {list(network.arrays[kernel_key(node)].shape)}"
 

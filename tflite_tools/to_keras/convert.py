@@ -17,9 +17,9 @@ from deeplab_tf.graph.batch_norm import (
     insert_batch_norms,
     normalize_kernels,
 )
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.edit import append_classifier, last_convolution
-from deeplab_tf.graph.network import NetworkDescription
+from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named, named_arrays
 from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
@@ -143,7 +143,7 @@ def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> 
         steps.append("every quantized tensor rounded as XNNPACK's integer kernels round")
     agreement = None
     if config.compare:
-        model = build_imported(description)
+        model = build_model(description)
         load_named(model, arrays)
         agreement = fidelity.measure(FileRunner(config.model), model, real_inputs=batches)
     run, no_run = _run(config, network, description=description, arrays=arrays)
@@ -184,7 +184,7 @@ def _run(
     config: ImportConfig,
     network: ImportedNetwork,
     *,
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
 ) -> tuple[ImportedRun | None, str]:
     """Returns the network as a run, or None and the reason."""
@@ -208,11 +208,11 @@ def _run(
 
 
 def unfold_batch_norm(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     batches: Sequence[np.ndarray],
-) -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+) -> tuple[NetworkGraph, dict[str, np.ndarray]]:
     """Inserts batch norms with the statistics of images; the network's function is unchanged.
 
     Args:
@@ -225,7 +225,7 @@ def unfold_batch_norm(
     """
     keras.backend.clear_session()
     description, arrays = insert_batch_norms(description, arrays)
-    model = build_imported(description)
+    model = build_model(description)
     load_named(model, arrays)
     adopt_statistics(model, batches)
     normalize_kernels(model)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.network import KINDS, NetworkDescription, Node
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.network import KINDS, NetworkGraph, Node
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
 from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.input_contract import (
@@ -63,7 +63,7 @@ class ImportedNetwork:
         nodes_of_tensors: {tensor name: node name}.
     """
 
-    description: NetworkDescription
+    description: NetworkGraph
     arrays: dict[str, np.ndarray]
     ranges: dict[str, dict]
     contract: InputContract
@@ -415,7 +415,7 @@ class _Builder:
             ValueError: the tensor is the input itself.
         """
         names = {self._graph.tensors[index].name: name for index, name in self._names.items()}
-        description = NetworkDescription(
+        description = NetworkGraph(
             layer_name(self._input),
             self._input.shape[1:],
             nodes=tuple(self._nodes),
@@ -458,14 +458,14 @@ def _became(steps: list[Step], operator: Operator) -> str:
 
 
 def _check_shapes(
-    graph: Graph, description: NetworkDescription, *, shapes: dict[str, tuple[int, ...]]
+    graph: Graph, description: NetworkGraph, *, shapes: dict[str, tuple[int, ...]]
 ) -> None:
     """Checks that every layer has the output shape of the file.
 
     Raises:
         ValueError: a layer has another shape; the first one is named.
     """
-    model = build_imported(description)
+    model = build_model(description)
     built = {layer.name: tuple(layer.output.shape)[1:] for layer in model.layers}
     for name, shape in shapes.items():
         if name in built and built[name] != shape and name != description.output_name:

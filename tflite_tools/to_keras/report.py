@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from deeplab_tf import atomic_file
-from deeplab_tf.graph.network import NetworkDescription
+from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.runs.folder import RunFolder
 from tflite_tools.to_keras.fidelity import Fidelity
 from tflite_tools.to_keras.importer import ImportedNetwork
@@ -40,7 +40,7 @@ class Result:
 
     source: pathlib.Path
     network: ImportedNetwork
-    description: NetworkDescription
+    description: NetworkGraph
     arrays: dict[str, np.ndarray]
     labels: tuple[str, ...]
     steps: tuple[str, ...]

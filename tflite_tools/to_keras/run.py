@@ -7,8 +7,8 @@ import numpy as np
 
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.network import RESIZE, NetworkDescription
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.network import RESIZE, NetworkGraph
 from deeplab_tf.models.config import ImportedConfig
 from deeplab_tf.runs.config import DataConfig, TrainingConfig
 from tflite_tools.input_contract import InputContract
@@ -33,7 +33,7 @@ class ImportedRun:
 
 
 def as_run(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     contract: InputContract,
@@ -60,7 +60,7 @@ def as_run(
     kinds = {node.name: node.kind for node in description.nodes}
     if RESIZE not in [kinds[name] for name in head]:  # only the manifest specifies it then
         alignment = contract.alignment or alignment
-    num_classes = build_imported(shorter).output_shape[-1]
+    num_classes = build_model(shorter).output_shape[-1]
     height, width, channels = shorter.input_shape
     model = ImportedConfig(
         num_classes=num_classes,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tf_keras as keras
 
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
@@ -182,7 +182,7 @@ class _Comparison:
         description = network.description
         if arithmetic == INTEGER:
             description = simulate_quantization(description, network.ranges)
-        self.model = build_imported(description)
+        self.model = build_model(description)
         if network.arrays:
             load_named(self.model, network.arrays)
 

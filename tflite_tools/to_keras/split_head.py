@@ -3,16 +3,16 @@
 import numpy as np
 
 from deeplab_tf.data.alignment import Alignment
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.edit import cut_after
-from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkDescription, Node
+from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkGraph, Node
 
 _AFTER_LOGITS = ("argmax", "cast", "softmax", "reshape", IDENTITY)
 
 
 def split_head(
-    description: NetworkDescription, arrays: dict[str, np.ndarray]
-) -> tuple[NetworkDescription, dict[str, np.ndarray], Alignment, tuple[str, ...]]:
+    description: NetworkGraph, arrays: dict[str, np.ndarray]
+) -> tuple[NetworkGraph, dict[str, np.ndarray], Alignment, tuple[str, ...]]:
     """Removes arg max, softmax and the last bilinear resize; training and export add their own.
 
     Args:
@@ -41,13 +41,13 @@ def split_head(
         while node.kind == IDENTITY and node.inputs[0] in by_name:
             node = by_name[node.inputs[0]]
     shorter, kept = cut_after(description, arrays, name=node.name)
-    shape = build_imported(shorter).output_shape[1:]
+    shape = build_model(shorter).output_shape[1:]
     if len(shape) != 3 or tuple(shape[:2]) == (1, 1):
         raise ValueError(f"it ends in {list(shape)}, not in logits [h, w, classes] of an image")
     return shorter, kept, alignment, tuple(reversed(dropped))
 
 
-def _resizes_to_input(node: Node, description: NetworkDescription) -> bool:
+def _resizes_to_input(node: Node, description: NetworkGraph) -> bool:
     settings = node.attributes
     return (
         node.kind == RESIZE

@@ -23,7 +23,7 @@ import numpy as np
 from deeplab_tf.graph.edit import cut_after
 from deeplab_tf.graph.executor import Executor, rounding_of
 from deeplab_tf.graph.kernels import WITH_KERNEL, kernel_key
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.adaround.descent import (
     Schedule,
     activation_after,
@@ -77,7 +77,7 @@ class AdaRound:
 
 
 def learn_rounding(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     batches: Iterable[np.ndarray],
@@ -185,9 +185,7 @@ def learn_rounding(
     )
 
 
-def _checked_images(
-    description: NetworkDescription, batches: Iterable[np.ndarray]
-) -> list[np.ndarray]:
+def _checked_images(description: NetworkGraph, batches: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Returns the batches that contain images, as float32, after checking them."""
     images = [np.asarray(batch, np.float32) for batch in batches]
     if not sum(len(batch) for batch in images):
@@ -205,7 +203,7 @@ def _checked_images(
 
 
 def _check_values(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     ranges: dict[str, tuple[float, float]],
@@ -224,7 +222,7 @@ def _check_values(
             raise ValueError(f"range of {name!r} must be finite with 0 inside; got {low}..{high}")
 
 
-def _skip_reason(reached: NetworkDescription, node: Node) -> str:
+def _skip_reason(reached: NetworkGraph, node: Node) -> str:
     """Returns why the rounding of a layer is not learned; empty if it is."""
     if node.name not in {other.name for other in reached.nodes}:
         return "the output does not depend on it"

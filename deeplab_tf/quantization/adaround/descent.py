@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.graph.kernels import bias_key
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.adaround.grid import Grid
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.adaround.sample import Sample
@@ -26,7 +26,7 @@ _LINEAR: Activation = (1.0, np.inf)
 
 
 def activation_after(
-    description: NetworkDescription, node: Node, *, arrays: dict[str, np.ndarray]
+    description: NetworkGraph, node: Node, *, arrays: dict[str, np.ndarray]
 ) -> Activation:
     """Returns the activation after a layer.
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from deeplab_tf.graph.executor import Executor
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, pixel_weights
 
 NUM_BINS = 2048
@@ -71,7 +71,7 @@ class Histogram:
 
 
 def observe(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     names: list[str],

@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.kernels import bias_key, kernel_key, response_to_constant
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.calibration.checks import non_empty_batches
 from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, pixel_weights
 from deeplab_tf.quantization.ptq.equalization import Pair, Relu6, find_pairs
@@ -47,14 +47,14 @@ class Absorption:
         skipped: "layer: reason" of layers that were not changed.
     """
 
-    description: NetworkDescription
+    description: NetworkGraph
     arrays: dict[str, np.ndarray]
     absorbed: dict[str, np.ndarray]
     skipped: tuple[str, ...]
 
 
 def absorb_high_biases(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     batches: list[np.ndarray],
@@ -145,7 +145,7 @@ def _limit_of(pair: Pair, by_name: dict[str, Node], *, arrays: dict[str, np.ndar
 
 
 def _observe(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     names: set[str],

@@ -26,7 +26,7 @@ from deeplab_tf.graph.kernels import (
     kernel_key,
     response_to_constant,
 )
-from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkDescription, Node
+from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkGraph, Node
 from deeplab_tf.quantization.calibration.checks import non_empty_batches
 from deeplab_tf.quantization.calibration.empty_pixels import PixelWeights, pixel_weights
 
@@ -75,7 +75,7 @@ def quantize_kernel(node: Node, kernel: np.ndarray, *, per_channel: bool = True)
 
 
 def correct_empirically(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     batches: list[np.ndarray],
@@ -147,7 +147,7 @@ def _mean(value: tf.Tensor, weights: PixelWeights | None) -> np.ndarray:
 
 
 def correct_analytically(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     statistics: dict[str, tuple[np.ndarray, np.ndarray]],

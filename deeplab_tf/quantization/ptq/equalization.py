@@ -27,7 +27,7 @@ from deeplab_tf.graph.kernels import (
     largest_of_outputs,
     output_channels,
 )
-from deeplab_tf.graph.network import IDENTITY, NetworkDescription, Node
+from deeplab_tf.graph.network import IDENTITY, NetworkGraph, Node
 from deeplab_tf.metrics.signal_to_noise import snr_db
 
 SMALLEST_RANGE = 1e-8
@@ -79,7 +79,7 @@ class Equalization:
         skipped: "layer: reason" of layers with kernels whose outputs were not scaled.
     """
 
-    description: NetworkDescription
+    description: NetworkGraph
     arrays: dict[str, np.ndarray]
     pairs: tuple[Pair, ...]
     scales: dict[str, np.ndarray]
@@ -89,7 +89,7 @@ class Equalization:
     skipped: tuple[str, ...]
 
 
-def find_pairs(description: NetworkDescription, relu6: Relu6) -> tuple[list[Pair], list[str]]:
+def find_pairs(description: NetworkGraph, relu6: Relu6) -> tuple[list[Pair], list[str]]:
     """Finds pairs of layers connected by values with one reader and functions that scale.
 
     Residual adds, concatenations, resizes and outputs end a chain.
@@ -113,7 +113,7 @@ def find_pairs(description: NetworkDescription, relu6: Relu6) -> tuple[list[Pair
     return pairs, skipped
 
 
-def _pair_from(description: NetworkDescription, first: Node, *, relu6: Relu6) -> "Pair | str":
+def _pair_from(description: NetworkGraph, first: Node, *, relu6: Relu6) -> "Pair | str":
     """Returns the pair that starts with a layer, or the reason why there is none."""
     between: list[str] = []
     current = first
@@ -155,7 +155,7 @@ def _obstacle(node: Node, relu6: Relu6) -> str:
 
 
 def equalize(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     relu6: Relu6 = Relu6.EXACT,
@@ -229,8 +229,8 @@ class ReplacementCost:
 
 
 def measure_replacement(
-    before: tuple[NetworkDescription, dict[str, np.ndarray]],
-    after: tuple[NetworkDescription, dict[str, np.ndarray]],
+    before: tuple[NetworkGraph, dict[str, np.ndarray]],
+    after: tuple[NetworkGraph, dict[str, np.ndarray]],
     *,
     batches: list[np.ndarray],
 ) -> ReplacementCost:
@@ -299,13 +299,13 @@ def _equalize_pair(first: Node, second: Node, *, arrays: dict[str, np.ndarray]) 
 
 
 def _with_limits(
-    description: NetworkDescription,
+    description: NetworkGraph,
     arrays: dict[str, np.ndarray],
     *,
     pairs: list[Pair],
     scales: dict[str, np.ndarray],
     relu6: Relu6,
-) -> tuple[NetworkDescription, tuple[str, ...], tuple[str, ...]]:
+) -> tuple[NetworkGraph, tuple[str, ...], tuple[str, ...]]:
     """Replaces ReLU6 nodes of the pairs by one limit per channel, or by ReLU.
 
     Args:

@@ -16,10 +16,10 @@ import numpy as np
 import tf_keras as keras
 from absl import logging
 
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
-from deeplab_tf.graph.from_keras import describe
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.from_keras import graph_from_keras
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.adaround.adaround import learn_rounding
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod, choose_range, observe
@@ -103,7 +103,7 @@ class PostTrained:
     """
 
     model: keras.Model
-    description: NetworkDescription
+    description: NetworkGraph
     arrays: dict[str, np.ndarray]
     ranges: dict[str, tuple[float, float]]
     report: tuple[str, ...]
@@ -142,7 +142,7 @@ def quantize_post_training(
     if plan.absorb:
         _absorb(network, plan, images=images)
     by_node = _with_node_names(plan, network)
-    source = build_imported(network.description)
+    source = build_model(network.description)
     unknown = scheme.unknown_layers(source)
     network.report += [f"stays float, unknown: {name} ({kind})" for name, kind in unknown.items()]
     by_node = dataclasses.replace(by_node, keep_float=(*by_node.keep_float, *unknown))
@@ -181,14 +181,14 @@ class _Network:
         report: what the steps did, one line per result.
     """
 
-    description: NetworkDescription
+    description: NetworkGraph
     arrays: dict[str, np.ndarray]
     statistics: dict[str, tuple[np.ndarray, np.ndarray]]
     report: list[str]
 
 
 def _fold_batch_norms(model: keras.Model) -> _Network:
-    folding = fold_batch_norms(*describe(model))
+    folding = fold_batch_norms(*graph_from_keras(model))
     report = [f"{len(folding.statistics)} batch norms folded"]
     if folding.left:
         report.append("batch norms not folded: " + ", ".join(folding.left))
@@ -316,7 +316,7 @@ def _correct_biases(
 
 
 def _clipped_by_limits(
-    description: NetworkDescription, ranges: dict[str, tuple[float, float]]
+    description: NetworkGraph, ranges: dict[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
     """Returns narrower ranges for inputs of clipping nodes: clipped values need no levels.
 

@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from deeplab_tf.data.alignment import Alignment
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.executor import Executor, quantize_activation
 from deeplab_tf.graph.kernels import WITH_KERNEL, kernel_key
-from deeplab_tf.graph.network import HIDDEN_LINEAR, NetworkDescription
+from deeplab_tf.graph.network import HIDDEN_LINEAR, NetworkGraph
 from deeplab_tf.graph.resize import resize_bilinear
 from deeplab_tf.metrics import confusion
 from deeplab_tf.metrics.signal_to_noise import snr_db
@@ -74,7 +74,7 @@ class Sensitivity:
     images: int
 
 
-def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -> list[Unit]:
+def find_units(description: NetworkGraph, arrays: dict[str, np.ndarray]) -> list[Unit]:
     """Finds the units of a network, in the order of execution.
 
     A layer that the quantization scheme does not know belongs to no unit.
@@ -86,7 +86,7 @@ def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -
     Returns:
         The units.
     """
-    plans = scheme.plan_layers(build_imported(description))
+    plans = scheme.plan_layers(build_model(description))
     nodes = {node.name: node for node in description.nodes}
     units: list[Unit] = []
     taken: set[str] = set()
@@ -109,7 +109,7 @@ def find_units(description: NetworkDescription, arrays: dict[str, np.ndarray]) -
 
 
 def _keras_name(nodes: list[str]) -> str:
-    """Returns the name of the layer that `describe` split in two, else of the first node."""
+    """Returns the name of the layer that `graph_from_keras` split in two, else of the first node."""
     split = nodes[0].removesuffix(HIDDEN_LINEAR)
     return split if split in nodes else nodes[0]
 
@@ -149,7 +149,7 @@ class SwitchedNetwork:
 
     def __init__(
         self,
-        description: NetworkDescription,
+        description: NetworkGraph,
         arrays: dict[str, np.ndarray],
         *,
         ranges: dict[str, tuple[float, float]],
@@ -219,7 +219,7 @@ def _switched(on: tf.Variable, ends: tuple[float, float]) -> Callable[[tf.Tensor
     return rounded
 
 
-def _readers(description: NetworkDescription, units: list[Unit]) -> dict[str, set[str]]:
+def _readers(description: NetworkGraph, units: list[Unit]) -> dict[str, set[str]]:
     """Returns {unit: units that read its output}, also through nodes without their own range."""
     unit_of = {layer: unit.name for unit in units for layer in unit.layers}
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.executor import Executor, rounding_of
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 
 DEPTH = 60
 
 
-def deep_chain(depth: int) -> NetworkDescription:
+def deep_chain(depth: int) -> NetworkGraph:
     """Returns a chain of y = relu(x + 1): every value has one reader."""
     nodes, before = [], "image"
     for index in range(depth):
@@ -22,10 +22,10 @@ def deep_chain(depth: int) -> NetworkDescription:
             name = f"{kind}{index}"
             nodes.append(Node(name, kind, inputs=(before,), attributes=settings))
             before = name
-    return NetworkDescription("image", (8, 8, 4), nodes=tuple(nodes), output_name=before)
+    return NetworkGraph("image", (8, 8, 4), nodes=tuple(nodes), output_name=before)
 
 
-def branches() -> tuple[NetworkDescription, dict[str, np.ndarray]]:
+def branches() -> tuple[NetworkGraph, dict[str, np.ndarray]]:
     """Returns a convolution, two nodes that read it, and their sum, with known weights."""
     nodes = (
         Node("conv", "conv2d", inputs=("image",), attributes={"filters": 2, "kernel_size": 1}),
@@ -35,7 +35,7 @@ def branches() -> tuple[NetworkDescription, dict[str, np.ndarray]]:
     )
     kernel = np.array([[[[1.0, -1.0]]]], np.float32)
     arrays = {"conv/kernel": kernel, "conv/bias": np.array([0.5, 0.0], np.float32)}
-    return NetworkDescription("image", (1, 1, 1), nodes=nodes, output_name="sum"), arrays
+    return NetworkGraph("image", (1, 1, 1), nodes=nodes, output_name="sum"), arrays
 
 
 def image(value: float) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_a_traced_run_computes_the_same():
 
 def test_the_executor_computes_the_same_as_the_keras_model():
     network, arrays = branches()
-    model = build_imported(network)
+    model = build_model(network)
     model.set_weights([arrays["conv/kernel"], arrays["conv/bias"]])
     np.testing.assert_array_equal(model(image(0.25)), Executor(network, arrays).run(image(0.25)))
 

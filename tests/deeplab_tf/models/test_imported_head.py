@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deeplab_tf.data.alignment import Alignment
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.models.config import IMPORTED, ImportedConfig, ModelConfig
 from deeplab_tf.models.registry import build_network
 from tflite_tools.to_keras.split_head import split_head
@@ -25,7 +25,7 @@ def resize(name, source, size, alignment="align_corners"):
 
 
 def description(*nodes, shape=(17, 33, 3)):
-    return NetworkDescription(
+    return NetworkGraph(
         "image", shape, nodes=(CONVOLUTION, *nodes), output_name=(CONVOLUTION, *nodes)[-1].name
     )
 

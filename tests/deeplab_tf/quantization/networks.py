@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import tf_keras as keras
 
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.weights.matching import load_named
 from tests.zoo import trained_float_model
 
@@ -15,7 +15,7 @@ layers = keras.layers
 
 def built(description, arrays) -> keras.Model:
     """The network with exactly these weights."""
-    model = build_imported(description)
+    model = build_model(description)
     report = load_named(model, arrays)
     assert not (report.missing or report.mismatched or report.unused), report
     return model
@@ -23,7 +23,7 @@ def built(description, arrays) -> keras.Model:
 
 @functools.lru_cache(maxsize=1)
 def deeplab():
-    return describe(trained_float_model())
+    return graph_from_keras(trained_float_model())
 
 
 @functools.lru_cache(maxsize=1)
@@ -59,7 +59,7 @@ def chain():
             new = new * spread[: value.shape[-1]]
         weights.append(new)
     model.set_weights(weights)
-    return describe(model)
+    return graph_from_keras(model)
 
 
 @functools.lru_cache(maxsize=1)
@@ -90,7 +90,7 @@ def classifier():
     photos = random.uniform(-1, 1, (4, 20, 20, 4)).astype(np.float32)
     _fit_batch_norm(model, "a_norm", photos, gamma, beta)
     _fit_batch_norm(model, "b_norm", photos, *model.get_layer("b_norm").get_weights()[:2])
-    return describe(model)
+    return graph_from_keras(model)
 
 
 def _fit_batch_norm(model, name: str, photos, gamma, beta) -> None:

@@ -9,7 +9,7 @@ import tf_keras as keras
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
-from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.models.config import Aspp, DeepLabConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat.apply import quantize_aware, wrapped_layers
@@ -146,7 +146,7 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
     assert {"parity/argmax_agreement", "range_max/Conv1_relu", "largest_range_change"} <= tags
     # The biases of a file of either phase are compared with the float network that it is made of.
     for phase, model in RunSource(RunFolder(tmp_path / "plain")).float_twins(32, 48).items():
-        folded = fold_batch_norms(*describe(model))
+        folded = fold_batch_norms(*graph_from_keras(model))
         network = ImportedNetwork(
             folded.description,
             folded.arrays,

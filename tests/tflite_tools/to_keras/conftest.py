@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.flatbuffer.graph import read_graph
@@ -24,7 +24,7 @@ def _build_loaded(network, simulated=False) -> keras.Model:
     description = network.description
     if simulated:
         description = simulate_quantization(description, network.ranges)
-    model = build_imported(description)
+    model = build_model(description)
     if network.arrays:
         report = load_named(model, network.arrays)
         assert not (report.missing or report.mismatched or report.unused), report
@@ -46,7 +46,7 @@ class Conversion:
 
     @property
     def layers(self):
-        return [type(layer).__name__ for layer in build_imported(self.network.description).layers]
+        return [type(layer).__name__ for layer in build_model(self.network.description).layers]
 
     def file_outputs(self):
         run = FileRunner(self.path)

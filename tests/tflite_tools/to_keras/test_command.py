@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.network import NetworkDescription
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.weights.matching import load_named
 from deeplab_tf.weights.npz import read_weights
 from tests.children import run_command
@@ -47,8 +47,8 @@ def test_folder_holds_the_network(conversion, tmp_path):
         "report.json",
         "report.md",
     }
-    description = NetworkDescription.from_json(json.loads((folder / "network.json").read_text()))
-    model = build_imported(description)
+    description = NetworkGraph.from_json(json.loads((folder / "network.json").read_text()))
+    model = build_model(description)
     assert not load_named(model, read_weights(folder / "float.npz")).missing
     assert np.array_equal(model(conversion.images[0]), conversion.outputs()[0])
     report = json.loads((folder / "report.json").read_text())

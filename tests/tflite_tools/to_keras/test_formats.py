@@ -10,8 +10,8 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 
-from deeplab_tf.graph.build import build_imported
-from deeplab_tf.graph.network import NetworkDescription
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.models.config import DeepLabConfig
 from deeplab_tf.models.deeplab import build_deeplab
 from tflite_tools.flatbuffer.graph import read_graph
@@ -123,7 +123,7 @@ def test_space_to_batch_becomes_a_dilation(convert, padding, kind, activation):
     source = keras.Sequential([keras.Input((13, 15, 4)), layer])
     conversion = convert(source, (13, 15, 4))
     assert "SPACE_TO_BATCH_ND" in conversion.kinds
-    model = build_imported(conversion.network.description)
+    model = build_model(conversion.network.description)
     (rebuilt,) = [item for item in model.layers if isinstance(item, kind)]  # bias folded in
     assert (rebuilt.dilation_rate, rebuilt.padding) == ((2, 2), padding)
     for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
@@ -235,21 +235,21 @@ def _as_unsigned(content: bytes) -> bytes:
 
 def test_description_survives_json(convert):
     description = convert(_network(), (17, 19, 4)).network.description
-    again = NetworkDescription.from_json(description.to_json())
+    again = NetworkGraph.from_json(description.to_json())
     assert again == description
-    assert build_imported(again).count_params() == build_imported(description).count_params()
+    assert build_model(again).count_params() == build_model(description).count_params()
 
 
 def test_other_input_size(convert):
     """Resizes take the size of the tensor that they match."""
     description = convert(_network(), (17, 19, 4)).network.description
-    assert build_imported(description).output_shape == (None, 7, 8, 12)
-    assert build_imported(description, (33, 35)).output_shape == (None, 15, 16, 12)
+    assert build_model(description).output_shape == (None, 7, 8, 12)
+    assert build_model(description, (33, 35)).output_shape == (None, 15, 16, 12)
 
 
 def test_imported_network_is_converted_again(convert, tmp_path):
     conversion = convert(_network(), (17, 19, 4))
-    model = build_imported(conversion.network.description)
+    model = build_model(conversion.network.description)
     function = tf.function(model, input_signature=[tf.TensorSpec((1, 17, 19, 4), tf.float32)])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [function.get_concrete_function()], model

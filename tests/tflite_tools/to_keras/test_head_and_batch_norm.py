@@ -12,9 +12,9 @@ from deeplab_tf.graph.batch_norm import (
     insert_batch_norms,
     normalize_kernels,
 )
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.edit import append_classifier, cut_after, last_convolution
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.to_keras.convert import unfold_batch_norm
 
@@ -44,7 +44,7 @@ def network(convert):
 
 
 def _load(description, arrays):
-    model = build_imported(description)
+    model = build_model(description)
     report = load_named(model, arrays)
     assert not (report.missing or report.mismatched or report.unused), report
     return model
@@ -60,7 +60,7 @@ def test_trim_head_cuts_after_a_tensor(network):
     name = last_convolution(network.network.description).name
     assert network.network.description.output_name != name
     description, arrays = cut_after(network.network.description, network.network.arrays, name=name)
-    assert build_imported(description).output_shape == (None, 16, 20, 5)
+    assert build_model(description).output_shape == (None, 16, 20, 5)
     assert {key for key in network.network.arrays if key.startswith(name)} <= set(arrays)
 
 
@@ -147,10 +147,10 @@ def test_convolution_after_a_global_pool_gets_no_batch_norm():
         Node("sum", "add", inputs=("conv", "pooled")),
         Node("logits", "conv2d", inputs=("sum",), attributes={"filters": 4, "kernel_size": 1}),
     )
-    description = NetworkDescription("image", (8, 8, 3), nodes=nodes, output_name="logits")
+    description = NetworkGraph("image", (8, 8, 3), nodes=nodes, output_name="logits")
     arrays = {
         f"{layer.name}/{variable.name.split('/')[-1][:-2]}": variable.numpy()
-        for layer in build_imported(description).layers
+        for layer in build_model(description).layers
         for variable in layer.weights
     }
     unfolded, _ = insert_batch_norms(description, arrays)
@@ -194,7 +194,7 @@ def test_real_model_keeps_its_function(shared_dir):
 def test_bad_descriptions(values, message):
     node = {"name": "a", "kind": "relu", "inputs": ["image"], "attributes": {}} | values
     with pytest.raises(ValueError, match=message):
-        NetworkDescription.from_json(
+        NetworkGraph.from_json(
             {
                 "input_name": "image",
                 "input_shape": [8, 8, 3],
@@ -212,4 +212,4 @@ def test_node_that_does_not_fit_is_named():
         attributes={"filters": 3, "kernel_size": 9, "padding": "valid"},
     )
     with pytest.raises(ValueError, match=r"node 'wide' \(conv2d\) cannot be built"):
-        build_imported(NetworkDescription("image", (4, 4, 3), nodes=(node,), output_name="wide"))
+        build_model(NetworkGraph("image", (4, 4, 3), nodes=(node,), output_name="wide"))

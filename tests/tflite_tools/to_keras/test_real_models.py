@@ -7,7 +7,7 @@ import pytest
 
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
 from tflite_tools.flatbuffer.graph import read_graph
@@ -38,7 +38,7 @@ def _measure(path, network, images, simulated=False):
     description = network.description
     if simulated:
         description = simulate_quantization(description, network.ranges)
-    model = build_imported(description)
+    model = build_model(description)
     report = load_named(model, network.arrays)
     assert not (report.missing or report.mismatched or report.unused), report.lines()
     return measure(FileRunner(path), model, real_inputs=images)
@@ -90,7 +90,7 @@ def test_swapped_channels_are_detected(shared_dir):
 
 def test_other_input_size_of_the_official_model(shared_dir):
     network = import_file(shared_dir / "models" / "deeplabv3_mnv2_pascal_quant.tflite")
-    assert build_imported(network.description, (321, 481)).output_shape == (None, 321, 481)
+    assert build_model(network.description, (321, 481)).output_shape == (None, 321, 481)
 
 
 def test_only_the_operators_that_an_output_needs_are_read(shared_dir):
@@ -102,7 +102,7 @@ def test_only_the_operators_that_an_output_needs_are_read(shared_dir):
     with pytest.raises(ValueError, match=r"operator 43, CUSTOM:PosenetDecoderOp .*before the outp"):
         import_file(path, "poses")
     network = import_file(path, "float_segments")
-    assert build_imported(network.description).output_shape == (None, 33, 33, 1)
+    assert build_model(network.description).output_shape == (None, 33, 33, 1)
     assert np.isfinite(network.arrays["float_segments1/kernel"]).all()
 
 

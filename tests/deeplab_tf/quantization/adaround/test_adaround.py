@@ -8,9 +8,9 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
-from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.graph.kernels import WITH_KERNEL, along_outputs, kernel_key, largest_of_outputs
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.adaround.adaround import learn_rounding
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.adaround.sample import windows_at
@@ -182,7 +182,7 @@ def pointwise(kernel, bias=0.0, follower=None):
     attributes = {"filters": kernel.shape[1], "kernel_size": 1}
     nodes = [Node("c", "conv2d", inputs=("image",), attributes=attributes)]
     nodes += [follower] if follower else []
-    description = NetworkDescription(
+    description = NetworkGraph(
         "image", (8, 8, len(kernel)), nodes=tuple(nodes), output_name=nodes[-1].name
     )
     biases = np.full(kernel.shape[1], bias, np.float32)
@@ -358,7 +358,7 @@ def test_one_image_is_enough_and_progress_is_reported():
 )
 def test_windows_contain_the_layer_inputs(layer):
     image = keras.Input((11, 14, 4), name="image")
-    description, arrays = describe(keras.Model(image, layer(image)))
+    description, arrays = graph_from_keras(keras.Model(image, layer(image)))
     (node,) = description.nodes
     photos = images(description, 2)
     expected = layer(photos).numpy()
@@ -387,7 +387,7 @@ def test_windows_and_groups_belong_to_their_weights(groups):
     keras.utils.set_random_seed(5)
     image = keras.Input((12, 12, 4), name="image")
     x = layers.Conv2D(6, 3, groups=groups, padding="same", name="c")(image)
-    description, arrays = describe(keras.Model(image, x))
+    description, arrays = graph_from_keras(keras.Model(image, x))
     # Neighbours and channels are alike, as in photos: errors of weights can cancel.
     photos = np.cumsum(np.cumsum(images(description, 8), 1), 2) / 8 + 1
     options = dataclasses.replace(QUICK, iterations=200)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.adaround.grid import Grid
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.adaround.sample import draw_sample
@@ -100,7 +100,7 @@ def test_an_empty_image_changes_nothing_that_is_absorbed():
 def test_rounding_learns_from_positions_that_see_something():
     attributes = {"filters": 1, "kernel_size": 1, "strides": 2, "padding": "same"}
     node = Node("c", "conv2d", inputs=("image",), attributes=attributes)
-    description = NetworkDescription("image", (8, 8, 1), nodes=(node,), output_name="c")
+    description = NetworkGraph("image", (8, 8, 1), nodes=(node,), output_name="c")
     arrays = {"c/kernel": np.ones((1, 1, 1, 1), np.float32), "c/bias": np.zeros(1, np.float32)}
     batch = np.zeros((2, 8, 8, 1), np.float32)
     batch[0, :4, :4] = 0.5  # 4 of 16 positions of the first photo, none of the second

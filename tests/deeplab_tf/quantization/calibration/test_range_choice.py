@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.calibration.activation_ranges import (
     ALL_ZERO_RANGE,
     NUM_BINS,
@@ -100,7 +100,7 @@ def test_observed_values_are_counted_over_all_images():
         inputs=("image",),
         attributes={"operation": "multiply", "shape": []},
     )
-    description = NetworkDescription("image", (1, 4, 1), nodes=(node,), output_name="double")
+    description = NetworkGraph("image", (1, 4, 1), nodes=(node,), output_name="double")
     batches = [np.array(v, np.float32).reshape(1, 1, 4, 1) for v in ([0, 1, 2, 3], [-1, 0, 0, 4])]
     arrays = {"double/constant": np.float32(2)}
     found = observe(description, arrays, names=["double"], batches=batches)["double"]
@@ -116,7 +116,7 @@ def test_observed_values_are_counted_over_all_images():
 
 def test_tensor_that_is_always_zero_is_named(caplog):
     nodes = (Node("dead", "relu", inputs=("image",)), Node("sum", "add", inputs=("dead", "image")))
-    description = NetworkDescription("image", (1, 4, 1), nodes=nodes, output_name="sum")
+    description = NetworkGraph("image", (1, 4, 1), nodes=nodes, output_name="sum")
     batch = np.full((1, 1, 4, 1), -2, np.float32)
     found = observe(description, {}, names=["dead", "sum"], batches=[batch])
     assert choose_range(found["dead"], RangeMethod.MSE) == ALL_ZERO_RANGE

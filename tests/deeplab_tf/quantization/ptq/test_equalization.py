@@ -8,9 +8,9 @@ import tf_keras as keras
 
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
-from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.graph.kernels import kernel_key, largest_of_inputs, largest_of_outputs
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.ptq.equalization import (
     Relu6,
     equalize,
@@ -37,7 +37,7 @@ def difference(name, description, first, second):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_description_gives_the_same_network(name):
     description, arrays = NETWORKS[name]()
-    again = NetworkDescription.from_json(description.to_json())
+    again = NetworkGraph.from_json(description.to_json())
     assert difference(name, description, (description, arrays), (again, arrays)) == 0
 
 
@@ -62,7 +62,7 @@ def test_folding_by_hand():
     x = layers.Conv2D(1, 1, name="c")(image)
     model = keras.Model(image, layers.BatchNormalization(epsilon=0.5, name="n")(x))
     model.set_weights([np.array([[[[2.0]]]])] + [np.array([v]) for v in (1.0, 3, 5, 7, 3.5)])
-    folded = fold_batch_norms(*describe(model))
+    folded = fold_batch_norms(*graph_from_keras(model))
     assert folded.arrays["c/kernel"].item() == pytest.approx(3.0)
     assert folded.arrays["c/bias"].item() == pytest.approx((1 - 7) * 1.5 + 5)
     mean, deviation = folded.statistics["c"]
@@ -73,7 +73,7 @@ def test_batch_norm_that_cannot_be_folded_is_named():
     image = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 1, name="c")(image)
     both = layers.Add(name="sum")([x, layers.BatchNormalization(name="n")(x)])
-    folded = fold_batch_norms(*describe(keras.Model(image, both)))
+    folded = fold_batch_norms(*graph_from_keras(keras.Model(image, both)))
     assert folded.left == ("n",)
     assert [node.name for node in folded.description.nodes] == ["c", "n", "sum"]
 
@@ -87,7 +87,7 @@ def slope_below_a_limit():
     model = keras.Model(image, layers.Conv2D(4, 1, name="c")(x))
     random = np.random.default_rng(9)
     model.set_weights([random.normal(size=value.shape) * 3 for value in model.get_weights()])
-    return describe(model)
+    return graph_from_keras(model)
 
 
 @pytest.mark.parametrize("relu6", [Relu6.EXACT, Relu6.RELU])
@@ -157,7 +157,7 @@ def test_only_a_relu6_is_replaced_by_a_relu(limit, replaced):
     image = keras.Input((8, 8, 3), name="image")
     x = layers.Conv2D(4, 3, name="first")(image)
     x = layers.ReLU(limit, name="active")(x)
-    network = describe(keras.Model(image, layers.Conv2D(2, 1, name="second")(x)))
+    network = graph_from_keras(keras.Model(image, layers.Conv2D(2, 1, name="second")(x)))
     done = equalize(*network, relu6=Relu6.RELU)
     assert (len(done.replaced), len(done.limits)) == (replaced, 1 - replaced)
     if not replaced:
@@ -208,7 +208,7 @@ def test_cost_of_one_score_has_no_arg_max():
         ),
         Node("r", "relu", inputs=("a",), attributes={"max_value": 6.0}),
     )
-    description = NetworkDescription("image", (1, 2, 1), nodes=nodes, output_name="r")
+    description = NetworkGraph("image", (1, 2, 1), nodes=nodes, output_name="r")
     arrays = {"a/kernel": np.full((1, 1, 1, 1), 8, np.float32)}
     image = np.array([0.5, 1], np.float32).reshape(1, 1, 2, 1)
     # 4 and 6 against 4 and 8: signal 52, noise 4.
@@ -243,7 +243,7 @@ def test_models_that_are_not_flat_are_refused():
     image = keras.Input((8, 8, 3))
     inner = keras.Model(image, layers.Conv2D(4, 1)(image), name="inner")
     with pytest.raises(ValueError, match="'inner' is a model of its own"):
-        describe(keras.Model(image, inner(image)))
+        graph_from_keras(keras.Model(image, inner(image)))
     twice = layers.Conv2D(3, 1, name="twice")
     with pytest.raises(ValueError, match="'twice' is used 2 times"):
-        describe(keras.Model(image, twice(twice(image))))
+        graph_from_keras(keras.Model(image, twice(twice(image))))

@@ -10,7 +10,7 @@ import tf_keras as keras
 from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
 from deeplab_tf.graph.kernels import kernel_key
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.ptq import post_training
 from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
@@ -101,7 +101,7 @@ def test_absorption_by_hand():
     arrays = {
         key: np.full(shapes[key.split("/")[1]], value, np.float32) for key, value in arrays.items()
     }
-    description = NetworkDescription("image", (1, 2, 1), nodes=nodes, output_name="b")
+    description = NetworkGraph("image", (1, 2, 1), nodes=nodes, output_name="b")
     batch = np.array([1, 2], np.float32).reshape(1, 1, 2, 1)
     done = absorb_high_biases(description, arrays, batches=[batch])
     assert done.arrays["a/bias"].item() == pytest.approx(0.0)
@@ -124,7 +124,7 @@ def limited_channels(pixels, limit=6.0):
         "b/kernel": np.array([1, 2, 3, 4], np.float32).reshape(1, 1, 4, 1),
         "b/bias": np.array([0.5], np.float32),
     }
-    description = NetworkDescription("image", (1, len(pixels), 1), nodes=nodes, output_name="b")
+    description = NetworkGraph("image", (1, len(pixels), 1), nodes=nodes, output_name="b")
     return description, arrays, np.array(pixels, np.float32).reshape(1, 1, -1, 1)
 
 
@@ -291,7 +291,7 @@ def test_mean_after_a_relu_with_threshold_differs_from_that_of_a_plain_one(odd):
     arrays = {"kernel": np.ones((1, 1, 1, 1), np.float32), "bias": np.zeros(1, np.float32)}
     arrays = {f"{node}/{key}": value for node in "ab" for key, value in arrays.items()}
     statistics = {"a": (np.zeros(1), np.ones(1))}
-    description = NetworkDescription("image", (2, 2, 1), nodes=nodes, output_name="b")
+    description = NetworkGraph("image", (2, 2, 1), nodes=nodes, output_name="b")
     done = correct_analytically(description, arrays, statistics=statistics)
     assert done.corrections == {}
     assert "b: the mean of its input is unknown" in done.skipped

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tf_keras as keras
 
-from deeplab_tf.graph.from_keras import describe
+from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.quantization.ptq import sensitivity
 from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
 from deeplab_tf.quantization.ptq.sensitivity import (
@@ -142,7 +142,7 @@ def test_a_layer_with_its_activation_inside_goes_by_its_keras_name():
     # Of an unknown layer nothing is switched.
     image = keras.Input((16, 16, 3))
     model = keras.Model(image, layers.Dense(2, name="odd")(layers.Conv2D(4, 3, name="a")(image)))
-    assert [unit.name for unit in find_units(*describe(model))] == ["a"]
+    assert [unit.name for unit in find_units(*graph_from_keras(model))] == ["a"]
 
 
 class FakeJudge:

@@ -9,11 +9,11 @@ import tf_keras as keras
 from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.graph.build import build_imported
+from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.edit import cut_after
 from deeplab_tf.graph.executor import Executor
-from deeplab_tf.graph.from_keras import describe
-from deeplab_tf.graph.network import NetworkDescription, Node
+from deeplab_tf.graph.from_keras import graph_from_keras
+from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.calibration.activation_ranges import ALL_ZERO_RANGE
 from deeplab_tf.quantization.ptq.post_training import (
     BiasMethod,
@@ -119,8 +119,8 @@ CASES = {
 def network(nodes) -> keras.Model:
     first = Node("c", "conv2d", inputs=("image",), attributes=CONVOLUTION)
     last = Node("logits", "conv2d", inputs=("x",), attributes={"filters": 7, "kernel_size": 1})
-    return build_imported(
-        NetworkDescription("image", (16, 16, 3), nodes=(first, *nodes, last), output_name="logits")
+    return build_model(
+        NetworkGraph("image", (16, 16, 3), nodes=(first, *nodes, last), output_name="logits")
     )
 
 
@@ -316,7 +316,7 @@ def test_activation_inside_a_layer_that_has_no_kind_of_its_own():
     x = keras.layers.Conv2D(8, 3, activation="swish", name="a")(image)
     x = keras.layers.Activation("gelu", name="b")(x)
     model = keras.Model(image, x)
-    description, arrays = describe(model)
+    description, arrays = graph_from_keras(model)
     assert [node.name for node in description.nodes] == ["a_linear", "a", "b"]
     photo = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
     np.testing.assert_allclose(Executor(description, arrays).run(photo), model(photo), atol=1e-6)
@@ -334,14 +334,14 @@ def test_tensor_that_calibration_sees_only_zero_of(output):
         Node("r", "relu", inputs=("c",)),
         Node("logits", "conv2d", inputs=("r",), attributes=CONVOLUTION),
     )
-    description = NetworkDescription("image", (16, 16, 3), nodes=nodes, output_name="logits")
+    description = NetworkGraph("image", (16, 16, 3), nodes=nodes, output_name="logits")
     description, _ = cut_after(description, {}, name=output)
     random = np.random.default_rng(0)
     dark = random.uniform(-1, -0.2, (4, 16, 16, 3)).astype(np.float32)
     kernels = np.abs(random.normal(0, 0.2, (3, 3, 3, 24))), random.normal(0, 0.3, (3, 3, 24, 24))
     weights = [kernels[0], np.zeros(24), kernels[1], random.normal(0, 0.3, 24)]
     keras.backend.clear_session()
-    source = build_imported(description)
+    source = build_model(description)
     source.set_weights(weights[: len(source.weights)])
     done = quantize_post_training(
         source, PostTraining(), batches=[dark], input_range=(-1.0, 127 / 128)
