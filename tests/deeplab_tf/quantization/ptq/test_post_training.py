@@ -388,7 +388,7 @@ def test_cost_of_relu_in_place_of_relu6_is_reported():
     agreement = (expected.argmax(-1) == found.argmax(-1)).mean()
     assert (
         f"effect of ReLU instead of ReLU6: {snr_db(expected, found):.1f} dB signal-to-noise of the "
-        f"float output, arg max equal on {agreement:.2%}, on 4 calibration photos" in done.report
+        f"float output, arg max equal on {agreement:.2%}, on 4 calibration images" in done.report
     )
     exact = quantize_post_training(
         model, PostTraining(equalize=True), batches=[photos], input_range=INPUT_RANGE
