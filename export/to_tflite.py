@@ -14,6 +14,7 @@ from absl import flags, logging
 
 from deeplab_tf import command
 from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.label_list import read_label_list
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
@@ -217,8 +218,7 @@ def _labels(dataset: SegmentationDataset | None) -> LabelSet:
     if FLAGS.run_dir:
         return RunFolder(pathlib.Path(FLAGS.run_dir)).read_labels()
     if FLAGS.labels:
-        names = pathlib.Path(FLAGS.labels).read_text().splitlines()
-        return LabelSet.from_names(name.strip() for name in names if name.strip())
+        return LabelSet.from_names(read_label_list(pathlib.Path(FLAGS.labels)))
     if dataset is None:
         raise ValueError(
             "the classes are not known; give --labels=FILE, one class name per line, or --dataset"

@@ -8,6 +8,7 @@ from absl import logging
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.alignment import Alignment
+from deeplab_tf.data.label_list import read_label_list
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, read_contract
@@ -116,34 +117,15 @@ def _check_run(original: pathlib.Path, changed: pathlib.Path) -> None:
 
 def _labels(options: AddOptions, contract: ModelContract) -> tuple[str, ...]:
     if options.labels is not None:
-        return read_labels(options.labels)
+        names = read_label_list(options.labels)
+        check_labels(names, None, name=str(options.labels))
+        return names
     if contract.label_set is None:
         raise ValueError(
             f"{options.model}: neither its manifest nor its metadata have labels; give "
             "--labels=FILE, one name per line"
         )
     return contract.label_set.names
-
-
-def read_labels(path: pathlib.Path) -> tuple[str, ...]:
-    """Reads one label per line; empty lines at the end are ignored.
-
-    Args:
-        path: text file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not UTF-8 text, or a line without a label.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a text file, one label per line")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    labels = tuple(line.strip() for line in lines)
-    check_labels(labels, None, name=str(path))
-    return labels
 
 
 def _manifest(contract: ModelContract, labels: tuple[str, ...], *, content: bytes) -> Manifest:

@@ -1,10 +1,10 @@
 """The file under diagnosis, with its reference, label list and data set."""
 
 import dataclasses
-import json
 import pathlib
 
-from deeplab_tf.data.dataset import SegmentationDataset, read_lines
+from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.label_list import read_label_list
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, class_count, read_contract
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
@@ -136,34 +136,3 @@ def _reference_contract(path: pathlib.Path, contract: ModelContract) -> ModelCon
             f"{list(found)}; give the float file of the same network at the same size"
         )
     return reference
-
-
-def read_label_list(path: pathlib.Path) -> tuple[str, ...]:
-    """Reads class names, one per line, or from a JSON with "names" or "labels".
-
-    Args:
-        path: of the list.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it names no class.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; --labels expects one class name per line")
-    lines = read_lines(path)
-    if path.suffix == ".json":
-        try:
-            values = json.loads("\n".join(lines))
-            names = values.get("names") or values.get("labels") or []
-            if not isinstance(names, list):
-                raise ValueError(f"expected a list, got {type(names).__name__}")
-            names = [str(name) for name in names]
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path}: not a JSON list of names ({error})") from error
-    else:
-        names = [line.strip() for line in lines]
-        while names and not names[-1]:
-            names.pop()
-    if not names:
-        raise ValueError(f"{path}: expected class names, got none; write one per line, id 0 first")
-    return tuple(names)

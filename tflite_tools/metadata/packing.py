@@ -2,6 +2,7 @@
 
 import pathlib
 
+from deeplab_tf.data.label_list import parse_label_lines
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.metadata import codec, model_file, schema
 from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
@@ -136,7 +137,7 @@ def read_labels(path: str | pathlib.Path) -> tuple[str, ...]:
         raise ValueError(
             f"{path}: its label file {texts[0]!r} is not UTF-8 text ({error.reason})"
         ) from error
-    return tuple(line.strip() for line in lines if line.strip())
+    return tuple(name for name in parse_label_lines(lines) if name)
 
 
 def parse(encoded: bytes, files: dict[str, bytes]) -> SegmenterMetadata:

@@ -109,7 +109,7 @@ def find_units(description: NetworkGraph, arrays: dict[str, np.ndarray]) -> list
 
 
 def _keras_name(nodes: list[str]) -> str:
-    """Returns the name of the layer that `graph_from_keras` split in two, else of the first node."""
+    """Returns the name of the layer that `graph_from_keras` split, else of the first node."""
     split = nodes[0].removesuffix(HIDDEN_LINEAR)
     return split if split in nodes else nodes[0]
 

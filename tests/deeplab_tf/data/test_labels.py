@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from deeplab_tf.data.label_list import read_label_list
 from deeplab_tf.data.labels import LabelSet, voc_colormap
 
 # First entries of the table that the development kit prints (VOClabelcolormap.m), and its last.
@@ -58,3 +59,13 @@ def test_class_255_is_taken_by_the_ignored_label():
 def test_each_class_needs_a_colour():
     with pytest.raises(ValueError, match="got 2 names and 1 colours"):
         LabelSet(("sky", "sea"), ((0, 0, 0),))
+
+
+def test_an_empty_line_between_two_names_is_refused(tmp_path):
+    """It would shift all later names by one class."""
+    path = tmp_path / "labels.txt"
+    path.write_text("sky\n\nroad\n")
+    with pytest.raises(ValueError, match=r"labels.txt: label 2: expected a name, got an empty"):
+        read_label_list(path)
+    path.write_text("sky\nroad\n\n")
+    assert read_label_list(path) == ("sky", "road")

@@ -7,12 +7,13 @@ import shutil
 
 import pytest
 
+from deeplab_tf.data.label_list import read_label_list
 from deeplab_tf.data.preprocessing import Preprocessing
 from tests.children import run_command
 from tests.paths import CAMVID, ZOO
 from tests.tflite_tools.surgery import twin_bytes
 from tflite_tools.contract import class_count, read_contract
-from tflite_tools.deployment.add_metadata import AddOptions, add_metadata, read_labels
+from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
 from tflite_tools.deployment.metadata_description import check_labels, describe
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.manifest import read_manifest, sha256_of
@@ -160,7 +161,7 @@ def test_overwrite_in_place(bare, tmp_path):
 def test_labels_are_read_as_people_write_them(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_bytes("\ufeffsky\r\nvélo \r\n\r\n".encode())
-    assert read_labels(path) == ("sky", "vélo")
+    assert read_label_list(path) == ("sky", "vélo")
 
 
 @pytest.mark.parametrize(
@@ -180,4 +181,4 @@ def test_label_file_that_is_no_text(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_bytes(b"\xff\xfe\x00s")
     with pytest.raises(ValueError, match="not UTF-8 text"):
-        read_labels(path)
+        read_label_list(path)
