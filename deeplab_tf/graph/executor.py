@@ -7,6 +7,7 @@ run may also be traced by `tf.function`.
 
 import collections.abc
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -279,6 +280,8 @@ class Run:
             for name in node.inputs:
                 if name not in uses or order[uses[name]] < order[needed]:
                     uses[name] = needed
+        for name, following in itertools.pairwise(self._nodes):
+            uses.setdefault(name, following)  # nothing reads it: one step long it can be asked for
         return {name: last for name, last in uses.items() if name not in self._hold}
 
 
