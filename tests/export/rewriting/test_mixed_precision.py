@@ -187,7 +187,7 @@ def test_a_file_that_gives_nan_or_does_not_load_is_found_by_running_it(content, 
     position = find_layers(content, ["logits"])["logits"]
     kernel = np.moveaxis(post_trained().arrays["logits/kernel"], 3, 0)
     path = tmp_path / "a.tflite"
-    for offset, fault in ((0.0, ""), (np.nan, "it gives NaN or infinity")):
+    for offset, fault in ((0.0, ""), (np.nan, "expected finite outputs")):
         weights = {position: (kernel, np.full(len(kernel), offset))}
         mixed = set_precision(content, {position: Precision.FLOAT32}, weights=weights)
         model = schema.ModelT.InitFromPackedBuf(mixed, 0)
