@@ -291,7 +291,7 @@ def test_a_damaged_npz_in_the_report(tmp_path):
         (
             "Dense",
             {"activation": {"class_name": "function", "config": "system", "module": "os"}},
-            "holds the function 'system'",
+            "names the function 'system'",
         ),
     ],
 )
