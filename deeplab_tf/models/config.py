@@ -107,7 +107,7 @@ class ModelConfig:
         if network in _FORMER_NAMES:
             network, settings["backbone"] = _FORMER_NAMES[network]
         for key, read in _READERS.items():
-            if settings.get(key) is not None:
+            if key in settings and (settings[key] is not None or key != "description"):
                 settings[key] = read(settings[key])
         return configure(network, settings)
 

@@ -173,11 +173,11 @@ def pair_layers(
         }
         nearest = min(differences, key=differences.__getitem__, default="")
         if not differences.get(nearest, math.inf) <= LARGEST_DIFFERENCE:
-            other = _graph_from_keras(nearest, reference) if nearest else "nothing is left"
+            other = _layer_text(nearest, reference) if nearest else "nothing is left"
             if math.isfinite(differences.get(nearest, math.inf)):
                 other += f", whose weights differ by {differences[nearest]:.0%}"
             raise ValueError(
-                f"{plan.model}: {_graph_from_keras(node.name, file.network)} has no counterpart in "
+                f"{plan.model}: {_layer_text(node.name, file.network)} has no counterpart in "
                 f"reference {plan.reference}; nearest: {other}; give the network that the file was "
                 "converted from, scaled in the same way"
             )
@@ -186,7 +186,7 @@ def pair_layers(
     return pairs
 
 
-def _graph_from_keras(name: str, network: "ImportedNetwork | Reference") -> str:
+def _layer_text(name: str, network: "ImportedNetwork | Reference") -> str:
     node = network.description.node(name)
     return f"{node.kind} {name!r} {list(network.arrays[kernel_key(node)].shape)}"
 

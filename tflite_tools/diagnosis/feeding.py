@@ -207,7 +207,7 @@ def orientation(case: Case, seen: Observations) -> list[Finding]:
             "width_height_swapped",
             f"photos cover {covered:.0%} of the canvas {height} x {width} (height x width); of "
             f"{width} x {height} they would cover {swapped:.0%}",
-            "Export with height and width swapped (--height, --width), or rotate the photos.",
+            "Export with height and width swapped (--size=height,width), or rotate the photos.",
         )
     ]
 

@@ -154,6 +154,7 @@ class _Score:
     invokes: int = 0
     loss: float = 0.0
     loss_pixels: int = 0
+    kernels: Kernels | None = None
     images: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
     """Matrix of each sample by its number in the chunk, in the total in the list."""
 
@@ -235,6 +236,7 @@ def score_samples(runner: ModelRunner, part: Part) -> _Score:
             total.agreeing += int((prediction == chunk.sample(reference, index)).sum())
         total.pixels += prediction.size
         total.invokes += invokes
+    total.kernels = runner.kernels
     return total
 
 
@@ -437,6 +439,7 @@ def score_list(
         result = results[index]
         result.images, result.matrix, result.constant_images = count, total.matrix, total.constant
         result.invokes = total.invokes
+        result.kernels = total.kernels or result.kernels
         if total.loss_pixels:
             result.mean_loss = total.loss / total.loss_pixels
         if options.keep_images:
@@ -475,6 +478,7 @@ def _add(total: _Score, part: _Score, *, first: int) -> None:
     total.invokes += part.invokes
     total.loss += part.loss
     total.loss_pixels += part.loss_pixels
+    total.kernels = part.kernels or total.kernels
     total.images |= {first + number: matrix for number, matrix in part.images.items()}
 
 

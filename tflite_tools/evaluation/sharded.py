@@ -38,6 +38,7 @@ from tflite_tools.evaluation.evaluation import (
 )
 from tflite_tools.evaluation.tiled import OFF, check_overlaps, task_timeout_s
 from tflite_tools.manifest import sha256_of
+from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.runtime.pool import InterpreterPool
 
 _CAUSE = re.compile(r"^(?:\w+\.)*(?:\w*Error|\w*Exception): (.*)$", re.MULTILINE)
@@ -119,6 +120,7 @@ class ShardScore:
         constant_images: samples of each file whose prediction was one single class.
         failures: of each file, or "".
         invokes: runs of each file.
+        kernels: that ran each file, or "" if not known.
     """
 
     images: int
@@ -126,17 +128,20 @@ class ShardScore:
     constant_images: tuple[int, ...]
     failures: tuple[str, ...]
     invokes: tuple[int, ...] = ()
+    kernels: tuple[str, ...] = ()
 
     def __add__(self, other: "ShardScore") -> "ShardScore":
         pairs = zip(self.constant_images, other.constant_images, strict=True)
         failures = zip(self.failures, other.failures, strict=True)
         invokes = zip(self.invokes, other.invokes, strict=True)
+        kernels = zip(self.kernels, other.kernels, strict=True)
         return ShardScore(
             self.images + other.images,
             self.matrices + other.matrices,
             constant_images=tuple(a + b for a, b in pairs),
             failures=tuple(a or b for a, b in failures),
             invokes=tuple(a + b for a, b in invokes),
+            kernels=tuple(a or b for a, b in kernels),
         )
 
     def to_json(self) -> str:
@@ -157,6 +162,7 @@ class ShardScore:
             tuple(values["constant_images"]),
             tuple(values["failures"]),
             tuple(values["invokes"]),
+            tuple(values["kernels"]),
         )
 
 
@@ -232,6 +238,7 @@ class ScoreShard(beam.DoFn):
             constant_images=tuple(result.constant_images for result in results),
             failures=tuple(self._pool.broken.get(index, "") for index in range(len(results))),
             invokes=tuple(result.invokes for result in results),
+            kernels=tuple(result.kernels or "" for result in results),
         )
 
 
@@ -306,6 +313,8 @@ def evaluate_sharded(
                 total.constant_images[index],
                 total.invokes[index],
             )
+            name = total.kernels[index]
+            result.kernels = Kernels(name) if name else None
         add_mask_warnings(result, dataset)
     return results
 

@@ -134,9 +134,11 @@ def kernels_line(results: Sequence[HasKernels]) -> str:
     Args:
         results: of the files.
     """
-    found = {result.kernels or Kernels.XNNPACK for result in results}
+    found = {result.kernels for result in results} - {None}
+    if not found:
+        return "kernels: not known"
     if len(found) < 2:
-        return f"kernels: {next(iter(found), Kernels.XNNPACK)}"
+        return f"kernels: {found.pop()}"
     alone = [result.contract.name for result in results if result.kernels is Kernels.BUILTIN]
     return f"kernels: {Kernels.XNNPACK}, only {Kernels.BUILTIN} for {', '.join(alone)}"
 

@@ -337,7 +337,9 @@ class Editor:
         named = [*_items(self.graph.inputs)]
         for operator in self.graph.operators:
             named += [*_items(operator.inputs), *_items(operator.outputs)]
+            named += _items(operator.intermediates)
         named += _items(self.graph.outputs)
+        named += [entry.tensorIndex for entry in self._signature_entries()]
         return [i for i in dict.fromkeys(int(index) for index in named) if i != LEFT_OUT]
 
     def _empty_unused_buffers(self) -> None:
@@ -356,26 +358,35 @@ class Editor:
         used = self._used_tensors()
         numbers = {old: new for new, old in enumerate(used)} | {LEFT_OUT: LEFT_OUT}
         self.graph.tensors = [self.graph.tensors[index] for index in used]
-        signatures = [
-            entry
-            for signature in self.model.signatureDefs or []
-            for entry in (*_items(signature.inputs), *_items(signature.outputs))
-        ]
-        for entry in signatures:
+        for entry in self._signature_entries():
             entry.tensorIndex = numbers[entry.tensorIndex]
         for owner in (*self.graph.operators, self.graph):
             owner.inputs = _indices([numbers[int(index)] for index in _items(owner.inputs)])
             owner.outputs = _indices([numbers[int(index)] for index in _items(owner.outputs)])
+        for operator in self.graph.operators:
+            if operator.intermediates is not None:
+                operator.intermediates = _indices([numbers[int(i)] for i in operator.intermediates])
         self._renumber_buffers()
         self._renumber_codes()
 
+    def _signature_entries(self) -> list[schema.TensorMapT]:
+        signatures = self.model.signatureDefs or []
+        return [
+            entry
+            for signature in signatures
+            for entry in (*_items(signature.inputs), *_items(signature.outputs))
+        ]
+
     def _renumber_buffers(self) -> None:
         owners = [*self.graph.tensors, *(self.model.metadata or [])]
-        used = list(dict.fromkeys([0, *(owner.buffer for owner in owners)]))
+        old_metadata = [int(index) for index in _items(self.model.metadataBuffer)]
+        used = list(dict.fromkeys([0, *(owner.buffer for owner in owners), *old_metadata]))
         numbers = {old: new for new, old in enumerate(used)}
         self.model.buffers = [self.model.buffers[index] for index in used]
         for owner in owners:
             owner.buffer = numbers[owner.buffer]
+        if self.model.metadataBuffer is not None:
+            self.model.metadataBuffer = _indices([numbers[index] for index in old_metadata])
 
     def _renumber_codes(self) -> None:
         """Keeps one code per kind of operator, with the highest version that is used."""

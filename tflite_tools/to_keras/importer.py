@@ -41,12 +41,14 @@ class ReportRow:
         operator: kind in the schema.
         tensor: name of the tensor that it computes.
         became: the layers, or why there are none.
+        index: of that tensor in the file.
     """
 
     position: int
     operator: str
     tensor: str
     became: str
+    index: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +250,7 @@ class _Builder:
 
     def __init__(self, graph: Graph, operators: list[Operator], *, output: int) -> None:
         self._graph, self._output = graph, output
+        self._read = {index for operator in operators for index in operator.inputs}
         self._input = self._find_input(operators)
         self._nodes: list[Node] = []
         self._arrays: dict[str, np.ndarray] = {}
@@ -295,7 +298,7 @@ class _Builder:
             reason = f"it has {len(operator.outputs)} outputs, its layer has one"
             raise ValueError(_problem(self._graph, operator, reason=reason))
         for slot, index in enumerate(operator.outputs):
-            if index == self._output or self._graph.consumers(index):
+            if index == self._output or index in self._read:
                 self._convert_output(OperatorView(self._graph, operator, tuple(self._sizes), slot))
 
     def _convert_output(self, view: OperatorView) -> None:
@@ -320,7 +323,13 @@ class _Builder:
         if name in self._ranges and (steps or first_range):
             self._ranges[name] |= integer_arithmetic(view)
         self._rows.append(
-            ReportRow(operator.position, operator.kind, tensor=view.output.name, became=became)
+            ReportRow(
+                operator.position,
+                operator.kind,
+                tensor=view.output.name,
+                became=became,
+                index=view.output.index,
+            )
         )
 
     def _steps(self, view: OperatorView) -> list[Step]:
@@ -374,6 +383,9 @@ class _Builder:
         indices = data_inputs(self._graph, operator)
         if missing := [index for index in indices if index not in self._names]:
             reason = f"damaged (tensor {missing[0]} is read before it is computed)"
+            raise ValueError(_problem(self._graph, operator, reason=reason))
+        if not indices:
+            reason = "all of its inputs are constant; fold it before the import"
             raise ValueError(_problem(self._graph, operator, reason=reason))
         return [self._names[index] for index in indices]
 

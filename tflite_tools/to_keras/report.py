@@ -12,7 +12,7 @@ from deeplab_tf import atomic_file
 from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.runs.folder import RunFolder
 from tflite_tools.to_keras.fidelity import Fidelity
-from tflite_tools.to_keras.importer import ImportedNetwork
+from tflite_tools.to_keras.importer import ImportedNetwork, ReportRow
 from tflite_tools.to_keras.run import ImportedRun
 from tflite_tools.to_keras.self_check import SelfCheck
 
@@ -63,7 +63,7 @@ class Result:
             "input": self.network.contract.to_json(),
             "labels": self.labels or None,
             "steps": self.steps,
-            "operators": [dataclasses.asdict(row) for row in self.network.rows],
+            "operators": [_row_to_json(row) for row in self.network.rows],
             "fidelity": dataclasses.asdict(self.fidelity) if self.fidelity else None,
             "self_check": dataclasses.asdict(self.self_check) if self.self_check else None,
             "weights": int(sum(value.size for value in self.arrays.values())),
@@ -191,3 +191,12 @@ def _fidelity_line(fidelity: Fidelity) -> str:
     if fidelity.largest_difference is not None:
         text += f", largest difference {fidelity.largest_difference:.3g}"
     return text + "."
+
+
+def _row_to_json(row: ReportRow) -> dict:
+    return {
+        "position": row.position,
+        "operator": row.operator,
+        "tensor": row.tensor,
+        "became": row.became,
+    }

@@ -75,5 +75,6 @@ def _tensor_function(view: OperatorView) -> list[Step]:
         "constants": [[slot, list(view.floats(slot).shape)] for slot in slots],
     }
     step = Step("tensor_function", settings, weights=constants, suffix="_linear")
-    fused = view.fused_activation() if view.operator.options is not None else []
+    fuses = hasattr(view.operator.options, "fusedActivationFunction")
+    fused = view.fused_activation() if fuses else []
     return [step, *fused]

@@ -9,10 +9,10 @@ import tf_keras as keras
 from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.simulate import simulate_quantization
 from deeplab_tf.weights.matching import load_named
-from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
+from tflite_tools.flatbuffer.graph import Graph, Tensor
 from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.to_keras.file_tensors import run_tensors
-from tflite_tools.to_keras.importer import ImportedNetwork, layer_name
+from tflite_tools.to_keras.importer import ImportedNetwork, ReportRow, layer_name
 from tflite_tools.to_keras.view import INTEGER_RANGES
 
 LARGEST_DEVIATION = 1e-3
@@ -172,8 +172,7 @@ class _Comparison:
         self._graph, self._network = graph, network
         self._allowed = ROUGH_DEVIATION if arithmetic == DYNAMIC_RANGE else LARGEST_DEVIATION
         self.kernels = Kernels.XNNPACK
-        self._operators = [graph.operators[row.position] for row in network.rows]
-        self.output = graph.tensors[self._operators[-1].outputs[0]]
+        self.output = graph.tensors[network.rows[-1].index]
         self._input = next(
             graph.tensors[index]
             for index in graph.inputs
@@ -236,7 +235,7 @@ class _Comparison:
         """
         nodes = self._nodes()
         model = keras.Model(self.model.inputs, [self._value(node) for node in nodes])
-        tensors = [self._graph.tensors[op.outputs[0]] for op in nodes.values()]
+        tensors = [self._graph.tensors[row.index] for row in nodes.values()]
         for real in inputs:
             (references,) = self.run_file(tensors, [real])
             rebuilt = _arrays(model(real, training=False))
@@ -244,19 +243,19 @@ class _Comparison:
                 nodes, tensors, references, rebuilt, strict=True
             ):
                 if self.compare(tensor, [reference], [value]).deviates:
-                    operator = nodes[node]
-                    return f"{node!r} (operator {operator.position}, {operator.kind})"
+                    row = nodes[node]
+                    return f"{node!r} (operator {row.position}, {row.operator})"
         return ""
 
-    def _nodes(self) -> dict[str, Operator]:
-        """Returns {node: the operator that computes it} where both have the same values."""
-        nodes: dict[str, Operator] = {}
-        for operator in self._operators:
-            tensor = self._graph.tensors[operator.outputs[0]]
+    def _nodes(self) -> dict[str, ReportRow]:
+        """Returns {node: what it was imported from} where both have the same values."""
+        nodes: dict[str, ReportRow] = {}
+        for row in self._network.rows:
+            tensor = self._graph.tensors[row.index]
             node = self._network.nodes_of_tensors[tensor.name]
             known = node in nodes or node == self._network.description.input_name
             if not known and np.prod(self._value(node).shape[1:]) == np.prod(tensor.shape):
-                nodes[node] = operator
+                nodes[node] = row
         return nodes
 
     def _value(self, node: str) -> Any:

@@ -151,3 +151,17 @@ def test_the_table_names_operators_of_the_schema():
     }
     # schema.fbs: TRANSPOSE_CONV(output shape, weights, data, bias).
     assert (traits("TRANSPOSE_CONV").data, traits("TRANSPOSE_CONV").bias) == (2, 3)
+
+
+def test_intermediates_and_old_metadata_are_renumbered_too(content):
+    """An integer LSTM names tensors in `intermediates`, old files name buffers of metadata."""
+    editor = Editor(content)
+    inner = editor.add_tensor("inner", [1], kind=schema.TensorType.FLOAT32)
+    editor.operators("ADD")[0].intermediates = [inner]
+    old = editor.add_constant("old metadata", np.array([7], np.int32))
+    editor.model.metadataBuffer = [editor.tensor(old).buffer]
+    result = Editor(with_resizes(editor.to_bytes()))
+    (index,) = result.operators("ADD")[0].intermediates
+    assert result.name(index) == "inner"
+    (buffer,) = result.model.metadataBuffer
+    assert bytes(result.model.buffers[buffer].data) == np.array([7], "<i4").tobytes()

@@ -156,3 +156,18 @@ def test_any_tensor_of_a_file_can_be_read(convert):
     np.testing.assert_allclose(np.tanh(found[0]) * 3, found[1], atol=1e-5)
     network = import_graph(dataclasses.replace(graph, outputs=(elu.index,)))
     assert network.rows[-1].tensor == elu.name
+
+
+def test_every_part_of_a_split_is_checked_as_itself(convert, tmp_path):
+    """Cut at the second part; and a first part that nothing reads."""
+    conversion = convert(lambda x: tf.nn.relu(tf.split(x, 2, 3)[1]), (9, 11, 4))
+    (split,) = (op for op in conversion.graph.operators if op.kind == "SPLIT")
+    second = conversion.graph.tensors[split.outputs[1]]
+    for trim in (second.name, ""):
+        out = tmp_path / (f"cut{bool(trim)}")
+        to_keras.convert(_config(conversion, out, trim_head=trim))
+        (output,) = json.loads((out / "report.json").read_text())["self_check"]["outputs"]
+        assert output["agreement"] == 1.0
+        assert output["largest_difference"] == 0.0
+    network = import_graph(conversion.graph)
+    assert network.rows[0].index == second.index
