@@ -206,7 +206,7 @@ def test_command_records_the_setting(own_folder, tmp_path):
         f"--output_dir={tmp_path}",
     )
     assert status == 0, errors
-    assert "overlapping by 64 pixels at least" in output.splitlines()[0]
+    assert "overlapping by at least 64 pixels" in output.splitlines()[0]
     assert "int8: cut in tiles: 5.0 invokes per image" in output
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["options"]["tile_overlap"] == 64
@@ -216,7 +216,7 @@ def test_command_records_the_setting(own_folder, tmp_path):
 @pytest.mark.parametrize(
     ("overlap", "status", "message"),
     [
-        ("368", 1, "int8: tiles of 368x480 pixels (height x width) overlap by 0 to 367 pixels"),
+        ("368", 1, "int8: tiles of 368x480 pixels (height x width) can overlap by 0 to 367 pixels"),
         ("-2", 1, "tile_overlap must be -1 (off) or at least 0 pixels; got -2"),
         ("half", 2, "--tile_overlap=half"),
     ],
