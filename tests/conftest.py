@@ -11,6 +11,23 @@ from tests.paths import ROOT
 SLOW_FIXTURES = {"exported", "walked", "with_activations_inside"}
 """What needs one of these is slow as a whole: most of its time is the fixture's."""
 
+LONGEST_FIRST = (
+    "tests/end_to_end/test_every_network.py",
+    "tests/tflite_tools/test_untrusted.py",
+    "tests/test_notebooks.py",
+    "tests/deeplab_tf/training/test_run.py",
+    "tests/deeplab_tf/training/test_quantized_phase.py",
+    "tests/deeplab_tf/quantization/ptq/test_post_training.py",
+    "tests/export/conversion/test_export.py",
+    "tests/study/test_compare_command.py",
+    "tests/tflite_tools/test_damaged_in_tools.py",
+    "tests/export/experiments",
+    "tests/tflite_tools/to_keras",
+    "tests/export/rewriting",
+)
+"""Files that take longest, in the order in which they start: none is left for the end alone."""
+LONGEST_NETWORKS = ("enet", "deeplab_resnet18", "unet_vgg11_bn", "deeplab_mobilenet_v3_large")
+
 children.start_quickly()
 
 
@@ -31,9 +48,29 @@ def real_children():
     children.start_quickly()
 
 
+def _place(item) -> tuple[int, int]:
+    """Where a test stands in the order of the run: those that take longest first."""
+    file = next(
+        (index for index, name in enumerate(LONGEST_FIRST) if item.nodeid.startswith(name)),
+        len(LONGEST_FIRST),
+    )
+    network = item.callspec.id if file == 0 and hasattr(item, "callspec") else ""
+    known = network in LONGEST_NETWORKS
+    return file, LONGEST_NETWORKS.index(network) if known else len(LONGEST_NETWORKS)
+
+
+def _group(item) -> str:
+    """Tests that one worker runs: a file's, of the end-to-end test those of one network."""
+    file = item.nodeid.partition("::")[0]
+    end_to_end = file == LONGEST_FIRST[0] and hasattr(item, "callspec")
+    return f"{file}[{item.callspec.id}]" if end_to_end else file
+
+
 def pytest_collection_modifyitems(items):
-    """Marks what needs the shared folder, and what needs a fixture that takes long."""
+    """Orders and groups the tests; marks what needs the shared folder or takes long."""
+    items.sort(key=_place)
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
         fixtures = set(getattr(item, "fixturenames", ()))
         if "shared_dir" in fixtures:
             item.add_marker("shared")

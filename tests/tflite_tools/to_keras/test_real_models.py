@@ -81,7 +81,7 @@ def test_imagenet_classifiers(shared_dir, name):
 def test_swapped_channels_are_detected(shared_dir):
     """The measure itself must fail on a network that reads BGR."""
     path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
-    network = import_file(path)
+    network = import_file(path, mean=127.5, std=127.5)
     first = next(key for key in network.arrays if network.arrays[key].shape[:3] == (3, 3, 3))
     network.arrays[first] = network.arrays[first][:, :, ::-1]
     images = _photos(shared_dir, network, voc=2)
