@@ -219,7 +219,8 @@ class StridedSlice(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """A tensor [batch, ...] -> its slice, without the dropped axes."""
-        taken = inputs[(slice(None), *(slice(*item) for item in self.slices))]
+        index = (slice(None), *(slice(*item) for item in self.slices))
+        taken = inputs[index]
         return tf.squeeze(taken, self.dropped) if self.dropped else taken
 
     def get_config(self) -> dict[str, Any]:
