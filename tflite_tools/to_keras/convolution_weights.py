@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from tflite_tools.flatbuffer.graph import Graph, Operator
+from tflite_tools.flatbuffer.operators import traits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,9 @@ def _read(graph: Graph, operator: Operator, *, sources: frozenset[int]) -> Convo
     else:  # [out, height, width, in]
         kernel = weights.transpose(1, 2, 3, 0)
     channels = weights.shape[3] if depthwise else weights.shape[0]
-    has_bias = len(operator.inputs) > 2 and operator.inputs[2] >= 0
-    bias = constant(graph, operator.inputs[2]) if has_bias else np.zeros(channels, np.float32)
+    slot = traits(operator.kind).slots[2]
+    has_bias = len(operator.inputs) > slot and operator.inputs[slot] >= 0
+    bias = constant(graph, operator.inputs[slot]) if has_bias else np.zeros(channels, np.float32)
     # The converter joins the names of fused operators with ";".
     name = graph.tensors[operator.outputs[0]].name.split(";")[0]
     return Convolution(name, depthwise, kernel=kernel, bias=bias, sources=sources)

@@ -12,6 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.graph import Operator
+from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.to_keras.rules import rule
 from tflite_tools.to_keras.view import OperatorView, Step
 
@@ -102,12 +103,12 @@ def transpose_conv(view: OperatorView) -> list[Step]:
     weights = view.floats(1)
     _need(weights.ndim == 4, f"its kernel has shape {list(weights.shape)}, not 4 dimensions")
     filters, *kernel, _ = weights.shape
-    strides = _strides(view)
+    strides, (data_slot, _, _) = _strides(view), traits(view.operator.kind).slots
     same = view.options.padding == _SAME
     paddings = [
         _output_padding(size, out, kernel=taps, stride=stride, same=same)
         for size, out, taps, stride in zip(
-            view.input(2).shape[1:3], view.output.shape[1:3], kernel, strides, strict=True
+            view.input(data_slot).shape[1:3], view.output.shape[1:3], kernel, strides, strict=True
         )
     ]
     settings = {
@@ -120,9 +121,7 @@ def transpose_conv(view: OperatorView) -> list[Step]:
     if None in paddings and paddings != [None, None]:
         raise ValueError("its output size differs from Keras' along one axis only")
     arrays = {"kernel": weights.transpose(1, 2, 0, 3)}
-    return _with_bias(
-        view, "conv2d_transpose", settings=settings, arrays=arrays, filters=filters, bias_slot=3
-    )
+    return _with_bias(view, "conv2d_transpose", settings=settings, arrays=arrays, filters=filters)
 
 
 def _output_padding(size: int, out: int, *, kernel: int, stride: int, same: bool) -> int | None:
@@ -161,9 +160,9 @@ def _with_bias(
     settings: dict[str, Any],
     arrays: dict[str, np.ndarray],
     filters: int,
-    bias_slot: int = 2,
 ) -> list[Step]:
     """Returns the layer with its bias, if there is one, and its activation."""
+    bias_slot = traits(view.operator.kind).slots[2]
     use_bias = view.has_input(bias_slot)
     if use_bias:
         arrays = arrays | {"bias": view.floats(bias_slot).reshape(-1)}

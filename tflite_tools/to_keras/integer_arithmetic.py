@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tflite_tools.flatbuffer.graph import Tensor
+from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.to_keras.kernel_tables import kernel_table
 from tflite_tools.to_keras.view import INTEGER_RANGES, OperatorView
 
-_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 _Ratio = TypeVar("_Ratio", bound=np.ndarray | np.float32)
 
 
@@ -84,7 +84,7 @@ def copies_other_scale(view: OperatorView) -> bool:
 
 def _arithmetic(view: OperatorView) -> dict[str, dict[str, Any]]:
     kind, target = view.operator.kind, view.output
-    source = view.input(2 if kind == "TRANSPOSE_CONV" else 0)
+    source = view.input(traits(kind).data or 0)
     if target.quantization is None:
         return {}
     out = target.quantization.scale[0]
@@ -97,7 +97,7 @@ def _arithmetic(view: OperatorView) -> dict[str, dict[str, Any]]:
     if kind == "SOFTMAX" and view.options.beta == 1:
         return {"softmax": {"input_scale": float(scale), "scale": float(out)}}
     second = view.input(1).quantization if view.has_input(1) else None
-    if kind in _PRODUCTS and second is not None:
+    if kind in CONVOLUTIONS and second is not None:
         return _accumulator(scale * second.scale, scale * second.scale / out)
     if copies_other_scale(view):
         return {"accumulator": {"copied": _scale_and_zero_point(source)}}
