@@ -6,6 +6,7 @@ run may also be traced by `tf.function`.
 """
 
 import collections.abc
+import copy
 import functools
 import itertools
 from typing import Any
@@ -83,10 +84,21 @@ class Executor:
         self.network = network
         self.model = build_model(network, size)
         for layer in self.model.layers:
-            layer.set_weights(
-                [_array_of(layer, variable, arrays=arrays) for variable in layer.weights]
-            )
+            _set_weights(layer, arrays)
         self._rounding = rounding or {}
+
+    def rounded(self, rounding: Rounding) -> "Executor":
+        """Returns an executor of the same layers and weights that rounds other tensors.
+
+        Building the layers takes longer than running them on a few images. A weight that is set
+        in one of the two changes in both.
+
+        Args:
+            rounding: the tensors to round, and how.
+        """
+        other = copy.copy(self)
+        other._rounding = rounding
+        return other
 
     def weight(self, key: str) -> tf.Variable:
         """Returns a weight's variable.
@@ -111,6 +123,19 @@ class Executor:
             value: its new value, same shape.
         """
         self.weight(key).assign(value)
+
+    def set_weights_of(self, node: Node, arrays: collections.abc.Mapping[str, np.ndarray]) -> None:
+        """Changes all weights of a node, for all nodes that are computed from now on.
+
+        Args:
+            node: the node.
+            arrays: its "layer/weight" arrays; others are ignored.
+
+        Raises:
+            ValueError: an array is missing or has another shape.
+        """
+        if node.kind != IDENTITY:
+            _set_weights(self.model.get_layer(node.name), arrays)
 
     def compute(self, node: Node, inputs: list[tf.Tensor]) -> tf.Tensor:
         """Computes a node from its inputs, without rounding.
@@ -306,6 +331,12 @@ def _unpacked(node: Node | None, stored: Any) -> Any:
 def _short_name(variable: tf.Variable) -> str:
     """Returns the last part of a variable's name: "kernel" for "block_1_expand/kernel:0"."""
     return variable.name.split("/")[-1].split(":")[0]
+
+
+def _set_weights(
+    layer: keras.layers.Layer, arrays: collections.abc.Mapping[str, np.ndarray]
+) -> None:
+    layer.set_weights([_array_of(layer, variable, arrays=arrays) for variable in layer.weights])
 
 
 def _array_of(

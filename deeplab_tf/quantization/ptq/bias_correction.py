@@ -115,8 +115,9 @@ def correct_empirically(
         for node in description.nodes
         if node.kind in WITH_KERNEL and node.name not in kept_float
     }
-    exact = Executor(description, arrays if reference is None else reference).start([images])
-    quantized = Executor(description, rounded, rounding=rounding_of(ranges)).start([images])
+    executor = Executor(description, arrays if reference is None else reference)
+    exact = executor.start([images])
+    quantized = executor.rounded(rounding_of(ranges)).start([images])
     corrections: dict[str, np.ndarray] = {}
 
     def correct(node: Node, values: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -129,6 +130,7 @@ def correct_empirically(
     skipped: list[str] = []
     for node in description.nodes:
         exact.step(node)
+        executor.set_weights_of(node, rounded)  # the float network has passed it
         has_bias = bias_key(node) in arrays
         if node.kind in WITH_KERNEL and not has_bias:
             skipped.append(f"{node.name}: has no bias")

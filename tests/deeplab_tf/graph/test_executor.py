@@ -101,6 +101,18 @@ def test_a_changed_weight_is_used_from_then_on():
     np.testing.assert_array_equal(run.value("sum", 0).numpy().ravel(), [33.0, -2.0])
 
 
+def test_executors_of_the_same_layers_share_weights_and_not_the_rounding():
+    network, arrays = branches()
+    exact = Executor(network, arrays)
+    coarse = exact.rounded({"conv": tf.round})
+    # conv: [3.5, -3], rounded to even: [4, -3]; sum: [4 + 8, 0 - 6]
+    np.testing.assert_array_equal(coarse.run(image(3.0)).numpy().ravel(), [12.0, -6.0])
+    np.testing.assert_array_equal(exact.run(image(3.0)).numpy().ravel(), [10.5, -6.0])
+    zeros = {key: np.zeros_like(value) for key, value in arrays.items()}
+    coarse.set_weights_of(network.nodes[0], zeros)
+    np.testing.assert_array_equal(exact.run(image(3.0)).numpy().ravel(), [0.0, 0.0])
+
+
 def test_later_nodes_read_the_adjusted_values():
     network, arrays = branches()
     run = Executor(network, arrays).start([image(1.0)])
