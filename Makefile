@@ -29,7 +29,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-# Without the tests marked slow: under 3 minutes on 2 quiet cores.
+# Without the tests marked slow.
 test-fast: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow"
 
