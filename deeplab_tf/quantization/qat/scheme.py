@@ -295,6 +295,7 @@ class PlannedConfig(tfmot_config.QuantizeConfig):
         self, layer: keras.layers.Layer, quantize_activations: Sequence[Any]
     ) -> None:
         """Does nothing: activations are layers of their own."""
+        del layer, quantize_activations  # AutoGraph cannot transform a body without a statement
 
     def get_output_quantizers(self, layer: keras.layers.Layer) -> list[tfmot_quantizers.Quantizer]:
         """Returns the quantizer of the output, if it has its own range."""
