@@ -113,10 +113,10 @@ def nearest_network_of_run(path: pathlib.Path, network: ImportedNetwork) -> Refe
     Returns:
         the network of the float phase, or the one inside the quantization-aware network.
     """
-    twins = RunSource(RunFolder(path)).float_twins(*network.description.input_shape[:2])
+    models = RunSource(RunFolder(path)).float_models(*network.description.input_shape[:2])
     preprocessing = read_config(path).data.preprocessing
     references = []
-    for phase, model in twins.items():
+    for phase, model in models.items():
         folded = fold_batch_norms(*graph_from_keras(model))
         inside = " (trained quantization-aware)" if phase is Phase.QUANTIZED else ""
         name = f"run {path.resolve().name}{inside}"

@@ -168,7 +168,7 @@ class RunSource(Source):
             fit_weight_ranges(model)
         return model
 
-    def float_twins(self, height: int, width: int) -> dict[Phase, keras.Model]:
+    def float_models(self, height: int, width: int) -> dict[Phase, keras.Model]:
         """Builds the float networks that files of this run can come from.
 
         Args:
@@ -179,12 +179,12 @@ class RunSource(Source):
             the network of the float phase, and the one inside the quantization-aware network if
             the run has that phase.
         """
-        twins = {Phase.FLOAT: self.model(Phase.FLOAT, height, width)}
+        models = {Phase.FLOAT: self.model(Phase.FLOAT, height, width)}
         if self._weights(Phase.QUANTIZED).is_file():
             inside = build_network(self._config.model, (height, width))
             self._load(inside, self._arrays_inside_quantized())
-            twins[Phase.QUANTIZED] = inside
-        return twins
+            models[Phase.QUANTIZED] = inside
+        return models
 
     def _arrays_inside_quantized(self) -> dict[str, np.ndarray]:
         return float_arrays_inside(read_weights(self._weights(Phase.QUANTIZED)))

@@ -145,7 +145,7 @@ def test_run_keeps_the_average_and_records_parity_and_ranges(tmp_path):
     }
     assert {"parity/argmax_agreement", "range_max/Conv1_relu", "largest_range_change"} <= tags
     # The biases of a file of either phase are compared with the float network that it is made of.
-    for phase, model in RunSource(RunFolder(tmp_path / "plain")).float_twins(32, 48).items():
+    for phase, model in RunSource(RunFolder(tmp_path / "plain")).float_models(32, 48).items():
         folded = fold_batch_norms(*graph_from_keras(model))
         network = ImportedNetwork(
             folded.description,
