@@ -18,6 +18,7 @@ from export.conversion import freeze
 from export.conversion.convert import Conversion, convert
 from export.conversion.gate import check_file
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
+from tests.decibels import snr_db
 
 layers = keras.layers
 INPUT_RANGE = (-1.0, 127 / 128)
@@ -80,11 +81,6 @@ def computed(path, photos):
         interpreter.invoke()
         found.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0])
     return np.stack(found)
-
-
-def snr_db(expected, found) -> float:
-    expected, found = np.asarray(expected), np.asarray(found)
-    return 10 * np.log10(np.square(expected).mean() / np.square(expected - found).mean())
 
 
 DEAD = [(0.0, 0.0), (1e-6, 1e-9), (1.0, 1.0)]

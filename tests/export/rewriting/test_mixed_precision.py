@@ -24,6 +24,7 @@ from export.rewriting.mixed_precision import (
     mixed_precision_positions,
     set_precision,
 )
+from tests.decibels import snr_db
 from tests.export.conftest import TrainedSource, make_plan
 from tests.zoo import scenes, trained_float_model
 from tflite_tools.flatbuffer.graph import read_graph
@@ -60,10 +61,6 @@ def run(content, image):
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
     interpreter.invoke()
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-
-
-def snr_db(wanted, found):
-    return 10 * np.log10(np.square(wanted).mean() / np.square(wanted - found).mean())
 
 
 def graph_of(content, tmp_path):

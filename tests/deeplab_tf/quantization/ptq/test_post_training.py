@@ -26,6 +26,7 @@ from deeplab_tf.quantization.ptq.post_training import (
     PostTraining,
     quantize_post_training,
 )
+from tests.decibels import snr_db
 from tests.deeplab_tf.quantization.networks import (
     NETWORKS,
     built,
@@ -36,10 +37,6 @@ from tests.deeplab_tf.quantization.networks import (
 from tests.zoo import scenes, trained_float_model
 
 INPUT_RANGE = (-1.0, 127 / 128)
-
-
-def snr_db(expected, found):
-    return 10 * math.log10(np.square(expected).mean() / np.square(expected - found).mean())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

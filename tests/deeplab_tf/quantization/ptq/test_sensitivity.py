@@ -22,6 +22,7 @@ from deeplab_tf.quantization.ptq.sensitivity import (
     units_named,
 )
 from deeplab_tf.quantization.qat.apply import float_weights
+from tests.decibels import snr_db
 from tests.zoo import LIVE_SIZE, scenes, trained_float_model
 
 INPUT_RANGE = (-1.0, 127 / 128)
@@ -40,10 +41,6 @@ def network(per_channel=True):
     return SwitchedNetwork(
         done.description, done.arrays, ranges=done.ranges, per_channel=per_channel
     )
-
-
-def snr_db(wanted, found):
-    return 10 * np.log10(np.square(wanted).mean() / np.square(wanted - found).mean())
 
 
 def test_units_hold_each_kernel_and_each_range_once():

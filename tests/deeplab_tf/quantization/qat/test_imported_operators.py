@@ -26,6 +26,7 @@ from deeplab_tf.quantization.qat.ranges import fill_ranges
 from deeplab_tf.weights.matching import named_arrays
 from export.conversion.gate import check_file
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
+from tests.decibels import snr_db
 
 CONVOLUTION = {"filters": 24, "kernel_size": 3, "padding": "same"}
 LIMIT = {"max_value": 4.0}
@@ -231,10 +232,6 @@ def layer(name, class_name, source, **config) -> Node:
     return Node(
         name, "layer", inputs=(source,), attributes={"class_name": class_name, "config": config}
     )
-
-
-def snr_db(wanted, found):
-    return 10 * np.log10(np.square(wanted).mean() / np.square(wanted - found).mean())
 
 
 def post_trained(source, random, photos, plan):
