@@ -6,6 +6,9 @@ Files, `ladder.json`, `ladder.csv` and `ladder.png` go to <run_dir>/quantization
 quantization-aware runs of the network are added as rows:
 --runs=qat_stock=runs/a,qat_distilled=runs/b. Run the same command again to resume: each file is
 made once.
+
+The best of many methods on a list flatters itself there: --select_on=holdout scores all on images
+held out of --calibration_split and then only float and the best of them on --split.
 """
 
 import pathlib
@@ -18,7 +21,9 @@ from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
 
 if TYPE_CHECKING:  # loads TensorFlow; flags are checked first
+    from deeplab_tf.data.dataset import SegmentationDataset
     from export.experiments.comparison import Method
+    from export.experiments.experiment_run import ExperimentRun
 
 FLAGS = flags.FLAGS
 
@@ -39,6 +44,16 @@ def _define_flags() -> None:
     flags.DEFINE_integer("calibration_images", 32, "How many.", lower_bound=1)
     flags.DEFINE_integer("calibration_seed", 0, "Seed of the choice of images.")
     flags.DEFINE_string("split", "val", "List to score on.")
+    flags.DEFINE_enum("select_on", "", ["", "holdout"], "Choose one method on held-out images.")
+    flags.DEFINE_integer(
+        "holdout_images", 0, "Images held out; default: those the run held out.", lower_bound=0
+    )
+    flags.DEFINE_list(
+        "holdout_groups", "", "Or these groups (drives, sequences), calibrating on the others."
+    )
+    flags.DEFINE_integer(
+        "block_length", 0, "Neighbouring images an interval takes together; 0: measured."
+    )
     flags.DEFINE_integer("limit", 0, "Score only this many samples, from the first; 0 = all.")
     flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
@@ -66,6 +81,16 @@ def _chosen(methods: list["Method"]) -> list["Method"]:
     return [method for method in methods if not names or method.name in (*names, "float32")]
 
 
+def _selection(
+    run: "ExperimentRun", calibration: "SegmentationDataset"
+) -> tuple["SegmentationDataset", "SegmentationDataset | None"]:
+    """Splits the images that a method is chosen on off the calibration list."""
+    if not FLAGS.select_on:
+        return calibration, None
+    groups = [name for name in FLAGS.holdout_groups if name]
+    return run.hold_out(calibration, FLAGS.holdout_images, groups=groups)
+
+
 def main() -> int:
     """Runs the command.
 
@@ -81,11 +106,13 @@ def main() -> int:
             f"--calibration_split and --split are both {FLAGS.split}; a score on the calibration "
             "list is meaningless, choose another list"
         )
+    if (any(FLAGS.holdout_groups) or FLAGS.holdout_images) and not FLAGS.select_on:
+        raise ValueError("--holdout_images and --holdout_groups need --select_on=holdout")
     from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415 - flags are checked first
     from export.conversion.pipeline import ExportPlan  # noqa: PLC0415
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.conversion.variants import Variant  # noqa: PLC0415
-    from export.experiments import comparison  # noqa: PLC0415
+    from export.experiments import comparison, comparison_report  # noqa: PLC0415
     from export.experiments.experiment_run import ExperimentRun  # noqa: PLC0415
     from tflite_tools.evaluation.evaluation import (  # noqa: PLC0415
         EvaluationOptions,
@@ -102,12 +129,14 @@ def main() -> int:
         )
     methods = _chosen(methods)
     calibration, evaluation = run.open_list(FLAGS.calibration_split), run.open_list(FLAGS.split)
+    calibration, selection = _selection(run, calibration)
     options = EvaluationOptions(
         processes=default_processes(),
         num_threads=FLAGS.num_threads,
         latency_repeats=FLAGS.latency_repeats,
         limit=FLAGS.limit,
         mean_over=tuple(name for name in FLAGS.mean_over if name),
+        block_length=FLAGS.block_length,
     )
     options.mean_indices(evaluation)
     output_dir = run.output_dir(FLAGS.output_dir)
@@ -124,17 +153,22 @@ def main() -> int:
         calibration_seed=FLAGS.calibration_seed,
         overwrite=FLAGS.overwrite,
     )
-    rows = comparison.compare_methods(
-        comparison.Comparison(
-            run.source, methods, plan=plan, evaluation=evaluation, options=options
-        )
+    request = comparison.Comparison(
+        run.source,
+        methods,
+        plan=plan,
+        evaluation=evaluation,
+        options=options,
+        selection=selection,
     )
-    comparison.write_comparison(rows, evaluation, options=options, output_dir=output_dir)
-    sys.stdout.write(comparison.comparison_table(rows, evaluation, options=options) + "\n")
+    result = comparison.compare_methods(request)
+    comparison_report.write_comparison(result, request, output_dir=output_dir)
+    sys.stdout.write(comparison_report.comparison_text(result, request) + "\n")
     sys.stdout.write(
-        f"\nnumbers: {output_dir / comparison.JSON}, plot: {output_dir / comparison.PLOT}\n"
+        f"\nnumbers: {output_dir / comparison_report.JSON}, "
+        f"plot: {output_dir / comparison_report.PLOT}\n"
     )
-    return 1 if any(row.failure for row in rows) else 0
+    return 1 if any(row.failure for row in (*result.rows, *result.selection)) else 0
 
 
 def console() -> None:

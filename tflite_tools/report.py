@@ -27,6 +27,9 @@ def _define_flags() -> None:
     evaluation_flags.define_timing_flags()
     evaluation_flags.define_normalization_flags()
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/report, else ./report.")
+    flags.DEFINE_integer(
+        "block_length", 0, "Neighbouring images an interval takes together; 0: measured."
+    )
     flags.DEFINE_bool("overwrite", False, "Replace a report that exists.")
 
 
@@ -36,7 +39,7 @@ def main() -> int:
     Returns:
         1 if a file could not be read or failed, else 0.
     """
-    request = evaluation_flags.read_request()
+    request = evaluation_flags.read_request(block_length=FLAGS.block_length)
     output_dir = request.output_dir(FLAGS.output_dir, default="report")
     check_output_dir(output_dir, FLAGS.overwrite)
     run_config = request.run_config()

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -72,6 +73,27 @@ class SegmentationDataset(abc.ABC):
         del index
         return []
 
+    def group(self, index: int) -> str:
+        """Returns the name of what the sample was taken with; "" if that is not known.
+
+        Samples of one group depend on each other: frames of a drive, scans of a sequence, tiles
+        of a photo. A sample that depends on no other is a group of its own.
+
+        Args:
+            index: of the sample.
+        """
+        del index
+        return ""
+
+    def groups(self, count: int) -> tuple[str, ...]:
+        """Returns the groups of the first `count` samples; () if one is not known.
+
+        Args:
+            count: number of samples.
+        """
+        names = tuple(self.group(index) for index in range(count))
+        return names if all(names) else ()
+
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Reads the image and the label of a sample.
 
@@ -101,10 +123,13 @@ class Sample:
     Attributes:
         image: path of the image, relative to the data folder.
         label: path of the mask, relative to the data folder.
+        group: what the image was taken with (drive, sequence, photo that it was cut from); "" if
+            that is not known.
     """
 
     image: str
     label: str
+    group: str = ""
 
 
 def read_lines(path: pathlib.Path) -> list[str]:
@@ -159,7 +184,11 @@ def read_stems(listing: pathlib.Path) -> list[str]:
 
 
 def pair_by_stem(
-    image_paths: dict[str, str], mask_paths: dict[str, str], *, where: str
+    image_paths: dict[str, str],
+    mask_paths: dict[str, str],
+    *,
+    where: str,
+    group_of: Callable[[str], str] = lambda name: "",
 ) -> tuple[Sample, ...]:
     """Joins images and masks of the same name, sorted by name.
 
@@ -167,6 +196,7 @@ def pair_by_stem(
         image_paths: {name: path of the image relative to the data folder}.
         mask_paths: {name: path of the mask relative to the data folder}.
         where: the folder, for messages.
+        group_of: the group of an image, from its name; by default it is not known.
 
     Returns:
         The pairs.
@@ -185,7 +215,10 @@ def pair_by_stem(
                 f"{where}: {rule}: {present[unpaired[0]]}{more}; add the missing file or remove "
                 "this one"
             )
-    return tuple(Sample(image_paths[stem], mask_paths[stem]) for stem in sorted(image_paths))
+    return tuple(
+        Sample(image_paths[stem], mask_paths[stem], group=group_of(stem))
+        for stem in sorted(image_paths)
+    )
 
 
 def identity_ids(num_classes: int) -> np.ndarray:
@@ -237,6 +270,10 @@ class FileDataset(SegmentationDataset):
     def sample_name(self, index: int) -> str:
         """Returns the path of the image, relative to the data folder."""
         return self.samples[index].image
+
+    def group(self, index: int) -> str:
+        """Returns the group that the sample names."""
+        return self.samples[index].group
 
     def image(self, index: int) -> np.ndarray:
         """Reads an image, uint8 [height, width, 3], RGB."""
@@ -336,6 +373,10 @@ class Subset(SegmentationDataset):
         """Returns the source's warnings about the sample."""
         return self.source.notes(self.indices[index])
 
+    def group(self, index: int) -> str:
+        """Returns the source's group of the sample."""
+        return self.source.group(self.indices[index])
+
 
 def hold_out(
     source: SegmentationDataset, count: int, *, seed: int
@@ -365,6 +406,37 @@ def hold_out(
     return (
         Subset(source, rest, split=f"{source.split}-minus-holdout"),
         Subset(source, tuple(sorted(chosen)), split="holdout"),
+    )
+
+
+def hold_out_groups(
+    source: SegmentationDataset, groups: Sequence[str]
+) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Splits off all samples of some groups, which depend on none of the others.
+
+    Args:
+        source: the training split.
+        groups: names as `SegmentationDataset.group` gives them.
+
+    Returns:
+        (rest, held out), each in the order of the source.
+
+    Raises:
+        ValueError: the data set has no such group, or one of the two parts would be empty.
+    """
+    names = [source.group(index) for index in range(len(source))]
+    if unknown := [group for group in groups if group not in names]:
+        known = list(dict.fromkeys(filter(None, names)))
+        shown = ", ".join(known[:20]) + (" ..." if len(known) > 20 else "")
+        raise ValueError(
+            f"{source.name}, split {source.split!r}: no group {', '.join(unknown)}; "
+            f"{f'it has {shown}' if known else 'its samples name no group'}"
+        )
+    rest = tuple(index for index, name in enumerate(names) if name not in groups)
+    held = tuple(index for index, name in enumerate(names) if name in groups)
+    return (
+        Subset(source, rest, split=f"{source.split}-minus-{'+'.join(groups)}"),
+        Subset(source, held, split="holdout"),
     )
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from deeplab_tf.metrics.bootstrap import Interval, miou_difference
+from deeplab_tf.metrics.resampling import Dependence
 
 
 def overlap(image_matrices: np.ndarray) -> np.ndarray:
@@ -36,19 +37,26 @@ def iou_from_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def mean_iou_change(
-    first: np.ndarray, second: np.ndarray, *, classes: tuple[int, ...] = ()
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    dependence: Dependence,
+    classes: tuple[int, ...] = (),
 ) -> Interval | None:
     """Computes the change of mean IoU over the common classes, with its confidence interval.
 
     Args:
         first: int64 [images, classes, 2], intersections and unions (`overlap`).
         second: those of the other file, of the same images.
+        dependence: which images belong together.
         classes: classes of the mean; empty for all.
 
     Returns:
         The change, second minus first; None if the files have no class in common.
     """
-    interval = miou_difference(as_matrices(first), as_matrices(second), classes=classes)
+    interval = miou_difference(
+        as_matrices(first), as_matrices(second), dependence=dependence, classes=classes
+    )
     return interval if math.isfinite(interval.difference) else None
 
 

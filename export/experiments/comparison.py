@@ -1,22 +1,18 @@
-"""Compares quantization methods: one file per method, all scored in one run.
+"""Makes a file with each quantization method and scores all in one run.
 
 Every number comes from a real `.tflite` in the interpreter. Differences from float have a paired
-bootstrap interval over images.
+bootstrap interval (`deeplab_tf.metrics.bootstrap`). The best of many methods on a list is not as
+good as it looks there: its interval is widened for the choice, or it is chosen on another list
+(`Comparison.selection`) and it alone is scored on the one that is reported.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import json
 import math
 import pathlib
 import time
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from absl import logging
 
 import deeplab_tf
@@ -24,8 +20,13 @@ import export
 import tflite_tools.flatbuffer
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
-from deeplab_tf.metrics import confusion
-from deeplab_tf.metrics.bootstrap import Interval, common_classes, miou_difference
+from deeplab_tf.metrics.bootstrap import (
+    Interval,
+    common_classes,
+    miou_difference,
+    simultaneous_differences,
+)
+from deeplab_tf.metrics.resampling import Dependence
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
 from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
@@ -38,18 +39,12 @@ from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.evaluation.signal_to_noise import signal_to_noise_db
 from tflite_tools.manifest import sha256_of
-from tflite_tools.text_table import align
 from tflite_tools.versions import versions
 
 REFERENCE = "float32"
 """The method that the others are compared with."""
-JSON, CSV, PLOT = "ladder.json", "ladder.csv", "ladder.png"
-"""Files of a comparison. These names, and "rungs" in the JSON, are kept for programs that read
-them."""
 RECORD = "rung.json"
 """In a method's folder: how its file was made and how long that took; the name is kept, too."""
-NEAR_FLOAT = 3.0
-"""Points of mIoU below float that the second panel of the plot shows."""
 SIGNAL_IMAGES = 12
 """Images, evenly spread over the list, that the signal-to-noise ratio is measured on."""
 
@@ -122,6 +117,7 @@ class Comparison:
         plan: size, labels, calibration; files and folder are replaced for each method.
         evaluation: list that is scored.
         options: of the evaluation.
+        selection: list that one method is chosen on; None to score all on `evaluation`.
     """
 
     source: Source
@@ -129,6 +125,7 @@ class Comparison:
     plan: ExportPlan
     evaluation: SegmentationDataset
     options: EvaluationOptions
+    selection: SegmentationDataset | None = None
 
     def __post_init__(self) -> None:
         names = [method.name for method in self.methods]
@@ -159,8 +156,27 @@ class ComparisonRow:
     changed_over: tuple[int, ...] = ()
 
 
-def compare_methods(comparison: Comparison) -> list[ComparisonRow]:
-    """Makes the file of every method and scores all; a method that fails does not stop the others.
+@dataclasses.dataclass(frozen=True)
+class ComparisonResult:
+    """The rows of a comparison.
+
+    Attributes:
+        rows: scores on the list that is reported: of all methods, or of float and the chosen one.
+        best: name of the method of the highest difference from float, or "" if none has one.
+        best_difference: its difference on the reported list; widened for the choice where it was
+            made on that list.
+        selection: scores of all methods on the list that the best was chosen on; [] if it was
+            chosen on the reported one.
+    """
+
+    rows: list[ComparisonRow]
+    best: str
+    best_difference: Interval | None
+    selection: list[ComparisonRow] = dataclasses.field(default_factory=list)
+
+
+def compare_methods(comparison: Comparison) -> ComparisonResult:
+    """Makes the file of every method and scores it; a method that fails does not stop the others.
 
     A file of an earlier comparison is used again if it would be the same.
 
@@ -168,11 +184,78 @@ def compare_methods(comparison: Comparison) -> list[ComparisonRow]:
         comparison: what to compare.
 
     Returns:
-        one row per method.
+        one row per method; with a selection list, of float and the method chosen on it.
 
     Raises:
-        RuntimeError: there is no float file, or it cannot be scored.
+        RuntimeError: there is no float file, or it cannot be scored; no method can be chosen.
     """
+    files = _make_all(comparison)
+    if comparison.selection is None:
+        rows = _score(comparison, files, dataset=comparison.evaluation)
+        best = _best(rows)
+        return ComparisonResult(rows, best, _widened(comparison, rows, best=best))
+    # Nothing is timed where the method is chosen: the reported run does that.
+    on_selection = dataclasses.replace(
+        comparison, options=dataclasses.replace(comparison.options, latency_repeats=0, limit=0)
+    )
+    selection = _score(on_selection, files, dataset=comparison.selection)
+    best = _best(selection)
+    if not best:
+        raise RuntimeError("no method can be chosen: none has a difference from float")
+    kept = [method for method in comparison.methods if method.name in (REFERENCE, best)]
+    rows = _score(
+        dataclasses.replace(comparison, methods=kept), files, dataset=comparison.evaluation
+    )
+    (chosen,) = (row for row in rows if row.name == best)
+    return ComparisonResult(rows, best, chosen.difference, selection=selection)
+
+
+def _best(rows: list[ComparisonRow]) -> str:
+    """Returns the name of the row of the highest difference from float, or ""."""
+    known = [
+        (row.difference.difference, row.name)
+        for row in rows
+        if row.difference is not None and math.isfinite(row.difference.difference)
+    ]
+    return max(known)[1] if known else ""
+
+
+def _widened(comparison: Comparison, rows: list[ComparisonRow], *, best: str) -> Interval | None:
+    """Computes the best row's difference with an interval that holds for all rows at once."""
+    base = next(row.result for row in rows if row.name == REFERENCE)
+    results = {
+        row.name: row.result.image_matrices
+        for row in rows
+        if row.difference is not None and row.result is not None
+    }
+    known = {name: matrices for name, matrices in results.items() if matrices is not None}
+    if base is None or base.image_matrices is None or best not in known:
+        return None
+    intervals = simultaneous_differences(
+        base.image_matrices,
+        list(known.values()),
+        dependence=comparison.options.dependence(comparison.evaluation, base.images),
+        classes=comparison.options.mean_indices(comparison.evaluation),
+    )
+    return dict(zip(known, intervals, strict=True))[best]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Files:
+    """Files of all methods.
+
+    Attributes:
+        made: path by method.
+        minutes: time that each took.
+        failures: cause by method, or "".
+    """
+
+    made: dict[str, pathlib.Path]
+    minutes: dict[str, float]
+    failures: dict[str, str]
+
+
+def _make_all(comparison: Comparison) -> _Files:
     made: dict[str, pathlib.Path] = {}
     minutes: dict[str, float] = {}
     failures: dict[str, str] = {}
@@ -184,34 +267,43 @@ def compare_methods(comparison: Comparison) -> list[ComparisonRow]:
         logging.info("%s: %.1f minutes", method.name, minutes[method.name])
     if REFERENCE not in made:
         raise RuntimeError(f"no {REFERENCE} file to compare with: {failures[REFERENCE]}")
-    names = sorted(made, key=lambda name: name != REFERENCE)
-    contracts = [read_contract(made[name], None, name=name) for name in names]
+    return _Files(made, minutes, failures=failures)
+
+
+def _score(
+    comparison: Comparison, files: _Files, *, dataset: SegmentationDataset
+) -> list[ComparisonRow]:
+    """Scores the files of the comparison's methods on a list."""
+    wanted = [method.name for method in comparison.methods if method.name in files.made]
+    names = sorted(wanted, key=lambda name: name != REFERENCE)
+    contracts = [read_contract(files.made[name], None, name=name) for name in names]
     options = dataclasses.replace(comparison.options, keep_images=True)
     results = dict(
-        zip(
-            names,
-            evaluate(contracts, comparison.evaluation, options=options, reference=0),
-            strict=True,
-        )
+        zip(names, evaluate(contracts, dataset, options=options, reference=0), strict=True)
     )
     if results[REFERENCE].matrix is None:
         raise RuntimeError(f"the {REFERENCE} file has no score: {results[REFERENCE].failure}")
-    ratios = _ratios(contracts, comparison.evaluation, options=options)
-    failures |= {name: result.failure for name, result in results.items() if result.failure}
-    classes = options.mean_indices(comparison.evaluation)
+    ratios = _ratios(contracts, dataset, options=options)
+    failures = files.failures | {
+        name: result.failure for name, result in results.items() if result.failure
+    }
+    classes = options.mean_indices(dataset)
+    dependence = options.dependence(dataset, results[REFERENCE].images)
     rows = []
     for method in comparison.methods:
         result, difference = results.get(method.name), None
         both: tuple[int, ...] = ()
         if method.name != REFERENCE:
-            difference, both = compare_with_float(results[REFERENCE], result, classes=classes)
+            difference, both = compare_with_float(
+                results[REFERENCE], result, classes=classes, dependence=dependence
+            )
         rows.append(
             ComparisonRow(
                 method.name,
                 result,
                 difference=difference,
                 snr_db=ratios.get(method.name),
-                minutes=minutes[method.name],
+                minutes=files.minutes[method.name],
                 failure=failures.get(method.name, ""),
                 changed_over=both,
             )
@@ -220,7 +312,11 @@ def compare_methods(comparison: Comparison) -> list[ComparisonRow]:
 
 
 def compare_with_float(
-    base: ModelResult, result: ModelResult | None, *, classes: tuple[int, ...]
+    base: ModelResult,
+    result: ModelResult | None,
+    *,
+    classes: tuple[int, ...],
+    dependence: Dependence,
 ) -> tuple[Interval | None, tuple[int, ...]]:
     """Compares the mIoU of a file with that of float.
 
@@ -228,6 +324,7 @@ def compare_with_float(
         base: the result of float, with the confusion matrix of every image.
         result: of the file, likewise; None where there is none.
         classes: classes that means are taken over; empty for all.
+        dependence: which images belong together.
 
     Returns:
         the difference of mIoU with its interval, and the classes that both count; None and () where
@@ -238,7 +335,10 @@ def compare_with_float(
     both = common_classes(base.image_matrices, result.image_matrices, classes=classes)
     if not both:
         return None, ()
-    return miou_difference(base.image_matrices, result.image_matrices, classes=classes), both
+    difference = miou_difference(
+        base.image_matrices, result.image_matrices, classes=classes, dependence=dependence
+    )
+    return difference, both
 
 
 def _training_minutes(comparison: Comparison, method: Method) -> float:
@@ -333,172 +433,3 @@ def _ratios(
         contracts, dataset, indices=list(range(0, count, step))[:SIGNAL_IMAGES]
     )
     return {contract.name: value for contract, value in zip(contracts[1:], values, strict=True)}
-
-
-_HEADER = [
-    *[("quantization", "<"), ("mIoU %", ">"), ("from float", ">"), ("95 % interval", ">")],
-    *[("worst class", ">"), ("dB", ">"), ("MB", ">"), ("ms", ">"), ("minutes", ">")],
-]
-
-
-def comparison_table(
-    rows: list[ComparisonRow], dataset: SegmentationDataset, *, options: EvaluationOptions
-) -> str:
-    """Formats the rows as text; a difference whose interval contains zero is marked ~.
-
-    Args:
-        rows: results of all methods.
-        dataset: list that was scored.
-        options: of the evaluation.
-
-    Returns:
-        the table and its notes.
-    """
-    classes = options.mean_indices(dataset)
-    base = next(row.result for row in rows if row.name == REFERENCE)
-    counted_by_float = (
-        confusion.mean_iou(base.matrix, classes)[1]
-        if base is not None and base.matrix is not None
-        else 0
-    )
-    lines, uneven = [], []
-    for row in rows:
-        if row.failure or row.result is None or row.result.matrix is None:
-            lines.append([row.name, "failed", *["-"] * 7])
-            continue
-        score, counted = confusion.mean_iou(row.result.matrix, classes)
-        change = row.difference
-        if change and (counted != len(row.changed_over) or counted != counted_by_float):
-            uneven.append(
-                f"{row.name}: mIoU over {counted} classes, {REFERENCE}'s over {counted_by_float}; "
-                f"the difference over the {len(row.changed_over)} that both count"
-            )
-        latency = row.result.latency
-        lines.append(
-            [
-                row.name,
-                f"{100 * score:.2f}",
-                f"{100 * change.difference:+.2f}{'~' if change.is_noise else ''}" if change else "",
-                f"{100 * change.low:+.2f} {100 * change.high:+.2f}" if change else "",
-                _worst_class(row.result, base, dataset=dataset) if change else "",
-                f"{row.snr_db:.1f}" if row.snr_db is not None else "",
-                f"{row.result.contract.size_bytes / 1e6:.2f}",
-                f"{latency.median:.1f}" if latency else "-",
-                f"{row.minutes:.1f}",
-            ]
-        )
-    images = base.images if base is not None else 0
-    compared = min(images, SIGNAL_IMAGES)
-    notes = [
-        f"{dataset.name}, split {dataset.split}, {images} images; ~: zero lies inside the interval "
-        f"(paired bootstrap over images); dB: logits against float's, {compared} images",
-        *uneven,
-        *(f"{row.name}: FAILED: {row.failure}" for row in rows if row.failure),
-    ]
-    return "\n\n".join([align(_HEADER, lines), "\n".join(notes)])
-
-
-def _class_changes(
-    result: ModelResult, base: ModelResult | None, *, dataset: SegmentationDataset
-) -> dict[str, float]:
-    """Returns IoU less that of float by class, without classes of empty union."""
-    if result.matrix is None or base is None or base.matrix is None:
-        return {}
-    change = confusion.iou_per_class(result.matrix) - confusion.iou_per_class(base.matrix)
-    names = dataset.label_set.names
-    return {name: float(c) for name, c in zip(names, change, strict=True) if math.isfinite(c)}
-
-
-def _worst_class(
-    result: ModelResult, base: ModelResult | None, *, dataset: SegmentationDataset
-) -> str:
-    changes = _class_changes(result, base, dataset=dataset)
-    if not changes:
-        return "-"
-    worst = min(changes, key=lambda name: changes[name])
-    return f"{worst} {100 * changes[worst]:+.2f}"
-
-
-def write_comparison(
-    rows: list[ComparisonRow],
-    dataset: SegmentationDataset,
-    *,
-    options: EvaluationOptions,
-    output_dir: pathlib.Path,
-) -> None:
-    """Writes `ladder.json`, `ladder.csv` and `ladder.png`.
-
-    Args:
-        rows: results of all methods.
-        dataset: list that was scored.
-        options: of the evaluation.
-        output_dir: folder of the files.
-    """
-    classes = options.mean_indices(dataset)
-    base = next(row.result for row in rows if row.name == REFERENCE)
-    documents = []
-    for row in rows:
-        values: dict = {"name": row.name, "minutes": row.minutes, "failure": row.failure}
-        if row.result is not None and row.result.matrix is not None:
-            latency = row.result.latency
-            values |= {
-                "miou": confusion.mean_iou(row.result.matrix, classes)[0],
-                "difference": dataclasses.asdict(row.difference) if row.difference else None,
-                "changed_over": [dataset.label_set.names[index] for index in row.changed_over],
-                "iou_change": _class_changes(row.result, base, dataset=dataset),
-                "snr_db": row.snr_db,
-                "size_bytes": row.result.contract.size_bytes,
-                "latency_ms": latency.median if latency else None,
-                "images": row.result.images,
-            }
-        documents.append(values)
-    text = {
-        "dataset": dataset.name,
-        "split": dataset.split,
-        "options": vars(options),
-        "versions": versions(),
-        "rungs": documents,
-    }
-    atomic_file.write_text(output_dir / JSON, json.dumps(text, indent=1) + "\n")
-    atomic_file.write_text(output_dir / CSV, _csv(documents))
-    _plot(documents, output_dir / PLOT)
-
-
-def _csv(documents: list[dict]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream)
-    columns = ("name", "miou", "snr_db", "size_bytes", "latency_ms", "minutes", "images", "failure")
-    ends = ("difference", "low", "high")
-    changed = list(dict.fromkeys(c for values in documents for c in values.get("iou_change", ())))
-    writer.writerow([*columns, *ends, *(f"change {name}" for name in changed)])
-    for values in documents:
-        difference, changes = values.get("difference") or {}, values.get("iou_change", {})
-        row = [values.get(column, "") for column in columns]
-        row += [difference.get(key, "") for key in ends]
-        writer.writerow(row + [changes.get(name, "") for name in changed])
-    return stream.getvalue()
-
-
-def _plot(documents: list[dict], path: pathlib.Path) -> None:
-    """Draws the mIoU of each method with the interval of its difference from float."""
-    shown = [values for values in documents if "miou" in values]
-    figure, panels = plt.subplots(
-        1, 2, figsize=(12, 0.3 * len(shown) + 1.2), sharey=True, layout="constrained"
-    )
-    base = next(values["miou"] for values in shown if values["name"] == REFERENCE)
-    for axes in panels:
-        for position, values in enumerate(reversed(shown)):
-            change = values["difference"] or {"difference": 0.0, "low": 0.0, "high": 0.0}
-            # Around the row's own mIoU: the difference may be over other classes.
-            middle = values["miou"] - change["difference"]
-            ends = [100 * (middle + change[key]) for key in ("low", "high")]
-            axes.plot(ends, [position, position], color="tab:blue", linewidth=3, alpha=0.4)
-            axes.plot(100 * values["miou"], position, "o", color="tab:blue", markersize=4)
-        axes.axvline(100 * base, color="gray", linewidth=1)
-    panels[0].set_yticks(range(len(shown)), [values["name"] for values in reversed(shown)])
-    panels[0].set_xlabel("mIoU %")
-    panels[1].set_xlim(100 * base - NEAR_FLOAT, 100 * base + NEAR_FLOAT / 2)
-    panels[1].set_xlabel("near float; line: 95 % interval of the difference")
-    with atomic_file.atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)

@@ -1,8 +1,9 @@
 """A training run as the subject of an experiment: its network, its data set, its input size."""
 
 import pathlib
+from collections.abc import Sequence
 
-from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.dataset import SegmentationDataset, hold_out, hold_out_groups
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.runs.config import read_config
 from deeplab_tf.runs.folder import RunFolder
@@ -54,6 +55,34 @@ class ExperimentRun:
         samples = open_dataset(self.dataset, self.data_dir, split=split)
         self.folder.check_classes(samples)
         return samples
+
+    def hold_out(
+        self, samples: SegmentationDataset, count: int, *, groups: Sequence[str]
+    ) -> tuple[SegmentationDataset, SegmentationDataset]:
+        """Splits a list into images to calibrate on and images to choose a method on.
+
+        Args:
+            samples: the list.
+            count: images to hold out; 0 for those that the run held out of its training.
+            groups: hold out all images of these groups instead.
+
+        Returns:
+            the rest, the images held out.
+
+        Raises:
+            ValueError: nothing says what to hold out, or both do, or a part would be empty.
+        """
+        if groups and count:
+            raise ValueError("--holdout_images and --holdout_groups exclude each other; give one")
+        if groups:
+            return hold_out_groups(samples, groups)
+        seed = self.config.execution.seed
+        if not (count or self.config.data.holdout_images):
+            raise ValueError(
+                f"{self.folder.path}: the run held no images out; give --holdout_images or "
+                "--holdout_groups"
+            )
+        return hold_out(samples, count or self.config.data.holdout_images, seed=seed)
 
     def input_size(self, samples: SegmentationDataset) -> tuple[int, int]:
         """Returns (height, width) of the network's input for the images of a list."""

@@ -5,13 +5,14 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
-from deeplab_tf.metrics.bootstrap import Interval
-from deeplab_tf.metrics.overlap import iou_from_counts, mean_iou_change, overlap
+from deeplab_tf.metrics.bootstrap import Interval, simultaneous_differences
+from deeplab_tf.metrics.overlap import as_matrices, iou_from_counts, mean_iou_change, overlap
 from study.report.curves import Curve, count_parameters, read_losses, read_validations
 from study.report.matrices import read_matrices
 from study.report.timing import TimingOptions, time_files
@@ -137,7 +138,8 @@ class StudyReport:
 
     def _change(self, first: np.ndarray, second: np.ndarray) -> Interval | None:
         chosen = self.scope.options.mean_indices(self.scope.dataset)
-        return mean_iou_change(first, second, classes=chosen)
+        dependence = self.scope.options.dependence(self.scope.dataset, len(first))
+        return mean_iou_change(first, second, dependence=dependence, classes=chosen)
 
     def change(self, first: FileReport, second: FileReport) -> Interval | None:
         """Computes the paired change of mIoU between two files over the classes that both count.
@@ -157,7 +159,7 @@ class StudyReport:
 
     def document(self) -> dict:
         """Returns the report as plain values; unknown ones are None."""
-        scope, ranked = self.scope, self.ranked
+        scope, ranked, behind = self.scope, self.ranked, self.changes_from_best()
         names, colors = scope.dataset.label_set.names, scope.dataset.label_set.colors
         return {
             "study": scope.name,
@@ -175,10 +177,12 @@ class StudyReport:
             "worst": ranked[-1].name if len(ranked) > 1 else None,
             "command": scope.command,
             "versions": versions() | {"processor": processor()},
-            "cells": [self._cell(number, cell) for number, cell in enumerate(self.cells, 1)],
+            "cells": [
+                self._cell(number, cell, behind=behind) for number, cell in enumerate(self.cells, 1)
+            ],
         }
 
-    def _cell(self, number: int, cell: CellReport) -> dict:
+    def _cell(self, number: int, cell: CellReport, *, behind: dict[str, Interval]) -> dict:
         last = [curve[-1] for curve in cell.losses.values()]
         threads = cell.record.get("stages", {}).get("train", {}).get("threads")
         return {
@@ -195,27 +199,55 @@ class StudyReport:
             "losses": cell.losses,
             "validations": cell.validations,
             "files": {
-                variant: self._file(cell, cell.files[variant])
+                variant: self._file(cell, cell.files[variant], behind=behind)
                 for variant in self.scope.variants
                 if variant in cell.files
             },
         }
 
-    def _file(self, cell: CellReport, file: FileReport) -> dict:
+    def changes_from_best(self) -> dict[str, Interval]:
+        """Compares every cell's reference file with that of the best cell.
+
+        The best was found on the same list: the intervals are widened to hold all at once.
+
+        Returns:
+            {cell: its mIoU less that of the best}, of cells scored on the same images.
+        """
+        reference, ranked = self.scope.variants[0], self.ranked
+        overlaps = {cell.name: cell.files[reference].overlap for cell in ranked}
+        best = overlaps.pop(ranked[0].name) if ranked else None
+        if best is None:
+            return {}
+        others = {
+            name: as_matrices(overlap)
+            for name, overlap in overlaps.items()
+            if overlap is not None and overlap.shape == best.shape
+        }
+        changes = simultaneous_differences(
+            as_matrices(best),
+            list(others.values()),
+            dependence=self.scope.options.dependence(self.scope.dataset, len(best)),
+            classes=self.scope.options.mean_indices(self.scope.dataset),
+        )
+        return {
+            name: change
+            for name, change in zip(others, changes, strict=True)
+            if math.isfinite(change.difference)
+        }
+
+    def _file(self, cell: CellReport, file: FileReport, *, behind: dict[str, Interval]) -> dict:
         values = result_to_json(file.result, self.scope.dataset, options=self.scope.options)
         values = {key: value for key, value in values.items() if key not in _LEFT_OUT}
         reference = self.scope.variants[0]
-        base, best = cell.files.get(reference), self.ranked[0] if self.ranked else None
+        base = cell.files.get(reference)
         interval = self.interval(file)
         change = self.change(base, file) if base else None
-        behind = None
-        if best is not None and file is base:
-            behind = self.change(best.files[reference], file)
         return values | {
             "miou_low": interval.low if interval else None,
             "miou_high": interval.high if interval else None,
+            "resampled": interval.unit if interval else None,
             "miou_change": _plain(change),
-            "from_best": _plain(behind),
+            "from_best": _plain(behind.get(cell.name)) if file is base else None,
         }
 
 
@@ -306,4 +338,4 @@ def _totals(file: FileReport) -> np.ndarray:
 
 
 def _plain(interval: Interval | None) -> dict | None:
-    return None if interval is None else dataclasses.asdict(interval)
+    return None if interval is None else interval.to_json()

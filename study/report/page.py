@@ -8,6 +8,7 @@ import pathlib
 import jinja2
 
 from deeplab_tf import atomic_file
+from deeplab_tf.metrics.resampling import FEWEST_UNITS
 from study.report import charts
 from study.report.album import CellAlbum, draw_cell
 from study.report.collect import StudyReport
@@ -94,8 +95,17 @@ def render(document: dict, albums: list[CellAlbum]) -> str:
         albums=albums,
         latency=latency,
         failed=[cell for cell in cells if cell["state"] == "failed"],
+        intervals=", ".join(_units(cells)),
+        fewest_units=FEWEST_UNITS,
+        ranked=sum(document["variants"][0] in cell["files"] for cell in cells),
         missing=[cell for cell in cells if cell["state"] not in ("failed", "done")],
     )
+
+
+def _units(cells: list[dict]) -> list[str]:
+    """Returns what the intervals of the files rest on, each kind once."""
+    files = [file for cell in cells for file in cell["files"].values()]
+    return sorted({file["resampled"] for file in files if file["resampled"]})
 
 
 def study_csv(document: dict) -> str:

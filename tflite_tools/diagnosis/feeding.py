@@ -7,6 +7,7 @@ import numpy as np
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.metrics import confusion
 from deeplab_tf.metrics.bootstrap import Interval, miou_difference
+from deeplab_tf.metrics.resampling import Dependence
 from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.finding import Finding, problem, warning
 from tflite_tools.diagnosis.observation import Observations
@@ -227,7 +228,14 @@ def _mean_iou(matrices: np.ndarray) -> float:
 
 
 def _gain(first: np.ndarray, second: np.ndarray) -> Interval:
-    return miou_difference(first, second, classes=_true_classes(first))
+    # The photos are spread over the list, and `_severity` says where they are few.
+    return miou_difference(
+        first,
+        second,
+        dependence=Dependence(tuple(str(number) for number in range(len(first)))),
+        classes=_true_classes(first),
+        fewest_units=1,
+    )
 
 
 def _severity(seen: Observations) -> Callable[[str, str, str], Finding]:

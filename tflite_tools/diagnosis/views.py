@@ -73,6 +73,14 @@ class TransformedDataset(SegmentationDataset):
     def __len__(self) -> int:
         return len(self.source)
 
+    def group(self, index: int) -> str:
+        """Returns the source's group of a sample.
+
+        Args:
+            index: of the sample.
+        """
+        return self.source.group(index)
+
     def sample_name(self, index: int) -> str:
         """Returns the source's name of a sample.
 

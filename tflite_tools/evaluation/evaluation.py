@@ -15,6 +15,7 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.data.preprocessing import place, place_label
 from deeplab_tf.metrics import confusion
+from deeplab_tf.metrics.resampling import Dependence
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.tiled import (
     IMAGES_AHEAD,
@@ -51,6 +52,8 @@ class EvaluationOptions:
         tile_overlap: -1 scales images to fit; from 0 on, larger images are cut in tiles of the
             file's input size, which overlap by at least so many pixels.
         mean_loss: also compute the cross-entropy of files that give logits.
+        block_length: neighbouring images that intervals take together; 0: what the data set says
+            of its samples, and the measured autocorrelation where it has few groups.
     """
 
     processes: int = 2
@@ -62,6 +65,7 @@ class EvaluationOptions:
     keep_images: bool = False
     tile_overlap: int = OFF
     mean_loss: bool = False
+    block_length: int = 0
 
     @property
     def scoring(self) -> "ScoringOptions":
@@ -74,10 +78,11 @@ class EvaluationOptions:
                 f"processes and threads must be at least 1; got {self.processes} and "
                 f"{self.num_threads}"
             )
-        if min(self.latency_repeats, self.latency_warmup, self.limit) < 0:
+        counts = (self.latency_repeats, self.latency_warmup, self.limit, self.block_length)
+        if min(counts) < 0:
             raise ValueError(
-                "latency repeats, warm-up and limit must not be negative; got "
-                f"{self.latency_repeats}, {self.latency_warmup} and {self.limit}"
+                "latency repeats, warm-up, limit and block length must not be negative; got "
+                f"{', '.join(str(count) for count in counts)}"
             )
         if self.tile_overlap < OFF:
             raise ValueError(
@@ -88,6 +93,15 @@ class EvaluationOptions:
                 "the mean loss is computed on images scaled to fit, not on tiles, which count "
                 "pixels twice where they overlap; use --mean_loss or --tile_overlap, not both"
             )
+
+    def dependence(self, dataset: SegmentationDataset, images: int) -> Dependence:
+        """Returns which of the scored samples belong together.
+
+        Args:
+            dataset: that they are of.
+            images: how many were scored, from the first.
+        """
+        return Dependence(dataset.groups(images), self.block_length)
 
     def mean_indices(self, dataset: SegmentationDataset) -> tuple[int, ...]:
         """Returns the class indices of `mean_over` in a data set.

@@ -59,7 +59,7 @@ def trade_off(document: dict) -> str:
 
 
 def interval_ends(model: dict) -> list[float]:
-    """Returns the mIoU in percent at both ends of the change's interval.
+    """Returns the mIoU in percent at both ends of the change's interval; [] if not known.
 
     They are relative to the file's own mIoU: the change may be over other classes, see
     `changed_over`.
@@ -68,6 +68,8 @@ def interval_ends(model: dict) -> list[float]:
         model: entry of the document, with a change.
     """
     change = model["miou_change"]
+    if change["low"] is None:
+        return []
     return [100 * (model["miou"] + change[end] - change["difference"]) for end in ("low", "high")]
 
 
@@ -84,7 +86,8 @@ def _scatter(
     for model, position in zip(models, positions, strict=True):
         color, change = colors[model["model"]], model.get("miou_change")
         if base and change:
-            axes.plot([position] * 2, interval_ends(model), color=color, linewidth=2, alpha=0.5)
+            ends = interval_ends(model)
+            axes.plot([position] * len(ends), ends, color=color, linewidth=2, alpha=0.5)
         area = 30 + 370 * model["size_bytes"] / largest
         axes.scatter(position, 100 * model["miou"], area, color=color, alpha=0.35, linewidths=0)
         axes.plot(position, 100 * model["miou"], "o", color=color, label=model["model"])
@@ -125,9 +128,10 @@ def class_bars(document: dict) -> str:
         for row, name in zip(where, names, strict=True):
             change = (model.get("iou_change") or {}).get(name)
             if change:
-                ends = [100 * change["low"], 100 * change["high"]]
+                known = change["low"] is not None
+                ends = [100 * change["low"], 100 * change["high"]] if known else []
                 panels[-1].plot(
-                    ends, [row, row], color=colors[model["model"]], linewidth=2, alpha=0.5
+                    ends, [row] * len(ends), color=colors[model["model"]], linewidth=2, alpha=0.5
                 )
                 panels[-1].plot(
                     100 * change["difference"], row, "o", color=colors[model["model"]], markersize=4

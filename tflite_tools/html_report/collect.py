@@ -148,21 +148,29 @@ class Report:
         if base is None or file is base or base.overlap is None or file.overlap is None:
             return {}
         names = self.dataset.label_set.names
+        dependence = self.options.dependence(self.dataset, len(base.overlap))
         both = common_classes(as_matrices(base.overlap), as_matrices(file.overlap), classes=chosen)
         values: dict = {
-            "miou_change": _plain(mean_iou_change(base.overlap, file.overlap, classes=chosen)),
+            "miou_change": _plain(
+                mean_iou_change(base.overlap, file.overlap, dependence=dependence, classes=chosen)
+            ),
             "changed_over": [names[index] for index in both],
             "iou_change": {
                 name: _plain(
                     mean_iou_change(
-                        base.overlap[:, c : c + 1], file.overlap[:, c : c + 1], classes=(0,)
+                        base.overlap[:, c : c + 1],
+                        file.overlap[:, c : c + 1],
+                        dependence=dependence,
+                        classes=(0,),
                     )
                 )
                 for c, name in enumerate(names)
             },
         }
         if base.boundary is not None and file.boundary is not None:
-            change = mean_iou_change(base.boundary, file.boundary, classes=chosen)
+            change = mean_iou_change(
+                base.boundary, file.boundary, dependence=dependence, classes=chosen
+            )
             values["boundary_miou_change"] = _plain(change)
         return values
 
@@ -221,7 +229,7 @@ def processor() -> str:
 
 
 def _plain(interval: Interval | None) -> dict | None:
-    return None if interval is None else dataclasses.asdict(interval)
+    return None if interval is None else interval.to_json()
 
 
 def _mean(values: np.ndarray) -> float:

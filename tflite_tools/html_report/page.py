@@ -9,6 +9,7 @@ import pathlib
 import jinja2
 
 from deeplab_tf import atomic_file
+from deeplab_tf.metrics.resampling import FEWEST_UNITS
 from tflite_tools.html_report import charts, pictures
 from tflite_tools.html_report.collect import Report
 from tflite_tools.html_report.model_card import channels, model_card, uneven
@@ -101,6 +102,7 @@ def render(document: dict, album: pictures.Album, *, report: Report) -> str:
         document=document,
         scored=scored,
         names=names,
+        fewest_units=FEWEST_UNITS,
         findings=findings(document),
         uneven=uneven(document),
         trade_off=charts.trade_off(document) if scored else "",
@@ -160,7 +162,11 @@ def findings(document: dict) -> list[str]:
         words = [f"{model['model']}: {points(change['difference'])} points of mIoU"]
         if model["model"] in uneven(document):
             words[0] += f" over the {len(model['changed_over'])} classes that both files count"
-        if change["low"] <= 0 <= change["high"]:
+        if change["too_few"]:
+            words.append(
+                f"from too few {change['unit']} ({change['units']}) to tell it from chance"
+            )
+        elif change["low"] <= 0 <= change["high"]:
             words.append("not told from chance by this list")
         words.append(f"{base['size_bytes'] / model['size_bytes']:.1f} times smaller")
         if base["latency_ms"] and model["latency_ms"]:
@@ -182,7 +188,8 @@ def worst_change(model: dict) -> tuple[str, dict] | None:
     Args:
         model: entry of the document.
     """
-    lost = {n: c for n, c in (model.get("iou_change") or {}).items() if c and c["high"] < 0}
+    changes = (model.get("iou_change") or {}).items()
+    lost = {name: c for name, c in changes if c and verdict(c) == "worse"}
     return min(lost.items(), key=lambda item: item[1]["difference"]) if lost else None
 
 
@@ -239,15 +246,17 @@ def interval(change: dict | None) -> str:
     """
     if not change:
         return ""
+    if change["low"] is None:
+        return f"{points(change['difference'])} (too few: {change['units']})"
     return f"{points(change['difference'])} [{points(change['low'])}, {points(change['high'])}]"
 
 
 def verdict(change: dict | None) -> str:
-    """Returns the style of a cell: worse, better, or unsure if the interval contains zero.
+    """Returns the style of a cell: worse, better, or unsure (zero inside, or no interval).
 
     Args:
         change: difference, low and high, or None.
     """
-    if not change or change["low"] <= 0 <= change["high"]:
+    if not change or change["low"] is None or change["low"] <= 0 <= change["high"]:
         return "unsure"
     return "better" if change["low"] > 0 else "worse"

@@ -35,7 +35,7 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
     images = _find(data_dir, "images", folder=folder, ending=".jpg")
     masks = _find(data_dir, "annotations", folder=folder, ending=".png")
     label_set = LabelSet.from_names(_read_names(data_dir / NAMES_FILE))
-    samples = pair_by_stem(images, masks, where=str(data_dir))
+    samples = pair_by_stem(images, masks, where=str(data_dir), group_of=lambda name: name)
     return FileDataset(
         "ade20k",
         split,

@@ -1,7 +1,8 @@
 """CamVid in the layout of the SegNet tutorial: one list of `image annotation` lines per split.
 
 Brostow et al. 2009; 11 classes and the palette of Badrinarayanan et al. 2017, SegNet,
-arXiv:1511.00561. Masks store 0..10, and 11 for unlabelled (ignored).
+arXiv:1511.00561. Masks store 0..10, and 11 for unlabelled (ignored). Photos are frames of four
+drives, which the names begin with: `0016E5_07959`.
 """
 
 import pathlib
@@ -67,7 +68,9 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
         fields = line.split()
         if len(fields) != 2:
             raise ValueError(f"{listing}:{number}: expected `image annotation`, got {line!r}")
-        samples.append(Sample(*fields))
+        image, label = fields
+        drive, underscore, _ = pathlib.PurePath(image).stem.partition("_")
+        samples.append(Sample(image, label, group=drive if underscore else ""))
     table = identity_ids(LABEL_SET.num_classes)
     table[UNLABELLED] = IGNORE_LABEL
     return FileDataset(

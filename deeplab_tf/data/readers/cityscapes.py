@@ -79,7 +79,10 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
     """
     images = _find(data_dir, "leftImg8bit", split=split, ending=_IMAGE_ENDING)
     masks = _find(data_dir, "gtFine", split=split, ending=_MASK_ENDING)
-    samples = pair_by_stem(images, masks, where=str(data_dir))
+    # Photos of one city were taken on the same drives: frankfurt/frankfurt_000000_000294.
+    samples = pair_by_stem(
+        images, masks, where=str(data_dir), group_of=lambda name: name.partition("/")[0]
+    )
     return FileDataset(
         "cityscapes",
         split,

@@ -3,6 +3,8 @@
     classes.txt             one class per line, in the order of the ids 0, 1, 2, ...:
                             `name`, or `name red green blue`
     images/  labels/        images (.jpg .jpeg .png .bmp) and masks (.png .bmp) of the same name
+    groups.txt              optional, `name group` for every image: frames of one video, tiles of
+                            one photo; confidence intervals take images of a group together
 
 Masks store the class id of each pixel, 255 where it is ignored. Splits are defined by the first of
 these that exists:
@@ -14,6 +16,7 @@ these that exists:
    alone, is the same on every machine, and changes little when images are added.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 
@@ -32,6 +35,7 @@ from deeplab_tf.data.labels import LabelSet, voc_colormap
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
 MASK_ENDINGS = (".png", ".bmp")
 CLASSES_FILE = "classes.txt"
+GROUPS_FILE = "groups.txt"
 SPLIT_SEED = 0
 
 
@@ -51,13 +55,17 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
             images or masks of the same name.
     """
     label_set = read_classes(data_dir / CLASSES_FILE)
-    lists = sorted(path.name for path in data_dir.glob("*.txt") if path.name != CLASSES_FILE)
+    lists = sorted(
+        path.name for path in data_dir.glob("*.txt") if path.name not in (CLASSES_FILE, GROUPS_FILE)
+    )
     if f"{split}.txt" in lists:
         samples = _listed(data_dir, split)
     elif (data_dir / "images" / split).is_dir():
         samples = _pairs(data_dir, f"images/{split}", labels=f"labels/{split}")
     else:
         samples = _divided(data_dir, split, lists=lists)
+    if (data_dir / GROUPS_FILE).is_file():
+        samples = _grouped(samples, data_dir / GROUPS_FILE)
     table = identity_ids(label_set.num_classes)
     return FileDataset(
         "folder", split, label_set=label_set, data_dir=data_dir, samples=samples, id_table=table
@@ -111,6 +119,30 @@ def _parse_class(line: str) -> tuple[str, tuple[int, int, int] | None]:
             return line, None
         return fields[0], (red, green, blue)
     return line, None
+
+
+def _grouped(samples: tuple[Sample, ...], path: pathlib.Path) -> tuple[Sample, ...]:
+    """Adds the groups of `groups.txt`.
+
+    Raises:
+        ValueError: a line is not `name group`, a name occurs twice, or an image has no group.
+    """
+    groups: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        fields = line.split()
+        if fields and (len(fields) != 2 or fields[0] in groups):
+            raise ValueError(
+                f"{path}:{number}: expected `name group`, one line per image, got {line!r}"
+            )
+        groups |= dict([fields]) if fields else {}
+    stems = [pathlib.PurePath(sample.image).stem for sample in samples]
+    if missing := [stem for stem in stems if stem not in groups]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"{path}: no group for {missing[0]}{more}; add a line, or remove the file")
+    return tuple(
+        dataclasses.replace(sample, group=groups[stem])
+        for sample, stem in zip(samples, stems, strict=True)
+    )
 
 
 def _listed(data_dir: pathlib.Path, split: str) -> tuple[Sample, ...]:

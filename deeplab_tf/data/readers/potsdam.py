@@ -189,7 +189,13 @@ def _open_split(city: Benchmark, data_dir: pathlib.Path, *, split: str) -> FileD
         _find(city, data_dir, folder=folder, pattern=pattern, areas=areas)
         for folder, pattern in places
     )
-    samples = pair_by_stem(image_paths, mask_paths, where=str(data_dir))
+    area = re.compile(city.area_pattern)
+
+    def area_of(name: str) -> str:
+        found = area.match(name)
+        return found.group() if found else ""
+
+    samples = pair_by_stem(image_paths, mask_paths, where=str(data_dir), group_of=area_of)
     return ColorOrIdDataset(city.name, split, LABEL_SET, data_dir, samples, _id_table())
 
 

@@ -243,7 +243,7 @@ def _pairs(root: pathlib.Path, sequence: str) -> list[Sample]:
                 "remove this one"
             )
     return [
-        Sample(f"{sequence}/velodyne/{stem}.bin", f"{sequence}/labels/{stem}.label")
+        Sample(f"{sequence}/velodyne/{stem}.bin", f"{sequence}/labels/{stem}.label", group=sequence)
         for stem in sorted(scans)
     ]
 

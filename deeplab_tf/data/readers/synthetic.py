@@ -56,6 +56,10 @@ class SyntheticDataset(SegmentationDataset):
         """Returns the seed of the sample, as text."""
         return f"seed {self._seed(index)}"
 
+    def group(self, index: int) -> str:
+        """Returns the sample's own name: scenes are drawn independently."""
+        return self.sample_name(index)
+
     def _seed(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"expected a sample index of 0 to {len(self) - 1}, got {index}")

@@ -55,7 +55,7 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
     """
     root = _find_root(data_dir)
     samples = tuple(
-        Sample(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png")
+        Sample(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png", group=stem)
         for stem in read_stems(root / _LISTS / f"{split}.txt")
     )
     return FileDataset(

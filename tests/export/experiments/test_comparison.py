@@ -1,16 +1,25 @@
 """The comparison of quantization methods, on a few drawn scenes with trained weights."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.metrics.resampling import Dependence
+from export.conversion.variants import Variant
 from export.experiments.comparison import (
     REFERENCE,
+    Comparison,
+    ComparisonResult,
     ComparisonRow,
+    Method,
     compare_with_float,
+)
+from export.experiments.comparison_report import (
     comparison_table,
+    selection_text,
     write_comparison,
 )
 from tests.children import run_command
@@ -57,6 +66,35 @@ def test_comparison_on_real_photos(tmp_path, shared_dir):
     assert "already holds" in other.stderr
 
 
+@pytest.mark.slow
+def test_one_method_is_chosen_on_a_drive_held_out_and_reported_alone(tmp_path, shared_dir):
+    done = compare(
+        f"--run_dir={CAMVID}",
+        f"--data_dir={shared_dir / 'data' / 'camvid'}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--methods=per_tensor,per_channel",
+        "--calibration_images=4",
+        "--select_on=holdout",
+        "--holdout_groups=0001TP",
+        "--limit=12",
+        "--latency_repeats=0",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = json.loads((tmp_path / "out" / "ladder.json").read_text())
+    assert [row["name"] for row in written["selection"]["rungs"]] == [
+        "float32",
+        "per_tensor",
+        "per_channel",
+    ]
+    assert written["selection"]["images"] == 62
+    assert written["best"] == "per_channel"
+    assert [row["name"] for row in written["rungs"]] == ["float32", "per_channel"]
+    assert {row["images"] for row in written["rungs"]} == {12}
+    assert "chosen of 2 on camvid, split holdout, 62 images; on val: per_channel" in done.stdout
+    manifest = json.loads((tmp_path / "out" / "per_channel" / "int8.json").read_text())
+    assert manifest["calibration"]["split"] == "train-minus-0001TP"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -64,6 +102,7 @@ def test_comparison_on_real_photos(tmp_path, shared_dir):
         (("--rungs=magic",), "--methods: unknown magic"),  # the flag's earlier name
         (("--runs=only_a_name",), "--runs: expected name=RUN_DIR"),
         (("--split=train",), "--calibration_split and --split are both train"),
+        (("--holdout_images=3",), "--holdout_images and --holdout_groups need --select_on=holdout"),
     ],
 )
 def test_bad_input(tmp_path, flags, message):
@@ -74,6 +113,20 @@ def test_bad_input(tmp_path, flags, message):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not (tmp_path / "o").exists()
+
+
+ALONE = Dependence(tuple(f"photo {number}" for number in range(10)))
+
+
+def planted_comparison(selection=None):
+    return Comparison(
+        None,
+        [Method(REFERENCE, Variant.FLOAT32)],
+        plan=None,
+        evaluation=open_dataset("synthetic", None, split="val"),
+        options=EvaluationOptions(),
+        selection=selection,
+    )
 
 
 def planted_rows():
@@ -88,7 +141,7 @@ def planted_rows():
         result = ModelResult(read_contract(CAMVID / "int8.tflite"), images=len(stack))
         result.matrix, result.image_matrices = stack.sum(0, dtype=np.int64), stack
         results.append(result)
-    difference, both = compare_with_float(results[0], results[1], classes=())
+    difference, both = compare_with_float(results[0], results[1], classes=(), dependence=ALONE)
     return [
         ComparisonRow(REFERENCE, results[0], difference=None, snr_db=None, minutes=0.0, failure=""),
         ComparisonRow(
@@ -115,8 +168,15 @@ def test_difference_is_over_the_classes_that_both_count_and_the_table_says_so(tm
         "int8: mIoU over 7 classes, float32's over 6; the difference over the 6 that both count"
         in table
     )
-    write_comparison(rows, dataset, options=options, output_dir=tmp_path)
-    document = json.loads((tmp_path / "ladder.json").read_text())["rungs"][1]
+    write_comparison(
+        ComparisonResult(rows, "int8", rows[1].difference),
+        planted_comparison(),
+        output_dir=tmp_path,
+    )
+    written = json.loads((tmp_path / "ladder.json").read_text())
+    assert written["best"] == "int8"
+    assert written["best_difference"]["unit"] == "images"
+    document = written["rungs"][1]
     assert document["changed_over"] == list(dataset.label_set.names)[:6]
     same = [
         rows[0],
@@ -135,4 +195,19 @@ def test_difference_is_over_the_classes_that_both_count_and_the_table_says_so(tm
 
 def test_a_failed_file_has_no_difference():
     (base, _) = planted_rows()
-    assert compare_with_float(base.result, None, classes=()) == (None, ())
+    nothing = compare_with_float(base.result, None, classes=(), dependence=ALONE)
+    assert nothing == (None, ())
+
+
+def test_a_maximum_says_of_how_many():
+    rows = planted_rows()
+    joint = dataclasses.replace(rows[1].difference, compared=13)
+    text = selection_text(ComparisonResult(rows, "int8", joint), planted_comparison())
+    assert text.startswith("highest of 13 on this very list: int8 -0.00 from float; 95 % interval")
+    assert "10 images, widened for the choice" in text
+    held = open_dataset("synthetic", None, split="train")
+    chosen = ComparisonResult(rows, "int8", rows[1].difference, selection=rows)
+    text = selection_text(chosen, planted_comparison(held))
+    assert text.startswith(
+        "chosen of 1 on synthetic, split train, 400 images; on val: int8 -0.00 from float, 95 %"
+    )

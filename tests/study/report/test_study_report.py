@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -17,7 +18,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics import confusion
-from deeplab_tf.metrics.bootstrap import miou_difference
+from deeplab_tf.metrics.bootstrap import miou_difference, simultaneous_differences
+from deeplab_tf.metrics.resampling import Dependence
 from deeplab_tf.runs.events import read_training_minutes
 from study.report import timing
 from study.report.charts import front
@@ -99,12 +101,13 @@ def test_scores_and_their_intervals_are_those_of_the_matrices(scope):
         score, _ = confusion.mean_iou(matrices(seed, hits).sum(0).astype(np.int64))
         assert file["miou"] == pytest.approx(score)
         assert file["miou_low"] < score < file["miou_high"]
-    # An interval of the score itself, resampled here by hand: 2.5th and 97.5th percentile.
+    # An interval of the score itself, resampled here by hand.
     rng = np.random.default_rng(5)
     drawn = rng.integers(0, PHOTOS, (2000, PHOTOS))
     stack = matrices(1, 300).astype(np.int64)
     resampled = [confusion.mean_iou(stack[photos].sum(0))[0] for photos in drawn]
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    tail = 100 * stats.norm.cdf(-np.sqrt(PHOTOS / (PHOTOS - 1)) * stats.t.ppf(0.975, PHOTOS - 1))
+    low, high = np.percentile(resampled, [tail, 100 - tail])
     # Two draws of 2000 differ in their percentiles by far less than a tenth of the interval.
     slack = 0.1 * (high - low)
     assert first["files"]["float32"]["miou_low"] == pytest.approx(low, abs=slack)
@@ -115,11 +118,12 @@ def test_changes_are_paired_within_a_cell_and_against_the_best(scope):
     document = collect_study(scope, NO_TIMING).document()
     assert (document["best"], document["worst"]) == ("net-b", "net-a")
     files = document["cells"][0]["files"]
-    within = miou_difference(matrices(1, 300), matrices(2, 250))
-    assert files["int8"]["miou_change"] == pytest.approx(dataclasses.asdict(within))
+    alone = Dependence(tuple(f"photo {number}" for number in range(PHOTOS)))
+    within = miou_difference(matrices(1, 300), matrices(2, 250), dependence=alone)
+    assert files["int8"]["miou_change"] == pytest.approx(within.to_json())
     assert files["float32"]["miou_change"] is None
-    between = miou_difference(matrices(3, 500), matrices(1, 300))
-    assert files["float32"]["from_best"] == pytest.approx(dataclasses.asdict(between))
+    (between,) = simultaneous_differences(matrices(3, 500), [matrices(1, 300)], dependence=alone)
+    assert files["float32"]["from_best"] == pytest.approx(between.to_json())
     assert document["cells"][1]["files"]["float32"]["from_best"] is None
 
 

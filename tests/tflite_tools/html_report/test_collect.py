@@ -1,5 +1,6 @@
 """Numbers of a report: changes, intervals and which photos are shown."""
 
+import dataclasses
 import json
 import math
 import re
@@ -11,6 +12,7 @@ from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.metrics import confusion
 from deeplab_tf.metrics.bootstrap import miou_difference
 from deeplab_tf.metrics.overlap import iou_from_counts, mean_iou_change, overlap
+from deeplab_tf.metrics.resampling import Dependence
 from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
@@ -20,6 +22,7 @@ from tflite_tools.html_report.model_card import model_card
 from tflite_tools.runtime.latency import LatencyMs
 
 CLASSES = 7
+ALONE = Dependence(tuple(f"photo {number}" for number in range(12)))
 
 
 def random_matrices(seed, photos=12):
@@ -51,8 +54,9 @@ def test_overlaps_hold_all_that_iou_needs():
 def test_change_equals_the_bootstrap_of_the_matrices():
     first, second = random_matrices(1), random_matrices(2)
     for classes in (tuple(range(CLASSES)), (0, 3)):
-        expected = miou_difference(first, second, classes=classes)
-        found = mean_iou_change(overlap(first), overlap(second), classes=classes)
+        how = {"classes": classes, "dependence": ALONE}
+        expected = miou_difference(first, second, **how)
+        found = mean_iou_change(overlap(first), overlap(second), **how)
         assert found.difference == pytest.approx(expected.difference)
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
@@ -64,9 +68,56 @@ def test_class_without_a_pixel_has_no_change_and_rare_ones_raise_no_warning():
     document = report_of(matrices, matrices).document()
     change = document["models"][1]["iou_change"]
     assert change["tree"] is None
-    assert change["pole"] == {"difference": 0.0, "low": 0.0, "high": 0.0}
+    assert (change["pole"]["difference"], change["pole"]["low"]) == (0.0, None)
+    assert (change["pole"]["unit"], change["pole"]["units"]) == ("images", 1)
     assert document["models"][1]["iou"]["tree"] is None
     json.dumps(document, allow_nan=False)
+
+
+def test_a_class_of_one_photo_is_in_no_colour():
+    """It was +18.72 [+18.72, +18.72] in green."""
+    first = random_matrices(3)
+    first[1:, 5], first[1:, :, 5] = 0, 0
+    second = first.copy()
+    second[0, 5, 5] += 60
+    second[0, 5, CLASSES] -= np.minimum(second[0, 5, CLASSES], 60)
+    report = report_of(first, second)
+    document = report.document()
+    change = document["models"][1]["iou_change"]["pole"]
+    assert change["difference"] > 0.01
+    assert page.verdict(change) == "unsure"
+    assert page.interval(change) == f"{page.points(change['difference'])} (too few: 1)"
+    assert "pole" not in page.findings(document)[0]
+    text = page.render(document, pictures.Album(), report=report)
+    row = re.search(r'<tr data-class="pole">.*?</tr>', text, re.DOTALL).group()
+    assert 'class="change unsure"' in row
+    assert "(too few: 1)" in row
+
+
+def test_six_photos_give_no_verdict():
+    first = random_matrices(4, photos=6)
+    second = first.copy()
+    second[:, 6, 6] -= 200
+    second[:, 6, 0] += 200
+    report = report_of(first, second)
+    document = report.document()
+    model = document["models"][1]
+    assert page.verdict(model["miou_change"]) == "unsure"
+    assert charts.interval_ends(model) == []
+    assert page.worst_change(model) is None
+    assert "too few images (6) to tell it from chance" in page.findings(document)[0]
+    assert 'class="change better"' not in page.render(document, pictures.Album(), report=report)
+
+
+def test_the_page_names_what_was_resampled(monkeypatch):
+    first, second = random_matrices(1, photos=40), random_matrices(2, photos=40)
+    report = report_of(first, second)
+    assert "40 images" in page.render(report.document(), pictures.Album(), report=report)
+    monkeypatch.setattr(type(report.dataset), "group", lambda self, index: f"drive {index // 20}")
+    report = dataclasses.replace(report, options=EvaluationOptions(block_length=4))
+    text = page.render(report.document(), pictures.Album(), report=report)
+    assert "10 blocks of 4 images" in text
+    assert "of the given length" in text
 
 
 def test_a_planted_loss_is_found_in_its_class_and_nowhere_else():
