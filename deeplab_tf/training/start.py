@@ -69,9 +69,12 @@ def initializer(
         return lambda model, batches: _load_folded(
             model, config, convolutions=convolutions, batches=batches
         )
+    only = _backbone_layers(config.model)
     if path.suffix == ".h5":
-        return lambda model, batches: _report(initialization.load_h5(model, path))
-    return lambda model, batches: _report(initialization.load_named(model, read_weights(path)))
+        return lambda model, batches: _report(initialization.load_h5(model, path, only=only))
+    return lambda model, batches: _report(
+        initialization.load_named(model, read_weights(path), only=only)
+    )
 
 
 def initial_ranges(config: TrainingConfig) -> dict[str, tuple[float, float]]:
@@ -209,21 +212,29 @@ def teacher_maker(
 def _load_folded(
     model: keras.Model, config: TrainingConfig, *, convolutions: Any, batches: Batches
 ) -> None:
-    report = initialization.load_convolutions(model, convolutions)
-    if isinstance(config.model, BackboneConfig):
-        unmatched = [name for name in _backbone_layers(config.model) if name in report.missing]
-        if unmatched:
-            raise ValueError(
-                f"{config.start.backbone_weights} has no weights for {len(unmatched)} convolutions "
-                f"of the backbone {config.model.backbone} (first: {unmatched[0]}); give a file of "
-                "the same backbone and width"
-            )
+    only = _backbone_layers(config.model)
+    report = initialization.load_convolutions(model, convolutions, only=only)
+    if isinstance(config.model, BackboneConfig) and report.missing:
+        raise ValueError(
+            f"{config.start.backbone_weights} has no weights for {len(report.missing)} "
+            f"convolutions of the backbone {config.model.backbone} (first: {report.missing[0]}); "
+            "give a file of the same backbone and width"
+        )
     _report(report)
     adopt_statistics(model, batches)
 
 
-def _backbone_layers(config: BackboneConfig) -> list[str]:
-    """Returns the names of the layers from the image to the features at the output stride."""
+def _backbone_layers(config: ModelConfig) -> list[str] | None:
+    """Returns the names of the layers from the image to the features at the output stride.
+
+    Only these take weights of a backbone: a head may have layers that happen to have the shapes of
+    the classifier in the same file.
+
+    Returns:
+        The names; None for a network without a backbone.
+    """
+    if not isinstance(config, BackboneConfig):
+        return None
     image = keras.Input((2 * config.output_stride, 2 * config.output_stride, config.channels))
     features = build_backbone(config.backbone, image, form=config.backbone_form())
     last = features[config.output_stride]
@@ -261,7 +272,7 @@ def _load_imagenet(model: keras.Model, config: BackboneConfig) -> None:
             "the width, or give --backbone_weights=FILE"
         ) from error
     arrays = application.convert(initialization.named_arrays(source), config.backbone)
-    _report(initialization.load_named(model, arrays))
+    _report(initialization.load_named(model, arrays, only=_backbone_layers(config)))
 
 
 def _report(report: initialization.MatchReport) -> None:

@@ -82,7 +82,9 @@ def named_arrays(model: keras.Model) -> dict[str, np.ndarray]:
     }
 
 
-def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport:
+def load_named(
+    model: keras.Model, arrays: dict[str, np.ndarray], *, only: Collection[str] | None = None
+) -> MatchReport:
     """Loads "layer/weight" arrays into the layers of the same name.
 
     A layer receives all of its weights or none.
@@ -90,6 +92,7 @@ def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport
     Args:
         model: flat model; changed in place.
         arrays: weights, keyed "layer/weight".
+        only: names of the layers that may receive weights; None for all.
 
     Returns:
         Which layers matched.
@@ -102,7 +105,7 @@ def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport
         layer_name, _, weight = key.rpartition("/")
         by_layer.setdefault(layer_name, {})[weight] = value
     matched, missing, mismatched = [], [], []
-    for layer in model.layers:
+    for layer in _layers(model, only):
         if not layer.weights:
             continue
         source = by_layer.pop(layer.name, None)
@@ -128,7 +131,16 @@ def load_named(model: keras.Model, arrays: dict[str, np.ndarray]) -> MatchReport
     )
 
 
-def load_convolutions(model: keras.Model, convolutions: Sequence[ConvolutionLike]) -> MatchReport:
+def _layers(model: keras.Model, only: Collection[str] | None) -> list[keras.layers.Layer]:
+    return [layer for layer in model.layers if only is None or layer.name in only]
+
+
+def load_convolutions(
+    model: keras.Model,
+    convolutions: Sequence[ConvolutionLike],
+    *,
+    only: Collection[str] | None = None,
+) -> MatchReport:
     """Loads convolutions with folded batch norms into the backbone of a network.
 
     Two convolutions match if they have the same kind and shape and read from matching convolutions;
@@ -140,6 +152,8 @@ def load_convolutions(model: keras.Model, convolutions: Sequence[ConvolutionLike
         model: flat Functional graph; changed in place.
         convolutions: in the order of execution, for example
             `tflite_tools.to_keras.convolution_weights.Convolution`.
+        only: names of the layers that may receive weights; None for all. A head may have a
+            convolution of the shape and place of a classifier's.
 
     Returns:
         Which layers matched.
@@ -147,7 +161,7 @@ def load_convolutions(model: keras.Model, convolutions: Sequence[ConvolutionLike
     Raises:
         ValueError: no convolution matches.
     """
-    own = [layer for layer in model.layers if isinstance(layer, _CONVOLUTIONS)]
+    own = [layer for layer in _layers(model, only) if isinstance(layer, _CONVOLUTIONS)]
     partners: dict[str, int] = {}
     for layer in own:
         sources = frozenset(partners.get(name, -1) for name in _source_convolutions(layer))
@@ -220,34 +234,49 @@ _KERAS3_NAMES = {
 }
 
 
-def load_h5(model: keras.Model, path: str | pathlib.Path) -> MatchReport:
+def load_h5(
+    model: keras.Model, path: str | pathlib.Path, *, only: Collection[str] | None = None
+) -> MatchReport:
     """Loads a Keras weights file without running any code in it.
 
     Keras 2 stores layers by name. Keras 3 (`.weights.h5`) stores them by kind and number
-    (`conv2d_3`), so they are matched with this network's layers of the same kind in graph order.
+    (`conv2d_3`), so they are matched with this network's layers of the same kind in graph order;
+    one layer more or less would shift all that follow, so all of them must match.
 
     Args:
         model: flat model; changed in place.
         path: of the file.
+        only: names of the layers that may receive weights, the backbone's; None for all. The
+            file's further layers (a classifier) follow those of the backbone.
 
     Returns:
         Which layers matched.
 
     Raises:
-        ValueError: not a Keras weights file, or nothing matches.
+        ValueError: not a Keras weights file, nothing matches, or layers that are matched by
+            position do not all fit.
     """
     arrays = read_h5(path)
     if not any(key.rpartition("/")[2].isdigit() for key in arrays):
-        return load_named(model, arrays)
-    named = {}
+        return load_named(model, arrays, only=only)
+    named, unused = {}, {key.rpartition("/")[0] for key in arrays}
     for kind, stored in _KERAS3_NAMES.items():
-        own = [layer for layer in model.layers if type(layer) is kind]
+        own = [layer for layer in _layers(model, only) if type(layer) is kind]
         for number, layer in enumerate(own):
             prefix = f"{stored}_{number}" if number else stored
+            unused.discard(prefix)
             for position, weight in enumerate(layer_arrays(layer)):
-                if (value := arrays.get(f"{prefix}/{position}")) is not None:
-                    named[f"{layer.name}/{weight}"] = value
-    return load_named(model, named)
+                value, expected = arrays.get(f"{prefix}/{position}"), layer_arrays(layer)[weight]
+                if value is None or value.shape != expected.shape:
+                    found = "nothing" if value is None else str(value.shape)
+                    raise ValueError(
+                        f"{path}: layers are numbered, not named, so all must fit in their order; "
+                        f"{layer.name}/{weight}: expected {expected.shape}, found {found} "
+                        f"({prefix}); give the weights of the same network and width"
+                    )
+                named[f"{layer.name}/{weight}"] = value
+    report = load_named(model, named, only=only)
+    return dataclasses.replace(report, unused=(*report.unused, *sorted(unused)))
 
 
 def read_h5(path: str | pathlib.Path) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -159,6 +160,85 @@ def test_a_file_without_the_whole_backbone_is_refused(residual):
     load = initializer(wanted, lambda path: read_convolutions(read_graph(path)))
     with pytest.raises(ValueError, match="convolutions of the backbone resnet50"):
         load(build_network(wanted.model, (64, 64)), [])
+
+
+def backbone_run(path, **model):
+    config = DeepLabConfig(num_classes=3, decoder=False, **model)
+    return TrainingConfig.from_settings(
+        model=config, dataset="synthetic", crop_height=64, crop_width=64, backbone_weights=str(path)
+    )
+
+
+def test_a_classifier_whose_shape_the_head_has_is_not_loaded_into_the_head(shared_dir, caplog):
+    """The file's Conv_1, 112 -> 1280 channels and numbered after the backbone's last convolution,
+    and a head whose first convolution has this very shape: all shapes agree."""
+    path = shared_dir / "models" / "mobilenet_v2_0.35_224_notop.weights.h5"
+    config = backbone_run(path, width_multiplier=0.35, aspp=Aspp.SLIM, aspp_channels=1280)
+    model = build_network(config.model, (64, 64))
+    stored = initialization.read_h5(path)
+    head = [layer for layer in model.layers if layer.name.startswith("aspp") and layer.weights]
+    alike = [layer for layer in head if layer.weights[0].shape == stored["conv2d_34/0"].shape]
+    assert alike, "the trap is not set"
+    before = [layer.get_weights() for layer in head]
+    with caplog.at_level(logging.INFO, "absl"):
+        initializer(config)(model, [])
+    for layer, weights in zip(head, before, strict=True):
+        for value, kept in zip(layer.get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(value, kept)
+    np.testing.assert_array_equal(
+        model.get_layer("block_16_project").get_weights()[0], stored["conv2d_33/0"]
+    )
+    assert "unused: batch_normalization_51, conv2d_34" in caplog.text
+
+
+def test_a_folded_classifier_is_not_loaded_into_the_head(shared_dir):
+    path = shared_dir / "models" / "tf2_mobilenet_v2_1.0_224_ptq.tflite"
+    config = backbone_run(path, aspp=Aspp.SLIM, aspp_channels=1280)
+    model = build_network(config.model, (64, 64))
+    (alike,) = (
+        layer
+        for layer in model.layers
+        if layer.name.startswith("aspp")
+        and layer.weights
+        and tuple(layer.weights[0].shape) == (1, 1, 320, 1280)
+        and "pool" not in layer.name
+    )
+    before = alike.get_weights()[0]
+    batches = [np.random.default_rng(0).uniform(-1, 1, (2, 64, 64, 3)).astype(np.float32)]
+    initializer(config, lambda path: read_convolutions(read_graph(path)))(model, batches)
+    np.testing.assert_array_equal(alike.get_weights()[0], before)
+
+
+def test_numbered_layers_fit_as_a_whole_or_not_at_all(shared_dir):
+    path = shared_dir / "models" / "mobilenet_v2_0.35_224_notop.weights.h5"
+    config = backbone_run(path, width_multiplier=0.5, aspp=Aspp.NONE)
+    model = build_network(config.model, (64, 64))
+    before = model.get_layer("block_16_project").get_weights()[0]
+    with pytest.raises(
+        ValueError, match=r"must fit in their order; .*: expected .*, found .* \("
+    ) as error:
+        initializer(config)(model, [])
+    assert "give the weights of the same network and width" in str(error.value)
+    np.testing.assert_array_equal(model.get_layer("block_16_project").get_weights()[0], before)
+
+
+def test_weights_of_a_whole_network_give_the_backbone_alone(tmp_path):
+    other = build_network(SMALL, (32, 32))
+    save_weights(initialization.named_arrays(other), tmp_path / "w.npz")
+    config = TrainingConfig.from_settings(
+        model=SMALL,
+        dataset="synthetic",
+        crop_height=32,
+        crop_width=32,
+        backbone_weights=str(tmp_path / "w.npz"),
+    )
+    model = build_network(SMALL, (32, 32))
+    head = model.get_layer("logits").get_weights()[0]
+    initializer(config)(model, [])
+    np.testing.assert_array_equal(model.get_layer("logits").get_weights()[0], head)
+    np.testing.assert_array_equal(
+        model.get_layer("Conv1").get_weights()[0], other.get_layer("Conv1").get_weights()[0]
+    )
 
 
 def test_run_folder_refuses_other_settings_and_names_the_change(tmp_path):
