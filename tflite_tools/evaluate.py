@@ -47,14 +47,14 @@ def main() -> int:
     options = request.options
     contracts, unread = request.read_contracts()
     dataset = request.open_dataset()
-    results = evaluate(
-        contracts, dataset, options=options, reference=request.reference_index(contracts)
-    )
+    reference = request.reference_index(contracts)
+    results = evaluate(contracts, dataset, options=options, reference=reference)
     output_dir = request.output_dir(FLAGS.output_dir, default="evaluation")
     write_metrics(results, dataset, options=options, output_dir=output_dir, unread=unread)
     if options.tile_overlap != OFF:
         sys.stdout.write(tiling_note(options.tile_overlap) + "\n\n")
-    sys.stdout.write(terminal_table(results, dataset, options=options) + "\n")
+    table = terminal_table(results, dataset, options=options, reference=reference)
+    sys.stdout.write(table + "\n")
     if unread:
         sys.stdout.write(unread_text(unread) + "\n")
     working = [result.contract for result in results if not result.failure]

@@ -72,7 +72,8 @@ def report(scores: PointScores, dataset: LidarDataset) -> str:
     if outside := scores.outside.sum():
         line += f"; {outside} labelled points lie in no pixel and count as wrong"
     parts.append(line)
-    notes = [f"{r.contract.name}: FAILED: {r.failure}" for r in scores.files if r.failure]
+    notes = confusion.notes_on_means(dict(rows), dataset.label_set.names)
+    notes += [f"{r.contract.name}: FAILED: {r.failure}" for r in scores.files if r.failure]
     notes += [f"{r.contract.name}: {warning}" for r in scores.files for warning in r.warnings]
     if notes:
         parts.append("\n".join(notes))

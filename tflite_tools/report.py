@@ -54,7 +54,10 @@ def main() -> int:
     )
     write_report(report, output_dir, run_config=run_config)
     results = [file.result for file in report.files]
-    sys.stdout.write(terminal_table(results, report.dataset, options=request.options) + "\n\n")
+    sys.stdout.write(
+        terminal_table(results, report.dataset, options=request.options, reference=report.reference)
+        + "\n\n"
+    )
     if unread:
         sys.stdout.write(unread_text(unread) + "\n\n")
     sys.stdout.write(f"report: {output_dir / PAGE}; also metrics.json, metrics.csv, ")

@@ -5,6 +5,8 @@ classes count as 0), which gave 0.583, 0.875 and 0.4375 on the same data. Here a
 union is not empty, and the number of counted classes is returned with the score.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 
@@ -66,6 +68,60 @@ def mean_iou(matrix: np.ndarray, classes: tuple[int, ...] = ()) -> tuple[float, 
         iou = iou[list(classes)]
     counted = int(np.isfinite(iou).sum())
     return (float(np.nanmean(iou)) if counted else float("nan")), counted
+
+
+def counted_classes(matrix: np.ndarray, classes: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Returns the classes that `mean_iou` is the mean of.
+
+    Args:
+        matrix: int64 [num_classes, num_classes + 1].
+        classes: classes to choose from; empty for all.
+    """
+    iou = iou_per_class(matrix)
+    return tuple(index for index in classes or range(len(iou)) if np.isfinite(iou[index]))
+
+
+def notes_on_means(
+    matrices: Mapping[str, np.ndarray], names: Sequence[str], *, classes: tuple[int, ...] = ()
+) -> list[str]:
+    """Says where a mean IoU is no mean, or not comparable with the one beside it.
+
+    Args:
+        matrices: confusion matrices of what stands in one table, by name.
+        names: of the classes.
+        classes: classes of the means; empty for all.
+
+    Returns:
+        One sentence each: means of a single class, and means over different classes, with the
+        means over the classes that all count.
+    """
+    counted = {row: counted_classes(matrix, classes) for row, matrix in matrices.items()}
+    notes = [
+        f"mIoU of {row} is the IoU of one class, {names[found[0]]}"
+        for row, found in counted.items()
+        if len(found) == 1
+    ]
+    if len(set(counted.values())) < 2:
+        return notes
+    common = tuple(
+        index for index in range(len(names)) if all(index in found for found in counted.values())
+    )
+    parts = []
+    for found in dict.fromkeys(counted.values()):
+        rows = ", ".join(row for row, own in counted.items() if own == found)
+        others = [names[index] for index in found if index not in common]
+        also = f" (also {', '.join(others)})" if others else ""
+        parts.append(f"{rows} over {len(found)} classes{also}")
+    over = (
+        ", ".join(f"{row} {100 * mean_iou(m, common)[0]:.2f}" for row, m in matrices.items())
+        if common
+        else "none"
+    )
+    return [
+        *notes,
+        f"mIoU is not over the same classes: {'; '.join(parts)}. Over the {len(common)} that all "
+        f"count, %: {over}",
+    ]
 
 
 def mean_true_iou(matrix: np.ndarray) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.bootstrap import Interval, simultaneous_differences
+from deeplab_tf.metrics.confusion import notes_on_means
 from deeplab_tf.metrics.overlap import as_matrices, iou_from_counts, mean_iou_change, overlap
 from study.report.curves import Curve, count_parameters, read_losses, read_validations
 from study.report.matrices import read_matrices
@@ -170,6 +171,7 @@ class StudyReport:
             ),
             "mean_over": list(scope.options.mean_over),
             "classes": [{"name": n, "color": c} for n, c in zip(names, colors, strict=True)],
+            "notes": self._notes(),
             "axes": scope.axes,
             "train": scope.train,
             "variants": list(scope.variants),
@@ -181,6 +183,20 @@ class StudyReport:
                 self._cell(number, cell, behind=behind) for number, cell in enumerate(self.cells, 1)
             ],
         }
+
+    def _notes(self) -> list[str]:
+        """Says where the reference files' mIoU are over different classes."""
+        reference, dataset = self.scope.variants[0], self.scope.dataset
+        matrices = {
+            cell.name: cell.files[reference].result.matrix
+            for cell in self.cells
+            if reference in cell.files
+        }
+        return notes_on_means(
+            {name: matrix for name, matrix in matrices.items() if matrix is not None},
+            dataset.label_set.names,
+            classes=self.scope.options.mean_indices(dataset),
+        )
 
     def _cell(self, number: int, cell: CellReport, *, behind: dict[str, Interval]) -> dict:
         last = [curve[-1] for curve in cell.losses.values()]

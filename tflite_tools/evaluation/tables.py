@@ -76,7 +76,11 @@ def _summary_row(result: ModelResult, mean_over: tuple[int, ...]) -> list[str]:
 
 
 def terminal_table(
-    results: list[ModelResult], dataset: SegmentationDataset, *, options: EvaluationOptions
+    results: list[ModelResult],
+    dataset: SegmentationDataset,
+    *,
+    options: EvaluationOptions,
+    reference: int | None = None,
 ) -> str:
     """Formats the summary, the IoU of each class, how it was measured, and every warning.
 
@@ -84,6 +88,7 @@ def terminal_table(
         results: of the files.
         dataset: the list that they were scored on.
         options: of the evaluation.
+        reference: index of the file that the others are compared with, or None.
     """
     scored = [result for result in results if result.matrix is not None and not result.failure]
     mean_over = options.mean_indices(dataset)
@@ -114,11 +119,59 @@ def terminal_table(
                 f"{latency.repeats} interleaved repeats"
             )
         parts.append(line)
-    notes = [f"{r.contract.name}: FAILED: {r.failure}" for r in results if r.failure]
+    notes = notes_on_scores(results, dataset, options=options, reference=reference)
+    notes += [f"{r.contract.name}: FAILED: {r.failure}" for r in results if r.failure]
     notes += [f"{r.contract.name}: {warning}" for r in results for warning in r.warnings]
     if notes:
         parts.append("\n".join(notes))
     return "\n\n".join(parts)
+
+
+def notes_on_scores(
+    results: Sequence[ModelResult],
+    dataset: SegmentationDataset,
+    *,
+    options: EvaluationOptions,
+    reference: int | None = None,
+) -> list[str]:
+    """Says what a reader of the mIoU column must know: other classes, a reference that is worst.
+
+    Args:
+        results: of the files.
+        dataset: the list that they were scored on.
+        options: of the evaluation.
+        reference: index of the file that the others are compared with, or None.
+    """
+    classes = options.mean_indices(dataset)
+    matrices = {
+        result.contract.name: result.matrix
+        for result in results
+        if result.matrix is not None and not result.failure
+    }
+    notes = confusion.notes_on_means(matrices, dataset.label_set.names, classes=classes)
+    base = results[reference] if reference is not None else None
+    if base is None or base.contract.name not in matrices or len(matrices) < 2:
+        return notes
+    name = base.contract.name
+    own = confusion.counted_classes(matrices[name], classes)
+    others = [
+        (
+            matrix,
+            tuple(index for index in confusion.counted_classes(matrix, classes) if index in own),
+        )
+        for row, matrix in matrices.items()
+        if row != name
+    ]
+    if all(
+        confusion.mean_iou(matrix, common)[0] > confusion.mean_iou(matrices[name], common)[0]
+        for matrix, common in others
+        if common
+    ):
+        notes.append(
+            f"{name}, which the others are compared with, has the lowest mIoU of all; if it is "
+            "not the one to compare with, give --reference=FILE"
+        )
+    return notes
 
 
 class HasKernels(Protocol):
@@ -223,6 +276,7 @@ def write_metrics(
         "split": dataset.split,
         "options": vars(options),
         "versions": versions(),
+        "notes": notes_on_scores(results, dataset, options=options),
         "models": models,
         "unread": unread_json(unread or []),
     }

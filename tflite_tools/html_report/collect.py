@@ -19,7 +19,7 @@ from deeplab_tf.metrics.overlap import as_matrices, iou_from_counts, mean_iou_ch
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.boundaries import count_boundaries
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
-from tflite_tools.evaluation.tables import kernels_line, result_to_json
+from tflite_tools.evaluation.tables import kernels_line, notes_on_scores, result_to_json
 from tflite_tools.file_list import UnreadFile, unread_json
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.versions import versions
@@ -102,6 +102,12 @@ class Report:
             "versions": versions()
             | {name: importlib.metadata.version(name) for name in _PACKAGES}
             | {"processor": processor()},
+            "notes": notes_on_scores(
+                [file.result for file in self.files],
+                self.dataset,
+                options=self.options,
+                reference=self.reference,
+            ),
             "classes": self._classes(),
             "models": [self._file(file) for file in self.files],
             "unread": unread_json(list(self.unread)),

@@ -16,6 +16,7 @@ from deeplab_tf.metrics.confusion import (
     mean_class_accuracy,
     mean_iou,
     mean_true_iou,
+    notes_on_means,
     pixel_accuracy,
 )
 from deeplab_tf.metrics.signal_to_noise import snr_db
@@ -120,3 +121,29 @@ def test_mean_over_true_classes_does_not_move_by_a_stray_pixel_of_another():
     assert mean_true_iou(matrix) == pytest.approx((8 / 10 + 10 / 11) / 2, rel=1e-12)
     assert mean_iou(matrix)[0] == pytest.approx((8 / 10 + 10 / 11) / 3, rel=1e-12)
     assert np.isnan(mean_true_iou(np.zeros((3, 4), np.int64)))
+
+
+def test_means_over_other_classes_are_said_with_those_that_compare():
+    """x counts a and b, y all three: 3 pixels of a each, of which one is wrong."""
+    x = np.array([[2, 1, 0, 0], [0, 3, 0, 0], [0, 0, 0, 0]])
+    y = np.array([[2, 0, 1, 0], [0, 3, 0, 0], [0, 0, 0, 0]])
+    # IoU of x: a 2/3, b 3/4; of y: a 2/3, b 1, c 0.
+    assert notes_on_means({"x": x, "y": y, "z": y}, ("a", "b", "c")) == [
+        "mIoU is not over the same classes: x over 2 classes; y, z over 3 classes (also c). Over "
+        "the 2 that all count, %: x 70.83, y 83.33, z 83.33"
+    ]
+    assert notes_on_means({"x": x, "y": y}, ("a", "b", "c"), classes=(0, 1)) == []
+    assert notes_on_means({"x": x, "also": x}, ("a", "b", "c")) == []
+    assert notes_on_means({}, ("a", "b", "c")) == []
+
+
+def test_a_mean_of_one_class_is_said():
+    alone = np.array([[5, 0, 0], [0, 0, 0]])
+    assert notes_on_means({"x": alone}, ("a", "b")) == ["mIoU of x is the IoU of one class, a"]
+    other = np.array([[0, 0, 0], [0, 4, 0]])
+    notes = notes_on_means({"x": alone, "y": other}, ("a", "b"))
+    assert notes[:2] == [
+        "mIoU of x is the IoU of one class, a",
+        "mIoU of y is the IoU of one class, b",
+    ]
+    assert notes[2].endswith("Over the 0 that all count, %: none")

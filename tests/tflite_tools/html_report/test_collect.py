@@ -16,6 +16,7 @@ from deeplab_tf.metrics.resampling import Dependence
 from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
+from tflite_tools.evaluation.tables import terminal_table, write_metrics
 from tflite_tools.html_report import charts, page, pictures
 from tflite_tools.html_report.collect import FileReport, Report
 from tflite_tools.html_report.model_card import model_card
@@ -92,6 +93,58 @@ def test_a_class_of_one_photo_is_in_no_colour():
     row = re.search(r'<tr data-class="pole">.*?</tr>', text, re.DOTALL).group()
     assert 'class="change unsure"' in row
     assert "(too few: 1)" in row
+
+
+def test_a_reference_that_is_the_worst_file_is_said(tmp_path):
+    worst, better, best = (random_matrices(4, photos=20) for _ in range(3))
+    better[:, 0, 0] += 100
+    best[:, 0, 0] += 200
+    said = "file0, which the others are compared with, has the lowest mIoU of all"
+    for stacks, reference in (((worst, better, best), 0), ((worst, worst, best), 0)):
+        report = report_of(*stacks, reference=reference)
+        document = report.document()
+        found = [note for note in document["notes"] if note.startswith(said)]
+        assert bool(found) == (stacks[1] is better)
+        for text in (
+            page.render(document, pictures.Album(), report=report),
+            model_card(document),
+            terminal_table(
+                [file.result for file in report.files],
+                report.dataset,
+                options=report.options,
+                reference=reference,
+            ),
+        ):
+            assert (said in text) == bool(found)
+    assert report_of(better, worst, reference=0).document()["notes"] == []
+    results = [file.result for file in report_of(worst, better, reference=None).files]
+    write_metrics(
+        results,
+        open_dataset("synthetic", None, split="val"),
+        options=EvaluationOptions(),
+        output_dir=tmp_path,
+    )
+    assert json.loads((tmp_path / "metrics.json").read_text())["notes"] == []
+
+
+def test_means_over_other_classes_are_marked_in_page_card_and_table():
+    report = report_of(*of_other_classes())
+    document = report.document()
+    note = document["notes"][0]
+    names = list(document["models"][0]["iou"])
+    assert note.startswith(
+        f"mIoU is not over the same classes: file0 over 4 classes; file1 over 6 classes (also "
+        f"{names[4]}, {names[5]}). Over the 4 that all count, %: file0 "
+    )
+    table = terminal_table(
+        [file.result for file in report.files], report.dataset, options=report.options
+    )
+    for text in (
+        page.render(document, pictures.Album(), report=report),
+        model_card(document),
+        table,
+    ):
+        assert note in text
 
 
 def test_six_photos_give_no_verdict():
