@@ -191,7 +191,7 @@ def _define_quantization_flags() -> None:
     _define_choice(
         "quantize_scheme",
         run.scheme,
-        text="Which tensors are quantized, and how; tfmot_default is for comparison.",
+        text="Which tensors are quantized, and how; tfmot_* are for comparison.",
     )
     flags.DEFINE_float(
         "quantize_weight_average",

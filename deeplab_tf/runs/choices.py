@@ -52,6 +52,13 @@ class QatScheme(enum.Enum):
     """This project's plan: per channel everywhere, ranges from calibration."""
     TFMOT_DEFAULT = "tfmot_default"
     """tfmot's defaults, for comparison: per tensor for depthwise, ranges start at +-6."""
+    TFMOT_CALIBRATED = "tfmot_calibrated"
+    """tfmot's defaults, but ranges start from calibration: tells the scheme from its start."""
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether tfmot decides which tensors are quantized."""
+        return self is not QatScheme.PLANNED
 
 
 class Distribution(enum.Enum):

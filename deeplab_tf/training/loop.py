@@ -284,7 +284,8 @@ class TrainingRun:
             logging.info("quantization-aware by tfmot's defaults from now on; no calibration")
             return
         batches = self.calibration_batches()
-        known = fill_ranges(model, source, arrays=arrays, batches=batches, known=self._known_ranges)
+        imported = {} if self.config.quantization.scheme.is_stock else self._known_ranges
+        known = fill_ranges(model, source, arrays=arrays, batches=batches, known=imported)
         kept = f"; {known} ranges of the imported file" if known else ""
         logging.info("quantization-aware from now on%s", kept)
 

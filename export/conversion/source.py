@@ -15,7 +15,6 @@ from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat.apply import float_arrays_inside, quantize_aware
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
-from deeplab_tf.runs.choices import QatScheme
 from deeplab_tf.runs.config import read_config
 from deeplab_tf.runs.events import read_training_minutes
 from deeplab_tf.runs.folder import Phase, RunFolder
@@ -118,7 +117,7 @@ class RunSource(Source):
                 "give --checkpoint=best if it was validated at least once"
             )
         self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
-        self.tolerated = self._config.quantization.scheme is QatScheme.TFMOT_DEFAULT
+        self.tolerated = self._config.quantization.scheme.is_stock
         self.description = f"{self._config.model.describe()}, {self._config.data.dataset}"
 
     def fingerprint(self) -> str:

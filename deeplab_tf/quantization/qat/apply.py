@@ -31,7 +31,7 @@ def quantize_aware(
         model: flat Functional graph of Keras layers.
         input_range: smallest and largest normalized pixel.
         per_channel: one weight range per channel; False for one per kernel.
-        qat_scheme: the scheme; tfmot's default ignores `input_range` and `per_channel`.
+        qat_scheme: the scheme; tfmot's ignore `input_range` and `per_channel`.
 
     Returns:
         A model with the same inputs and outputs; layers are named "quant_<float name>".
@@ -39,7 +39,7 @@ def quantize_aware(
     Raises:
         ValueError: a layer that tfmot's default scheme does not know.
     """
-    if qat_scheme is QatScheme.TFMOT_DEFAULT:
+    if qat_scheme.is_stock:
         return quantize_aware_stock(model, WRAPPER_PREFIX)
     plans, unknown = scheme.plan_layers(model), scheme.unknown_layers(model)
 

@@ -14,6 +14,10 @@ from deeplab_tf.quantization.calibration.activation_ranges import with_zero
 from deeplab_tf.quantization.qat.apply import load_float_weights, short_name, wrapped_layers
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
 
+_LOW_ENDS = ("output_min", "post_activation_min")
+"""Names of the variables of an output's range; the second is tfmot's, of the last layer."""
+_HIGH_ENDS = ("output_max", "post_activation_max")
+
 
 def observe_ranges(
     model: keras.Model, names: list[str], *, batches: Iterable[np.ndarray | tf.Tensor]
@@ -93,7 +97,7 @@ def fill_ranges(
     with_range = {
         name: wrapper
         for name, wrapper in wrapped_layers(model).items()
-        if any(short_name(variable) == "output_min" for variable in wrapper.weights)
+        if any(short_name(variable) in _LOW_ENDS for variable in wrapper.weights)
     }
     ranges = {name: known[name] for name in with_range if known and name in known}
     count = len(ranges)
@@ -101,7 +105,9 @@ def fill_ranges(
         ranges |= observe_ranges(source, unknown, batches=batches)
     for name, wrapper in with_range.items():
         for variable in wrapper.weights:
-            if short_name(variable) in ("output_min", "output_max"):
-                variable.assign(ranges[name][short_name(variable) == "output_max"])
+            if short_name(variable) in _LOW_ENDS:
+                variable.assign(ranges[name][0])
+            elif short_name(variable) in _HIGH_ENDS:
+                variable.assign(ranges[name][1])
     fit_weight_ranges(model)
     return count

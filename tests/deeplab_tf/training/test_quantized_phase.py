@@ -13,7 +13,7 @@ from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.models.config import Aspp, DeepLabConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat.apply import quantize_aware, wrapped_layers
-from deeplab_tf.quantization.qat.ranges import learned_ranges
+from deeplab_tf.quantization.qat.ranges import fill_ranges, learned_ranges, observe_ranges
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
 from deeplab_tf.runs.choices import OptimizerName, QatScheme
 from deeplab_tf.runs.config import TrainingConfig
@@ -22,6 +22,7 @@ from deeplab_tf.training.loop import TrainingRun
 from deeplab_tf.training.schedules import Decay, build_optimizer
 from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
+from deeplab_tf.weights.matching import named_arrays
 from deeplab_tf.weights.npz import read_weights
 from export.bias_correction.reference import nearest_network_of_run
 from export.conversion import parity
@@ -73,6 +74,25 @@ def test_stock_scheme_has_one_range_for_a_depthwise_kernel():
     fit_weight_ranges(stock)  # not its business
     for old, new in zip(before, stock.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_stock_scheme_with_calibrated_ranges_starts_at_those_of_the_float_network():
+    source = build_network(TINY, (32, 48))
+    stock = quantize_aware(source, (-1, 127 / 128), qat_scheme=QatScheme.TFMOT_CALIBRATED)
+    batches = [np.random.default_rng(n).uniform(-1, 1, (2, 32, 48, 3)) for n in range(2)]
+    batches = [batch.astype(np.float32) for batch in batches]
+    arrays = named_arrays(source)
+    fill_ranges(stock, source, arrays=arrays, batches=batches)
+    names = ["block_1_depthwise_relu", "logits"]
+    for name, (low, high) in observe_ranges(source, names, batches=batches).items():
+        end = "post_activation" if name == "logits" else "output"
+        found = ranges_of(stock, name)
+        assert float(found[f"{end}_min:0"]) == pytest.approx(low)
+        assert float(found[f"{end}_max:0"]) == pytest.approx(high)
+        assert high < 5.9
+    np.testing.assert_array_equal(
+        ranges_of(stock, "Conv1")["kernel:0"].numpy(), arrays["Conv1/kernel"]
+    )
 
 
 def test_average_of_weights_by_hand():
