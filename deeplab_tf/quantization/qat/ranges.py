@@ -40,6 +40,7 @@ def observe_ranges(
     @tf.function
     def extremes(batch: tf.Tensor) -> tf.Tensor:
         values = outputs(batch, training=False)
+        values = values if len(names) > 1 else [values]  # Keras unpacks a list of one
         return tf.stack([[tf.reduce_min(value), tf.reduce_max(value)] for value in values])
 
     observed = [extremes(batch).numpy() for batch in batches]

@@ -109,6 +109,14 @@ def test_16_bits_between_neighbours(content, tmp_path):
     add, expand = (graph.operators[positions[n]] for n in ("block_2_add", "block_3_expand"))
     assert expand.inputs[0] == add.outputs[0]  # no detour by 8 bits
     assert graph.tensors[expand.inputs[2]].type_name == "INT64"
+    # 32767 steps on each side of 0 cover what the 8 bits of the same tensor cover.
+    before = graph_of(content, tmp_path)
+    for name, position in find_layers(content, list(WIDE_LAYERS)).items():
+        wide = graph.tensors[graph.operators[positions[name]].outputs[0]].quantization
+        narrow = before.tensors[before.operators[position].outputs[0]].quantization
+        (scale,), (zero_point,) = narrow.scale, narrow.zero_point
+        covered = scale * max(127 - zero_point, zero_point + 128)
+        assert 32767 * wide.scale[0] == pytest.approx(covered, rel=1e-6), name
     # Never worse than 8 bits by more than the rounding of a few values.
     wanted = trained_float_model()(image).numpy()
     assert snr_db(run(content, image), run(mixed, image)) > 15

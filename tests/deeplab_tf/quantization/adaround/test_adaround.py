@@ -12,6 +12,7 @@ from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.graph.kernels import WITH_KERNEL, along_outputs, kernel_key, largest_of_outputs
 from deeplab_tf.graph.network import NetworkGraph, Node
 from deeplab_tf.quantization.adaround.adaround import learn_rounding
+from deeplab_tf.quantization.adaround.descent import Schedule, _regularization
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.adaround.sample import windows_at
 from deeplab_tf.quantization.ptq.equalization import equalize
@@ -208,6 +209,40 @@ def test_by_hand_nearest_loses_two_steps_and_learning_none():
     assert layer.error_nearest == pytest.approx(np.mean(np.square(2 * judges)), rel=1e-4)
     assert layer.error_learned == pytest.approx(0, abs=1e-8)
     assert (layer.changed, layer.weights) == (2, 6)
+
+
+def test_regularization_begins_after_the_warm_start_and_its_exponent_falls():
+    options = AdaRoundOptions(iterations=100, warm_start=0.2, regularization=0.3)
+    schedule = Schedule.from_options(options)
+    found = [_regularization(tf.constant(float(step)), schedule) for step in range(100)]
+    exponents = np.array([float(beta) for beta, _ in found])
+    weights = np.array([float(weight) for _, weight in found])
+    np.testing.assert_array_equal(weights, np.where(np.arange(100) < 20, 0, np.float32(0.3)))
+    np.testing.assert_allclose(exponents[:21], 20.0)
+    assert (np.diff(exponents[20:]) < 0).all()
+    # Half a cosine from 20 to 2 over 80 steps.
+    expected = 2 + 18 * 0.5 * (1 + np.cos(np.pi * (np.arange(20, 100) - 20) / 80))
+    np.testing.assert_allclose(exponents[20:], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_learned_rounding_does_not_depend_on_the_unit_of_the_values(factor):
+    """Kernel and outputs 1000 times larger or smaller, inputs 1000 times smaller or larger: the
+    same steps are learned, since the error counts in steps of a weight."""
+    options = dataclasses.replace(QUICK, iterations=300)
+    description, arrays = pointwise(BY_HAND)
+    plain = learn_rounding(
+        description, arrays, batches=[equal_inputs()], ranges={}, options=options
+    ).arrays["c/kernel"]
+    scaled = {name: value * np.float32(factor) for name, value in arrays.items()}
+    of_kernel = learn_rounding(
+        description, scaled, batches=[equal_inputs()], ranges={}, options=options
+    ).arrays["c/kernel"]
+    np.testing.assert_allclose(of_kernel / factor, plain, rtol=1e-5)
+    of_input = learn_rounding(
+        description, arrays, batches=[equal_inputs() * factor], ranges={}, options=options
+    ).arrays["c/kernel"]
+    np.testing.assert_allclose(of_input, plain, rtol=1e-5)
 
 
 def test_later_layers_see_what_earlier_ones_learned():

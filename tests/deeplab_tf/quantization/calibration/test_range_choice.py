@@ -55,6 +55,57 @@ def test_mse_beats_min_max_by_what_it_measures():
     assert chosen < 1.2 * best
 
 
+def test_percentile_clips_one_of_ten_thousand_at_each_end():
+    """A million values, even from -2 to 6: 100 of them lie below -1.9992 and above 5.9992."""
+    values = np.linspace(-2, 6, 1_000_000)
+    low, high = choose_range(histogram(values), RangeMethod.PERCENTILE)
+    width = 8 / NUM_BINS
+    assert low == pytest.approx(-2 + 1e-4 * 8, abs=width)
+    assert high == pytest.approx(6 - 1e-4 * 8, abs=width)
+    tails = np.concatenate([values, np.full(250, -20.0), np.full(250, 60.0)])
+    low, high = choose_range(histogram(tails), RangeMethod.PERCENTILE)
+    # 0.025 % lie beyond each end, more than is clipped: the ends hold them.
+    width = 80 / NUM_BINS
+    assert low == pytest.approx(-20, abs=width)
+    assert high == pytest.approx(60, abs=width)
+    fewer = np.concatenate([values, np.full(50, -20.0), np.full(50, 60.0)])
+    low, high = choose_range(histogram(fewer), RangeMethod.PERCENTILE)
+    assert low == pytest.approx(-2, abs=2 * width)
+    assert high == pytest.approx(6, abs=2 * width)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_each_end_is_searched_by_itself(mirrored):
+    """Dense values in -1..1 and one outlier at one end only: that end alone is clipped."""
+    random = np.random.default_rng(0)
+    values = np.append(random.uniform(-1, 1, 1_000_000), 40.0)
+    if mirrored:
+        values = -values
+    low, high = choose_range(histogram(values), RangeMethod.KL)
+    outer, inner = (-low, high) if mirrored else (high, -low)
+    assert 0.9 < inner <= 1.0
+    assert 0.8 < outer < 2.5
+
+
+def test_both_ends_of_the_mse_range_are_those_of_a_full_search():
+    """Unlike tails: the common fraction of both ends is best for neither."""
+    random = np.random.default_rng(3)
+    values = np.where(
+        random.uniform(size=200_000) < 0.5,
+        -np.abs(random.normal(size=200_000)),
+        3 * np.abs(random.standard_t(3, 200_000)),
+    )
+    low, high = choose_range(histogram(values), RangeMethod.MSE)
+    chosen = squared_error(values, low, high)
+    fractions = np.geomspace(0.02, 1, 40)
+    full = min(
+        squared_error(values, values.min() * a, values.max() * b)
+        for a in fractions
+        for b in fractions
+    )
+    assert chosen < 1.02 * full
+
+
 def relu_of_normal(threshold: float):
     """A ReLU's output, float64 [2000000]: 0 wherever a standard normal is below the threshold."""
     return np.maximum(np.random.default_rng(0).normal(size=2_000_000) - threshold, 0)

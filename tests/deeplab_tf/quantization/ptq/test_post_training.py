@@ -30,6 +30,7 @@ from tests.decibels import snr_db
 from tests.deeplab_tf.quantization.networks import (
     NETWORKS,
     built,
+    chain,
     deeplab,
     images,
     with_true_batch_norms,
@@ -226,6 +227,54 @@ def test_rounded_kernel_lies_on_its_grid():
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
         assert (np.abs(found - kernel) <= np.asarray(scale) / 2 + 1e-6).all()
         assert not found[..., 2].any()
+
+
+def two_layers():
+    """image -> a (factor 1) -> ReLU -> b (factor 1), one channel; both kernels are exact."""
+    nodes = (
+        Node("a", "conv2d", inputs=("image",), attributes={"filters": 1, "kernel_size": 1}),
+        Node("act", "relu", inputs=("a",), attributes={"max_value": None}),
+        Node("b", "conv2d", inputs=("act",), attributes={"filters": 1, "kernel_size": 1}),
+    )
+    description = NetworkGraph("image", (4, 4, 1), nodes=nodes, output_name="b")
+    arrays = {f"{name}/kernel": np.ones((1, 1, 1, 1), np.float32) for name in "ab"}
+    return description, arrays | {f"{name}/bias": np.zeros(1, np.float32) for name in "ab"}
+
+
+def test_empirical_correction_sees_what_rounded_activations_lose():
+    """Half of the values are 1, half 3; the range ends at 2, so the mean falls from 2 to 1.5."""
+    image = np.resize(np.array([1, 3], np.float32), (1, 4, 4, 1))
+    done = correct_empirically(*two_layers(), batches=[image], ranges={"act": (0.0, 2.0)})
+    assert done.corrections["a"] == pytest.approx(0, abs=1e-6)
+    assert done.corrections["b"] == pytest.approx(0.5, abs=0.01)
+    wide = correct_empirically(*two_layers(), batches=[image], ranges={"act": (0.0, 3.0)})
+    assert wide.corrections["b"] == pytest.approx(0, abs=0.01)
+
+
+def test_biases_are_corrected_on_sixteen_images(monkeypatch):
+    """The number of images that the correction gets, and that all of them count."""
+    seen = []
+
+    def spy(description, arrays, *, batches, **options):
+        seen.append(np.concatenate(batches))
+        return correct_empirically(description, arrays, batches=batches, **options)
+
+    monkeypatch.setattr(post_training, "correct_empirically", spy)
+    folded = fold_batch_norms(*chain())
+    description, arrays = folded.description, folded.arrays
+    batches = [images(description, 10, seed=seed) for seed in range(2)]
+    quantize_post_training(
+        built(description, arrays),
+        PostTraining(bias=BiasMethod.EMPIRICAL),
+        batches=batches,
+        input_range=(-1.0, 127 / 128),
+    )
+    (found,) = seen
+    np.testing.assert_array_equal(found, np.concatenate(batches)[:16])
+    image = np.zeros((2, 4, 4, 1), np.float32)
+    image[1] = 3
+    done = correct_empirically(*two_layers(), batches=[image], ranges={"act": (0.0, 2.0)})
+    assert done.corrections["b"] == pytest.approx(0.5, abs=0.01), "one image of the two loses 1"
 
 
 def test_empirical_correction_gives_every_layer_its_float_mean():

@@ -130,6 +130,20 @@ def test_ranges_come_from_calibration_and_weights_never_from_six():
     assert found["Conv1_relu/output_max"] <= 6.0
 
 
+def test_ranges_at_the_switch_are_averaged_over_all_batches():
+    """A network that gives back its image: batches of -1..2, -3..4 and 1..3."""
+    image = keras.Input((2, 2, 1))
+    model = keras.Model(image, keras.layers.Activation("linear", name="same")(image))
+
+    def batch(low, high):
+        return np.array([low, high, 1, 1], np.float32).reshape(1, 2, 2, 1)
+
+    found = ranges.observe_ranges(
+        model, ["same"], batches=[batch(-1, 2), batch(-3, 4), batch(1, 3)]
+    )
+    assert found == {"same": (-1.0, 3.0)}
+
+
 def test_float_weights_move_in_and_out_unchanged():
     arrays = named_arrays(trained_float_model())
     found = apply.float_weights(trained_quantized_model())
