@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
 from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.models.config import Aspp, DeepLabConfig
@@ -16,18 +17,19 @@ from deeplab_tf.quantization.qat.apply import quantize_aware, wrapped_layers
 from deeplab_tf.quantization.qat.ranges import fill_ranges, learned_ranges, observe_ranges
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
 from deeplab_tf.runs.choices import OptimizerName, QatScheme
-from deeplab_tf.runs.config import TrainingConfig
+from deeplab_tf.runs.config import TrainingConfig, read_config
 from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.training.loop import TrainingRun
 from deeplab_tf.training.schedules import Decay, build_optimizer
 from deeplab_tf.training.start import trained_float_arrays
 from deeplab_tf.training.stepper import Stepper
-from deeplab_tf.weights.matching import named_arrays
+from deeplab_tf.weights.matching import load_named, named_arrays
 from deeplab_tf.weights.npz import read_weights
 from export.bias_correction.reference import nearest_network_of_run
 from export.conversion import parity
 from export.conversion.parity import measure_parity
 from export.conversion.source import RunSource
+from tests.paths import CAMVID
 from tests.zoo import pixels, trained_quantized_model
 from tflite_tools.to_keras.importer import ImportedNetwork
 
@@ -198,12 +200,25 @@ def test_stock_run_exports_with_its_faults_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_parity_with_the_interpreter():
-    # 0.996 and 31 dB on CamVid's photos; a drawn scene is none, and every class is near another.
-    found = measure_parity(trained_quantized_model(), pixels(2), preprocessing=Preprocessing())
-    assert found.images == 2
-    assert 0.85 < found.worst <= found.agreement <= 1
-    assert found.snr_db > 15
+def test_parity_with_the_interpreter_on_real_photos(shared_dir):
+    """What docs/measurements promises: 99.5 % of the pixels and 30 dB."""
+    size = (352, 480)
+
+    def photos(split, indices):
+        dataset = open_dataset("camvid", shared_dir / "data" / "camvid", split=split)
+        return np.stack([dataset.image(index)[4 : 4 + size[0]] for index in indices])
+
+    source = build_network(read_config(CAMVID).model, size)
+    load_named(source, read_weights(CAMVID / "float.npz"))
+    model = quantize_aware(source, Preprocessing().input_range)
+    batches = [Preprocessing().normalize(photos("train", range(0, 360, 45)))]
+    fill_ranges(model, source, arrays=named_arrays(source), batches=batches)
+    found = measure_parity(model, photos("val", (0, 34, 68)), preprocessing=Preprocessing())
+    assert found.images == 3
+    # Six photos, measured: 99.61 %, worst 99.36 %, 31.5 dB.
+    assert found.agreement > 0.995
+    assert 0.99 < found.worst <= found.agreement
+    assert found.snr_db > 30
 
 
 @pytest.mark.slow
