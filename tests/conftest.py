@@ -66,6 +66,7 @@ def _group(item) -> str:
     return f"{file}[{item.callspec.id}]" if end_to_end else file
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
     """Orders and groups the tests; marks what needs the shared folder or takes long."""
     items.sort(key=_place)

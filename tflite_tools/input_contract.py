@@ -237,7 +237,7 @@ def read_description(path: pathlib.Path, channels: int) -> FileDescription:
             labels=manifest.label_set.names,
         )
     try:
-        metadata, labels = packing.read(path), packing.read_labels(path)
+        metadata, labels = packing.read_with_labels(path)
     except ValueError as error:  # what other programs wrote may be damaged or meant otherwise
         return FileDescription(warnings=(f"its metadata are ignored: {error}",))
     preprocessing, unfit = _stated_preprocessing(metadata, channels)

@@ -98,14 +98,18 @@ def read(path: str | pathlib.Path) -> SegmenterMetadata | None:
         FileNotFoundError: no such file.
         ValueError: damaged, or a label file is named but missing.
     """
-    path = pathlib.Path(path)
+    return _read(pathlib.Path(path))[0]
+
+
+def _read(path: pathlib.Path) -> tuple[SegmenterMetadata | None, dict[str, bytes]]:
+    """Reads the metadata, or None, and the associated files by name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a .tflite model")
     encoded, files = model_file.extract(path.read_bytes(), str(path))
     if encoded is None:
-        return None
+        return None, files
     try:
-        return parse(encoded, files)
+        return parse(encoded, files), files
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -122,12 +126,29 @@ def read_labels(path: str | pathlib.Path) -> tuple[str, ...]:
     Raises:
         ValueError: damaged, see `read`.
     """
-    metadata = read(path)
+    return read_with_labels(path)[1]
+
+
+def read_with_labels(
+    path: str | pathlib.Path,
+) -> tuple[SegmenterMetadata | None, tuple[str, ...]]:
+    """Reads what `read` and `read_labels` give, and the file only once.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: damaged, see `read`.
+    """
+    metadata, files = _read(pathlib.Path(path))
     if metadata is not None and metadata.labels:
-        return metadata.labels
-    _, files = model_file.extract(pathlib.Path(path).read_bytes(), str(path))
+        return metadata, metadata.labels
+    return metadata, _packed_labels(files, str(path))
+
+
+def _packed_labels(files: dict[str, bytes], name: str) -> tuple[str, ...]:
     texts = sorted(
-        (name for name in files if name.endswith(".txt")), key=lambda name: "label" not in name
+        (text for text in files if text.endswith(".txt")), key=lambda text: "label" not in text
     )
     if not texts:
         return ()
@@ -135,9 +156,9 @@ def read_labels(path: str | pathlib.Path) -> tuple[str, ...]:
         lines = files[texts[0]].decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: its label file {texts[0]!r} is not UTF-8 text ({error.reason})"
+            f"{name}: its label file {texts[0]!r} is not UTF-8 text ({error.reason})"
         ) from error
-    return tuple(name for name in parse_label_lines(lines) if name)
+    return tuple(label for label in parse_label_lines(lines) if label)
 
 
 def parse(encoded: bytes, files: dict[str, bytes]) -> SegmenterMetadata:
