@@ -19,6 +19,7 @@ from absl import flags
 
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
+from export.adaround_flags import adaround_options, define_adaround_flags
 
 if TYPE_CHECKING:  # loads TensorFlow; flags are checked first
     from deeplab_tf.data.dataset import SegmentationDataset
@@ -37,6 +38,7 @@ def _define_flags() -> None:
         "methods", "", "Only these and float32; default: all. --methods=help lists their names."
     )
     flags.DEFINE_alias("rungs", "methods")
+    define_adaround_flags()
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/quantization.")
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
@@ -120,7 +122,7 @@ def main() -> int:
     )
 
     run = ExperimentRun(FLAGS.run_dir, FLAGS.dataset, data_dir=FLAGS.data_dir)
-    methods = comparison.post_training_methods()
+    methods = comparison.post_training_methods(adaround_options())
     if run.source.quantization_aware:
         methods.append(comparison.Method("qat", Variant.QAT_INT8, steps=None, source=run.source))
     for name, path in runs.items():

@@ -22,6 +22,11 @@ from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
 from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
 from deeplab_tf.runs.folder import RunFolder
+from export.adaround_flags import (
+    adaround_flags_given,
+    adaround_options,
+    define_adaround_flags,
+)
 from export.conversion.variants import RULES, Head, IoDtype, Target, Variant, plan_files
 
 if TYPE_CHECKING:  # both load TensorFlow; flags are checked first
@@ -87,6 +92,7 @@ def _define_post_training_flags() -> None:
     methods = [member.value for member in BiasMethod]
     flags.DEFINE_enum("correct_biases", "none", methods, "int8: correct shifts of a layer's mean.")
     flags.DEFINE_bool("adaround", False, "int8: learn the rounding of weights; takes minutes.")
+    define_adaround_flags()
     flags.DEFINE_list("keep_float", "", "int8: layers that compute in float32.")
     flags.DEFINE_list("int16", "", "int8: layers that compute with 16-bit activations.")
     methods = [member.value for member in RangeMethod]
@@ -95,6 +101,8 @@ def _define_post_training_flags() -> None:
 
 def _post_training() -> PostTraining | None:
     """Returns the requested steps; None where the converter quantizes by itself."""
+    if adaround_flags_given() and not FLAGS.adaround:
+        raise ValueError("--adaround_iterations and --adaround_learning_rate need --adaround")
     plan = PostTraining(
         FLAGS.per_channel,
         FLAGS.equalize,
@@ -103,6 +111,7 @@ def _post_training() -> PostTraining | None:
         bias=BiasMethod(FLAGS.correct_biases),
         ranges=RangeMethod(FLAGS.activation_ranges),
         adaround=FLAGS.adaround,
+        adaround_options=adaround_options(),
         keep_float=tuple(name for name in FLAGS.keep_float if name),
         int16=tuple(name for name in FLAGS.int16 if name),
     )

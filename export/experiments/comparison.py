@@ -27,6 +27,7 @@ from deeplab_tf.metrics.bootstrap import (
     simultaneous_differences,
 )
 from deeplab_tf.metrics.resampling import Dependence
+from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
 from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
@@ -66,9 +67,15 @@ class Method:
     source: Source | None = None
 
 
-def post_training_methods() -> list[Method]:
-    """Lists the methods without retraining: float, int8 with more and more steps, int16x8."""
-    per_channel, per_tensor = PostTraining(), PostTraining(per_channel=False)
+def post_training_methods(adaround: AdaRoundOptions) -> list[Method]:
+    """Lists the methods without retraining: float, int8 with more and more steps, int16x8.
+
+    Args:
+        adaround: how the rounding of weights is learned.
+    """
+    per_channel, per_tensor = (
+        PostTraining(per_channel=channel, adaround_options=adaround) for channel in (True, False)
+    )
     both = {
         name: dataclasses.replace(plan, equalize=True, relu6=Relu6.EXACT)
         for name, plan in (("channel", per_channel), ("tensor", per_tensor))

@@ -62,6 +62,7 @@ class PostTraining:
         ranges: how activation ranges are chosen.
         adaround: whether the rounding of weights is learned; takes minutes, and holds all images
             in memory.
+        adaround_options: how it is learned.
         keep_float: layers that compute in float32, by their names in `sensitivity.find_units`.
         int16: layers that compute with 16-bit activations.
         ignore_empty: whether empty pixels of range images are excluded from all statistics.
@@ -74,6 +75,7 @@ class PostTraining:
     bias: BiasMethod = BiasMethod.NONE
     ranges: RangeMethod = RangeMethod.MIN_MAX
     adaround: bool = False
+    adaround_options: AdaRoundOptions = dataclasses.field(default_factory=AdaRoundOptions)
     keep_float: tuple[str, ...] = ()
     int16: tuple[str, ...] = ()
     ignore_empty: bool = False
@@ -83,10 +85,11 @@ class PostTraining:
             raise ValueError(f"keep_float and int16 both name {', '.join(both)}; choose one")
 
     def to_json(self) -> dict[str, typing.Any]:
-        """Returns the steps as a JSON object."""
+        """Returns the steps as a JSON object, the options of AdaRound only where it is used."""
         return {
             name: value.value if isinstance(value, enum.Enum) else value
             for name, value in dataclasses.asdict(self).items()
+            if self.adaround or name != "adaround_options"
         }
 
 
@@ -265,7 +268,7 @@ def _learn_rounding(
         network.arrays,
         batches=images,
         ranges=ranges,
-        options=AdaRoundOptions(),
+        options=plan.adaround_options,
         per_channel=plan.per_channel,
         ignore_empty=plan.ignore_empty,
     )

@@ -11,6 +11,7 @@ from deeplab_tf.graph.executor import Executor
 from deeplab_tf.graph.fold_batch_norm import fold_batch_norms
 from deeplab_tf.graph.kernels import kernel_key
 from deeplab_tf.graph.network import NetworkGraph, Node
+from deeplab_tf.quantization.adaround.adaround import learn_rounding
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.ptq import post_training
 from deeplab_tf.quantization.ptq.bias_absorption import absorb_high_biases
@@ -356,14 +357,13 @@ def noise(count=4, seed=11):
 @pytest.mark.parametrize(
     ("absorb", "adaround"), [(False, False), (True, False), (False, True), (True, True)]
 )
-def test_analytic_correction_works_with_every_other_step(monkeypatch, absorb, adaround):
+def test_analytic_correction_works_with_every_other_step(absorb, adaround):
     """Batch norms that tell the truth correct what photos would."""
     fast = AdaRoundOptions(iterations=60, batch_pixels=256)
-    monkeypatch.setattr(post_training, "AdaRoundOptions", lambda: fast)
     photos = noise()
     model = with_true_batch_norms(photos, beta=20.0)
     expected = np.asarray(model(photos)).mean((0, 1, 2))
-    plan = PostTraining(per_channel=False, absorb=absorb, adaround=adaround)
+    plan = PostTraining(per_channel=False, absorb=absorb, adaround=adaround, adaround_options=fast)
     off, biases = {}, {}
     for method in BiasMethod:
         chosen = dataclasses.replace(plan, bias=method)
@@ -380,15 +380,16 @@ def test_analytic_correction_works_with_every_other_step(monkeypatch, absorb, ad
     assert np.abs(analytic - empirical).max() < 0.2 * np.abs(empirical).max()
 
 
-def test_layer_kept_float_may_be_named_as_in_keras(monkeypatch):
+def test_layer_kept_float_may_be_named_as_in_keras():
     """With its activation inside, the layer is two nodes; neither step may touch its weights."""
     fast = AdaRoundOptions(iterations=20, batch_pixels=256)
-    monkeypatch.setattr(post_training, "AdaRoundOptions", lambda: fast)
     keras.utils.set_random_seed(2)
     image = keras.Input((16, 16, 3))
     x = keras.layers.Conv2D(8, 3, activation="relu", name="stem")(image)
     model = keras.Model(image, keras.layers.Conv2D(4, 1, name="logits")(x))
-    plan = PostTraining(adaround=True, bias=BiasMethod.EMPIRICAL, keep_float=("stem",))
+    plan = PostTraining(
+        adaround=True, adaround_options=fast, bias=BiasMethod.EMPIRICAL, keep_float=("stem",)
+    )
     done = quantize_post_training(model, plan, batches=[noise()], input_range=INPUT_RANGE)
     kernel = model.get_layer("stem").kernel.numpy()
     np.testing.assert_array_equal(done.arrays["stem_linear/kernel"], kernel)
@@ -474,14 +475,22 @@ def test_steps_together_help_and_are_reported():
 def test_learned_rounding_survives_to_the_quantized_network(monkeypatch):
     """The last network rounds weights to where they are: nothing that was learned is lost."""
     fast = AdaRoundOptions(iterations=60, batch_pixels=256)
-    monkeypatch.setattr(post_training, "AdaRoundOptions", lambda: fast)
+    learned = []
+
+    def learn_once(*arguments, **options):  # the same for both plans
+        assert options["options"] is fast
+        if not learned:
+            learned.append(learn_rounding(*arguments, **options))
+        return learned[0]
+
+    monkeypatch.setattr(post_training, "learn_rounding", learn_once)
     model, photos = trained_float_model(), scenes(8)
     expected = np.asarray(model(photos[4:]))
     found = {}
     for name, plan in {
         "nearest": PostTraining(),
-        "learned": PostTraining(adaround=True),
-        "corrected": PostTraining(adaround=True, bias=BiasMethod.EMPIRICAL),
+        "learned": PostTraining(adaround=True, adaround_options=fast),
+        "corrected": PostTraining(adaround=True, adaround_options=fast, bias=BiasMethod.EMPIRICAL),
     }.items():
         done = quantize_post_training(model, plan, batches=[photos[:4]], input_range=INPUT_RANGE)
         found[name] = snr_db(expected, np.asarray(done.model(photos[4:], training=False)))
