@@ -151,7 +151,7 @@ def test_a_float_file_comes_back_as_it_went(tmp_path_factory, chain, seed):
 @settings_of(8)
 @given(CHAINS, SEEDS)
 def test_an_integer_file_comes_back_to_a_step_of_its_output(tmp_path_factory, chain, seed):
-    """99.9 % of the values: the runtime's resize weighs with 11 bits, so that one in a hundred of its
+    """99.9 % of the values: the runtime's resize weighs with 11 bits, so one in a hundred of its
     values is another integer, and a layer behind it may make two steps of one."""
     path = tmp_path_factory.mktemp("graph") / "a.tflite"
     photos = images(seed, 4)
