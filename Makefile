@@ -27,11 +27,11 @@ demo: $(INSTALLED)
 	$(BIN)/python -m tflite_tools.evaluate --run_dir=$(DEMO) --latency_repeats=10 --grid_images=4
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Without the tests marked slow.
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # Other programs on the zoo's file, each in its own environment; browser ones need Node.js 20, Chromium.
 test-clients: $(INSTALLED)

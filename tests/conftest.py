@@ -26,8 +26,6 @@ LONGEST_FIRST = (
     "tests/export/rewriting",
 )
 """Files that take longest, in the order in which they start: none is left for the end alone."""
-LONGEST_NETWORKS = ("enet", "deeplab_resnet18", "unet_vgg11_bn", "deeplab_mobilenet_v3_large")
-
 children.start_quickly()
 
 
@@ -48,30 +46,18 @@ def real_children():
     children.start_quickly()
 
 
-def _place(item) -> tuple[int, int]:
-    """Where a test stands in the order of the run: those that take longest first."""
-    file = next(
+def _place(item) -> int:
+    """Where a test's file stands in the order of the run: those that take longest first."""
+    return next(
         (index for index, name in enumerate(LONGEST_FIRST) if item.nodeid.startswith(name)),
         len(LONGEST_FIRST),
     )
-    network = item.callspec.id if file == 0 and hasattr(item, "callspec") else ""
-    known = network in LONGEST_NETWORKS
-    return file, LONGEST_NETWORKS.index(network) if known else len(LONGEST_NETWORKS)
 
 
-def _group(item) -> str:
-    """Tests that one worker runs: a file's, of the end-to-end test those of one network."""
-    file = item.nodeid.partition("::")[0]
-    end_to_end = file == LONGEST_FIRST[0] and hasattr(item, "callspec")
-    return f"{file}[{item.callspec.id}]" if end_to_end else file
-
-
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items):
-    """Orders and groups the tests; marks what needs the shared folder or takes long."""
+    """Orders the tests; marks what needs the shared folder or takes long."""
     items.sort(key=_place)
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
         fixtures = set(getattr(item, "fixturenames", ()))
         if "shared_dir" in fixtures:
             item.add_marker("shared")
