@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEMO := demo
 
-.PHONY: demo test test-fast test-clients lint format docs clean
+.PHONY: demo test test-fast test-clients mutants lint format docs clean
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,13 @@ test-fast: $(INSTALLED)
 test-clients: $(INSTALLED)
 	$(BIN)/python -m clients.run
 
+# Deliberate breaks of the numeric code that no test notices; hours for all: MUTANTS=N of each area.
+MUTANTS ?= 60
+mutants: $(INSTALLED)
+	test -x .mutants/bin/cosmic-ray || ($(PYTHON) -m venv .mutants && \
+		.mutants/bin/pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0)
+	PATH="$(CURDIR)/.mutants/bin:$$PATH" .mutants/bin/python tests/mutation/run.py --count=$(MUTANTS)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +58,4 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) $(DEMO) build site *.egg-info clients/.envs clients/browser/node_modules
+	rm -rf $(VENV) .mutants $(DEMO) build site *.egg-info clients/.envs clients/browser/node_modules

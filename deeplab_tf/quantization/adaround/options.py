@@ -16,8 +16,8 @@ class AdaRoundOptions:
         learning_rate: of Adam, for V.
         regularization: weight of the regularization, which pulls h(V) to 0 or 1. The error term
             is divided by the effect of one step of a weight at an input of root mean square
-            size, so that one value suits every layer; 0.1 to 1 worked about equally well, 0.01
-            worse. (The paper's 0.01 belongs to an error in units of the activations.)
+            size, so that one value suits every layer. (The paper's 0.01 belongs to an error in
+            units of the activations.)
         warm_start: fraction of the iterations without regularization.
         beta_start: exponent of the regularization at its start; decreases along a cosine.
         beta_end: exponent of the regularization at the end.
