@@ -232,6 +232,109 @@ class StridedSlice(keras.layers.Layer):
 
 
 @_register
+class Padding(keras.layers.Layer):
+    """Pads any axis after the batch, with a value or with the values at its border.
+
+    For zeros around an image use ZeroPadding2D.
+
+    Args:
+        paddings: [before, after] per axis after the batch.
+        mode: "constant"; "reflect" mirrors without the border itself, "symmetric" with it.
+        value: of what is added in the constant mode.
+    """
+
+    def __init__(
+        self,
+        paddings: Sequence[Sequence[int]],
+        mode: str = "constant",
+        *,
+        value: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if mode not in ("constant", "reflect", "symmetric"):
+            raise ValueError(f"mode must be constant, reflect or symmetric; got {mode!r}")
+        self.paddings, self.mode, self.value = [list(pair) for pair in paddings], mode, value
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, ...] -> float32, each axis longer by its padding."""
+        return tf.pad(inputs, [[0, 0], *self.paddings], self.mode, constant_values=self.value)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {
+            "paddings": self.paddings,
+            "mode": self.mode,
+            "value": self.value,
+        }
+
+
+@_register
+class PoolArgMax(keras.layers.Layer):
+    """Finds where in its window a max pool found its value: row * width + column of the window.
+
+    Of equal values the first counts. MediaPipe's MaxPoolingWithArgmax2D stores the place as a
+    float, 0.1 above the integer, so that rounding down is safe.
+
+    Args:
+        pool_size: (height, width) of the window, which are also the strides.
+    """
+
+    def __init__(self, pool_size: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pool_size = tuple(pool_size)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, h, w, channels] -> float32 [batch, h / rows, w / columns, channels]."""
+        _, height, width, channels = inputs.shape
+        rows, columns = self.pool_size
+        windows = tf.reshape(
+            inputs, (-1, height // rows, rows, width // columns, columns, channels)
+        )
+        windows = tf.reshape(
+            tf.transpose(windows, (0, 1, 3, 2, 4, 5)),
+            (-1, height // rows, width // columns, rows * columns, channels),
+        )
+        return tf.cast(tf.argmax(windows, axis=3), tf.float32) + 0.1
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {"pool_size": list(self.pool_size)}
+
+
+@_register
+class MaxUnpool(keras.layers.Layer):
+    """Puts each value where a max pool found it in its window, and zeros elsewhere.
+
+    Args:
+        pool_size: (height, width) of the window, which are also the strides.
+    """
+
+    def __init__(self, pool_size: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pool_size = tuple(pool_size)
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Values and their places, float32 [batch, h, w, c] -> float32 [batch, H, W, c]."""
+        values, places = inputs
+        _, height, width, channels = values.shape
+        rows, columns = self.pool_size
+        here = tf.range(rows * columns, dtype=tf.float32)[:, None]
+        chosen = tf.cast(tf.equal(tf.floor(places)[..., None, :], here), tf.float32)
+        windows = tf.reshape(
+            values[..., None, :] * chosen, (-1, height, width, rows, columns, channels)
+        )
+        return tf.reshape(
+            tf.transpose(windows, (0, 1, 3, 2, 4, 5)),
+            (-1, height * rows, width * columns, channels),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {"pool_size": list(self.pool_size)}
+
+
+@_register
 class ElementwiseConstant(keras.layers.Layer):
     """Computes x + constant or x * constant; the constant is a weight of a broadcastable shape."""
 

@@ -17,6 +17,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.graph_checks import check_graph
 from tflite_tools.flatbuffer.operators import NAMES
+from tflite_tools.flatbuffer.sparse import to_dense
 from tflite_tools.flatbuffer.verifier import verify
 from tflite_tools.manifest import read_manifest
 
@@ -122,6 +123,7 @@ class Operator:
         inputs: tensor indices; -1 for an optional input that is omitted.
         outputs: tensor indices.
         options: the schema's options object, or None.
+        custom_options: the bytes that a custom operator stores for its own kernel.
     """
 
     position: int
@@ -129,6 +131,7 @@ class Operator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Any
+    custom_options: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,10 +326,6 @@ def _constant(
     sparsity: schema.SparsityParametersT | None,
     path: pathlib.Path,
 ) -> np.ndarray | None:
-    if sparsity is not None:
-        raise ValueError(
-            f"{path}: tensor {name!r} is stored sparse; convert the model without sparsity"
-        )
     if dtype is None:
         if type_name in ("STRING", "RESOURCE", "VARIANT"):
             return None
@@ -334,6 +333,13 @@ def _constant(
             f"{path}: tensor {name!r} has {type_name} weights, which are not supported; "
             "convert the model with int8 or float weights"
         )
+    if sparsity is not None:
+        try:
+            return to_dense(np.frombuffer(raw, dtype), shape, sparsity=sparsity)
+        except (ValueError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: damaged .tflite (sparse tensor {name!r} of shape {list(shape)}: {error})"
+            ) from error
     expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     if len(raw) != expected:
         raise ValueError(
@@ -358,6 +364,8 @@ def _read_quantization(
     if len(zero_point) == 0:
         zero_point = np.zeros(len(scale), np.int64)
     dimension = int(quantization.quantizedDimension)
+    if len(shape) == 1 and dimension:
+        dimension = 0  # a bias that names the axis of its kernel; the runtime does not look
     fits = len(scale) == 1 or (0 <= dimension < len(shape) and shape[dimension] == len(scale))
     if len(zero_point) != len(scale) or not fits or not np.isfinite(scale).all():
         raise ValueError(f"{path}: damaged .tflite (quantization of tensor {name!r} is invalid)")
@@ -385,4 +393,5 @@ def _read_operator(
         inputs=_indices(operator.inputs),
         outputs=_indices(operator.outputs),
         options=operator.builtinOptions,
+        custom_options=bytes(bytearray(_items(operator.customOptions))),
     )

@@ -160,6 +160,10 @@ OPERATORS: dict[str, OperatorTraits] = {
         data=1, several_outputs=True, least_inputs=2, same_scale=True, version=2
     ),
     "TRANSPOSE": OperatorTraits(least_inputs=2, same_scale=True, int16_version=4, version=2),
+    "MIRROR_PAD": OperatorTraits(least_inputs=2, same_scale=True, version=2),
+    "CUSTOM:Convolution2DTransposeBias": OperatorTraits(least_inputs=3),
+    "CUSTOM:MaxPoolingWithArgmax2D": OperatorTraits(several_outputs=True, least_inputs=1),
+    "CUSTOM:MaxUnpooling2D": OperatorTraits(data=None, least_inputs=2),
     "SPACE_TO_BATCH_ND": OperatorTraits(least_inputs=3, version=2),
     "BATCH_TO_SPACE_ND": OperatorTraits(least_inputs=3, version=2),
     **dict.fromkeys(

@@ -100,11 +100,28 @@ def depthwise_conv2d(view: OperatorView) -> list[Step]:
 @rule("TRANSPOSE_CONV")
 def transpose_conv(view: OperatorView) -> list[Step]:
     """Imports a transpose convolution with the file's output size."""
-    weights = view.floats(1)
+    slots, same = traits(view.operator.kind).slots, view.options.padding == _SAME
+    return transposed(view, slots=slots, strides=_strides(view), same=same)
+
+
+def transposed(
+    view: OperatorView, *, slots: tuple[int, int, int], strides: tuple[int, int], same: bool
+) -> list[Step]:
+    """Returns the layers of a transpose convolution.
+
+    Args:
+        view: of the operator.
+        slots: of data, kernel [out, height, width, in] and bias.
+        strides: (height, width).
+        same: whether its padding is SAME.
+
+    Raises:
+        ValueError: the kernel or the output size does not fit.
+    """
+    data_slot, weights_slot, bias_slot = slots
+    weights = view.floats(weights_slot)
     _need(weights.ndim == 4, f"its kernel has shape {list(weights.shape)}, not 4 dimensions")
     filters, *kernel, _ = weights.shape
-    strides, (data_slot, _, _) = _strides(view), traits(view.operator.kind).slots
-    same = view.options.padding == _SAME
     paddings = [
         _output_padding(size, out, kernel=taps, stride=stride, same=same)
         for size, out, taps, stride in zip(
@@ -121,7 +138,14 @@ def transpose_conv(view: OperatorView) -> list[Step]:
     if None in paddings and paddings != [None, None]:
         raise ValueError("its output size differs from Keras' along one axis only")
     arrays = {"kernel": weights.transpose(1, 2, 0, 3)}
-    return _with_bias(view, "conv2d_transpose", settings=settings, arrays=arrays, filters=filters)
+    return _with_bias(
+        view,
+        "conv2d_transpose",
+        settings=settings,
+        arrays=arrays,
+        filters=filters,
+        bias_slot=bias_slot,
+    )
 
 
 def _output_padding(size: int, out: int, *, kernel: int, stride: int, same: bool) -> int | None:
@@ -160,9 +184,11 @@ def _with_bias(
     settings: dict[str, Any],
     arrays: dict[str, np.ndarray],
     filters: int,
+    bias_slot: int | None = None,
 ) -> list[Step]:
     """Returns the layer with its bias, if there is one, and its activation."""
-    bias_slot = traits(view.operator.kind).slots[2]
+    if bias_slot is None:
+        bias_slot = traits(view.operator.kind).slots[2]
     use_bias = view.has_input(bias_slot)
     if use_bias:
         arrays = arrays | {"bias": view.floats(bias_slot).reshape(-1)}
@@ -174,7 +200,8 @@ def _with_bias(
         kind, settings | {"use_bias": use_bias}, weights=arrays, suffix="_linear", note=note
     )
     # The options of old transpose convolutions have no field for a fused activation.
-    activation = view.activation() if hasattr(view.options, "fusedActivationFunction") else []
+    fuses = hasattr(view.operator.options, "fusedActivationFunction")
+    activation = view.activation() if fuses else []
     return [step, *activation]
 
 

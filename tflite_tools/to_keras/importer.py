@@ -18,7 +18,11 @@ from tflite_tools.input_contract import (
     read_input_contract,
 )
 from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
-from tflite_tools.to_keras import convolutions, spatial  # noqa: F401 - register their rules
+from tflite_tools.to_keras import (  # noqa: F401 - register their rules
+    convolutions,
+    mediapipe,
+    spatial,
+)
 from tflite_tools.to_keras import shapes as _shapes  # noqa: F401 - registers its rules
 from tflite_tools.to_keras.elementwise import PER_CHANNEL
 from tflite_tools.to_keras.integer_arithmetic import (

@@ -121,14 +121,35 @@ def tile(view: OperatorView) -> list[Step]:
 
 @rule("PAD", "PADV2")
 def pad(view: OperatorView) -> list[Step]:
-    """Imports a padding of height and width with zeros."""
+    """Imports a padding of any axis except the batch; zeros around an image as a stock layer."""
+    paddings = _paddings(view)
+    value = float(view.floats(2).item()) if view.has_input(2) else 0.0
+    if not paddings.any():
+        return []
+    if len(paddings) == 4 and not paddings[3].any() and not value:
+        zeros = tuple(tuple(int(n) for n in pair) for pair in paddings[1:3])
+        return [Step("zero_padding2d", {"padding": zeros})]
+    return [Step("padding", {"paddings": paddings[1:].tolist(), "value": value})]
+
+
+@rule("MIRROR_PAD")
+def mirror_pad(view: OperatorView) -> list[Step]:
+    """Imports a padding with mirrored values."""
+    paddings = _paddings(view)
+    reflects = view.options.mode == schema.MirrorPadMode.REFLECT
+    mode = "reflect" if reflects else "symmetric"
+    settings = {"paddings": paddings[1:].tolist(), "mode": mode}
+    return [Step("padding", settings, note=mode)] if paddings.any() else []
+
+
+def _paddings(view: OperatorView) -> np.ndarray:
+    """Returns [before, after] of every axis, the batch first."""
     paddings = np.reshape(view.integers(1), (-1, 2))
-    if len(paddings) != 4 or paddings[[0, 3]].any():
-        raise ValueError(f"it may pad only height and width; got {paddings.tolist()}")
-    if paddings.min() < 0 or (view.has_input(2) and view.floats(2).any()):
-        raise ValueError("its padding must add zeros; nothing else is supported")
-    zeros = tuple(tuple(int(n) for n in pair) for pair in paddings[1:3])
-    return [Step("zero_padding2d", {"padding": zeros})] if paddings.any() else []
+    if len(paddings) != len(view.input(0).shape) or paddings.min() < 0:
+        raise ValueError(f"its paddings are {paddings.tolist()}")
+    if paddings[0].any():
+        raise ValueError("it pads the batch")
+    return paddings
 
 
 @rule("STRIDED_SLICE")
