@@ -17,12 +17,18 @@ from deeplab_tf.graph.network import (
 layers = keras.layers
 
 
-def build_model(description: NetworkGraph, size: tuple[int, int] | None = None) -> keras.Model:
+def build_model(
+    description: NetworkGraph,
+    size: tuple[int, int] | None = None,
+    *,
+    all_outputs: bool = False,
+) -> keras.Model:
     """Builds the network with new weights as one flat Functional graph.
 
     Args:
         description: the network.
         size: (height, width) of the input; None: the network's own.
+        all_outputs: whether the model also gives the further outputs, as a list.
 
     Returns:
         A model: float32 [batch, *input_shape] -> the network's output as float32 (the integer
@@ -49,6 +55,8 @@ def build_model(description: NetworkGraph, size: tuple[int, int] | None = None) 
                 error
             )
     image, output = tensors[description.input_name], tensors[description.output_name]
+    if all_outputs and description.further_outputs:
+        output = [tensors[name] for name in description.outputs]
     return keras.Model(image, output, name="imported")
 
 

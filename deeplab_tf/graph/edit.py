@@ -37,7 +37,7 @@ def cut_after(
         waiting += by_name[current].inputs
     nodes = [node for node in description.nodes if node.name in needed]
     kept = tuple(_without_lost_like(node, {*needed, description.input_name}) for node in nodes)
-    shorter = dataclasses.replace(description, nodes=kept, output_name=name)
+    shorter = dataclasses.replace(description, nodes=kept, output_name=name, further_outputs=())
     return shorter, {k: v for k, v in arrays.items() if k.rpartition("/")[0] in needed}
 
 
@@ -130,4 +130,7 @@ def insert_after(description: NetworkGraph, additions: dict[str, Node]) -> Netwo
         if node.name in additions:
             nodes.append(additions[node.name])
     output = renamed.get(description.output_name, description.output_name)
-    return dataclasses.replace(description, nodes=tuple(nodes), output_name=output)
+    further = tuple(renamed.get(name, name) for name in description.further_outputs)
+    return dataclasses.replace(
+        description, nodes=tuple(nodes), output_name=output, further_outputs=further
+    )

@@ -82,7 +82,7 @@ class Executor:
             ValueError: an array is missing or has another shape.
         """
         self.network = network
-        self.model = build_model(network, size)
+        self.model = build_model(network, size, all_outputs=True)
         for layer in self.model.layers:
             _set_weights(layer, arrays)
         self._rounding = rounding or {}
@@ -226,7 +226,7 @@ class Run:
         """
         self._executor = executor
         self._nodes = {node.name: node for node in executor.network.nodes}
-        self._keep, self._hold = keep, {*hold, executor.network.output_name}
+        self._keep, self._hold = keep, {*hold, *executor.network.outputs}
         image = executor.network.input_name
         self.batches = len(batches)
         self._values: dict[str, list] = {

@@ -74,7 +74,10 @@ def fold_batch_norms(description: NetworkGraph, arrays: dict[str, np.ndarray]) -
         if node.name not in replaced
     )
     output = replaced.get(description.output_name, description.output_name)
-    folded = dataclasses.replace(description, nodes=nodes, output_name=output)
+    further = tuple(replaced.get(name, name) for name in description.further_outputs)
+    folded = dataclasses.replace(
+        description, nodes=nodes, output_name=output, further_outputs=further
+    )
     return Folding(folded, arrays, statistics=statistics, left=tuple(left))
 
 

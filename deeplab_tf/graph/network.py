@@ -133,13 +133,15 @@ def stock_layer(class_name: Any, node_name: str) -> type[keras.layers.Layer]:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkGraph:
-    """A network with one input and one output.
+    """A network with one input and one output, which training and edits follow.
 
     Attributes:
         input_name: of the input layer.
         input_shape: without the batch; [height, width, channels] for images.
         nodes: in the order of execution.
         output_name: node whose value is the network's output.
+        further_outputs: nodes whose values an imported file gives as well; `build_model` returns
+            them on demand, and whatever cuts the network drops those that are no longer computed.
 
     Raises:
         ValueError: two nodes have one name, or a node reads a value that no earlier node computes.
@@ -149,6 +151,7 @@ class NetworkGraph:
     input_shape: tuple[int, ...]
     nodes: tuple[Node, ...]
     output_name: str
+    further_outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = {self.input_name}
@@ -160,8 +163,14 @@ class NetworkGraph:
                     f"node {node.name!r} reads {missing[0]!r}, which no earlier node computes"
                 )
             known.add(node.name)
-        if not self.nodes or self.output_name not in known - {self.input_name}:
-            raise ValueError(f"output {self.output_name!r} is not a node of the network")
+        for name in self.outputs:
+            if not self.nodes or name not in known - {self.input_name}:
+                raise ValueError(f"output {name!r} is not a node of the network")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The nodes of all outputs, the one that is trained first."""
+        return (self.output_name, *self.further_outputs)
 
     def node(self, name: str) -> Node:
         """Returns the node of a name.
@@ -178,7 +187,7 @@ class NetworkGraph:
     def only_consumer(self, name: str) -> Node | None:
         """Returns the single node that reads a value; None if several do or it is the output."""
         found = self.consumers(name)
-        return found[0] if len(found) == 1 and name != self.output_name else None
+        return found[0] if len(found) == 1 and name not in self.outputs else None
 
     def to_json(self) -> dict:
         """Returns the network as JSON values."""
@@ -199,6 +208,9 @@ class NetworkGraph:
                 Node(**{**node, "inputs": tuple(node["inputs"])}) for node in values["nodes"]
             )
             shape = tuple(values["input_shape"])
-            return cls(**{**values, "nodes": nodes, "input_shape": shape})
+            further = tuple(values.get("further_outputs", ()))
+            return cls(
+                **{**values, "nodes": nodes, "input_shape": shape, "further_outputs": further}
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not the description of a network ({error})") from error

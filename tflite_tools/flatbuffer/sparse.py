@@ -35,12 +35,12 @@ def to_dense(
         raise ValueError(f"its axes {order} do not fit {rank} dimensions and {len(blocks)} blocks")
     if any(not 0 <= axis < rank for axis in blocks):
         raise ValueError(f"its blocks divide the axes {blocks}")
+    # Every place is a value or has a segment in the file: a small file cannot fill the memory.
+    stored = [len(values), *(len(axis.arraySegments.values) for axis in axes if _is_sparse(axis))]
     paths = np.zeros((1, 0), np.int64)
     for axis in axes:
-        parents, indices = _indices(axis, len(paths), most=len(values))
+        parents, indices = _indices(axis, len(paths), most=max(stored))
         paths = np.concatenate([paths[parents], indices[:, None]], axis=1)
-        if len(paths) > max(len(values), 1) * max(shape, default=1):
-            raise ValueError("it names more places than it has values")
     if len(paths) != len(values):
         raise ValueError(f"it names {len(paths)} places and has {len(values)} values")
     places = np.zeros((len(paths), rank), np.int64)
@@ -61,14 +61,18 @@ def to_dense(
     return dense
 
 
+def _is_sparse(axis: schema.DimensionMetadataT) -> bool:
+    return axis.format != schema.DimensionType.DENSE
+
+
 def _indices(
     axis: schema.DimensionMetadataT, parents: int, *, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns, for each entry of an axis, its parent among the axes before, and its index."""
-    if axis.format == schema.DimensionType.DENSE:
+    if not _is_sparse(axis):
         size = int(axis.denseSize)
         if size < 0 or parents * size > most:
-            raise ValueError("it names more places than it has values")
+            raise ValueError("it names more places than the file holds")
         return np.repeat(np.arange(parents), size), np.tile(np.arange(size), parents)
     segments = np.asarray(axis.arraySegments.values, np.int64)
     indices = np.asarray(axis.arrayIndices.values, np.int64)

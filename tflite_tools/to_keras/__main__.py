@@ -16,6 +16,7 @@ from deeplab_tf.data.registry import DATASETS
 FLAGS = flags.FLAGS
 _SAME_NAME = (  # flags with the name and the value of a field of ImportConfig
     "trim_head",
+    "output",
     "num_classes",
     "seed",
     "unfold_batch_norm",
@@ -34,6 +35,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("model", None, "The .tflite file.", required=True)
     flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)
     flags.DEFINE_string("trim_head", "", "Cut the network after this tensor.")
+    flags.DEFINE_string("output", "", "Which of several outputs a run trains; default: the first.")
     flags.DEFINE_integer("num_classes", 0, "Classes of a new classifier at the cut; 0 = none.")
     flags.DEFINE_integer("seed", 0, "Seed of the new classifier's weights.")
     flags.DEFINE_bool(

@@ -43,6 +43,7 @@ class ImportConfig:
         model: the `.tflite`.
         output_dir: folder to write.
         trim_head: tensor to cut after; empty for the whole network.
+        output: which of several outputs a run trains; empty for the first.
         num_classes: classes of a new classifier at the cut; 0 for none.
         seed: seed of the new classifier's kernel.
         unfold_batch_norm: insert a batch norm after every convolution.
@@ -61,6 +62,7 @@ class ImportConfig:
     model: pathlib.Path
     output_dir: pathlib.Path
     trim_head: str = ""
+    output: str = ""
     num_classes: int = 0
     seed: int = 0
     unfold_batch_norm: bool = False
@@ -91,8 +93,14 @@ class ImportConfig:
             raise ValueError("unfold_batch_norm and compare need images: give --dataset")
         if self.calibration_images < 1:
             raise ValueError(f"calibration_images must be positive; got {self.calibration_images}")
-        if self.compare and self.trim_head:
-            raise ValueError("compare needs the whole network: leave --trim_head out")
+        if self.compare and (self.trim_head or self.output):
+            raise ValueError(
+                "compare looks at the file's first output: leave --trim_head and --output out"
+            )
+        if self.output and self.trim_head:
+            raise ValueError(
+                "output and trim_head exclude each other; a cut network has one output"
+            )
 
 
 def convert(config: ImportConfig) -> Result:
@@ -112,7 +120,7 @@ def convert(config: ImportConfig) -> Result:
     contract = read_input_contract(config.model, graph, mean=config.mean, std=config.std)
     for warning in contract.warnings:
         logging.warning("%s: %s", config.model, warning)
-    network = import_graph(graph, config.trim_head)
+    network = import_graph(graph, config.trim_head, output=config.output)
     network = dataclasses.replace(network, contract=contract)
     result = _result(config, graph, network=network)
     write_result(result, config.output_dir)
@@ -127,6 +135,11 @@ def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> 
     check = _self_check(graph, network, batches=batches)
     if config.trim_head:
         steps.append(f"cut after {config.trim_head}")
+    if description.further_outputs:
+        steps.append(
+            f"{len(description.outputs)} outputs: {', '.join(description.outputs)}; a run trains "
+            f"and exports {description.output_name} alone (--output chooses another)"
+        )
     if config.num_classes:
         description, arrays = append_classifier(
             description, arrays, num_classes=config.num_classes, seed=config.seed
@@ -225,7 +238,7 @@ def unfold_batch_norm(
     """
     keras.backend.clear_session()
     description, arrays = insert_batch_norms(description, arrays)
-    model = build_model(description)
+    model = build_model(description, all_outputs=True)
     load_named(model, arrays)
     adopt_statistics(model, batches)
     normalize_kernels(model)

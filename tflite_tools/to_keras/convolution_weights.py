@@ -28,6 +28,10 @@ class Convolution:
     sources: frozenset[int] = frozenset()
 
 
+UNPACKS = ("DEQUANTIZE", "DENSIFY")
+"""Operators between a stored constant and its readers; sparse values are dense once read."""
+
+
 def read_convolutions(graph: Graph) -> list[Convolution]:
     """Reads all CONV_2D and DEPTHWISE_CONV_2D of a file, dequantized, in the order of execution.
 
@@ -64,7 +68,7 @@ def _read(graph: Graph, operator: Operator, *, sources: frozenset[int]) -> Convo
 
 
 def constant(graph: Graph, index: int) -> np.ndarray:
-    """Returns a constant as float32, also where a float16 file stores it before a DEQUANTIZE.
+    """Returns a constant as float32, also where a file stores it as float16 or sparse.
 
     Args:
         graph: the file.
@@ -76,7 +80,7 @@ def constant(graph: Graph, index: int) -> np.ndarray:
     tensor = graph.tensors[index]
     if tensor.data is None:
         producer = graph.producer(index)
-        if producer is not None and producer.kind == "DEQUANTIZE":
+        if producer is not None and producer.kind in UNPACKS:
             return constant(graph, producer.inputs[0])
     return tensor.dequantized()
 

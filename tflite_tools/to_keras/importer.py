@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class ImportedNetwork:
         contract: preprocessing of the file's input; from the graph alone if no file was read.
         rows: one per operator.
         nodes_of_tensors: {tensor name: node name}.
+        output_tensors: the file's tensors of `description.outputs`.
     """
 
     description: NetworkGraph
@@ -75,6 +77,7 @@ class ImportedNetwork:
     contract: InputContract
     rows: tuple[ReportRow, ...]
     nodes_of_tensors: dict[str, str]
+    output_tensors: tuple[int, ...] = ()
 
     @property
     def is_quantized(self) -> bool:
@@ -86,6 +89,7 @@ def import_file(
     path: str | pathlib.Path,
     trim_head: str = "",
     *,
+    output: str = "",
     mean: float | None = None,
     std: float | None = None,
 ) -> ImportedNetwork:
@@ -94,6 +98,7 @@ def import_file(
     Args:
         path: the `.tflite`.
         trim_head: tensor to cut after; empty for the whole network.
+        output: which of several outputs is the network's own; empty for the first.
         mean: mean of the input, in pixel units; None: the file's own.
         std: standard deviation of the input, in pixel units; None: the file's own.
 
@@ -102,29 +107,30 @@ def import_file(
         ValueError: see `import_graph`.
     """
     graph = read_checked_graph(path)
-    network = import_graph(graph, trim_head)
+    network = import_graph(graph, trim_head, output=output)
     contract = read_input_contract(path, graph, mean=mean, std=std)
     return dataclasses.replace(network, contract=contract)
 
 
-def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
-    """Converts a graph to a network, up to its output or to a named tensor.
+def import_graph(graph: Graph, trim_head: str = "", *, output: str = "") -> ImportedNetwork:
+    """Converts a graph to a network, up to its outputs or to a named tensor.
 
-    Operators that the chosen tensor does not depend on are ignored. Shapes that are missing or
+    Operators that these tensors do not depend on are ignored. Shapes that are missing or
     wrong in the file are taken from the runtime, see `with_runtime_shapes`.
 
     Args:
         graph: the file.
-        trim_head: tensor to cut after; empty for the whole network.
+        trim_head: tensor to cut after; empty for the whole network, with all its outputs.
+        output: which of several outputs is the network's own; empty for the first.
 
     Raises:
-        ValueError: an operator is not supported or damaged, there are several inputs or outputs,
-            no tensor has that name, or the file is compiled for Edge TPU.
+        ValueError: an operator is not supported or damaged, there are several inputs, no tensor
+            or output has that name, or the file is compiled for Edge TPU.
     """
     _check_edge_tpu(graph)
     graph = with_known_shapes(graph)
     try:
-        return _import(graph, trim_head)
+        return _import(graph, trim_head, output=output)
     except ShapeMismatchError as mismatch:
         try:
             running = with_runtime_shapes(graph)
@@ -132,13 +138,13 @@ def import_graph(graph: Graph, trim_head: str = "") -> ImportedNetwork:
             raise mismatch from None
         if [t.shape for t in running.tensors] == [t.shape for t in graph.tensors]:
             raise
-        return _import(running, trim_head)
+        return _import(running, trim_head, output=output)
 
 
-def _import(graph: Graph, trim_head: str) -> ImportedNetwork:
-    output = find_tensor(graph, trim_head) if trim_head else _only_output(graph)
-    operators = _needed_operators(graph, output)
-    builder = _Builder(graph, operators, output=output)
+def _import(graph: Graph, trim_head: str, *, output: str) -> ImportedNetwork:
+    outputs = (find_tensor(graph, trim_head),) if trim_head else _outputs(graph, output)
+    operators = _needed_operators(graph, outputs)
+    builder = _Builder(graph, operators, outputs=outputs)
     for operator in operators:
         builder.convert(operator)
     network = builder.finish()
@@ -194,19 +200,22 @@ def _check_edge_tpu(graph: Graph) -> None:
             )
 
 
-def _only_output(graph: Graph) -> int:
-    if len(graph.outputs) != 1:
-        names = ", ".join(repr(graph.tensors[index].name) for index in graph.outputs)
-        raise ValueError(
-            f"{graph.path} has {len(graph.outputs)} outputs ({names}); choose one with --trim_head"
-        )
-    return graph.outputs[0]
+def _outputs(graph: Graph, name: str) -> tuple[int, ...]:
+    """Returns the outputs of a file, each once, the named one first."""
+    outputs = tuple(dict.fromkeys(graph.outputs))
+    if not name:
+        return outputs
+    chosen = find_tensor(graph, name)
+    if chosen not in outputs:
+        names = ", ".join(repr(graph.tensors[index].name) for index in outputs)
+        raise ValueError(f"{graph.path}: {name!r} is none of its outputs: {names}")
+    return (chosen, *(index for index in outputs if index != chosen))
 
 
-def _needed_operators(graph: Graph, output: int) -> list[Operator]:
-    """Returns the operators that the output depends on, in the order of execution."""
+def _needed_operators(graph: Graph, outputs: Sequence[int]) -> list[Operator]:
+    """Returns the operators that the outputs depend on, in the order of execution."""
     producers = {index: op for op in graph.operators for index in op.outputs}
-    needed, waiting, seen = {}, [output], set()
+    needed, waiting, seen = {}, list(outputs), set()
     while waiting:
         index = waiting.pop()
         if index in seen or index not in producers:
@@ -252,8 +261,10 @@ class _Builder:
         shapes: {node or input: its shape in the file, without the batch}.
     """
 
-    def __init__(self, graph: Graph, operators: list[Operator], *, output: int) -> None:
-        self._graph, self._output = graph, output
+    def __init__(
+        self, graph: Graph, operators: list[Operator], *, outputs: tuple[int, ...]
+    ) -> None:
+        self._graph, self._outputs = graph, outputs
         self._read = {index for operator in operators for index in operator.inputs}
         self._input = self._find_input(operators)
         self._nodes: list[Node] = []
@@ -302,7 +313,7 @@ class _Builder:
             reason = f"it has {len(operator.outputs)} outputs, its layer has one"
             raise ValueError(_problem(self._graph, operator, reason=reason))
         for slot, index in enumerate(operator.outputs):
-            if index == self._output or index in self._read:
+            if index in self._outputs or index in self._read:
                 self._convert_output(OperatorView(self._graph, operator, tuple(self._sizes), slot))
 
     def _convert_output(self, view: OperatorView) -> None:
@@ -431,11 +442,16 @@ class _Builder:
             ValueError: the tensor is the input itself.
         """
         names = {self._graph.tensors[index].name: name for index, name in self._names.items()}
+        tensors: dict[str, int] = {}
+        for index in self._outputs:
+            tensors.setdefault(self._names[index], index)
+        output, *further = tensors
         description = NetworkGraph(
             layer_name(self._input),
             self._input.shape[1:],
             nodes=tuple(self._nodes),
-            output_name=self._names[self._output],
+            output_name=output,
+            further_outputs=tuple(further),
         )
         return ImportedNetwork(
             description,
@@ -444,6 +460,7 @@ class _Builder:
             contract=input_contract(self._input, FileDescription()),
             rows=tuple(self._rows),
             nodes_of_tensors=names,
+            output_tensors=tuple(tensors.values()),
         )
 
 
@@ -484,7 +501,7 @@ def _check_shapes(
     model = build_model(description)
     built = {layer.name: tuple(layer.output.shape)[1:] for layer in model.layers}
     for name, shape in shapes.items():
-        if name in built and built[name] != shape and name != description.output_name:
+        if name in built and built[name] != shape and name not in description.outputs:
             raise ShapeMismatchError(
                 f"{graph.path}: layer {name!r}: expected shape {list(shape)} as in the file, got "
                 f"{list(built[name])}; the file is damaged or its operator is not supported"

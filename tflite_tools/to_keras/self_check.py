@@ -117,7 +117,7 @@ def check(
     comparison = _Comparison(graph, network, arithmetic=arithmetic)
     inputs = inputs[:PICTURES]
     try:
-        references = comparison.run_file([comparison.output], inputs)
+        references = comparison.run_file(comparison.outputs, inputs)
     except RuntimeError as error:
         return SelfCheck(
             arithmetic,
@@ -127,24 +127,33 @@ def check(
             first_deviating_node="",
             not_run=str(error),
         )
-    rebuilt = [np.asarray(comparison.model(real, training=False)) for real in inputs]
-    output = comparison.compare(comparison.output, [found[0] for found in references], rebuilt)
-    result = SelfCheck(arithmetic, description, kernels=comparison.kernels, outputs=(output,))
-    float_file = arithmetic == FLOAT
-    doubtful = output.agreement < LEAST_AGREEMENT
-    if arithmetic != INTEGER:
-        doubtful = output.deviates or (float_file and doubtful)
-    if not doubtful:
+    rebuilt = [_arrays(comparison.model(real, training=False)) for real in inputs]
+    outputs = tuple(
+        comparison.compare(
+            tensor, [found[place] for found in references], [found[place] for found in rebuilt]
+        )
+        for place, tensor in enumerate(comparison.outputs)
+    )
+    result = SelfCheck(arithmetic, description, kernels=comparison.kernels, outputs=outputs)
+    doubtful = next((output for output in outputs if _is_doubtful(output, arithmetic)), None)
+    if doubtful is None:
         return result
     node = comparison.first_deviating_node(inputs)
     # A class map alone may differ where two classes are equally likely.
-    if float_file and (output.deviates or node):
+    if arithmetic == FLOAT and (doubtful.deviates or node):
         raise ValueError(
             f"{graph.path.name}: the imported network does not compute what the file computes: "
-            f"{output.line()}; at most {LARGEST_DEVIATION:g} of the range is accepted; the first "
+            f"{doubtful.line()}; at most {LARGEST_DEVIATION:g} of the range is accepted; the first "
             f"node that deviates: {node or 'none by itself'}"
         )
     return dataclasses.replace(result, first_deviating_node=node)
+
+
+def _is_doubtful(output: OutputCheck, arithmetic: str) -> bool:
+    unequal = output.agreement < LEAST_AGREEMENT
+    if arithmetic == INTEGER:
+        return unequal
+    return output.deviates or (arithmetic == FLOAT and unequal)
 
 
 def _arithmetic(graph: Graph, network: ImportedNetwork) -> str:
@@ -164,7 +173,7 @@ class _Comparison:
 
     Attributes:
         kernels: kernels that ran the file last.
-        output: the tensor of the file that is the network's output.
+        outputs: the tensors of the file that are the network's outputs, in its order.
         model: the network, with simulated quantization for an integer file.
     """
 
@@ -172,7 +181,7 @@ class _Comparison:
         self._graph, self._network = graph, network
         self._allowed = ROUGH_DEVIATION if arithmetic == DYNAMIC_RANGE else LARGEST_DEVIATION
         self.kernels = Kernels.XNNPACK
-        self.output = graph.tensors[network.rows[-1].index]
+        self.outputs = [graph.tensors[index] for index in network.output_tensors]
         self._input = next(
             graph.tensors[index]
             for index in graph.inputs
@@ -181,7 +190,7 @@ class _Comparison:
         description = network.description
         if arithmetic == INTEGER:
             description = simulate_quantization(description, network.ranges)
-        self.model = build_model(description)
+        self.model = build_model(description, all_outputs=True)
         if network.arrays:
             load_named(self.model, network.arrays)
 

@@ -7,7 +7,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor
-from tflite_tools.to_keras.convolution_weights import operand
+from tflite_tools.to_keras.convolution_weights import UNPACKS, operand
 
 INTEGER_RANGES = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-32768, 32767)}
 """Smallest and largest value of each type that activations are quantized to."""
@@ -43,7 +43,7 @@ class Step:
 
 
 def is_constant(graph: Graph, index: int) -> bool:
-    """Returns whether a tensor is stored, directly or before the DEQUANTIZE of a float16 file.
+    """Returns whether a tensor is stored, directly or as float16 or sparse.
 
     Args:
         graph: the file.
@@ -53,9 +53,7 @@ def is_constant(graph: Graph, index: int) -> bool:
         return True
     producer = graph.producer(index)
     return (
-        producer is not None
-        and producer.kind == "DEQUANTIZE"
-        and is_constant(graph, producer.inputs[0])
+        producer is not None and producer.kind in UNPACKS and is_constant(graph, producer.inputs[0])
     )
 
 

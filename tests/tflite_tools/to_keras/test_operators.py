@@ -1,9 +1,17 @@
 """Tests each operator alone in a float file: the imported layer computes the same."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.executor import Executor
+from deeplab_tf.graph.layers import MaxUnpool, PoolArgMax
+from tflite_tools.to_keras import self_check
+from tflite_tools.to_keras.importer import import_graph
 
 _RANDOM = np.random.default_rng(7)
 
@@ -129,6 +137,20 @@ OPERATORS = {
     "div_of_constant": (lambda x: _CHANNELS / (1.0 + tf.sigmoid(x)), "DIV"),
     "split": (lambda x: tf.subtract(*tf.split(x, 2, 3)), "SPLIT"),
     "transpose": (lambda x: tf.transpose(x, (0, 3, 1, 2)), "TRANSPOSE"),
+    "pad_channels": (lambda x: tf.pad(x, ((0, 0), (0, 0), (0, 0), (0, 3))), "PAD"),
+    "pad_value": (
+        lambda x: tf.pad(x, ((0, 0), (1, 2), (3, 0), (0, 0)), constant_values=-2.5),
+        "PADV2",
+    ),
+    "pad_matrix": (lambda x: tf.pad(tf.reduce_mean(x, (1, 2)), ((0, 0), (1, 2))), "PAD"),
+    "mirror_reflect": (
+        lambda x: tf.pad(x, ((0, 0), (2, 1), (1, 3), (0, 0)), "REFLECT"),
+        "MIRROR_PAD",
+    ),
+    "mirror_symmetric": (
+        lambda x: tf.pad(x, ((0, 0), (2, 1), (1, 3), (0, 2)), "SYMMETRIC"),
+        "MIRROR_PAD",
+    ),
 }
 for _kind in ("bilinear", "nearest"):
     for _align, _half in ((True, False), (False, True), (False, False)):
@@ -170,3 +192,78 @@ def test_prelu(convert, shared):
     assert "PReLU" in conversion.layers
     for expected, found in zip(conversion.file_outputs(), conversion.outputs(), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_all_outputs_are_kept_in_the_files_order(convert):
+    def network(x):
+        start = tf.nn.relu(x)
+        return {
+            "first": tf.reduce_mean(start, (1, 2)),
+            "second": start * 2.0,
+            "third": tf.sigmoid(start),
+        }
+
+    conversion = convert(network)
+    graph, network = conversion.graph, conversion.network
+    assert len(graph.outputs) == 3
+    assert network.output_tensors == graph.outputs
+    description = network.description
+    assert len(description.outputs) == 3
+    again = type(description).from_json(json.loads(json.dumps(description.to_json())))
+    assert again == description
+    model = build_model(description, all_outputs=True)
+    found = self_check.check(graph, network, inputs=conversion.images, description="noise")
+    assert [output.tensor for output in found.outputs] == [
+        graph.tensors[index].name for index in graph.outputs
+    ]
+    assert not any(output.deviates for output in found.outputs)
+    assert build_model(description).output_shape == model.output_shape[0]
+    last = graph.tensors[graph.outputs[2]].name
+    chosen = import_graph(graph, output=last)
+    assert chosen.output_tensors[0] == graph.outputs[2]
+    assert sorted(chosen.output_tensors) == sorted(graph.outputs)
+    inner = next(o for o in graph.operators if o.outputs[0] not in graph.outputs)
+    with pytest.raises(ValueError, match="is none of its outputs: "):
+        import_graph(graph, output=graph.tensors[inner.outputs[0]].name)
+
+
+def test_a_wrong_second_output_is_found(convert):
+    conversion = convert(lambda x: (tf.nn.relu(x), tf.sigmoid(x) * _CHANNELS))
+    network = conversion.network
+    for key in network.arrays:
+        network.arrays[key] = network.arrays[key] + 0.5
+    with pytest.raises(ValueError, match="does not compute what the file computes"):
+        self_check.check(conversion.graph, network, inputs=conversion.images, description="noise")
+
+
+def test_an_executor_computes_what_only_a_further_output_needs(convert):
+    conversion = convert(lambda x: (tf.nn.relu(x), tf.sigmoid(x) * _CHANNELS))
+    executor = Executor(conversion.network.description, conversion.network.arrays)
+    run = executor.start([conversion.images[0]])
+    for node in conversion.network.description.nodes:
+        run.step(node)
+    for name, expected in zip(
+        conversion.network.description.outputs,
+        (np.maximum(conversion.images[0], 0), _sigmoid(conversion.images[0]) * _CHANNELS),
+        strict=True,
+    ):
+        np.testing.assert_allclose(run.value(name, 0), expected, atol=1e-5)
+
+
+def _sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_max_pool_places_and_unpooling_against_loops():
+    """MediaPipe's loops: the first of equal values counts; the place is row * width + column."""
+    values = np.random.default_rng(3).integers(0, 4, (2, 4, 6, 3)).astype(np.float32)
+    places = np.asarray(PoolArgMax((2, 3))(values))
+    pooled = np.zeros((2, 2, 2, 3), np.float32)
+    expected = np.zeros_like(values)
+    for b, y, x, c in np.ndindex(2, 2, 2, 3):
+        window = values[b, 2 * y : 2 * y + 2, 3 * x : 3 * x + 3, c]
+        place = next(p for p in range(6) if window[p // 3, p % 3] == window.max())
+        assert int(places[b, y, x, c]) == place
+        pooled[b, y, x, c] = window.max()
+        expected[b, 2 * y + place // 3, 3 * x + place % 3, c] = window.max()
+    np.testing.assert_array_equal(MaxUnpool((2, 3))([pooled, places]), expected)

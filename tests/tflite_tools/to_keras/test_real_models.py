@@ -97,7 +97,7 @@ def test_only_the_operators_that_an_output_needs_are_read(shared_dir):
     """A file with a custom operator and seven outputs has one output that can be imported."""
     folder = shared_dir / "models" / "edgetpu_uncompiled"
     path = folder / "posenet__bodypix_mobilenet_v1_075_512_512_16_quant_decoder.tflite"
-    with pytest.raises(ValueError, match=r"7 outputs .*choose one with --trim_head"):
+    with pytest.raises(ValueError, match=r"operator 43, CUSTOM:PosenetDecoderOp"):
         import_file(path)
     with pytest.raises(ValueError, match=r"operator 43, CUSTOM:PosenetDecoderOp .*before the outp"):
         import_file(path, "poses")
@@ -141,3 +141,41 @@ def test_simulated_file_gives_the_same_integers(shared_dir, name):
     (output,) = result.outputs
     assert output.agreement == 1.0
     assert not output.deviates
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [
+        ("mp_hand_landmark_lite", 4),
+        ("mp_palm_detection_lite", 2),
+        ("mp_pose_detection", 2),  # sparse weights
+        ("mp_selfie_segmentation", 1),  # MediaPipe's transposed convolution
+        ("ps_gpucom7", 1),  # padding of channels
+    ],
+)
+def test_published_float_files_come_back_exactly(shared_dir, name, outputs):
+    graph = read_graph(shared_dir / "models" / "third_party" / f"{name}.tflite")
+    network = import_graph(graph)
+    pictures = built_in_pictures(network.description.input_shape)
+    contract = read_input_contract(graph.path, graph, mean=127.5, std=127.5)
+    inputs = [contract.real_values(picture) for picture in pictures[1:3]]
+    result = self_check.check(graph, network, inputs=inputs, description="two pictures")
+    assert not result.not_run
+    assert len(result.outputs) == outputs
+    for output in result.outputs:
+        # One step of float32 at 1 where an output hardly varies.
+        assert output.largest_difference <= 1e-4 * output.value_range + 1e-7, output.line()
+
+
+@pytest.mark.slow
+def test_hair_segmentation_places_values_where_the_runtime_does(shared_dir):
+    """Noise, so that no window holds equal values: where a picture is constant, rounding decides
+    which of four equal values is the largest."""
+    graph = read_graph(shared_dir / "models" / "third_party" / "tk_hair_segmentation.tflite")
+    network = import_graph(graph)
+    noise = np.random.default_rng(0).uniform(0, 1, (1, 512, 512, 4)).astype(np.float32)
+    found = self_check.check(graph, network, inputs=[noise], description="noise")
+    (output,) = found.outputs
+    assert output.largest_difference <= 1e-5 * output.value_range
+    assert output.agreement == 1.0
