@@ -25,6 +25,7 @@ from tflite_tools.input_contract import (
     pixel_table,
     read_description,
 )
+from tflite_tools.output_form import OutputForm, output_form
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
@@ -44,12 +45,15 @@ class ModelContract:
         preprocessing: normalization of the pixels.
         preprocessing_source: where the normalization is stated.
         classes_output: True for a class map, False for logits.
-        output_shape: of the output tensor.
-        num_classes: channels of the logits, or None for a class map.
+        output_shape: of the output, [1, h, w, channels] also where the file stores it flat.
+        num_classes: channels of the logits, 2 of one score; None for a class map.
         label_set: of the manifest, else of the file's metadata if it fits, or None.
         variant: of the manifest, else derived from the number formats in the graph.
         sensor: of the manifest: the sensor of the range images that it was trained on, or None.
         probabilities: whether the graph ends in a softmax or sigmoid.
+        output_position: of the output that is read, in the file's list.
+        threshold: value of the file's own units above which a pixel of one score is class 1, the
+            foreground; None where every class has a score.
         alignment: how the training resizes logits to the input's size, by the manifest; None: not
             on record, half-pixel is assumed where it matters.
         warnings: what does not fit together, one line each.
@@ -75,12 +79,14 @@ class ModelContract:
     warnings: tuple[str, ...]
     sensor: Sensor | None = None
     probabilities: bool = False
+    output_position: int = 0
+    threshold: float | None = None
     alignment: Alignment | None = None
 
     @property
     def gives_logits(self) -> bool:
         """Whether a softmax of the output is its distribution over the classes."""
-        return not self.classes_output and not self.probabilities
+        return not (self.classes_output or self.probabilities or self.threshold is not None)
 
     @property
     def takes_plain_bytes(self) -> bool:
@@ -112,12 +118,6 @@ class ModelContract:
         return None if unchanged else table
 
 
-_KEEP_PROBABILITIES = (
-    *("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE"),
-    *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
-)
-
-
 def read_contract(
     path: str | pathlib.Path,
     preprocessing: Preprocessing | None = None,
@@ -147,17 +147,21 @@ def read_contract(
             f"{path}: expected one input, got {len(graph.inputs)}; models with several "
             "are not evaluated"
         )
-    image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    image = graph.tensors[graph.inputs[0]]
     input_dtype = _check_input(path, image)
-    classes_output, num_classes = False, None
+    first = graph.tensors[graph.outputs[0]]
+    form = OutputForm(first.shape, False, num_classes=None, probabilities=False)
     if not any_output:
-        classes_output, num_classes = _check_output(path, output)
+        form = output_form(path, graph, size=(image.shape[1], image.shape[2]))
+    output = graph.tensors[graph.outputs[form.position]]
     warnings: list[str] = []
     if len(graph.outputs) > 1:
-        warnings.append(f"{len(graph.outputs)} outputs; the first, {output.name!r}, is read")
+        warnings.append(f"{len(graph.outputs)} outputs; {output.name!r} is read")
     description = read_description(path, image.shape[3])
     manifest = description.manifest
-    label_set, unnamed = _label_set(description, class_count(graph, num_classes))
+    label_set, unnamed = _label_set(
+        description, class_count(graph, form.num_classes, output=output.index)
+    )
     used, source = choose_preprocessing(image, description, given=preprocessing, name=str(path))
     warnings += [*description.warnings, *unnamed, *input_warnings(used, source, image=image)]
     if preprocessing not in (None, used):
@@ -179,14 +183,16 @@ def read_contract(
         output_quantization=per_tensor(output),
         preprocessing=used,
         preprocessing_source=source,
-        classes_output=classes_output,
-        output_shape=output.shape,
-        num_classes=num_classes,
+        classes_output=form.classes_output,
+        output_shape=form.shape,
+        num_classes=form.num_classes,
         label_set=label_set,
         variant=manifest.variant if manifest else _guess_variant(graph),
         warnings=tuple(warnings),
         sensor=manifest.sensor if manifest else None,
-        probabilities=_ends_in_probabilities(graph),
+        probabilities=form.probabilities,
+        output_position=form.position,
+        threshold=form.threshold,
         alignment=alignment,
     )
     if not any_output and contract.needs_resize and alignment is None:
@@ -219,43 +225,18 @@ def _check_input(path: pathlib.Path, image: Tensor) -> np.dtype:
     return image.dtype  # type: ignore[return-value]
 
 
-def _check_output(path: pathlib.Path, output: Tensor) -> tuple[bool, int | None]:
-    shape = output.shape
-    if len(shape) == 4 and shape[0] == 1 and shape[3] > 1:
-        return False, shape[3]
-    squeezed = tuple(size for size in shape if size != 1)
-    scores = output.is_float or output.quantization is not None
-    if scores and len(squeezed) == 2 and len(shape) == 4 and shape[-1] == 1:
-        raise ValueError(
-            f"{path}: expected logits or a class map, got one channel of scores {list(shape)} from "
-            f"{output.name!r}; give two channels, or threshold it in the graph"
-        )
-    if len(squeezed) == 2 and output.dtype is not None:
-        return True, None
-    raise ValueError(
-        f"{path}: expected logits [1, h, w, classes] or a class map [1, h, w], got "
-        f"{output.name!r}: {output.type_name} {list(shape)}"
-    )
-
-
-def _ends_in_probabilities(graph: Graph) -> bool:
-    last = graph.producer(graph.outputs[0])
-    while last is not None and last.kind in _KEEP_PROBABILITIES:
-        last = graph.producer(last.inputs[0])
-    return last is not None and last.kind in ("SOFTMAX", "LOGISTIC")
-
-
-def class_count(graph: Graph, num_classes: int | None) -> int | None:
+def class_count(graph: Graph, num_classes: int | None, *, output: int | None = None) -> int | None:
     """Returns the number of classes of the output, or None if the graph does not tell.
 
     Args:
         graph: of the file.
         num_classes: channels of the logits; None for a class map, whose classes are the channels
             that its ARG_MAX reads.
+        output: the tensor; None for the first output.
     """
     if num_classes is not None:
         return num_classes
-    index = graph.outputs[0]
+    index = graph.outputs[0] if output is None else output
     for _ in graph.operators:
         operator = graph.producer(index)
         if operator is None or not operator.inputs or operator.inputs[0] < 0:
@@ -274,6 +255,8 @@ def _label_set(
     labels = description.labels
     if not labels:
         return None, []
+    if len(labels) == 1 and classes == 2:  # of one score, only the foreground has a name
+        labels = ("background", *labels)
     if len(labels) == (classes or len(labels)) and len(labels) <= MAX_CLASSES:
         return LabelSet.from_names(labels), []
     return None, [

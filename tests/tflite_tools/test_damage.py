@@ -54,15 +54,6 @@ def test_an_input_without_a_scale(changed):
         read_contract(changed(zero))
 
 
-def test_one_channel_of_scores_is_no_class_map(changed):
-    def single(_, graph):
-        output = graph.tensors[graph.outputs[0]]
-        output.shape = [*list(output.shape)[:3], 1]
-
-    with pytest.raises(ValueError, match="got one channel of scores"):
-        read_contract(changed(single))
-
-
 def test_a_manifest_of_another_shape(changed):
     path = changed(lambda *_: None)
     path.with_suffix(".json").write_text('["road", "sky"]')

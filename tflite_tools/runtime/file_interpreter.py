@@ -80,9 +80,13 @@ class FileInterpreter:
         """Runs the network once."""
         self._interpreter.invoke()
 
-    def output(self) -> np.ndarray:
-        """Returns the raw output of the last `invoke`."""
-        return self._interpreter.get_tensor(self._outputs[0]["index"])
+    def output(self, position: int = 0) -> np.ndarray:
+        """Returns a raw output of the last `invoke`.
+
+        Args:
+            position: of the output in the file's list of outputs.
+        """
+        return self._interpreter.get_tensor(self._outputs[position]["index"])
 
     def outputs(self) -> list[np.ndarray]:
         """Returns all raw outputs of the last `invoke`, in the file's order."""

@@ -53,17 +53,20 @@ class OutputReader:
         output_shape: tuple[int, ...],
         classes: bool,
         alignment: Alignment = Alignment.HALF_PIXEL,
+        threshold: float | None = None,
     ) -> None:
         """Prepares the resize to the canvas.
 
         Args:
             height: of the network's input.
             width: of the network's input.
-            output_shape: of the output tensor.
+            output_shape: of the output, [1, h, w, channels] of scores also where they are flat.
             classes: whether the output is a class map.
             alignment: convention of the training, for outputs of another size than the input.
+            threshold: of one score, see `ModelContract`; None where every class has a score.
         """
-        self._classes = classes
+        self._classes, self._threshold = classes, threshold
+        self._shape = output_shape
         self._alignment = alignment
         self._canvas = (height, width)
         spatial = [size for size in output_shape if size != 1] if classes else output_shape[1:3]
@@ -88,6 +91,7 @@ class OutputReader:
             output_shape=contract.output_shape,
             classes=contract.classes_output,
             alignment=contract.alignment or Alignment.HALF_PIXEL,
+            threshold=contract.threshold,
         )
 
     def on_canvas(self, output: np.ndarray) -> np.ndarray:
@@ -104,6 +108,9 @@ class OutputReader:
         """
         if self._classes:
             return self._class_map(output.reshape(self._spatial))
+        if self._threshold is not None:
+            score = self.logits_on_canvas(output)[..., 0]
+            return (score > self._threshold).astype(np.uint8)
         return argmax_channels(self.logits_on_canvas(output))
 
     def logits_on_canvas(self, output: np.ndarray) -> np.ndarray:
@@ -115,7 +122,7 @@ class OutputReader:
         Returns:
             [height, width, classes], in the output's dtype, or float32 if resized bilinearly.
         """
-        logits = output[0]
+        logits = output.reshape(self._shape)[0]
         if self._matrices is None:
             return logits
         rows, columns = self._matrices

@@ -61,7 +61,7 @@ class ModelRunner:
 
     def output(self) -> np.ndarray:
         """Returns the raw output of the last `invoke`."""
-        return self._file.output()
+        return self._file.output(self.contract.output_position)
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
         """Runs the network on an image of the input's size.
