@@ -128,7 +128,8 @@ def block_length(parts: list[np.ndarray]) -> int:
         return 1
 
     def covariance(lag: int) -> float:
-        return sum(float(part[lag:] @ part[: len(part) - lag]) for part in centred) / images
+        longer = (part for part in centred if len(part) > lag)
+        return sum(float(part[lag:] @ part[: len(part) - lag]) for part in longer) / images
 
     run = max(5, round(math.sqrt(math.log10(images))))
     longest = min(math.ceil(math.sqrt(images)) + run, max(len(part) for part in parts) - 1)

@@ -175,6 +175,15 @@ def test_length_of_blocks_against_another_program(count, seed, strength, length)
     assert abs(block_length([series]) - length) <= 1
 
 
+def test_length_of_blocks_of_parts_of_unlike_lengths():
+    """A part that is shorter than the longest lag takes no part in that lag."""
+    series = correlated(400, 0, 0.9)
+    whole = block_length([series])
+    parts = block_length([series[:300], series[300:303], series[303:]])
+    assert abs(parts - whole) <= 0.2 * whole
+    assert block_length([series[:2], series[2:3], series[3:60]]) >= 1
+
+
 def test_length_of_blocks_of_what_does_not_vary():
     assert block_length([np.ones(50)]) == 1
     assert block_length([np.arange(3.0)]) == 1

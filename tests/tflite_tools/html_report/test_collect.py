@@ -160,6 +160,7 @@ def test_six_photos_give_no_verdict():
     assert page.worst_change(model) is None
     assert "too few images (6) to tell it from chance" in page.findings(document)[0]
     assert 'class="change better"' not in page.render(document, pictures.Album(), report=report)
+    assert "(too few: 6)" in model_card(document)
 
 
 def test_the_page_names_what_was_resampled(monkeypatch):
