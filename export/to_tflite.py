@@ -76,8 +76,8 @@ def _define_flags() -> None:
     flags.DEFINE_integer("calibration_images", 0, "How many; 0 = 100, or all of a shorter list.")
     flags.DEFINE_integer("calibration_seed", 0, "Seed of the choice of images.")
     flags.DEFINE_bool("calibrate_on_evaluation", False, "Allow the list that is evaluated on.")
-    flags.DEFINE_list("mean", "128,128,128", _NO_RUN + "pixel mean per channel.")
-    flags.DEFINE_list("std", "128,128,128", _NO_RUN + "pixel divisor per channel.")
+    flags.DEFINE_list("mean", "128", _NO_RUN + "pixel mean, of all channels or of each.")
+    flags.DEFINE_list("std", "128", _NO_RUN + "pixel divisor, of all or of each.")
     flags.DEFINE_string("labels", "", _NO_RUN + "text file, one class name per line.")
     _define_post_training_flags()
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
@@ -124,6 +124,20 @@ def _numbers(name: str, kind: Callable[[str], _Number]) -> tuple[_Number, ...]:
     except ValueError as error:
         text = ",".join(FLAGS[name].value)
         raise ValueError(f"--{name}: expected numbers, got {text}") from error
+
+
+def _given_preprocessing(channels: int) -> Preprocessing:
+    """Returns the normalization that the flags name: a number for all channels, or one for each."""
+    values = []
+    for name in ("mean", "std"):
+        numbers = _numbers(name, float)
+        if len(numbers) not in (1, channels):
+            raise ValueError(
+                f"--{name}: expected one number, or {channels} for images of {channels} "
+                f"channel(s), got {len(numbers)}"
+            )
+        values.append(numbers * channels if len(numbers) == 1 else numbers)
+    return Preprocessing(*values)
 
 
 def _open_source() -> "Source":
@@ -271,7 +285,13 @@ def main() -> int:
         logging.info("the graph keeps its own output: --heads applies to runs and Keras files")
     labels_known = bool(FLAGS.run_dir or FLAGS.labels)
     dataset = _calibration_dataset(config, variants, labels_known=labels_known)
-    height, width = _size(config, dataset)
+    if source.channels and dataset is not None and dataset.channels != source.channels:
+        raise ValueError(
+            f"the network takes images of {source.channels} channel(s), {dataset.name} has "
+            f"{dataset.channels}; calibrate on images of the network's own kind"
+        )
+    own = source.fixed_size if not [value for value in FLAGS.size if value] else None
+    height, width = own or _size(config, dataset)
     if config is not None:
         config.model.check_size(height, width)
     _check_layers(source, height, width=width)
@@ -293,7 +313,7 @@ def main() -> int:
         files=files,
         preprocessing=config.data.preprocessing
         if config
-        else Preprocessing(_numbers("mean", float), _numbers("std", float)),
+        else _given_preprocessing(source.channels or (dataset.channels if dataset else 3)),
         label_set=_labels(dataset),
         calibration_dataset=dataset,
         calibration_images=FLAGS.calibration_images

@@ -3,6 +3,10 @@
 import os
 import pathlib
 
+# Two workers share the cores: a second thread of each would only wait.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from tests import children

@@ -39,15 +39,29 @@ def freeze_model(
         concrete function float32 [1, height, width, channels] -> one output.
     """
     _, height, width, channels = model.input_shape
+    threshold = 0.5 if _ends_in_sigmoid(model) else 0.0
 
     @tf.function
     def serve(image: tf.Tensor) -> tf.Tensor:
         return apply_head(
-            model(image, training=False), head, height=height, width=width, alignment=alignment
+            model(image, training=False),
+            head,
+            height=height,
+            width=width,
+            alignment=alignment,
+            threshold=threshold,
         )
 
     spec = tf.TensorSpec([1, height, width, channels], tf.float32, name=INPUT_NAME)
     return convert_variables_to_constants_v2(serve.get_concrete_function(spec))
+
+
+def _ends_in_sigmoid(model: keras.Model) -> bool:
+    """Returns whether the network gives probabilities of one class each."""
+    if not isinstance(model, keras.Model) or not getattr(model, "output_names", None):
+        return False
+    last = model.get_layer(model.output_names[0])
+    return getattr(last, "activation", None) is keras.activations.sigmoid
 
 
 def freeze_saved_model(
@@ -209,7 +223,9 @@ def write_saved_model(frozen: tf.types.experimental.ConcreteFunction, folder: pa
     try:
         module = tf.Module()
         module.serve = frozen
-        tf.saved_model.save(module, str(temporary), signatures=frozen)
+        # Nobody trains a frozen function; the gradients of swish could not be saved either.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, str(temporary), signatures=frozen, options=options)
         graph = frozen.graph.as_graph_def().SerializeToString()
         atomic_file.write_bytes(temporary / FROZEN_GRAPH, graph)
         temporary.chmod(0o755)

@@ -170,7 +170,7 @@ def _space_to_batch(graph: Graph) -> list[str]:
 
 
 def _unfused_batch_norm(graph: Graph) -> list[str]:
-    """A MUL by one constant per channel directly behind a convolution."""
+    """A MUL by one constant per channel directly behind a convolution without an activation."""
     faults = []
     for operator in graph.operators:
         if operator.kind != "MUL":
@@ -178,13 +178,21 @@ def _unfused_batch_norm(graph: Graph) -> list[str]:
         tensors = [graph.tensors[index] for index in operator.inputs]
         constants = [tensor.data for tensor in tensors if tensor.data is not None]
         producers = [graph.producer(index) for index in operator.inputs]
-        behind = [p for p in producers if p is not None and p.kind in _CONVOLUTIONS]
+        behind = [
+            p
+            for p in producers
+            if p is not None and p.kind in _CONVOLUTIONS and not _has_activation(p)
+        ]
         if behind and any(constant.size > 1 for constant in constants):
             faults.append(
                 f"operator {operator.position} (MUL after {behind[0].kind}) is a batch norm that "
                 "was not folded; fold it before conversion, or convert with static batch 1"
             )
     return faults
+
+
+def _has_activation(operator: Operator) -> bool:
+    return getattr(operator.options, "fusedActivationFunction", 0) != 0
 
 
 def _float_tensors(graph: Graph) -> list[str]:

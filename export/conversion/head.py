@@ -14,6 +14,7 @@ def apply_head(
     height: int,
     width: int,
     alignment: Alignment = Alignment.HALF_PIXEL,
+    threshold: float = 0.0,
 ) -> tf.Tensor:
     """Adds a head to logits.
 
@@ -23,6 +24,7 @@ def apply_head(
         height: of the network's input.
         width: of the network's input.
         alignment: resize convention that the network was trained with.
+        threshold: of a network with one score: class 1 where the score is above it.
 
     Returns:
         float32 [1, height, width, num_classes] (LOGITS), `logits` (LOGITS_LOW), or
@@ -37,10 +39,13 @@ def apply_head(
         # gather copies whole rows.
         columns = nearest_indices(logits.shape[2], width, alignment=alignment)
         rows = nearest_indices(logits.shape[1], height, alignment=alignment)
-        return tf.gather(tf.gather(_argmax(logits), columns, axis=2), rows, axis=1)
+        classes = _argmax(logits, threshold)
+        return tf.gather(tf.gather(classes, columns, axis=2), rows, axis=1)
     full = resize_bilinear(logits, (height, width), alignment=alignment)
-    return full if head is Head.LOGITS else _argmax(full)
+    return full if head is Head.LOGITS else _argmax(full, threshold)
 
 
-def _argmax(logits: tf.Tensor) -> tf.Tensor:
+def _argmax(logits: tf.Tensor, threshold: float) -> tf.Tensor:
+    if logits.shape[-1] == 1:  # of equal values the first counts: the background
+        logits = tf.concat([tf.fill(logits.shape, threshold), logits], axis=-1)
     return tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32), tf.uint8)

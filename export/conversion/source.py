@@ -35,12 +35,17 @@ class Source(abc.ABC):
         choosable_heads: False where the graph ends in a head of its own.
         tolerated: whether faults that the gate finds are only logged: for a scheme that serves as
             a comparison.
+        channels: of the images that the network takes; None if that is not known before it is
+            frozen.
+        fixed_size: (height, width) of its input where it takes no other; else None.
     """
 
     description: str
     quantization_aware: bool = False
     choosable_heads: bool = False
     tolerated: bool = False
+    channels: int | None = None
+    fixed_size: tuple[int, int] | None = None
 
     def fingerprint(self) -> str:
         """Returns a digest that changes with the network or its weights; "" if there is none."""
@@ -238,6 +243,9 @@ class KerasFileSource(Source):
                 f"{self.path}: expected one input [batch, height, width, channels] and one output "
                 f"of the same rank, got {shapes[0]} and {shapes[1]}; give a segmentation network"
             )
+        _, height, width, self.channels = self._model.input_shape
+        if height is not None and width is not None:
+            self.fixed_size = (height, width)
         for weight in self._model.weights:
             if not np.isfinite(weight.numpy()).all():
                 raise ValueError(
