@@ -43,6 +43,8 @@ class Interval:
         high: its upper end; NaN if there are too few units.
         unit: what was resampled, in the plural: "images", "groups", "blocks of 9 images".
         units: how many of them bear on the difference.
+        independent: how many independent images or groups these are worth; below ten there are
+            no ends.
         compared: differences that the interval holds for at once; above 1 where it was widened
             because the difference is one of so many, such as the largest.
     """
@@ -52,12 +54,13 @@ class Interval:
     high: float
     unit: str
     units: int
+    independent: int
     compared: int = 1
 
     @property
     def too_few(self) -> bool:
         """Whether there are too few independent units for an interval."""
-        return self.units < FEWEST_UNITS
+        return self.independent < FEWEST_UNITS
 
     @property
     def is_noise(self) -> bool:
@@ -66,8 +69,9 @@ class Interval:
 
     @property
     def basis(self) -> str:
-        """What the interval rests on, as text: "12 blocks of 9 images"."""
-        return f"{self.units} {self.unit}"
+        """What the interval rests on, as text: "12 blocks of 9 images, worth 30"."""
+        worth = f", worth {self.independent}" if self.independent != self.units else ""
+        return f"{self.units} {self.unit}{worth}"
 
     def to_json(self) -> dict:
         """Returns the fields as plain values; None for what is not known."""
@@ -118,7 +122,7 @@ def miou_difference(
 
     Returns:
         The difference and its interval; NaN if the files have no class in common, NaN ends if the
-        list has too few independent units.
+        list is worth too few independent images.
 
     Raises:
         ValueError: different shapes, or no images.
@@ -128,11 +132,16 @@ def miou_difference(
     whole, resampled = _changes(first, second, resampling=resampling, classes=classes)
     known = resampled[np.isfinite(resampled)]
     low = high = np.nan
-    if len(known) and resampling.units >= fewest_units:
+    if len(known) and resampling.independent >= fewest_units:
         tail = 100 * float(stats.norm.cdf(-_half_width(resampling.units)))
         low, high = np.percentile(known, [tail, 100 - tail])
     return Interval(
-        whole, float(low), high=float(high), unit=resampling.unit, units=resampling.units
+        whole,
+        float(low),
+        high=float(high),
+        unit=resampling.unit,
+        units=resampling.units,
+        independent=resampling.independent,
     )
 
 
@@ -195,7 +204,7 @@ def simultaneous_differences(
     intervals = []
     for (whole, _), spread, resampling in zip(changes, spreads, resamplings, strict=True):
         wider = _half_width(resampling.units) / float(stats.norm.ppf((100 + LEVEL) / 200))
-        half = factor * wider * spread if resampling.units >= FEWEST_UNITS else math.nan
+        half = factor * wider * spread if resampling.independent >= FEWEST_UNITS else math.nan
         intervals.append(
             Interval(
                 whole,
@@ -203,6 +212,7 @@ def simultaneous_differences(
                 high=whole + half,
                 unit=resampling.unit,
                 units=resampling.units,
+                independent=resampling.independent,
                 compared=len(others),
             )
         )

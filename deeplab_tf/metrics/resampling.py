@@ -50,12 +50,16 @@ class Resampling:
         counts: float64 [RESAMPLES, images], how often each list contains each image.
         unit: what was drawn, in the plural: "images", "groups", "blocks of 9 images".
         units: how many of them the list has.
+        independent: how many independent images or groups the list is worth: the units, and of
+            blocks of measured length the images divided by how much their correlation inflates
+            the variance of a mean.
         block_length: images per block; 0 if no blocks were drawn.
     """
 
     counts: np.ndarray
     unit: str
     units: int
+    independent: int
     block_length: int = 0
 
 
@@ -90,7 +94,8 @@ def resample(
     if not dependence.block_length and (total >= FEWEST_UNITS or alone):
         drawn = random.multinomial(total, [1 / total] * total, RESAMPLES)[:, numbers]
         unit = "images" if alone else "groups"
-        return Resampling(drawn.astype(np.float64), unit, units=len(set(numbers[relevant])))
+        units = len(set(numbers[relevant]))
+        return Resampling(drawn.astype(np.float64), unit, units=units, independent=units)
     members = [np.flatnonzero(numbers == number) for number in range(total)]
     length = dependence.block_length or block_length([series[which] for which in members])
     counts = np.zeros((RESAMPLES, images))
@@ -105,7 +110,11 @@ def resample(
         counts[:, which] = often.reshape(RESAMPLES, -1)
         units += len(set((np.flatnonzero(relevant[which]) // size).tolist()))
     unit = f"blocks of {length} images" if length > 1 else "images"
-    return Resampling(counts, unit, units=units, block_length=length)
+    independent = units
+    if not dependence.block_length:
+        inflation = variance_inflation([series[which] for which in members])
+        independent = max(units, round(int(relevant.sum()) / inflation))
+    return Resampling(counts, unit, units=units, independent=independent, block_length=length)
 
 
 def block_length(parts: list[np.ndarray]) -> int:
@@ -121,11 +130,43 @@ def block_length(parts: list[np.ndarray]) -> int:
         Images per block, rounded up; 1 if nothing varies.
     """
     images = sum(len(part) for part in parts)
+    spectrum = _spectrum_at_zero(parts)
+    if spectrum is None:
+        return 1
+    slope, density = spectrum
+    most = math.ceil(min(3.0 * math.sqrt(images), images / 3.0))
+    if density == 0:
+        return most
+    best = (1.5 * slope**2 / density**2 * images) ** (1 / 3)
+    return int(min(max(math.ceil(best), 1), most))
+
+
+def variance_inflation(parts: list[np.ndarray]) -> float:
+    """Estimates how much larger the variance of the mean is than that of independent images.
+
+    Args:
+        parts: float64 [images of the part], series without a gap.
+
+    Returns:
+        One plus twice the sum of the autocorrelations (the flat-top window of `block_length`),
+        at least 1.
+    """
+    spectrum = _spectrum_at_zero(parts)
+    return 1.0 if spectrum is None else max(1.0, spectrum[1])
+
+
+def _spectrum_at_zero(parts: list[np.ndarray]) -> tuple[float, float] | None:
+    """Sums the windowed correlations over all lags, weighted by |lag| and not.
+
+    Returns:
+        Both sums; None for what does not vary.
+    """
+    images = sum(len(part) for part in parts)
     mean = sum(float(part.sum()) for part in parts) / max(images, 1)
     centred = [part - mean for part in parts]
     variance = sum(float(part @ part) for part in centred) / max(images, 1)
     if images < 4 or not variance > 0:
-        return 1
+        return None
 
     def covariance(lag: int) -> float:
         longer = (part for part in centred if len(part) > lag)
@@ -137,13 +178,7 @@ def block_length(parts: list[np.ndarray]) -> int:
     bandwidth = min(2 * _last_lag(correlations, images=images, run=run), longest)
     lags = np.arange(1, bandwidth + 1)
     window = np.minimum(1.0, 2.0 * (1.0 - lags / bandwidth)) * correlations[:bandwidth]
-    slope = 2.0 * float((window * lags).sum())
-    density = 1.0 + 2.0 * float(window.sum())
-    most = math.ceil(min(3.0 * math.sqrt(images), images / 3.0))
-    if density == 0:
-        return most
-    best = (1.5 * slope**2 / density**2 * images) ** (1 / 3)
-    return int(min(max(math.ceil(best), 1), most))
+    return 2.0 * float((window * lags).sum()), 1.0 + 2.0 * float(window.sum())
 
 
 def _last_lag(correlations: np.ndarray, *, images: int, run: int) -> int:

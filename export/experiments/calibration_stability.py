@@ -139,7 +139,7 @@ class CalibrationStability:
             first, second = (100 * value for value in pair.mious)
             change = pair.difference
             ends = (
-                f"too few {change.unit} ({change.units}) for an interval"
+                f"too few independent images ({change.independent}) for an interval"
                 if change.too_few
                 else f"95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f} over "
                 f"{change.basis}"

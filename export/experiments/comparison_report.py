@@ -232,7 +232,7 @@ def _csv(documents: list[dict]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream)
     columns = ("name", "miou", "snr_db", "size_bytes", "latency_ms", "minutes", "images", "failure")
-    ends = ("difference", "low", "high", "unit", "units")
+    ends = ("difference", "low", "high", "unit", "units", "independent")
     changed = list(dict.fromkeys(c for values in documents for c in values.get("iou_change", ())))
     writer.writerow([*columns, *ends, *(f"change {name}" for name in changed)])
     for values in documents:

@@ -119,7 +119,7 @@ def _points(change: dict | None) -> str:
     if not change:
         return "-"
     if change["low"] is None:
-        return f"{100 * change['difference']:+.2f} (too few: {change['units']})"
+        return f"{100 * change['difference']:+.2f} (too few: {change['independent']})"
     return "{:+.2f} [{:+.2f}, {:+.2f}]".format(
         *(100 * change[key] for key in ("difference", "low", "high"))
     )

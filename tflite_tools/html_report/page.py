@@ -164,7 +164,7 @@ def findings(document: dict) -> list[str]:
             words[0] += f" over the {len(model['changed_over'])} classes that both files count"
         if change["too_few"]:
             words.append(
-                f"from too few {change['unit']} ({change['units']}) to tell it from chance"
+                f"from too few independent images ({change['independent']}) to tell it from chance"
             )
         elif change["low"] <= 0 <= change["high"]:
             words.append("not told from chance by this list")
@@ -247,7 +247,7 @@ def interval(change: dict | None) -> str:
     if not change:
         return ""
     if change["low"] is None:
-        return f"{points(change['difference'])} (too few: {change['units']})"
+        return f"{points(change['difference'])} (too few: {change['independent']})"
     return f"{points(change['difference'])} [{points(change['low'])}, {points(change['high'])}]"
 
 

@@ -10,7 +10,7 @@ from deeplab_tf.metrics.bootstrap import (
     simultaneous_differences,
 )
 from deeplab_tf.metrics.confusion import mean_iou
-from deeplab_tf.metrics.resampling import Dependence, block_length
+from deeplab_tf.metrics.resampling import Dependence, block_length, variance_inflation
 
 
 def independent(count):
@@ -120,7 +120,7 @@ def test_no_class_in_common_is_no_difference():
     found = difference_of(first, second)
     assert np.isnan([found.difference, found.low, found.high]).all()
     assert found.is_noise
-    assert not Interval(0.1, 0.05, high=0.2, unit="images", units=30).is_noise
+    assert not Interval(0.1, 0.05, high=0.2, unit="images", units=30, independent=30).is_noise
 
 
 def test_ends_are_those_of_95_percent():
@@ -173,6 +173,20 @@ def test_length_of_blocks_against_another_program(count, seed, strength, length)
         series[place] += strength * series[place - 1]
     # arch divides covariances by the number of pairs, here as in the paper by all images.
     assert abs(block_length([series]) - length) <= 1
+
+
+def test_what_correlated_images_are_worth():
+    """The variance of their mean is (1 + 0.6) / (1 - 0.6) = 4 times that of independent ones."""
+    found = [variance_inflation([correlated(2000, seed, 0.6)]) for seed in range(10)]
+    assert np.mean(found) == pytest.approx(4, rel=0.25)
+    alone = [variance_inflation([correlated(2000, seed, 0.0)]) for seed in range(10)]
+    assert np.mean(alone) < 1.2
+    assert variance_inflation([np.ones(50)]) == 1
+    first, second = frames(400, 1, 0.6)
+    interval = miou_difference(first, second, dependence=Dependence(("drive",) * 400))
+    assert 50 <= interval.independent <= 200
+    assert interval.units < interval.independent < 400
+    assert interval.basis == f"{interval.units} {interval.unit}, worth {interval.independent}"
 
 
 def test_length_of_blocks_of_parts_of_unlike_lengths():
@@ -274,6 +288,7 @@ def test_too_few_units_give_no_interval():
         "high": None,
         "unit": "images",
         "units": 9,
+        "independent": 9,
         "compared": 1,
         "too_few": True,
     }

@@ -82,7 +82,7 @@ def test_no_images_are_refused():
 
 
 def pair(change, low, high, units=30):
-    interval = Interval(change, low, high=high, unit="images", units=units)
+    interval = Interval(change, low, high=high, unit="images", units=units, independent=units)
     return PairDifference((0.5, 0.5 + change), interval)
 
 
@@ -114,7 +114,7 @@ def test_verdict_of_several_pairs_is_that_of_the_worst():
     assert stability(unknown, bad, good).verdict is Verdict.UNSTABLE
     assert "NOT STABLE: 8 calibration images are too few; try 16" in stability(bad).lines()[-1]
     few = stability(pair(0.0, np.nan, np.nan, units=4))
-    assert "too few images (4) for an interval" in few.lines()[1]
+    assert "too few independent images (4) for an interval" in few.lines()[1]
 
 
 def test_a_stray_pixel_does_not_make_a_calibration_unstable():

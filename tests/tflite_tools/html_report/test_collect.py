@@ -158,7 +158,7 @@ def test_six_photos_give_no_verdict():
     assert page.verdict(model["miou_change"]) == "unsure"
     assert charts.interval_ends(model) == []
     assert page.worst_change(model) is None
-    assert "too few images (6) to tell it from chance" in page.findings(document)[0]
+    assert "too few independent images (6) to tell it from chance" in page.findings(document)[0]
     assert 'class="change better"' not in page.render(document, pictures.Album(), report=report)
     assert "(too few: 6)" in model_card(document)
 
