@@ -42,3 +42,81 @@ def rsqrt(value: tf.Tensor) -> tf.Tensor:
 def squared_difference(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Computes the square of the difference, element by element."""
     return tf.math.squared_difference(first, second)
+
+
+@tensor_function
+def exponential(value: tf.Tensor) -> tf.Tensor:
+    """Computes e to the power of each element."""
+    return tf.exp(value)
+
+
+@tensor_function
+def logarithm(value: tf.Tensor) -> tf.Tensor:
+    """Computes the natural logarithm of each element."""
+    return tf.math.log(value)
+
+
+@tensor_function
+def square_root(value: tf.Tensor) -> tf.Tensor:
+    """Computes the square root of each element."""
+    return tf.sqrt(value)
+
+
+@tensor_function
+def absolute(value: tf.Tensor) -> tf.Tensor:
+    """Computes the absolute value of each element."""
+    return tf.abs(value)
+
+
+@tensor_function
+def square(value: tf.Tensor) -> tf.Tensor:
+    """Computes the square of each element."""
+    return tf.square(value)
+
+
+@tensor_function
+def floor(value: tf.Tensor) -> tf.Tensor:
+    """Rounds each element down."""
+    return tf.floor(value)
+
+
+@tensor_function
+def ceiling(value: tf.Tensor) -> tf.Tensor:
+    """Rounds each element up."""
+    return tf.math.ceil(value)
+
+
+@tensor_function
+def sine(value: tf.Tensor) -> tf.Tensor:
+    """Computes the sine of each element."""
+    return tf.sin(value)
+
+
+@tensor_function
+def cosine(value: tf.Tensor) -> tf.Tensor:
+    """Computes the cosine of each element."""
+    return tf.cos(value)
+
+
+@tensor_function
+def power(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Raises to a power, element by element."""
+    return tf.pow(first, second)
+
+
+@tensor_function
+def floor_divide(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Divides and rounds down, element by element."""
+    return tf.math.floordiv(first, second)
+
+
+@tensor_function
+def l2_normalize(value: tf.Tensor) -> tf.Tensor:
+    """Divides by the Euclidean norm over the last axis."""
+    return tf.math.l2_normalize(value, axis=-1, epsilon=1e-12)
+
+
+@tensor_function
+def gelu_tanh(value: tf.Tensor) -> tf.Tensor:
+    """Computes the tanh form of the Gaussian error linear unit."""
+    return tf.nn.gelu(value, approximate=True)

@@ -200,6 +200,55 @@ class ReduceMean(keras.layers.Layer):
 
 
 @_register
+class Reduce(keras.layers.Layer):
+    """Computes the sum, maximum or minimum over axes other than the batch.
+
+    Args:
+        operation: "sum", "max" or "min".
+        axes: the axes.
+        keepdims: whether they stay with length 1.
+    """
+
+    def __init__(
+        self, operation: str, axes: Sequence[int], *, keepdims: bool, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if operation not in ("sum", "max", "min"):
+            raise ValueError(f"operation must be sum, max or min; got {operation!r}")
+        self.operation, self.axes, self.keepdims = operation, tuple(axes), keepdims
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, ...] -> float32, reduced over the axes."""
+        reduce = {"sum": tf.reduce_sum, "max": tf.reduce_max, "min": tf.reduce_min}
+        return reduce[self.operation](inputs, self.axes, keepdims=self.keepdims)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {
+            "operation": self.operation,
+            "axes": list(self.axes),
+            "keepdims": self.keepdims,
+        }
+
+
+@_register
+class Stack(keras.layers.Layer):
+    """Stacks tensors of one shape along a new axis after the batch."""
+
+    def __init__(self, axis: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.axis = axis
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Tensors [batch, ...] -> one tensor with one more axis."""
+        return tf.stack(inputs if isinstance(inputs, list | tuple) else [inputs], self.axis)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {"axis": self.axis}
+
+
+@_register
 class StridedSlice(keras.layers.Layer):
     """Computes x[:, begin:end:stride, ...] for every axis after the batch.
 

@@ -54,6 +54,8 @@ KINDS = {
     "argmax": graph_layers.ArgMax,
     "cast": graph_layers.Cast,
     "reduce_mean": graph_layers.ReduceMean,
+    "reduce": graph_layers.Reduce,
+    "stack": graph_layers.Stack,
     "strided_slice": graph_layers.StridedSlice,
     "padding": graph_layers.Padding,
     "pool_argmax": graph_layers.PoolArgMax,

@@ -156,6 +156,31 @@ OPERATORS: dict[str, OperatorTraits] = {
     ),
     "RSQRT": OperatorTraits(function="rsqrt", least_inputs=1, version=2),
     "DIV": OperatorTraits(data=None, function="divide", least_inputs=2),
+    **{
+        kind: OperatorTraits(function=function, least_inputs=1)
+        for kind, function in (
+            ("EXP", "exponential"),
+            ("LOG", "logarithm"),
+            ("SQRT", "square_root"),
+            ("ABS", "absolute"),
+            ("SQUARE", "square"),
+            ("FLOOR", "floor"),
+            ("CEIL", "ceiling"),
+            ("SIN", "sine"),
+            ("COS", "cosine"),
+            ("L2_NORMALIZATION", "l2_normalize"),
+        )
+    },
+    "POW": OperatorTraits(data=None, function="power", least_inputs=2),
+    "FLOOR_DIV": OperatorTraits(data=None, function="floor_divide", least_inputs=2),
+    "GELU": OperatorTraits(least_inputs=1),
+    "SUM": OperatorTraits(least_inputs=2),
+    "REDUCE_MAX": OperatorTraits(least_inputs=2, same_scale=True),
+    "REDUCE_MIN": OperatorTraits(least_inputs=2, same_scale=True),
+    "SLICE": OperatorTraits(least_inputs=3, same_scale=True, version=2),
+    "PACK": OperatorTraits(data=None, least_inputs=1, same_scale=True, version=2),
+    "UNPACK": OperatorTraits(several_outputs=True, least_inputs=1, same_scale=True, version=2),
+    "SPLIT_V": OperatorTraits(several_outputs=True, least_inputs=3, same_scale=True, version=2),
     "SPLIT": OperatorTraits(
         data=1, several_outputs=True, least_inputs=2, same_scale=True, version=2
     ),

@@ -45,6 +45,14 @@ def negative(view: OperatorView) -> list[Step]:
     return [Step("rescaling", {"scale": -1.0}, suffix="_linear"), *view.range_activation()]
 
 
+@rule("GELU")
+def gelu(view: OperatorView) -> list[Step]:
+    """Imports a Gaussian error linear unit; the form with tanh is exact for `approximate`."""
+    if view.options.approximate:
+        return [Step("tensor_function", {"function": "gelu_tanh", "constants": []})]
+    return [Step("activation", {"activation": "gelu"})]
+
+
 @rule("MAXIMUM")
 def maximum(view: OperatorView) -> list[Step]:
     """Imports the maximum of two tensors, or of a tensor and one constant value."""

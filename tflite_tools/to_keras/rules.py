@@ -6,6 +6,8 @@ function of an operator that needs no rule because one layer computes it from wh
 
 from collections.abc import Callable
 
+import numpy as np
+
 from tflite_tools.flatbuffer.graph import Graph, Operator
 from tflite_tools.flatbuffer.operators import OPERATORS, traits
 from tflite_tools.to_keras.view import OperatorView, Step, is_constant
@@ -69,10 +71,10 @@ def data_inputs(graph: Graph, operator: Operator) -> list[int]:
 def _tensor_function(view: OperatorView) -> list[Step]:
     """Returns one layer that applies the table's function; constant inputs are its weights."""
     slots = [slot for slot in range(len(view.operator.inputs)) if view.is_constant(slot)]
-    constants = {f"constant{slot}": view.floats(slot) for slot in slots}
+    constants = {f"constant{slot}": np.atleast_1d(view.floats(slot)) for slot in slots}
     settings = {
         "function": traits(view.operator.kind).function,
-        "constants": [[slot, list(view.floats(slot).shape)] for slot in slots],
+        "constants": [[slot, list(constants[f"constant{slot}"].shape)] for slot in slots],
     }
     step = Step("tensor_function", settings, weights=constants, suffix="_linear")
     fuses = hasattr(view.operator.options, "fusedActivationFunction")

@@ -94,6 +94,51 @@ def split(view: OperatorView) -> list[Step]:
     return [Step("strided_slice", {"slices": slices}, note=f"part {view.slot + 1} of {parts}")]
 
 
+@rule("SPLIT_V")
+def split_unevenly(view: OperatorView) -> list[Step]:
+    """Imports one output of a split into parts of given sizes, as a slice."""
+    rank = len(view.input(0).shape)
+    sizes, axis = view.integers(1), view.integers(2)[0] % rank
+    if axis == 0:
+        raise ValueError("it cuts the batch")
+    if len(sizes) != len(view.operator.outputs):
+        raise ValueError(f"it has {len(view.operator.outputs)} outputs of sizes {sizes}")
+    length = view.input(0).shape[axis]
+    sizes = [length - sum(s for s in sizes if s >= 0) if size < 0 else size for size in sizes]
+    start = sum(sizes[: view.slot])
+    slices = [
+        [start, start + sizes[view.slot], 1] if index == axis else [None, None, 1]
+        for index in range(1, rank)
+    ]
+    return [Step("strided_slice", {"slices": slices}, note=f"part {view.slot + 1}")]
+
+
+@rule("UNPACK")
+def unpack(view: OperatorView) -> list[Step]:
+    """Imports one output of a division along an axis, which is dropped, as a slice."""
+    rank = len(view.input(0).shape)
+    axis = view.options.axis % rank
+    if axis == 0:
+        raise ValueError("it divides the batch")
+    slices = [
+        [view.slot, view.slot + 1, 1] if index == axis else [None, None, 1]
+        for index in range(1, rank)
+    ]
+    settings = {"slices": slices, "dropped": [axis]}
+    return [Step("strided_slice", settings, note=f"index {view.slot} of axis {axis}")]
+
+
+@rule("PACK")
+def pack(view: OperatorView) -> list[Step]:
+    """Imports the stacking of computed tensors along a new axis."""
+    axis = view.options.axis % len(view.output.shape)
+    if axis == 0:
+        raise ValueError("it stacks along the batch")
+    if any(view.is_constant(slot) for slot in range(len(view.operator.inputs))):
+        raise ValueError("one of its inputs is constant")
+    return [Step("stack", {"axis": axis})]
+
+
 @rule("DEPTH_TO_SPACE")
 def depth_to_space(view: OperatorView) -> list[Step]:
     """Imports the move of channel blocks into height and width, row by row of the block."""

@@ -59,6 +59,18 @@ def mean(view: OperatorView) -> list[Step]:
     return [step, *view.cut_by_range()]
 
 
+@rule("SUM", "REDUCE_MAX", "REDUCE_MIN")
+def reduce(view: OperatorView) -> list[Step]:
+    """Imports a sum, maximum or minimum over any axes except the batch."""
+    rank = len(view.input(0).shape)
+    axes = sorted({axis % rank for axis in view.integers(1)})
+    if 0 in axes:
+        raise ValueError("it reduces the batch")
+    operation = {"SUM": "sum", "REDUCE_MAX": "max", "REDUCE_MIN": "min"}[view.operator.kind]
+    settings = {"operation": operation, "axes": axes, "keepdims": bool(view.options.keepDims)}
+    return [Step("reduce", settings, note=f"{operation} over {axes}")]
+
+
 @rule("RESIZE_BILINEAR")
 def resize_bilinear(view: OperatorView) -> list[Step]:
     """Imports a bilinear resize."""
@@ -150,6 +162,24 @@ def _paddings(view: OperatorView) -> np.ndarray:
     if paddings[0].any():
         raise ValueError("it pads the batch")
     return paddings
+
+
+@rule("SLICE")
+def plain_slice(view: OperatorView) -> list[Step]:
+    """Imports a slice that is given by its begin and size; size -1 goes to the end."""
+    begins, sizes, shape = view.integers(1), view.integers(2), view.input(0).shape
+    if len(begins) != len(shape) or len(sizes) != len(shape):
+        raise ValueError(f"its begin {begins} and size {sizes} do not fit {list(shape)}")
+    ends = [
+        length if size == -1 else begin + size
+        for begin, size, length in zip(begins, sizes, shape, strict=True)
+    ]
+    bounds = [slice(begin, end, 1) for begin, end in zip(begins, ends, strict=True)]
+    if begins[0] != 0 or ends[0] != shape[0]:
+        raise ValueError("it cuts the batch")
+    if (crop := _as_crop(shape, bounds, dropped=())) is not None:
+        return crop
+    return [Step("strided_slice", {"slices": [(b.start, b.stop, 1) for b in bounds[1:]]})]
 
 
 @rule("STRIDED_SLICE")
