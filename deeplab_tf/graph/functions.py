@@ -120,3 +120,87 @@ def l2_normalize(value: tf.Tensor) -> tf.Tensor:
 def gelu_tanh(value: tf.Tensor) -> tf.Tensor:
     """Computes the tanh form of the Gaussian error linear unit."""
     return tf.nn.gelu(value, approximate=True)
+
+
+@tensor_function
+def matrix_product(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Multiplies matrices over the last two axes."""
+    return tf.matmul(first, second)
+
+
+@tensor_function
+def matrix_product_first_transposed(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Multiplies matrices, the first transposed."""
+    return tf.matmul(first, second, transpose_a=True)
+
+
+@tensor_function
+def matrix_product_second_transposed(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Multiplies matrices, the second transposed."""
+    return tf.matmul(first, second, transpose_b=True)
+
+
+@tensor_function
+def matrix_product_both_transposed(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Multiplies matrices, both transposed."""
+    return tf.matmul(first, second, transpose_a=True, transpose_b=True)
+
+
+@tensor_function
+def less(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Compares element by element."""
+    return tf.less(first, second)
+
+
+@tensor_function
+def less_equal(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Compares element by element."""
+    return tf.less_equal(first, second)
+
+
+@tensor_function
+def greater(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Compares element by element."""
+    return tf.greater(first, second)
+
+
+@tensor_function
+def greater_equal(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Compares element by element."""
+    return tf.greater_equal(first, second)
+
+
+@tensor_function
+def equal(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Compares element by element."""
+    return tf.equal(first, second)
+
+
+@tensor_function
+def not_equal(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Compares element by element."""
+    return tf.not_equal(first, second)
+
+
+@tensor_function
+def logical_and(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Combines truth values."""
+    return tf.logical_and(first, second)
+
+
+@tensor_function
+def logical_or(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Combines truth values."""
+    return tf.logical_or(first, second)
+
+
+@tensor_function
+def logical_not(value: tf.Tensor) -> tf.Tensor:
+    """Reverses truth values."""
+    return tf.logical_not(value)
+
+
+@tensor_function
+def select(condition: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Takes the first where the condition holds, else the second."""
+    return tf.where(condition, first, second)

@@ -232,6 +232,28 @@ class Reduce(keras.layers.Layer):
 
 
 @_register
+class Gather(keras.layers.Layer):
+    """Takes values by their indices along an axis after the batch.
+
+    Args:
+        indices: which; a single integer drops the axis.
+        axis: along which.
+    """
+
+    def __init__(self, indices: Sequence[int] | int, axis: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.indices, self.axis = indices, axis
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """float32 [batch, ...] -> float32, the axis as long as there are indices."""
+        return tf.gather(inputs, self.indices, axis=self.axis)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {"indices": self.indices, "axis": self.axis}
+
+
+@_register
 class Stack(keras.layers.Layer):
     """Stacks tensors of one shape along a new axis after the batch."""
 

@@ -55,6 +55,7 @@ KINDS = {
     "cast": graph_layers.Cast,
     "reduce_mean": graph_layers.ReduceMean,
     "reduce": graph_layers.Reduce,
+    "gather": graph_layers.Gather,
     "stack": graph_layers.Stack,
     "strided_slice": graph_layers.StridedSlice,
     "padding": graph_layers.Padding,

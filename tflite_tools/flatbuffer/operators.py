@@ -110,7 +110,9 @@ OPERATORS: dict[str, OperatorTraits] = {
     "FULLY_CONNECTED": OperatorTraits(
         weights=1, bias=2, least_inputs=2, input_ranks={1: _MATRIX}, version=4
     ),
-    "BATCH_MATMUL": OperatorTraits(least_inputs=2, input_ranks={0: _MATRICES, 1: _MATRICES}),
+    "BATCH_MATMUL": OperatorTraits(
+        data=None, least_inputs=2, input_ranks={0: _MATRICES, 1: _MATRICES}
+    ),
     "ADD": _replace(_BINARY, int16_version=2),
     "SUB": _BINARY,
     "MUL": _BINARY,
@@ -171,6 +173,19 @@ OPERATORS: dict[str, OperatorTraits] = {
             ("L2_NORMALIZATION", "l2_normalize"),
         )
     },
+    **{
+        kind: OperatorTraits(data=None, function=kind.lower(), least_inputs=2)
+        for kind in (
+            *("LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL", "EQUAL", "NOT_EQUAL"),
+            *("LOGICAL_AND", "LOGICAL_OR"),
+        )
+    },
+    "LOGICAL_NOT": OperatorTraits(function="logical_not", least_inputs=1),
+    "SELECT": OperatorTraits(data=None, function="select", least_inputs=3),
+    "SELECT_V2": OperatorTraits(data=None, function="select", least_inputs=3),
+    "SPACE_TO_DEPTH": OperatorTraits(
+        least_inputs=1, input_ranks={0: _IMAGE}, output_rank=_IMAGE, same_scale=True
+    ),
     "POW": OperatorTraits(data=None, function="power", least_inputs=2),
     "FLOOR_DIV": OperatorTraits(data=None, function="floor_divide", least_inputs=2),
     "GELU": OperatorTraits(least_inputs=1),

@@ -21,6 +21,7 @@ from tflite_tools.input_contract import (
 from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
 from tflite_tools.to_keras import (  # noqa: F401 - register their rules
     convolutions,
+    linear,
     mediapipe,
     spatial,
 )

@@ -137,6 +137,18 @@ OPERATORS = {
     "div_of_constant": (lambda x: _CHANNELS / (1.0 + tf.sigmoid(x)), "DIV"),
     "split": (lambda x: tf.subtract(*tf.split(x, 2, 3)), "SPLIT"),
     "transpose": (lambda x: tf.transpose(x, (0, 3, 1, 2)), "TRANSPOSE"),
+    "matmul": (lambda x: tf.matmul(x, tf.sigmoid(x), transpose_b=True), "BATCH_MATMUL"),
+    "matmul_first_transposed": (
+        lambda x: tf.matmul(x, tf.sigmoid(x), transpose_a=True),
+        "BATCH_MATMUL",
+    ),
+    "gather": (lambda x: tf.gather(x, [2, 0, 5, 5], axis=1), "GATHER"),
+    "space_to_depth": (lambda x: tf.nn.space_to_depth(x[:, :8, :10], 2), "SPACE_TO_DEPTH"),
+    "select": (lambda x: tf.where(x > 0.1, tf.sigmoid(x), x), "SELECT"),
+    "logical": (
+        lambda x: tf.where((x > 0.1) & (x <= 0.9), tf.sigmoid(x), x),
+        "LOGICAL_AND",
+    ),
     "exp": (lambda x: tf.exp(x), "EXP"),
     "log": (lambda x: tf.math.log(1.5 + tf.sigmoid(x)), "LOG"),
     "sqrt": (lambda x: tf.sqrt(tf.sigmoid(x)), "SQRT"),
