@@ -126,7 +126,9 @@ def _scale_and_offset(
         }
         return [Step("rescaling", settings, suffix="_linear", note="by a constant")]
     channels = view.output.shape[-1]
-    if len(view.output.shape) == 4 and all(v.shape in ((), (1,), (channels,)) for v in given):
+    data = view.input(next(slot for slot in (0, 1) if not view.is_constant(slot)))
+    same = len(view.output.shape) == 4 and data.shape == view.output.shape
+    if same and all(v.shape in ((), (1,), (channels,)) for v in given):
         return [_per_channel(channels, scale, offset=offset)]
     steps = []
     for operation, value in (("multiply", scale), ("add", offset)):

@@ -274,6 +274,7 @@ class _Builder:
         self._rows: list[ReportRow] = []
         self._sizes: list[tuple[str, tuple[int, int]]] = []
         self._in_batches: set[int] = set()  # tensors between SPACE_ and BATCH_TO_SPACE_ND
+        self._batchless: set[int] = set()  # tensors between RESHAPEs that drop and restore a 1
         self.shapes: dict[str, tuple[int, ...]] = {}
         name = layer_name(self._input)
         self._taken = {name}
@@ -315,7 +316,16 @@ class _Builder:
             raise ValueError(_problem(self._graph, operator, reason=reason))
         for slot, index in enumerate(operator.outputs):
             if index in self._outputs or index in self._read:
-                self._convert_output(OperatorView(self._graph, operator, tuple(self._sizes), slot))
+                if _loses_batch(self._graph, operator, self._batchless):
+                    self._batchless.add(index)
+                view = OperatorView(
+                    self._graph,
+                    operator,
+                    tuple(self._sizes),
+                    slot=slot,
+                    batchless=frozenset(self._batchless),
+                )
+                self._convert_output(view)
 
     def _convert_output(self, view: OperatorView) -> None:
         operator = view.operator
@@ -414,7 +424,7 @@ class _Builder:
                 Node(name, step.kind, inputs=tuple(inputs), attributes=_plain(step.attributes))
             )
             for weight, value in step.weights.items():
-                self._arrays[f"{name}/{weight}"] = np.ascontiguousarray(value, np.float32)
+                self._arrays[f"{name}/{weight}"] = np.array(value, np.float32, order="C")
             inputs = [name]
         return base
 
@@ -428,7 +438,7 @@ class _Builder:
         return candidate
 
     def _remember(self, tensor: Tensor, name: str) -> None:
-        if tensor.index not in self._in_batches:
+        if tensor.index not in self._in_batches | self._batchless:
             self.shapes[name] = tensor.shape[1:]
             if len(tensor.shape) == 4:
                 self._sizes.append((name, tensor.shape[1:3]))
@@ -469,6 +479,32 @@ def _stays_in_batches(operator: Operator, in_batches: set[int]) -> bool:
     if operator.kind == "SPACE_TO_BATCH_ND":
         return True
     return operator.kind != "BATCH_TO_SPACE_ND" and not in_batches.isdisjoint(operator.inputs)
+
+
+_WITHOUT_BATCH = (
+    *("FULLY_CONNECTED", "ADD", "SUB", "MUL", "DIV", "RELU", "RELU6", "GELU", "TANH", "LOGISTIC"),
+    *("QUANTIZE", "DEQUANTIZE", "HARD_SWISH", "RSQRT", "SQUARED_DIFFERENCE", "SOFTMAX"),
+)
+"""Operators that work along the last axis or on single values, so that a batch of 1 in front
+changes nothing."""
+
+
+def _loses_batch(graph: Graph, operator: Operator, batchless: set[int]) -> bool:
+    """Whether the operator's output lacks the batch of 1 that the network keeps.
+
+    Matrices of transformers are flattened to [positions, channels] for a product and restored
+    after it.
+    """
+    source = graph.tensors[operator.inputs[0]].shape if operator.inputs else ()
+    target = graph.tensors[operator.outputs[0]].shape
+    inside = not batchless.isdisjoint(operator.inputs)
+    if operator.kind == "RESHAPE":
+        drops = source[:1] == (1,) and target[:1] != (1,) and len(target) > 1
+        consumers = graph.consumers(operator.outputs[0])
+        return target[:1] != (1,) if inside else drops and bool(consumers)
+    if inside and operator.kind not in _WITHOUT_BATCH:
+        raise ValueError(_problem(graph, operator, reason="its input has lost its batch of 1"))
+    return inside
 
 
 def _plain(value: Any) -> Any:

@@ -192,7 +192,9 @@ class _Comparison:
             description = simulate_quantization(description, network.ranges)
         self.model = build_model(description, all_outputs=True)
         if network.arrays:
-            load_named(self.model, network.arrays)
+            report = load_named(self.model, network.arrays)
+            if report.missing or report.mismatched:
+                raise ValueError(f"{graph.path}: its weights do not fit: {report.lines()[1]}")
 
     def run_file(self, tensors: list[Tensor], inputs: list[np.ndarray]) -> list[list[np.ndarray]]:
         """Returns the real values of tensors; integers without a scale are unchanged.

@@ -18,6 +18,10 @@ def reshape(view: OperatorView) -> list[Step]:
         raise ShapeMismatchError(f"its shapes {list(source)} and {list(target)} differ in size")
     if source == target:
         return []
+    if view.operator.outputs[0] in view.batchless:
+        return [Step("reshape", {"target_shape": target}, note="batch dimension kept")]
+    if view.operator.inputs[0] in view.batchless:
+        return [Step("reshape", {"target_shape": target[1:]}, note=str(list(target[1:])))]
     if not target or target[0] != source[0] or not _keeps_batch(view, source):
         if source[0] != 1 or view.graph.consumers(view.operator.outputs[0]):
             raise ValueError(f"it moves the batch: {list(source)} to {list(target)}")

@@ -66,12 +66,14 @@ class OperatorView:
         operator: the operator.
         sizes: (name, (height, width)) of every image-like tensor known so far, input first.
         slot: which of the operator's outputs is imported.
+        batchless: tensors whose batch of 1 a RESHAPE has dropped; the network keeps it.
     """
 
     graph: Graph
     operator: Operator
     sizes: tuple[tuple[str, tuple[int, int]], ...] = ()
     slot: int = 0
+    batchless: frozenset[int] = frozenset()
 
     @property
     def options(self) -> Any:

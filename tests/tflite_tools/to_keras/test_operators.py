@@ -59,6 +59,7 @@ def _dense(x):
 
 _VALID_CONV = _conv(2, "VALID")
 _DENSE, _DENSE_BIAS = _weights(9 * 11 * 4, 7), _weights(7)
+_ROWS, _ROW_BIAS = _weights(4, 6), _weights(6)
 _CHANNELS, _FULL, _GATE = _weights(4), _weights(9, 11, 4), _weights(1, 1, 4, 4)
 
 
@@ -66,6 +67,12 @@ def _gate(x):
     """Squeeze and excitation: a product with one value per channel."""
     pooled = tf.reduce_mean(x, (1, 2), keepdims=True)
     return x * tf.sigmoid(tf.nn.conv2d(pooled, _GATE, 1, "SAME"))
+
+
+def _flattened_product(x):
+    """A dense layer of a transformer: positions as rows, without the batch."""
+    rows = tf.nn.relu(tf.matmul(tf.reshape(x, (99, 4)), _ROWS) + _ROW_BIAS)
+    return tf.reshape(rows, (1, 9, 11, 6))
 
 
 OPERATORS = {
@@ -94,10 +101,16 @@ OPERATORS = {
     "sub": (lambda x: tf.sigmoid(x) - x, "SUB"),
     "sub_from_constant": (lambda x: 1.5 - x, "SUB"),
     "sub_from_channels": (lambda x: _CHANNELS - x, "SUB"),
+    "sub_from_channels_of_a_matrix": (
+        lambda x: _CHANNELS - tf.nn.relu(tf.reshape(x, (1, 99, 4))),
+        "SUB",
+    ),
     "sub_channels": (lambda x: tf.nn.relu6(x - _CHANNELS), "SUB"),
     "mul": (lambda x: x * tf.sigmoid(x), "MUL"),
     "mul_scalar_relu": (lambda x: tf.nn.relu(x * 3.0), "MUL"),
     "mul_channels": (lambda x: x * _CHANNELS, "MUL"),
+    "mul_widens": (lambda x: tf.reduce_mean(x, 3, True) * _CHANNELS, "MUL"),
+    "product_of_flattened_positions": (_flattened_product, "FULLY_CONNECTED"),
     "mul_full": (lambda x: x * _FULL, "MUL"),
     "mul_broadcast": (_gate, "MUL"),
     "maximum": (lambda x: tf.maximum(x, 0.25), "MAXIMUM"),

@@ -147,15 +147,17 @@ def test_simulated_file_gives_the_same_integers(shared_dir, name):
 @pytest.mark.parametrize(
     ("name", "outputs"),
     [
-        ("mp_hand_landmark_lite", 4),
-        ("mp_palm_detection_lite", 2),
-        ("mp_pose_detection", 2),  # sparse weights
-        ("mp_selfie_segmentation", 1),  # MediaPipe's transposed convolution
-        ("ps_gpucom7", 1),  # padding of channels
+        ("third_party/mp_hand_landmark_lite", 4),
+        ("third_party/mp_palm_detection_lite", 2),
+        ("third_party/mp_pose_detection", 2),  # sparse weights
+        ("third_party/mp_selfie_segmentation", 1),  # MediaPipe's transposed convolution
+        ("third_party/ps_gpucom7", 1),  # padding of channels
+        ("user_networks/attention", 1),  # products of computed matrices, layer norm
+        ("user_networks/detection_and_masks", 2),
     ],
 )
 def test_published_float_files_come_back_exactly(shared_dir, name, outputs):
-    graph = read_graph(shared_dir / "models" / "third_party" / f"{name}.tflite")
+    graph = read_graph(shared_dir / "models" / f"{name}.tflite")
     network = import_graph(graph)
     pictures = built_in_pictures(network.description.input_shape)
     contract = read_input_contract(graph.path, graph, mean=127.5, std=127.5)
