@@ -4,7 +4,10 @@ Building, tracing and converting DeepLab takes most of such a test's time and te
 """
 
 import pathlib
+import warnings
 
+import numpy as np
+import tensorflow as tf
 import tf_keras as keras
 
 from deeplab_tf.data.labels import LabelSet
@@ -54,3 +57,19 @@ def write_small_run(folder: pathlib.Path, size=SIZE, label_set: LabelSet = LABEL
     run.prepare(config, label_set)
     save_weights(arrays, run.weights(Phase.FLOAT))
     return folder
+
+
+def small_int8_file() -> bytes:
+    """It as an integer `.tflite` of 10 KB, uint8 in, int8 logits out."""
+    model = small_keras_model()
+    random = np.random.default_rng(0)
+    images = [random.uniform(-1, 1, (1, *SIZE, 3)).astype(np.float32) for _ in range(2)]
+    function = tf.function(model).get_concrete_function(tf.TensorSpec((1, *SIZE, 3), tf.float32))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image] for image in images)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type, converter.inference_output_type = tf.uint8, tf.int8
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own
+        return converter.convert()

@@ -44,5 +44,5 @@ def test_notebook_runs(path, monkeypatch):
     kernel = nbclient.NotebookClient(
         notebook, timeout=800, resources={"metadata": {"path": str(FOLDER)}}
     )
-    kernel.execute(env={**os.environ, "NOTEBOOK_STEPS": "4"})
+    kernel.execute(env={**os.environ, "NOTEBOOK_STEPS": "4", "NOTEBOOK_PHOTOS": "24"})
     assert not [o for o in outputs(notebook) if o.output_type == "error"]

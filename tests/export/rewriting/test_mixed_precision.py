@@ -10,6 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.data.readers.synthetic import LABEL_SET
 from deeplab_tf.quantization.ptq.post_training import PostTraining, quantize_post_training
 from deeplab_tf.quantization.ptq.sensitivity import find_units
 from export.conversion import freeze
@@ -26,6 +27,7 @@ from export.rewriting.mixed_precision import (
 )
 from tests.decibels import snr_db
 from tests.export.conftest import TrainedSource, make_plan
+from tests.small_network import SIZE, small_keras_model
 from tests.zoo import scenes, trained_float_model
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.pack import pack
@@ -219,12 +221,11 @@ def test_a_file_that_gives_nan_or_does_not_load_is_found_by_running_it(content, 
     assert line.startswith("the runtime does not run it: ")
 
 
-class PostTrainedSource(TrainedSource):
-    description = "zoo camvid"
+class SmallSource(TrainedSource):
+    description = "four convolutions"
 
     def float_model(self, height, width):
-        del height, width
-        return trained_float_model()
+        return small_keras_model((height, width))
 
 
 @pytest.mark.parametrize("broken", ["one more layer", "not a file that runs", ""])
@@ -232,7 +233,7 @@ def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
     def rewrite_and_break(content, done, keep_float, int16):
         if broken == "one more layer":
             return apply_mixed_precision(
-                content, done, keep_float=(*keep_float, "block_3_expand"), int16=int16
+                content, done, keep_float=(*keep_float, "block_1_project"), int16=int16
             )
         mixed = apply_mixed_precision(content, done, keep_float=keep_float, int16=int16)
         if not broken:
@@ -246,9 +247,16 @@ def test_export_gates_and_runs_what_it_ships(broken, monkeypatch, tmp_path):
     spec = FileSpec(
         Variant.INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.UINT8
     )
-    steps = PostTraining(keep_float=("logits",), int16=("block_2_add",))
-    plan = make_plan(tmp_path / "files", [spec], post_training=steps)
-    (file,) = export_files(PostTrainedSource(), plan)
+    steps = PostTraining(keep_float=("logits",), int16=("block_1_add",))
+    plan = make_plan(
+        tmp_path / "files",
+        [spec],
+        post_training=steps,
+        height=SIZE[0],
+        width=SIZE[1],
+        label_set=LABEL_SET,
+    )
+    (file,) = export_files(SmallSource(), plan)
     if broken:
         reason = {"one more layer": "as in the integer file, got"}.get(broken, "does not run it")
         assert file.failure.startswith("refused by the gate: ")
