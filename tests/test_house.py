@@ -35,6 +35,7 @@ FIXED_SIGNATURES = {
     "deeplab_tf/data/download/archives.py": {"write"},
     "deeplab_tf/data/pipeline.py": {"batches"},
     "deeplab_tf/graph/executor.py": {"quantize_activation"},
+    "deeplab_tf/graph/functions.py": {"select"},
     "deeplab_tf/quantization/qat/quantizers.py": {"build"},
     "deeplab_tf/training/loop.py": {"build"},
     "export/conversion/source.py": {"model"},

@@ -193,8 +193,11 @@ class NetworkGraph:
         return found[0] if len(found) == 1 and name not in self.outputs else None
 
     def to_json(self) -> dict:
-        """Returns the network as JSON values."""
-        return dataclasses.asdict(self)
+        """Returns the network as JSON values; without further outputs, their key is left out."""
+        values = dataclasses.asdict(self)
+        if not self.further_outputs:
+            del values["further_outputs"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict) -> "NetworkGraph":

@@ -32,7 +32,7 @@ from tflite_tools.to_keras.integer_arithmetic import (
     copies_other_scale,
     integer_arithmetic,
 )
-from tflite_tools.to_keras.rules import data_inputs, rule_of, supported_kinds
+from tflite_tools.to_keras.rules import data_inputs, rule_of
 from tflite_tools.to_keras.view import OperatorView, ShapeMismatchError, Step
 
 _NAME_PREFIXES = ("PartitionedCall/", "StatefulPartitionedCall/")
@@ -216,7 +216,8 @@ def _outputs(graph: Graph, name: str) -> tuple[int, ...]:
 def _needed_operators(graph: Graph, outputs: Sequence[int]) -> list[Operator]:
     """Returns the operators that the outputs depend on, in the order of execution."""
     producers = {index: op for op in graph.operators for index in op.outputs}
-    needed, waiting, seen = {}, list(outputs), set()
+    needed: dict[int, Operator] = {}
+    waiting, seen, unknown = list(outputs), set(), []
     while waiting:
         index = waiting.pop()
         if index in seen or index not in producers:
@@ -225,20 +226,24 @@ def _needed_operators(graph: Graph, outputs: Sequence[int]) -> list[Operator]:
         operator = producers[index]
         needed[operator.position] = operator
         if rule_of(operator.kind) is None:
-            raise ValueError(_unknown(graph, operator))
+            unknown.append(operator)
         try:
             waiting += data_inputs(graph, operator)
         except IndexError as error:
             raise ValueError(_problem(graph, operator, reason="its inputs are missing")) from error
+    if unknown:
+        raise ValueError(_unknown(graph, min(unknown, key=lambda operator: operator.position)))
     return [needed[position] for position in sorted(needed)]
 
 
 def _unknown(graph: Graph, operator: Operator) -> str:
-    # A command prints 600 characters of a message: the list must fit.
-    return (
-        _problem(graph, operator, reason="not supported")
-        + f"; supported: {', '.join(supported_kinds())}"
-    )
+    """Returns what is not supported, and the longest part in front of it that is."""
+    text = _problem(graph, operator, reason="not supported")
+    before = [index for index in operator.inputs if index >= 0 and graph.producer(index)]
+    if not before:
+        return text
+    name = graph.tensors[before[0]].name
+    return f"{text}; the network up to {name!r} can be imported: --trim_head={name!r}"
 
 
 def _problem(graph: Graph, operator: Operator, *, reason: str) -> str:
@@ -455,6 +460,11 @@ class _Builder:
         names = {self._graph.tensors[index].name: name for index, name in self._names.items()}
         tensors: dict[str, int] = {}
         for index in self._outputs:
+            if index not in self._names or self._names[index] == layer_name(self._input):
+                raise ValueError(
+                    f"{self._graph.path}: its output {self._graph.tensors[index].name!r} is "
+                    "computed by no operator"
+                )
             tensors.setdefault(self._names[index], index)
         output, *further = tensors
         description = NetworkGraph(

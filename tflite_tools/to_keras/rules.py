@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tflite_tools.flatbuffer.graph import Graph, Operator
-from tflite_tools.flatbuffer.operators import OPERATORS, traits
+from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.to_keras.view import OperatorView, Step, is_constant
 
 Rule = Callable[[OperatorView], list[Step]]
@@ -44,12 +44,6 @@ def rule_of(kind: str) -> Rule | None:
     if kind in RULES:
         return RULES[kind]
     return _tensor_function if traits(kind).function else None
-
-
-def supported_kinds() -> list[str]:
-    """Returns the kinds of operators that can be imported, sorted."""
-    functions = [kind for kind, row in OPERATORS.items() if row.function]
-    return sorted({*RULES, *functions})
 
 
 def data_inputs(graph: Graph, operator: Operator) -> list[int]:

@@ -114,7 +114,7 @@ def test_a_network_that_segments_nothing_is_timed(tmp_path):
     graph.outputs = np.array([scores], np.int32)
     model.model.signatureDefs = None
     path = write(tmp_path / "scores.tflite", model)
-    with pytest.raises(ValueError, match="expected logits"):
+    with pytest.raises(ValueError, match="expected scores"):
         read_contract(path)
     options = BenchmarkOptions(repeats=2, warmup=1)
     (result,), _ = benchmark([read_contract(path, any_output=True)], options)

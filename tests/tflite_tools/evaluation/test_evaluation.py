@@ -173,7 +173,7 @@ def test_contracts_of_other_peoples_files(shared_dir):
     table = floating.quantize_table()
     assert table.shape == (256, 3)
     assert (table[0, 0], table[128, 0], table[255, 0]) == (-1.0, 0.0, 127 / 128)
-    with pytest.raises(ValueError, match="expected logits"):
+    with pytest.raises(ValueError, match="expected scores"):
         read_contract(models / "mobilenet_v2_1.0_224_quant.tflite")
 
 

@@ -144,7 +144,7 @@ def test_an_unedited_file_is_unchanged(content):
 
 def test_the_table_names_operators_of_the_schema():
     for kind, row in OPERATORS.items():
-        assert hasattr(schema.BuiltinOperator, kind)
+        assert kind.startswith("CUSTOM:") or hasattr(schema.BuiltinOperator, kind)
         assert row.bias is None or row.may_omit(row.bias)
     assert set(CONVOLUTIONS) == {
         *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")

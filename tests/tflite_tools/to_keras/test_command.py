@@ -72,7 +72,10 @@ def test_nothing_is_overwritten_without_the_flag(conversion, tmp_path):
         ({"unfold_batch_norm": True}, "give --dataset"),
         ({"unfold_batch_norm": True, "simulate_quantization": True}, "exclude each other"),
         ({"calibration_images": 0}, "must be positive"),
-        ({"compare": True, "dataset": "voc", "trim_head": "x"}, "leave --trim_head out"),
+        (
+            {"compare": True, "dataset": "voc", "trim_head": "x"},
+            "leave --trim_head and --output out",
+        ),
     ],
 )
 def test_invalid_combinations_are_rejected(conversion, tmp_path, values, message):
@@ -106,8 +109,8 @@ def test_unknown_operator_writes_nothing(convert, tmp_path):
     for words in (
         "operator 1, CUMSUM",
         "after TANH, before RELU",
-        "supported: ADD",
-        "TRANSPOSE_CONV",
+        "--trim_head='",
+        "the network up to",
     ):
         assert words in line
     assert not (tmp_path / "out").exists()
