@@ -50,6 +50,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("frozen_graph", "", "Instead: TF1 frozen graph.")
     flags.DEFINE_string("input_arrays", "", "Input array of --frozen_graph.")
     flags.DEFINE_string("output_arrays", "", "Output array of --frozen_graph.")
+    flags.DEFINE_string("output", "", "Which of several outputs of --keras_file, --saved_model.")
     flags.DEFINE_bool(
         "trust_saved_model",
         False,
@@ -154,9 +155,11 @@ def _open_source() -> "Source":
     if given[0] == "run_dir":
         return source.RunSource(RunFolder(path), FLAGS.checkpoint == "best")
     if given[0] == "keras_file":
-        return source.KerasFileSource(path)
+        return source.KerasFileSource(path, FLAGS.output)
     if given[0] == "saved_model":
-        return source.SavedModelSource(path, FLAGS.trust_saved_model)
+        return source.SavedModelSource(path, FLAGS.trust_saved_model, output=FLAGS.output)
+    if FLAGS.output:
+        raise ValueError("--output chooses an output of --keras_file or --saved_model")
     if not (FLAGS.input_arrays and FLAGS.output_arrays):
         raise ValueError("--frozen_graph needs --input_arrays and --output_arrays; give both")
     return source.FrozenGraphSource(
@@ -285,11 +288,8 @@ def main() -> int:
         logging.info("the graph keeps its own output: --heads applies to runs and Keras files")
     labels_known = bool(FLAGS.run_dir or FLAGS.labels)
     dataset = _calibration_dataset(config, variants, labels_known=labels_known)
-    if source.channels and dataset is not None and dataset.channels != source.channels:
-        raise ValueError(
-            f"the network takes images of {source.channels} channel(s), {dataset.name} has "
-            f"{dataset.channels}; calibrate on images of the network's own kind"
-        )
+    if source.channels and dataset is not None:
+        dataset = dataset.with_channels(source.channels)
     own = source.fixed_size if not [value for value in FLAGS.size if value] else None
     height, width = own or _size(config, dataset)
     if config is not None:

@@ -33,6 +33,24 @@ SimpleRNNCell Softmax SpatialDropout1D SpatialDropout2D SpatialDropout3D Stacked
 ThresholdedReLU UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D
 ZeroPadding2D ZeroPadding3D
 """
+_OPERATIONS = ("TFOpLambda", "SlicingOpLambda")
+"""Layers that call one function of TensorFlow, which their configuration names."""
+_OPERATION_NAMES = """
+__operators__.add __operators__.getitem __operators__.mul __operators__.neg __operators__.sub
+__operators__.truediv
+cast clip_by_value concat expand_dims gather identity reshape shape slice split squeeze stack
+strided_slice tile transpose unstack broadcast_to pad compat.v1.shape compat.v1.transpose
+compat.v1.squeeze compat.v1.gather compat.v1.pad compat.v1.expand_dims
+image.resize compat.v1.image.resize_bilinear compat.v1.image.resize_nearest_neighbor linalg.matmul
+math.abs math.add math.add_n math.divide math.exp math.log math.maximum math.minimum math.multiply
+math.negative math.pow math.reduce_max math.reduce_mean math.reduce_min math.reduce_sum math.rsqrt
+math.sigmoid math.sqrt math.square math.squared_difference math.subtract math.tanh math.truediv
+math.l2_normalize math.softplus math.argmax
+nn.avg_pool nn.avg_pool2d nn.bias_add nn.depth_to_space nn.elu nn.gelu nn.leaky_relu nn.max_pool
+nn.max_pool2d nn.relu nn.relu6 nn.sigmoid nn.silu nn.softmax nn.softplus nn.space_to_depth nn.swish
+"""
+_OPERATION_FUNCTIONS = frozenset(_OPERATION_NAMES.split())
+"""Names in TensorFlow's API of functions that only compute."""
 LAYERS = WRAPPERS | frozenset(_LAYER_NAMES.split())
 _ACTIVATION_NAMES = """
 elu exponential gelu hard_sigmoid leaky_relu linear log_softmax mish relu relu6 selu sigmoid silu
@@ -47,7 +65,15 @@ _INITIALIZERS = frozenset(_INITIALIZER_NAMES.split())
 _REGULARIZERS = frozenset(("L1", "L1L2", "L2", "OrthogonalRegularizer"))
 _CONSTRAINTS = frozenset(("MaxNorm", "MinMaxNorm", "NonNeg", "RadialConstraint", "UnitNorm"))
 _VALUES = frozenset(("__tuple__", "__numpy__", "TensorShape", "Policy"))
-_CLASSES = NETWORKS | LAYERS | _INITIALIZERS | _REGULARIZERS | _CONSTRAINTS | _VALUES
+_CLASSES = (
+    NETWORKS
+    | LAYERS
+    | frozenset(_OPERATIONS)
+    | _INITIALIZERS
+    | _REGULARIZERS
+    | _CONSTRAINTS
+    | _VALUES
+)
 _SUBMODULES = "layers|initializers|regularizers|constraints|activations|mixed_precision|models"
 _MODULES = re.compile(
     rf"(?:tf_)?keras(?:\.(?:{_SUBMODULES}))?"
@@ -103,6 +129,11 @@ def _foreign_names(config: dict) -> Iterator[str]:
     registered = config.get("registered_name")
     if registered is not None and registered != name:
         yield str(registered)
+    if name in _OPERATIONS:
+        settings = config.get("config")
+        function = settings.get("function") if isinstance(settings, dict) else None
+        if function not in _OPERATION_FUNCTIONS:
+            yield f"the function {function!r}"
 
 
 def _foreign_function(config: dict) -> Iterator[str]:

@@ -65,15 +65,16 @@ def _ends_in_sigmoid(model: keras.Model) -> bool:
 
 
 def freeze_saved_model(
-    folder: pathlib.Path, height: int, *, width: int, trusted: bool = False
+    folder: pathlib.Path, height: int, *, width: int, trusted: bool = False, output: str = ""
 ) -> tf.types.experimental.ConcreteFunction:
-    """Freezes the default signature of a SavedModel at batch 1 and the given size.
+    """Freezes the default or only signature of a SavedModel at batch 1 and the given size.
 
     Args:
         folder: of the SavedModel.
         height: of the image.
         width: of the image.
         trusted: load it without checking its operators.
+        output: name of the output; "" where there is one.
 
     Returns:
         concrete function [1, height, width, channels] -> one output.
@@ -83,33 +84,36 @@ def freeze_saved_model(
             output.
     """
     if trusted:
-        return _freeze_loaded(folder, tf.saved_model.load(str(folder)), height=height, width=width)
+        loaded = tf.saved_model.load(str(folder))
+        return _freeze_loaded(folder, loaded, height=height, width=width, output=output)
     with checked_saved_model(folder) as checked:
         try:
             loaded = tf.saved_model.load(str(checked))
         except Exception as error:  # a damaged file raises whatever it leads to
             reason = str(error).replace(str(checked), str(folder))
             raise ValueError(f"{folder}: TensorFlow cannot load it ({reason})") from error
-        return _freeze_loaded(folder, loaded, height=height, width=width)
+        return _freeze_loaded(folder, loaded, height=height, width=width, output=output)
 
 
 def _freeze_loaded(
-    folder: pathlib.Path, loaded: Any, *, height: int, width: int
+    folder: pathlib.Path, loaded: Any, *, height: int, width: int, output: str
 ) -> tf.types.experimental.ConcreteFunction:
-    if SIGNATURE not in loaded.signatures:
-        raise ValueError(
-            f"{folder}: expected a signature {SIGNATURE!r}, got {sorted(loaded.signatures)}; save "
-            "it with that one"
-        )
-    signature = loaded.signatures[SIGNATURE]
+    signature = _signature(folder, loaded.signatures)
     _, inputs = signature.structured_input_signature
-    if len(inputs) != 1 or len(signature.structured_outputs) != 1:
+    if len(inputs) != 1:
         raise ValueError(
-            f"{folder}: the signature must have one input and one output, got "
-            f"{sorted(inputs)} and {sorted(signature.structured_outputs)}; save it with one of each"
+            f"{folder}: the signature must have one input, got {', '.join(sorted(inputs))}; save "
+            "it with one"
         )
     input_name, spec = next(iter(inputs.items()))
-    output_name = next(iter(signature.structured_outputs))
+    outputs = sorted(signature.structured_outputs)
+    if output not in outputs and (output or len(outputs) != 1):
+        raise ValueError(
+            f"{folder}: "
+            + (f"no output {output!r}" if output else f"{len(outputs)} outputs")
+            + f"; give --output, one of {', '.join(outputs)}"
+        )
+    output_name = output or outputs[0]
 
     @tf.function
     def serve(image: tf.Tensor) -> tf.Tensor:
@@ -124,6 +128,19 @@ def _freeze_loaded(
             f"{folder}: does not take [1, {height}, {width}, {channels}] "
             f"(signature {spec}); give its size with --size"
         ) from error
+
+
+def _signature(folder: pathlib.Path, signatures: Any) -> Any:
+    """Returns the default signature of a loaded SavedModel, or its only one."""
+    names = sorted(signatures)
+    if SIGNATURE in names:
+        return signatures[SIGNATURE]
+    if len(names) != 1:
+        raise ValueError(
+            f"{folder}: expected a signature {SIGNATURE!r} or a single one, got "
+            f"{', '.join(names) or 'none'}; save it with one signature"
+        )
+    return signatures[names[0]]
 
 
 def read_graph(path: pathlib.Path, *, trusted: bool = False) -> tf.compat.v1.GraphDef:

@@ -12,13 +12,16 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import h5py
 import tf_keras as keras
 from tf_keras.src.saving.legacy import hdf5_format
 
-from deeplab_tf.graph.stock_layers import NETWORKS, foreign_part
+from deeplab_tf.graph.stock_layers import DEEPEST, NETWORKS, foreign_part
 from deeplab_tf.weights import hdf5 as hdf5_file
 from deeplab_tf.weights.hdf5 import open_hdf5
+from export.conversion.keras3_file import keras2_configuration, load_keras3_weights
 
 LARGEST_CONFIGURATION = 16_000_000
 """Bytes; the largest of Keras Applications takes 1 MB."""
@@ -40,7 +43,7 @@ def read_keras_file(path: pathlib.Path) -> keras.Model:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a Keras 2 model file, its ending and content differ, a part is not on the
+        ValueError: not a Keras model file, its ending and content differ, a part is not on the
             list of stock layers, or the weights do not fit.
     """
     if not path.is_file():
@@ -83,28 +86,85 @@ def _read_hdf5(path: pathlib.Path) -> keras.Model:
                 f"{path}: not a Keras model file with its architecture; give a file of weights "
                 "only to --backbone_weights of a training"
             )
-        _refuse_keras3(path, str(content.attrs.get("keras_version", "")).removeprefix("b'"))
         config = _parsed(path, content.attrs["model_config"])
-        model = _built(path, config, build=lambda: keras.models.model_from_json(json.dumps(config)))
+        if not _made_by_keras3(content.attrs.get("keras_version")):
+            model = _built_from_json(path, config)
+            with _weights_errors(path):
+                hdf5_format.load_weights_from_hdf5_group(content["model_weights"], model)
+            return model
+        model = _built_from_json(path, _keras2_form(path, config))
         with _weights_errors(path):
-            hdf5_format.load_weights_from_hdf5_group(content["model_weights"], model)
+            _load_by_name(model, content["model_weights"])
         return model
+
+
+def _load_by_name(model: keras.Model, group: h5py.Group) -> None:
+    """Loads weights by the names of layers: Keras 3 may order the layers in another way."""
+    stored = {str(name) for name in group.attrs.get("layer_names", ())}
+    named = [layer.name for layer in model.layers if layer.weights]
+    if missing := [name for name in named if name not in stored]:
+        raise ValueError(f"no weights of layer {missing[0]!r}")
+    hdf5_format.load_weights_from_hdf5_group_by_name(group, model)
+
+
+def _made_by_keras3(version: Any) -> bool:
+    text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
+    return text.startswith("3")
 
 
 def _read_archive(path: pathlib.Path) -> keras.Model:
     with _opened_archive(path) as archive:
         metadata = _parsed(path, _member(archive, path, name="metadata.json"))
-        _refuse_keras3(path, str(metadata.get("keras_version", "")))
         config = _parsed(path, _member(archive, path, name="config.json"))
         for key in ("compile_config", "build_config"):
             config.pop(key, None)  # not used here
-        model = _built(path, config, build=lambda: keras.saving.deserialize_keras_object(config))
+        if keras3 := _made_by_keras3(metadata.get("keras_version")):
+            config = _keras2_form(path, config)
+            model = _built_from_json(path, config)
+        else:
+            model = _built(
+                path, config, build=lambda: keras.saving.deserialize_keras_object(config)
+            )
         with tempfile.TemporaryDirectory() as folder:
             weights = pathlib.Path(folder) / _WEIGHTS
             _extract(archive, path, target=weights)
-            with open_hdf5(weights, path), _weights_errors(path):
-                model.load_weights(str(weights))
+            with open_hdf5(weights, path) as content, _weights_errors(path):
+                if keras3:
+                    load_keras3_weights(model, config, group=content)
+                else:
+                    model.load_weights(str(weights))
         return model
+
+
+def _keras2_form(path: pathlib.Path, config: dict) -> dict:
+    try:
+        return keras2_configuration(config)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: Keras 2, which builds the network here, cannot ({error}); export a "
+            "SavedModel (model.export) and give --saved_model"
+        ) from error
+
+
+def _in_float32(value: Any, depth: int = 0) -> Any:
+    """Returns a configuration whose layers compute in float32; weights of both are the same."""
+    if depth > DEEPEST:
+        raise ValueError(f"the configuration is nested more than {DEEPEST} levels deep")
+    if isinstance(value, list):
+        return [_in_float32(part, depth + 1) for part in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: "float32" if key == "dtype" and _is_policy(part) else _in_float32(part, depth + 1)
+        for key, part in value.items()
+    }
+
+
+def _is_policy(value: Any) -> bool:
+    """Returns whether a value stands for a number format of layers, not of integer tensors."""
+    if isinstance(value, dict):
+        return value.get("class_name") in ("Policy", "DTypePolicy")
+    return isinstance(value, str) and "float16" in value
 
 
 @contextlib.contextmanager
@@ -162,15 +222,6 @@ def _archive_errors(path: pathlib.Path, name: str) -> Iterator[None]:
         ) from error
 
 
-def _refuse_keras3(path: pathlib.Path, made_by: str) -> None:
-    if made_by.startswith("3"):
-        raise ValueError(
-            f"{path}: expected a file of Keras 2, got Keras {made_by}; build the network in Keras "
-            "2 and load its weights, or, if it is your own, export a SavedModel and give "
-            "--saved_model (a SavedModel is code: use only one whose author you trust)"
-        )
-
-
 def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
     """Parses a JSON object of bounded size."""
     if not isinstance(text, bytes | str) or len(text) > LARGEST_CONFIGURATION:
@@ -193,7 +244,10 @@ def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
             f"{path}: its configuration must be a JSON object, got {type(config).__name__}; save "
             "the network again"
         )
-    return config
+    try:
+        return _in_float32(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; save the network again") from error
 
 
 def _built(path: pathlib.Path, config: dict, *, build: Callable[[], keras.Model]) -> keras.Model:
@@ -219,6 +273,10 @@ def _built(path: pathlib.Path, config: dict, *, build: Callable[[], keras.Model]
             f"{path}: Keras cannot build the network ({type(error).__name__}: {error}); save it "
             "again with Keras 2"
         ) from error
+
+
+def _built_from_json(path: pathlib.Path, config: dict) -> keras.Model:
+    return _built(path, config, build=lambda: keras.models.model_from_json(json.dumps(config)))
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from export.conversion.calibration import Calibration, calibrate
 from export.conversion.convert import Conversion, ConverterProcess
 from export.conversion.freeze import freeze_model, write_saved_model
 from export.conversion.source import Source
-from export.conversion.variants import RULES, FileSpec, Target, Variant
+from export.conversion.variants import RULES, FileSpec, Head, Target, Variant
 from export.rewriting.edgetpu_resizes import fit_edgetpu
 from export.rewriting.mixed_precision import apply_mixed_precision, mixed_precision_positions
 from tflite_tools.flatbuffer.graph import Tensor, read_graph
@@ -125,7 +125,7 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
         ConverterProcess() as converter,
     ):
         folder = pathlib.Path(scratch)
-        calibration_file, calibration = _calibrate(plan, folder)
+        calibration_file, calibration = _calibrate(plan, folder, channels=source.channels)
         graphs = _Graphs(source, plan, folder=folder, calibration_file=calibration_file)
         results = []
         for spec in plan.files:
@@ -265,7 +265,8 @@ class _Graphs:
                 batches=[images[start : start + 4] for start in range(0, len(images), 4)],
                 input_range=plan.preprocessing.input_range,
             )
-        return freeze_model(self._post_trained.model, spec.head, alignment=source.logits_alignment)
+        head = spec.head if source.choosable_heads else Head.LOGITS_LOW  # its own output
+        return freeze_model(self._post_trained.model, head, alignment=source.logits_alignment)
 
 
 def _fit_target(plan: ExportPlan, spec: FileSpec, *, content: bytes) -> bytes:
@@ -288,14 +289,14 @@ def _keep_saved_model(
 
 
 def _calibrate(
-    plan: ExportPlan, folder: pathlib.Path
+    plan: ExportPlan, folder: pathlib.Path, *, channels: int | None
 ) -> tuple[pathlib.Path | None, Calibration | None]:
     """Writes the calibration images to a file, where a file of the plan needs them."""
     dataset = plan.calibration_dataset
     if dataset is None or not any(RULES[spec.variant].calibrated for spec in plan.files):
         return None, None
     images, record = calibrate(
-        dataset,
+        dataset.with_channels(channels) if channels else dataset,
         (plan.height, plan.width),
         count=plan.calibration_images,
         seed=plan.calibration_seed,

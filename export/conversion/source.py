@@ -9,9 +9,12 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from absl import logging
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar.sensor import Sensor
+from deeplab_tf.graph.from_keras import graph_from_keras
+from deeplab_tf.graph.network import LAYER
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat.apply import float_arrays_inside, quantize_aware
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
@@ -22,6 +25,7 @@ from deeplab_tf.weights.matching import load_named
 from deeplab_tf.weights.npz import read_weights
 from export.conversion import freeze
 from export.conversion.foreign_operators import checked_saved_model
+from export.conversion.imported import imported_network
 from export.conversion.keras_file import read_keras_file
 from export.conversion.variants import Head
 
@@ -83,7 +87,7 @@ class Source(abc.ABC):
         return Alignment.HALF_PIXEL
 
     def float_model(self, height: int, width: int) -> keras.Model:
-        """Builds the float network as one flat Functional graph that ends in logits.
+        """Builds the float network as one flat Functional graph that ends in scores.
 
         Args:
             height: of the input.
@@ -93,12 +97,10 @@ class Source(abc.ABC):
             the network with its weights.
 
         Raises:
-            ValueError: the source is no Keras network.
+            ValueError: the network cannot be imported as one graph.
         """
-        raise ValueError(
-            f"post-training steps expected a Keras network, got {self.description}; give "
-            "--run_dir or --keras_file"
-        )
+        frozen = self.frozen(Phase.FLOAT, Head.LOGITS_LOW, height=height, width=width)
+        return imported_network(frozen, self.description)
 
 
 @dataclasses.dataclass
@@ -122,6 +124,7 @@ class RunSource(Source):
                 "give --checkpoint=best if it was validated at least once"
             )
         self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
+        self.channels = self._config.model.channels
         self.tolerated = self._config.quantization.scheme.is_stock
         self.description = f"{self._config.model.describe()}, {self._config.data.dataset}"
 
@@ -229,14 +232,17 @@ class KerasFileSource(Source):
 
     Attributes:
         path: of the file.
+        output: layer that gives the output, where there are several; "" for the largest, of
+            equal ones the first.
     """
 
     path: pathlib.Path
+    output: str = ""
     choosable_heads = True
 
     def __post_init__(self) -> None:
         self.description = self.path.name
-        self._model = read_keras_file(self.path)
+        self._model = self._with_one_output(read_keras_file(self.path))
         shapes = [self._model.input_shape, self._model.output_shape]
         if any(isinstance(shape, list) or len(shape) != 4 for shape in shapes):
             raise ValueError(
@@ -252,14 +258,32 @@ class KerasFileSource(Source):
                     f"{self.path}: {weight.name} holds NaN or infinity; the training diverged"
                 )
 
+    def _with_one_output(self, model: keras.Model) -> keras.Model:
+        """Returns the network up to the chosen output."""
+        names = list(model.output_names)
+        if self.output and self.output not in names:
+            raise ValueError(f"{self.path}: no output {self.output!r}; it has {', '.join(names)}")
+        if len(names) == 1:
+            return model
+        chosen = names.index(self.output) if self.output else _largest(model.outputs)
+        if not self.output:
+            logging.warning(
+                "%s has %d outputs (%s); %s is exported, --output chooses another",
+                self.path,
+                len(names),
+                ", ".join(names),
+                names[chosen],
+            )
+        return keras.Model(model.inputs, model.outputs[chosen])
+
     def frozen(
         self, phase: Phase, head: Head, *, height: int, width: int
     ) -> tf.types.experimental.ConcreteFunction:
         """Freezes the network with a head."""
-        return freeze.freeze_model(self.float_model(height, width), head)
+        return freeze.freeze_model(self._resized(height, width), head)
 
     def float_model(self, height: int, width: int) -> keras.Model:
-        """Builds the network at a size.
+        """Builds the network at a size; one that is no flat graph of known layers is imported.
 
         Args:
             height: of the input.
@@ -269,8 +293,22 @@ class KerasFileSource(Source):
             the network with its weights.
 
         Raises:
-            ValueError: the file's network has another fixed size.
+            ValueError: the file's network has another fixed size, or cannot be imported.
         """
+        model = self._resized(height, width)
+        try:
+            graph, _ = graph_from_keras(model)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            others = [node.name for node in graph.nodes if node.kind == LAYER]
+            if not others:
+                return model
+            reason = f"layer {others[0]!r} is no operator of the network graph"
+        logging.info("%s is converted to one graph first: %s", self.path, reason)
+        return super().float_model(height, width)
+
+    def _resized(self, height: int, width: int) -> keras.Model:
         own = self._model.input_shape[1:3]
         if None not in own and own != (height, width):
             raise ValueError(
@@ -283,17 +321,28 @@ class KerasFileSource(Source):
         return model
 
 
+def _largest(outputs: list[tf.Tensor]) -> int:
+    """Returns the place of the output with the most pixels; auxiliary ones are smaller."""
+    pixels = [
+        (output.shape[1] or 0) * (output.shape[2] or 0) if len(output.shape) == 4 else -1
+        for output in outputs
+    ]
+    return pixels.index(max(pixels))
+
+
 @dataclasses.dataclass
 class SavedModelSource(Source):
-    """The default signature of a SavedModel.
+    """A signature of a SavedModel: the default one, or the only one.
 
     Attributes:
         path: of the folder.
         trusted: load it without checking its operators.
+        output: which of several outputs; "" where there is one.
     """
 
     path: pathlib.Path
     trusted: bool = False
+    output: str = ""
 
     def __post_init__(self) -> None:
         self.description = self.path.name
@@ -305,7 +354,9 @@ class SavedModelSource(Source):
         self, phase: Phase, head: Head, *, height: int, width: int
     ) -> tf.types.experimental.ConcreteFunction:
         """Freezes the signature; the graph keeps its own output."""
-        return freeze.freeze_saved_model(self.path, height, width=width, trusted=self.trusted)
+        return freeze.freeze_saved_model(
+            self.path, height, width=width, trusted=self.trusted, output=self.output
+        )
 
 
 @dataclasses.dataclass

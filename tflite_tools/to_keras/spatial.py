@@ -45,13 +45,9 @@ def _fused(view: OperatorView) -> list[Step]:
 
 @rule("MEAN")
 def mean(view: OperatorView) -> list[Step]:
-    """Imports a mean over any axes except the batch."""
-    rank = len(view.input(0).shape)
-    axes = sorted({axis % rank for axis in view.integers(1)})
-    keepdims = bool(view.options.keepDims)
-    if 0 in axes:
-        raise ValueError("it takes the mean over the batch")
-    if axes == [1, 2] and rank == 4:
+    """Imports a mean over any axes except a batch of several."""
+    axes, keepdims = _reduced(view)
+    if axes == [1, 2] and len(view.input(0).shape) == 4:
         step = Step("global_average_pool2d", {"keepdims": keepdims}, suffix="_linear")
     else:
         settings = {"axes": axes, "keepdims": keepdims}
@@ -61,14 +57,26 @@ def mean(view: OperatorView) -> list[Step]:
 
 @rule("SUM", "REDUCE_MAX", "REDUCE_MIN")
 def reduce(view: OperatorView) -> list[Step]:
-    """Imports a sum, maximum or minimum over any axes except the batch."""
-    rank = len(view.input(0).shape)
-    axes = sorted({axis % rank for axis in view.integers(1)})
-    if 0 in axes:
-        raise ValueError("it reduces the batch")
+    """Imports a sum, maximum or minimum over any axes except a batch of several."""
+    axes, keepdims = _reduced(view)
     operation = {"SUM": "sum", "REDUCE_MAX": "max", "REDUCE_MIN": "min"}[view.operator.kind]
-    settings = {"operation": operation, "axes": axes, "keepdims": bool(view.options.keepDims)}
+    settings = {"operation": operation, "axes": axes, "keepdims": keepdims}
     return [Step("reduce", settings, note=f"{operation} over {axes}")]
+
+
+def _reduced(view: OperatorView) -> tuple[list[int], bool]:
+    """Returns the reduced axes, and whether they are kept with length 1.
+
+    A batch of 1 stays: values that lack it in the file keep all their axes, so that they are
+    broadcast to a tensor with a batch as in the file.
+    """
+    shape = view.input(0).shape
+    axes = sorted({axis % len(shape) for axis in view.integers(1)})
+    if 0 not in axes:
+        return axes, bool(view.options.keepDims)
+    if shape[0] != 1 or len(axes) == 1:
+        raise ValueError("it reduces the batch")
+    return axes[1:], True
 
 
 @rule("RESIZE_BILINEAR")

@@ -1,0 +1,88 @@
+"""A network of any source as one flat graph: converted to a float file and imported from it.
+
+Nested models, operators outside layers, attention and foreign graphs all end in the operators of
+the schema, which the importer knows. Batch norms are folded on the way.
+"""
+
+import pathlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.graph.build import build_model
+from deeplab_tf.weights.matching import load_named
+from export.conversion.convert import Conversion, ConverterProcess
+from export.conversion.freeze import write_saved_model
+from export.conversion.variants import FileSpec, Head, IoDtype, Variant
+from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
+from tflite_tools.to_keras import self_check
+from tflite_tools.to_keras.importer import import_graph
+
+_SEED = 0
+
+
+def imported_network(frozen: tf.types.experimental.ConcreteFunction, name: str) -> keras.Model:
+    """Returns a frozen network as a flat Keras network, after comparing what both compute.
+
+    Args:
+        frozen: float32 [1, height, width, channels] -> one output.
+        name: of the source, for messages.
+
+    Returns:
+        float32 [batch, height, width, channels] -> float32 scores [batch, h, w, classes].
+
+    Raises:
+        ValueError: an operator cannot be imported, the output is no map of scores, or the
+            imported network computes something else.
+        RuntimeError: the converter refuses.
+    """
+    with tempfile.TemporaryDirectory(prefix="import-") as folder:
+        path = pathlib.Path(folder) / f"{pathlib.Path(name).name}.tflite"
+        path.write_bytes(float_file(frozen))
+        try:
+            graph = read_checked_graph(path)
+            network = import_graph(graph)
+            self_check.check(graph, network, inputs=_inputs(graph), description="2 random inputs")
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), name)) from error
+    model = build_model(network.description)
+    load_named(model, network.arrays)
+    if len(model.output_shape) != 4 or not model.outputs[0].dtype.is_floating:
+        raise ValueError(
+            f"{name}: post-training steps expected scores [batch, height, width, classes], got "
+            f"{model.outputs[0].dtype.name} {list(model.output_shape)}; give the network without "
+            "its last steps"
+        )
+    return model
+
+
+def float_file(frozen: tf.types.experimental.ConcreteFunction) -> bytes:
+    """Converts a frozen network to a float32 `.tflite`.
+
+    Args:
+        frozen: [1, height, width, channels] -> one output.
+
+    Raises:
+        RuntimeError: the converter refuses.
+    """
+    with tempfile.TemporaryDirectory(prefix="float-") as folder, ConverterProcess() as converter:
+        saved_model = pathlib.Path(folder) / "saved_model"
+        write_saved_model(frozen, saved_model)
+        conversion = Conversion(
+            saved_model,
+            FileSpec(Variant.FLOAT32, Head.LOGITS, IoDtype.FLOAT32, IoDtype.FLOAT32),
+            calibration_file=None,
+            preprocessing=Preprocessing.of(int(frozen.inputs[0].shape[-1])),
+        )
+        return converter.convert(conversion)
+
+
+def _inputs(graph: Graph) -> list[np.ndarray]:
+    """Returns noise around zero and noise of pixel values: either may be the network's input."""
+    shape = graph.tensors[graph.inputs[0]].shape
+    generator = np.random.default_rng(_SEED)
+    noise = [generator.uniform(-3, 3, shape), generator.uniform(0, 255, shape)]
+    return [values.astype(np.float32) for values in noise]
