@@ -14,6 +14,7 @@ from absl import flags, logging
 
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS, open_dataset
+from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 
 FLAGS = flags.FLAGS
 _IMAGES = 32
@@ -36,8 +37,7 @@ def _define_flags() -> None:
         "calibration_images", None, f"At least 2; default: {_IMAGES}, or all of a shorter list."
     )
     flags.DEFINE_integer("calibration_seed", 0, "Seed of the choice of images.")
-    flags.DEFINE_float("mean", None, "Of the input, in pixel units; default: the file's own.")
-    flags.DEFINE_float("std", None, "Of the input, in pixel units; default: the file's own.")
+    define_normalization_flags()
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 
@@ -58,8 +58,7 @@ def main() -> None:
         if FLAGS.calibration_images is None
         else FLAGS.calibration_images,
         calibration_seed=FLAGS.calibration_seed,
-        mean=FLAGS.mean,
-        std=FLAGS.std,
+        preprocessing=read_preprocessing(),
         overwrite=FLAGS.overwrite,
     )
     result = correct_biases(plan)

@@ -14,6 +14,7 @@ from absl import flags, logging
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from export.conversion.variants import Head, Variant
+from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 
 FLAGS = flags.FLAGS
 
@@ -38,8 +39,7 @@ def _define_flags() -> None:
     flags.DEFINE_integer("num_threads", 1, "Threads of the interpreter that is timed.")
     flags.DEFINE_integer("latency_repeats", 30, "Timed runs per file; 0 = no timing.")
     flags.DEFINE_string("trim_head", "", "Cut the network after this tensor, its logits.")
-    flags.DEFINE_float("mean", None, "Of the input, in pixel units; default: the file's own.")
-    flags.DEFINE_float("std", None, "Of the input, in pixel units; default: the file's own.")
+    define_normalization_flags()
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 
@@ -87,8 +87,7 @@ def main() -> int:
         dataset=FLAGS.dataset,
         data_dir=FLAGS.data_dir,
         split=FLAGS.calibration_split,
-        mean=FLAGS.mean,
-        std=FLAGS.std,
+        preprocessing=read_preprocessing(),
         overwrite=FLAGS.overwrite,
     )
     plan = RequantizationPlan(

@@ -22,8 +22,8 @@ _TIMING = ("num_threads", "latency_repeats", "latency_warmup")
 
 def define_normalization_flags() -> None:
     """Defines --mean and --std, read by `read_preprocessing`."""
-    flags.DEFINE_list("mean", "", "Pixel mean of each channel; default: the file's own.")
-    flags.DEFINE_list("std", "", "Pixel divisor of each channel; with --mean.")
+    flags.DEFINE_list("mean", "", "Pixel mean, of all channels or each; default: the file's own.")
+    flags.DEFINE_list("std", "", "Pixel divisor, of all channels or each; with --mean.")
 
 
 def read_preprocessing() -> Preprocessing | None:

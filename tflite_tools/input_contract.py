@@ -155,27 +155,20 @@ def read_input_contract(
     path: str | pathlib.Path,
     graph: Graph,
     *,
-    mean: float | None = None,
-    std: float | None = None,
+    given: Preprocessing | None = None,
 ) -> InputContract:
     """Reads the contract of a file's input: given, manifest, metadata, quantization, assumed.
 
     Args:
         path: the file.
         graph: of the file.
-        mean: pixel mean of every channel, if the caller states it.
-        std: pixel divisor of every channel, with `mean`.
+        given: normalization by the caller, or None; one value stands for all channels.
 
     Raises:
-        ValueError: mean without std, or the manifest is of another file or of other channels.
+        ValueError: the manifest is of another file, or a normalization of other channels.
     """
     path = pathlib.Path(path)
     image = graph.tensors[graph.inputs[0]]
-    given = None
-    if mean is not None or std is not None:
-        if mean is None or std is None or std <= 0:
-            raise ValueError(f"mean and a positive std belong together; got {mean} and {std}")
-        given = Preprocessing((mean,) * _channels(image), (std,) * _channels(image))
     return input_contract(
         image, read_description(path, _channels(image)), given=given, name=str(path)
     )
@@ -266,7 +259,7 @@ def choose_preprocessing(
     Args:
         image: the input.
         description: what is stated about the file.
-        given: normalization by the caller, or None.
+        given: normalization by the caller, or None; one value stands for all channels.
         name: of the file, for messages.
 
     Returns:
@@ -279,6 +272,8 @@ def choose_preprocessing(
     own = quantized_preprocessing(image, channels)
     if own is not None and image.quantization is None:
         return own, PreprocessingSource.QUANTIZATION
+    if given is not None and given.channels == 1:
+        given = Preprocessing(given.mean * channels, given.std * channels)
     found = (
         (given, PreprocessingSource.GIVEN),
         (description.preprocessing, description.source),

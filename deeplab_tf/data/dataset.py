@@ -85,6 +85,22 @@ class SegmentationDataset(abc.ABC):
         del index
         return ""
 
+    def with_channels(self, channels: int) -> "SegmentationDataset":
+        """Returns the same samples with images of another number of channels.
+
+        Args:
+            channels: that a network takes.
+
+        Raises:
+            ValueError: the images cannot be read so.
+        """
+        if channels == self.channels:
+            return self
+        raise ValueError(
+            f"the network takes images of {channels} channel(s), {self.name} has {self.channels}; "
+            "give images of the network's own kind"
+        )
+
     def groups(self, count: int) -> tuple[str, ...]:
         """Returns the groups of the first `count` samples; () if one is not known.
 
@@ -248,6 +264,7 @@ class FileDataset(SegmentationDataset):
         samples: image and mask of each sample.
         id_table: int16 [number of raw ids]; class of each stored id, 255 for ignored ids, -1
             for ids that must not occur.
+        channels: how images are read: 1 gray, 3 RGB, 4 RGB with a stored fourth channel.
     """
 
     name: str
@@ -256,6 +273,7 @@ class FileDataset(SegmentationDataset):
     data_dir: pathlib.Path
     samples: tuple[Sample, ...]
     id_table: np.ndarray
+    channels: int = dataclasses.field(default=3, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.samples:
@@ -276,8 +294,18 @@ class FileDataset(SegmentationDataset):
         return self.samples[index].group
 
     def image(self, index: int) -> np.ndarray:
-        """Reads an image, uint8 [height, width, 3], RGB."""
-        return images.read_image(self.data_dir / self.samples[index].image)
+        """Reads an image, uint8 [height, width, channels]."""
+        return images.read_image(self.data_dir / self.samples[index].image, self.channels)
+
+    def with_channels(self, channels: int) -> SegmentationDataset:
+        """Returns the same samples, read as gray, as RGB, or with a fourth channel."""
+        if channels == self.channels:
+            return self
+        if channels not in images.IMAGE_CHANNELS:
+            return super().with_channels(channels)
+        other = dataclasses.replace(self, channels=channels)
+        other.image(0)  # has no fourth channel? before any work is done
+        return other
 
     def notes(self, index: int) -> list[str]:
         """Returns a warning if the image has an EXIF orientation."""
@@ -372,6 +400,10 @@ class Subset(SegmentationDataset):
     def notes(self, index: int) -> list[str]:
         """Returns the source's warnings about the sample."""
         return self.source.notes(self.indices[index])
+
+    def with_channels(self, channels: int) -> SegmentationDataset:
+        """Returns the same samples with images of another number of channels."""
+        return dataclasses.replace(self, source=self.source.with_channels(channels))
 
     def group(self, index: int) -> str:
         """Returns the source's group of the sample."""

@@ -40,32 +40,46 @@ def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
     return image, stored if isinstance(stored, str) else image.mode
 
 
-def read_image(path: pathlib.Path) -> np.ndarray:
-    """Reads an image as RGB.
+IMAGE_CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's mode of images with that many channels; the fourth is whatever the file stores there."""
 
-    Grayscale is repeated over three channels, a palette is looked up, an alpha channel is
+
+def read_image(path: pathlib.Path, channels: int = 3) -> np.ndarray:
+    """Reads an image as gray, as RGB, or with a fourth channel.
+
+    In RGB, grayscale is repeated over three channels, a palette is looked up, an alpha channel is
     dropped, 16-bit values keep their upper 8 bits. EXIF orientation is NOT applied, because
     masks have none: pixels are read as stored.
 
     Args:
         path: of the file.
+        channels: 1 for gray (of colours, 0.299 red + 0.587 green + 0.114 blue), 3 for RGB, 4 for
+            RGB with the fourth channel of the file.
 
     Returns:
-        uint8 [height, width, 3], RGB.
+        uint8 [height, width, channels].
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file cannot be decoded, or is a decompression bomb.
+        ValueError: the file cannot be decoded, is a decompression bomb, or has no fourth channel.
     """
     image, _ = _open(pathlib.Path(path))
+    if channels not in IMAGE_CHANNELS:
+        raise ValueError(f"{path}: expected images of 1, 3 or 4 channels, got {channels}")
+    if channels == 4 and image.mode != "RGBA":
+        raise ValueError(
+            f"{path}: expected an image of 4 channels, got {len(image.getbands())} "
+            f"({image.mode}); store the fourth channel in the photo (RGBA)"
+        )
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit gray at 255 instead of scaling it.
         gray = (np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
+        return np.repeat(gray[:, :, None], channels, axis=2)
     if image.mode == "F":
         raise ValueError(f"{path}: a float image has no defined range; store 8-bit RGB")
     image.info.pop("transparency", None)  # otherwise Pillow warns about the lost alpha
-    return np.asarray(image.convert("RGB"))
+    pixels = np.asarray(image.convert(IMAGE_CHANNELS[channels]))
+    return pixels[:, :, None] if channels == 1 else pixels
 
 
 _ORIENTATION_TAG = 0x0112

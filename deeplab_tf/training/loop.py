@@ -55,12 +55,12 @@ def open_training_lists(
     config: TrainingConfig,
 ) -> tuple[SegmentationDataset, SegmentationDataset]:
     """Returns the training list and the validation list."""
-    training = open_dataset(config.data.dataset, config.data.data_dir, split=config.data.split)
-    if config.data.holdout_images:
-        return hold_out(training, config.data.holdout_images, seed=config.execution.seed)
-    return training, open_dataset(
-        config.data.dataset, config.data.data_dir, split=config.data.validation_split
-    )
+    data, channels = config.data, config.model.channels
+    training = open_dataset(data.dataset, data.data_dir, split=data.split).with_channels(channels)
+    if data.holdout_images:
+        return hold_out(training, data.holdout_images, seed=config.execution.seed)
+    validation = open_dataset(data.dataset, data.data_dir, split=data.validation_split)
+    return training, validation.with_channels(channels)
 
 
 def phase_steps(config: TrainingConfig) -> list[tuple[Phase, int, int]]:

@@ -148,7 +148,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
     _check_sensor(plan, manifest)
     file = read_file(graph)
     _runner(plan.model)
-    contract = read_input_contract(plan.model, graph, mean=plan.mean, std=plan.std)
+    contract = read_input_contract(plan.model, graph, given=plan.preprocessing)
     contract.check_known()
     for warning in contract.warnings:
         logging.warning("%s: %s", plan.model, warning)
@@ -237,13 +237,10 @@ def _runner(path: pathlib.Path) -> FileRunner:
 
 def _images(plan: BiasCorrectionPlan, shape: tuple[int, ...]) -> tuple[np.ndarray, Calibration]:
     """Returns uint8 [count, height, width, channels] and the record of what was chosen."""
-    dataset = plan.calibration
-    if len(shape) != 4 or shape[0] != 1 or shape[3] != dataset.channels:
-        raise ValueError(
-            f"{plan.model}: expected an input of one image with {dataset.channels} channels as in "
-            f"{dataset.name}, got {list(shape)}; choose another data set"
-        )
-    _, height, width, _ = shape
+    if len(shape) != 4 or shape[0] != 1:
+        raise ValueError(f"{plan.model}: expected an input of one image, got {list(shape)}")
+    _, height, width, channels = shape
+    dataset = plan.calibration.with_channels(channels)
     return calibrate(
         dataset, (height, width), count=plan.calibration_images, seed=plan.calibration_seed
     )

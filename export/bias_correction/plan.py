@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.manifest import manifest_path
 
 
@@ -19,8 +20,7 @@ class BiasCorrectionPlan:
             of activations.
         calibration_images: how many.
         calibration_seed: of the choice.
-        mean: of the input, in pixel units; None: from manifest, metadata or the input's scale.
-        std: likewise.
+        preprocessing: of the input; None: from manifest, metadata or the input's scale.
         overwrite: replace an output that exists.
     """
 
@@ -30,8 +30,7 @@ class BiasCorrectionPlan:
     reference: pathlib.Path | None = None
     calibration_images: int = 32
     calibration_seed: int = 0
-    mean: float | None = None
-    std: float | None = None
+    preprocessing: Preprocessing | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:

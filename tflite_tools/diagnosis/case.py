@@ -113,7 +113,7 @@ def open_case(
         labels=names,
         reference_graph=with_known_shapes(read_graph(reference)) if reference else None,
         reference=_reference_contract(reference, contract) if reference else None,
-        dataset=dataset,
+        dataset=_fitting(dataset, contract.channels),
     )
     if reference and dataclasses.replace(case, graph=case.reference_graph).is_integer:  # type: ignore[arg-type]
         raise ValueError(
@@ -121,6 +121,14 @@ def open_case(
             "give the float file"
         )
     return case
+
+
+def _fitting(dataset: SegmentationDataset | None, channels: int) -> SegmentationDataset | None:
+    """Returns the photos with the network's channels, where they can be read so."""
+    try:
+        return dataset.with_channels(channels) if dataset else None
+    except ValueError:
+        return dataset  # the checks that need photos say why they were left out
 
 
 def _reference_contract(path: pathlib.Path, contract: ModelContract) -> ModelContract:

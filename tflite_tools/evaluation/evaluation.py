@@ -294,6 +294,8 @@ def evaluate(
     options.mean_indices(dataset)  # raises before the work starts
     check_overlaps(contracts, options.tile_overlap)
     results = [ModelResult(contract) for contract in contracts]
+    if len(channels := {contract.channels for contract in contracts}) == 1:
+        dataset = dataset.with_channels(channels.pop())
     for result in results:
         check_compatibility(result, dataset)
         if options.mean_loss and result.contract.probabilities:

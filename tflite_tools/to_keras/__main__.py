@@ -12,6 +12,7 @@ from absl import flags, logging
 
 from deeplab_tf import command
 from deeplab_tf.data.registry import DATASETS
+from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 
 FLAGS = flags.FLAGS
 _SAME_NAME = (  # flags with the name and the value of a field of ImportConfig
@@ -25,8 +26,6 @@ _SAME_NAME = (  # flags with the name and the value of a field of ImportConfig
     "split",
     "calibration_images",
     "compare",
-    "mean",
-    "std",
     "overwrite",
 )
 
@@ -49,8 +48,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("split", "train", "Split of the data set.")
     flags.DEFINE_integer("calibration_images", 16, "Number of images.", lower_bound=1)
     flags.DEFINE_bool("compare", False, "Compare the network with the file; needs --dataset.")
-    flags.DEFINE_float("mean", None, "Input mean, in pixel units; default: the file's own.")
-    flags.DEFINE_float("std", None, "Input deviation, in pixel units; default: the file's own.")
+    define_normalization_flags()
     flags.DEFINE_bool("overwrite", False, "Replace an earlier import.")
 
 
@@ -62,6 +60,7 @@ def main() -> None:
         model=pathlib.Path(FLAGS.model),
         output_dir=pathlib.Path(FLAGS.output_dir),
         dataset=FLAGS.dataset or "",
+        preprocessing=read_preprocessing(),
         **{name: FLAGS[name].value for name in _SAME_NAME},
     )
     result = convert.convert(config)

@@ -17,7 +17,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from deeplab_tf.data.dataset import FileDataset, Sample
+from deeplab_tf.data.dataset import FileDataset, Sample, SegmentationDataset
 from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
 from deeplab_tf.data.lidar.range_image import Projection, pixel_labels, project, range_image
 from deeplab_tf.data.lidar.sensor import CHANNELS, SENSOR_FILE, Sensor, read_sensor
@@ -78,11 +78,16 @@ class LidarDataset(FileDataset):
 
     Attributes:
         sensor: sensor that all scans are projected with.
+        channels: of a range image.
     """
 
     sensor: Sensor
-    channels = len(CHANNELS)
+    channels: int = dataclasses.field(default=len(CHANNELS), kw_only=True)
     photographs = False
+
+    def with_channels(self, channels: int) -> SegmentationDataset:
+        """Returns the data set itself: range images have one form."""
+        return SegmentationDataset.with_channels(self, channels)
 
     @property
     def antisymmetric_channels(self) -> tuple[int, ...] | None:  # type: ignore[override]

@@ -153,3 +153,22 @@ def test_colour_mask_is_refused(tmp_path, write_image, photo, channels, mode):
         ValueError, match=rf"m\.png: a mask must store one class id.*got mode {mode};"
     ):
         read_mask(path)
+
+
+def test_gray_and_fourth_channel(tmp_path, write_image, photo):
+    pixels = np.dstack([photo(), photo(seed=1)[..., :1]])
+    path = write_image(tmp_path / "m.png", pixels)
+    assert (read_image(path, 4) == pixels).all()
+    assert (read_image(path) == pixels[..., :3]).all()
+    gray = read_image(path, 1)
+    assert gray.shape == (*pixels.shape[:2], 1)
+    luma = pixels[..., :3] @ [0.299, 0.587, 0.114]
+    assert np.abs(gray[..., 0] - luma).max() < 1
+
+
+def test_photo_without_a_fourth_channel(tmp_path, write_image, photo):
+    path = write_image(tmp_path / "m.png", photo())
+    with pytest.raises(ValueError, match=r"expected an image of 4 channels, got 3 \(RGB\)"):
+        read_image(path, 4)
+    with pytest.raises(ValueError, match="expected images of 1, 3 or 4 channels, got 2"):
+        read_image(path, 2)
