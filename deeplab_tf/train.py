@@ -39,6 +39,7 @@ from deeplab_tf.runs.choices import (
     Schedule,
 )
 from deeplab_tf.runs.config import DataConfig, Distillation, TrainingConfig, read_config
+from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 
 if TYPE_CHECKING:
     from deeplab_tf.training.loop import ParityCheck
@@ -201,7 +202,12 @@ def _define_quantization_flags() -> None:
 
 
 def _define_start_flags() -> None:
-    flags.DEFINE_string("init_from", _RUN.start.init_from, "Run folder or .npz to start from.")
+    flags.DEFINE_string(
+        "init_from",
+        _RUN.start.init_from,
+        "Run folder, .npz of weights, or a network: .tflite, .keras, .h5, SavedModel.",
+    )
+    define_normalization_flags()
     flags.DEFINE_string(
         "backbone_weights",
         _RUN.start.backbone_weights,
@@ -252,6 +258,7 @@ def config_from_flags() -> TrainingConfig:
         ValueError: values that do not fit together.
     """
     dataset = open_dataset(FLAGS.dataset, FLAGS.data_dir, split=FLAGS.split)
+    _import_start(dataset)
     imported = _imported_run()
     model = imported.model if imported else _model_from_flags(dataset)
     crop = _integers("crop_size")
@@ -284,8 +291,35 @@ def config_from_flags() -> TrainingConfig:
     )
 
 
+def _import_start(dataset: SegmentationDataset) -> None:
+    """Imports the network of --init_from where that is a file, and takes its folder instead."""
+    given, preprocessing = pathlib.Path(FLAGS.init_from or ""), read_preprocessing()
+    is_run = (given / "config.json").is_file() or given.suffix == ".npz"
+    if not FLAGS.init_from or is_run:
+        if preprocessing is not None:
+            raise ValueError(
+                "--mean and --std say what the input of a network file in --init_from takes; "
+                "other networks take (pixel - 128) / 128"
+            )
+        return
+    from export.conversion.start_file import import_start, is_network_file  # noqa: PLC0415
+
+    if not is_network_file(given):
+        return
+    FLAGS.init_from = str(
+        import_start(
+            given,
+            pathlib.Path(FLAGS.run_dir),
+            dataset=dataset,
+            data_dir=FLAGS.data_dir,
+            preprocessing=preprocessing,
+            batch_norm=FLAGS.quantize_delay_step != 0,
+        )
+    )
+
+
 def _imported_run() -> TrainingConfig | None:
-    """Returns the run of --init_from, if its network was imported from a `.tflite`."""
+    """Returns the run of --init_from, if its network was imported from a file."""
     required = FLAGS.network == IMPORTED
     if FLAGS["network"].present and not required:
         return None

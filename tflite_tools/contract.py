@@ -15,6 +15,7 @@ from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
+from tflite_tools.flatbuffer.layout import channels_first_input
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.input_contract import (
     FileDescription,
@@ -26,6 +27,7 @@ from tflite_tools.input_contract import (
     read_description,
 )
 from tflite_tools.output_form import OutputForm, output_form
+from tflite_tools.runtime.fixed_size import has_any_size, size_advice
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
@@ -56,6 +58,8 @@ class ModelContract:
             foreground; None where every class has a score.
         alignment: how the training resizes logits to the input's size, by the manifest; None: not
             on record, half-pixel is assumed where it matters.
+        channels_first: whether the input is stored as [1, channels, height, width].
+        output_channels_first: whether the output is.
         warnings: what does not fit together, one line each.
     """
 
@@ -82,6 +86,8 @@ class ModelContract:
     output_position: int = 0
     threshold: float | None = None
     alignment: Alignment | None = None
+    channels_first: bool = False
+    output_channels_first: bool = False
 
     @property
     def gives_logits(self) -> bool:
@@ -104,6 +110,25 @@ class ModelContract:
     def needs_resize(self) -> bool:
         """Whether the output must be resized to the input's size."""
         return self.output_size != (self.height, self.width)
+
+    def arranged(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image in the order of the file's input.
+
+        Args:
+            image: [height, width, channels].
+
+        Returns:
+            [1, height, width, channels], or [1, channels, height, width].
+        """
+        return (image.transpose(2, 0, 1) if self.channels_first else image)[None]
+
+    def arranged_output(self, output: np.ndarray) -> np.ndarray:
+        """Returns the file's output with its channels last.
+
+        Args:
+            output: as the file gives it.
+        """
+        return output.transpose(0, 2, 3, 1) if self.output_channels_first else output
 
     def quantize_table(self) -> np.ndarray | None:
         """Returns the input value of each pixel value, or None if pixels are fed unchanged.
@@ -148,6 +173,10 @@ def read_contract(
             "are not evaluated"
         )
     image = graph.tensors[graph.inputs[0]]
+    channels_first = channels_first_input(graph)
+    if channels_first:
+        batch, channels, height, width = image.shape
+        image = dataclasses.replace(image, shape=(batch, height, width, channels))
     input_dtype = _check_input(path, image)
     first = graph.tensors[graph.outputs[0]]
     form = OutputForm(first.shape, False, num_classes=None, probabilities=False)
@@ -157,6 +186,11 @@ def read_contract(
     warnings: list[str] = []
     if len(graph.outputs) > 1:
         warnings.append(f"{len(graph.outputs)} outputs; {output.name!r} is read")
+    if channels_first:
+        warnings.append(
+            "its input is stored as [1, channels, height, width]: pixels are transposed before it; "
+            "tflite_tools.to_keras rebuilds it with channels last, which cameras give"
+        )
     description = read_description(path, image.shape[3])
     manifest = description.manifest
     label_set, unnamed = _label_set(
@@ -164,7 +198,7 @@ def read_contract(
     )
     used, source = choose_preprocessing(image, description, given=preprocessing, name=str(path))
     warnings += [*description.warnings, *unnamed, *input_warnings(used, source, image=image)]
-    if preprocessing not in (None, used):
+    if preprocessing is not None and source is not PreprocessingSource.GIVEN:
         warnings.append(
             f"its {image.type_name.lower()} input has no scale: pixels go in as they are and the "
             "graph normalizes them; --mean and --std are ignored"
@@ -194,6 +228,8 @@ def read_contract(
         output_position=form.position,
         threshold=form.threshold,
         alignment=alignment,
+        channels_first=channels_first,
+        output_channels_first=form.channels_first,
     )
     if not any_output and contract.needs_resize and alignment is None:
         return dataclasses.replace(contract, warnings=(*warnings, _unknown_resize(contract)))
@@ -212,6 +248,8 @@ def _unknown_resize(contract: ModelContract) -> str:
 
 
 def _check_input(path: pathlib.Path, image: Tensor) -> np.dtype:
+    if has_any_size(image):
+        raise ValueError(f"{path}: {size_advice(path)}")
     supported = image.dtype is not None and image.type_name in INPUT_DTYPES
     if len(image.shape) != 4 or image.shape[0] != 1 or not supported:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 | stored as | read as |
 |---|---|
-| [1, h, w, classes] | scores of classes |
+| [1, h, w, classes], or [1, classes, h, w] behind a TRANSPOSE | scores of classes |
 | [1, h, w, 1], or [1, h, w] of floats or with a scale | one score: foreground above a threshold |
 | [1, n, classes], [1, n, 1] or [1, n] with n = h * w of the input or a fraction | the same, flat |
 | [1, h, w], [h, w], [1, h, w, 1] of integers without a scale | a class map |
@@ -15,13 +15,14 @@ import dataclasses
 import pathlib
 
 from tflite_tools.flatbuffer.graph import Graph, Tensor
+from tflite_tools.flatbuffer.layout import channels_first_output
 
 _COARSEST = 32
 """Largest factor between the input's size and that of a flat output."""
 _FEWEST_PIXELS = 64
 """Of a flat output: fewer are the scores of a classifier."""
 _KEEP_PROBABILITIES = (
-    *("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE"),
+    *("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "TRANSPOSE"),
     *("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
 )
 
@@ -38,6 +39,7 @@ class OutputForm:
         position: of the output in the file's list of outputs.
         threshold: value, in the file's own units, above which a pixel of one score is foreground
             (class 1): 0.5 of a probability, 0 of a logit; None for all others.
+        channels_first: whether the file stores `shape` as [1, channels, h, w].
     """
 
     shape: tuple[int, ...]
@@ -46,6 +48,7 @@ class OutputForm:
     probabilities: bool
     position: int = 0
     threshold: float | None = None
+    channels_first: bool = False
 
 
 def output_form(path: pathlib.Path, graph: Graph, *, size: tuple[int, int]) -> OutputForm:
@@ -72,6 +75,10 @@ def output_form(path: pathlib.Path, graph: Graph, *, size: tuple[int, int]) -> O
 def _form_of(graph: Graph, position: int, *, size: tuple[int, int]) -> OutputForm | None:
     output = graph.tensors[graph.outputs[position]]
     probabilities = _ends_in_probabilities(graph, output.index)
+    channels_first = _is_channels_first(graph, position, size=size)
+    if channels_first:
+        batch, channels, height, width = output.shape
+        output = dataclasses.replace(output, shape=(batch, height, width, channels))
     shape = _image_shape(output, size)
     if shape is None and output.dtype is not None:
         squeezed = [length for length in output.shape if length != 1]
@@ -83,7 +90,12 @@ def _form_of(graph: Graph, position: int, *, size: tuple[int, int]) -> OutputFor
         return None
     if shape[3] > 1:
         return OutputForm(
-            shape, False, num_classes=shape[3], probabilities=probabilities, position=position
+            shape,
+            False,
+            num_classes=shape[3],
+            probabilities=probabilities,
+            position=position,
+            channels_first=channels_first,
         )
     return OutputForm(
         shape,
@@ -92,6 +104,18 @@ def _form_of(graph: Graph, position: int, *, size: tuple[int, int]) -> OutputFor
         probabilities=probabilities,
         position=position,
         threshold=_stored(0.5 if probabilities else 0.0, output),
+        channels_first=channels_first,
+    )
+
+
+def _is_channels_first(graph: Graph, position: int, *, size: tuple[int, int]) -> bool:
+    """Whether an output is [1, channels, h, w]: by its TRANSPOSE, or since only h, w fit so."""
+    shape = graph.tensors[graph.outputs[position]].shape
+    if len(shape) != 4:
+        return False
+    fits = _same_aspect((shape[2], shape[3]), size)
+    return fits and (
+        channels_first_output(graph, position) or not _same_aspect((shape[1], shape[2]), size)
     )
 
 

@@ -129,8 +129,10 @@ def test_metadata_with_other_channels_is_not_used(tmp_path):
 
 
 def test_normalization_of_other_channels_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"of 3 channel\(s\), got 1 \(\w+\); give --mean and"):
-        read_contract(INT8, Preprocessing((128.0,), (128.0,)))
+    one = read_contract(INT8, Preprocessing((3.0,), (4.0,)))
+    assert one.preprocessing == Preprocessing((3.0,) * 3, (4.0,) * 3)  # of all channels alike
+    with pytest.raises(ValueError, match=r"of 3 channel\(s\), got 2 \(\w+\); give --mean and"):
+        read_contract(INT8, Preprocessing((128.0,) * 2, (128.0,) * 2))
     path = saying(tmp_path)
     write_manifest(path, lambda values: values["input"].update(mean=[128] * 4, std=[128] * 4))
     with pytest.raises(ValueError, match=r"of 3 channel\(s\), got 4 \(\w+\); give --mean and"):
@@ -235,7 +237,7 @@ def test_every_reader_believes_the_same(plain, tmp_path):
         ours, theirs = read_contract(path), import_file(path).contract
         assert (theirs.preprocessing, theirs.source) == (ours.preprocessing, source)
         assert theirs.warnings == ours.warnings
-        given = import_file(path, mean=3.0, std=2.0).contract
+        given = import_file(path, given=Preprocessing((3.0,), (2.0,))).contract
         assert given.source is PreprocessingSource.GIVEN
         assert given.preprocessing == Preprocessing((3.0,) * 3, (2.0,) * 3)
     assert import_file(in_manifest).contract.preprocessing.std == (4, 5, 6)

@@ -135,14 +135,14 @@ def _both_kernel_sets(runner: ModelRunner, canvas: np.ndarray) -> tuple:
     plain = FileInterpreter(runner.contract.path, kernels=Kernels.BUILTIN)
     plain.set_input(fed)
     plain.invoke()
-    return fed, runner.output(), plain.output(), runner.kernels
+    return fed, runner.output(), runner.contract.arranged_output(plain.output()), runner.kernels
 
 
 def _fed_tensor(contract: ModelContract, canvas: np.ndarray) -> np.ndarray:
-    """Returns the input tensor [1, height, width, channels] that `ModelRunner.set_image` feeds."""
+    """Returns the input tensor that `ModelRunner.set_image` feeds."""
     table = contract.quantize_table()
     fed = canvas if table is None else table[canvas, np.arange(contract.channels)]
-    return fed[None]
+    return contract.arranged(fed)
 
 
 def _classes(contract: ModelContract, output: np.ndarray) -> np.ndarray:

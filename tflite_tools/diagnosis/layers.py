@@ -109,6 +109,7 @@ class TensorReader:
 
     def __init__(self, contract: ModelContract) -> None:
         self._file = FileInterpreter(contract.path, keep_tensors=True)
+        self._contract = contract
         self._table = contract.quantize_table()
 
     def run(self, image: np.ndarray) -> None:
@@ -119,7 +120,7 @@ class TensorReader:
         """
         if self._table is not None:
             image = self._table[image, np.arange(image.shape[2])]
-        self._file.set_input(image[None])
+        self._file.set_input(self._contract.arranged(image))
         self._file.invoke()
 
     def values(self, tensor: int) -> np.ndarray:

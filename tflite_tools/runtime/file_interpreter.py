@@ -20,14 +20,18 @@ class AnyFile:
     Attributes:
         path: of the file.
         kernels: which to use; None: XNNPACK's, or the builtin ones if it refuses the file.
+        keep_tensors: whether tensors between input and output can be read.
     """
 
     path: pathlib.Path
     kernels: Kernels | None = None
+    keep_tensors: bool = False
 
     def open(self, num_threads: int) -> "FileInterpreter":
         """Opens its interpreter."""
-        return FileInterpreter(self.path, num_threads, kernels=self.kernels)
+        return FileInterpreter(
+            self.path, num_threads, kernels=self.kernels, keep_tensors=self.keep_tensors
+        )
 
 
 class FileInterpreter:

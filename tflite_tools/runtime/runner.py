@@ -33,7 +33,6 @@ class ModelRunner:
         self._file = FileInterpreter(contract.path, num_threads)
         self.kernels = self._file.kernels
         self._table = contract.quantize_table()
-        self._shape = (1, contract.height, contract.width, contract.channels)
 
     @functools.cached_property
     def reader(self) -> OutputReader:
@@ -53,15 +52,15 @@ class ModelRunner:
                 if np.ptp(self._table, axis=1).max() == 0
                 else self._table[image, channels]
             )
-        self._file.set_input(image.reshape(self._shape))
+        self._file.set_input(self.contract.arranged(image))
 
     def invoke(self) -> None:
         """Runs the network once."""
         self._file.invoke()
 
     def output(self) -> np.ndarray:
-        """Returns the raw output of the last `invoke`."""
-        return self._file.output(self.contract.output_position)
+        """Returns the raw output of the last `invoke`, with its channels last."""
+        return self.contract.arranged_output(self._file.output(self.contract.output_position))
 
     def class_map(self, image: np.ndarray) -> np.ndarray:
         """Runs the network on an image of the input's size.

@@ -10,7 +10,7 @@ import numpy as np
 import tf_keras as keras
 from absl import logging
 
-from deeplab_tf.data.preprocessing import place
+from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.graph.batch_norm import (
     adopt_statistics,
@@ -27,6 +27,7 @@ from tflite_tools.input_contract import InputContract, PreprocessingSource, read
 from tflite_tools.manifest import read_manifest
 from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.to_keras import fidelity, self_check
+from tflite_tools.to_keras.channels_last import channels_last
 from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 from tflite_tools.to_keras.pictures import built_in_pictures
 from tflite_tools.to_keras.report import Result, check_output, write_result
@@ -53,9 +54,7 @@ class ImportConfig:
         split: split of the data set.
         calibration_images: number of images.
         compare: compare the network with the file on those images.
-        mean: mean of the input, in pixel units; None: from the manifest, the metadata or the
-            input's scale.
-        std: standard deviation of the input, in pixel units; None: as for `mean`.
+        preprocessing: of the input; None: from the manifest, the metadata or the input's scale.
         overwrite: replace an earlier import.
     """
 
@@ -72,8 +71,7 @@ class ImportConfig:
     split: str = "train"
     calibration_images: int = 16
     compare: bool = False
-    mean: float | None = None
-    std: float | None = None
+    preprocessing: Preprocessing | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -116,13 +114,13 @@ def convert(config: ImportConfig) -> Result:
         FileNotFoundError: the file or the images are missing.
     """
     check_output(config.output_dir, config.overwrite)
-    graph = read_checked_graph(config.model)
-    contract = read_input_contract(config.model, graph, mean=config.mean, std=config.std)
-    for warning in contract.warnings:
-        logging.warning("%s: %s", config.model, warning)
-    network = import_graph(graph, config.trim_head, output=config.output)
-    network = dataclasses.replace(network, contract=contract)
-    result = _result(config, graph, network=network)
+    with channels_last(read_checked_graph(config.model)) as graph:
+        contract = read_input_contract(config.model, graph, given=config.preprocessing)
+        for warning in contract.warnings:
+            logging.warning("%s: %s", config.model, warning)
+        network = import_graph(graph, config.trim_head, output=config.output)
+        network = dataclasses.replace(network, contract=contract)
+        result = _result(config, graph, network=network)
     write_result(result, config.output_dir)
     return result
 
@@ -158,7 +156,7 @@ def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> 
     if config.compare:
         model = build_model(description)
         load_named(model, arrays)
-        agreement = fidelity.measure(FileRunner(config.model), model, real_inputs=batches)
+        agreement = fidelity.measure(FileRunner(graph.path), model, real_inputs=batches)
     run, no_run = _run(config, network, description=description, arrays=arrays)
     return Result(
         config.model,
@@ -250,11 +248,9 @@ def _images(
 ) -> list[np.ndarray]:
     """Returns the first images of the split, float32 [1, height, width, channels] each."""
     dataset = open_dataset(config.dataset, config.data_dir, split=config.split)
-    if len(shape) != 3 or shape[2] != dataset.channels:
-        raise ValueError(
-            f"the images of {config.dataset} have {dataset.channels} channels, but the input of "
-            f"{config.model} is {list(shape)}"
-        )
+    if len(shape) != 3:
+        raise ValueError(f"{config.model}: expected an image input, got {list(shape)}")
+    dataset = dataset.with_channels(shape[2])
     count = min(config.calibration_images, len(dataset))
     canvases = (place(dataset.image(index), (shape[0], shape[1]))[0] for index in range(count))
     return [contract.real_values(canvas[None]) for canvas in canvases]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.network import KINDS, NetworkGraph, Node
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
@@ -18,6 +19,7 @@ from tflite_tools.input_contract import (
     input_contract,
     read_input_contract,
 )
+from tflite_tools.runtime.fixed_size import has_any_size, size_advice
 from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
 from tflite_tools.to_keras import (  # noqa: F401 - register their rules
     convolutions,
@@ -91,8 +93,7 @@ def import_file(
     trim_head: str = "",
     *,
     output: str = "",
-    mean: float | None = None,
-    std: float | None = None,
+    given: Preprocessing | None = None,
 ) -> ImportedNetwork:
     """Reads a file with its manifest or metadata, and imports its graph.
 
@@ -100,8 +101,7 @@ def import_file(
         path: the `.tflite`.
         trim_head: tensor to cut after; empty for the whole network.
         output: which of several outputs is the network's own; empty for the first.
-        mean: mean of the input, in pixel units; None: the file's own.
-        std: standard deviation of the input, in pixel units; None: the file's own.
+        given: normalization of the input; None: the file's own.
 
     Raises:
         FileNotFoundError: no such file.
@@ -109,7 +109,7 @@ def import_file(
     """
     graph = read_checked_graph(path)
     network = import_graph(graph, trim_head, output=output)
-    contract = read_input_contract(path, graph, mean=mean, std=std)
+    contract = read_input_contract(path, graph, given=given)
     return dataclasses.replace(network, contract=contract)
 
 
@@ -300,6 +300,8 @@ class _Builder:
                 f"{graph.path}: {len(used)} inputs are used ({names}); only one is supported"
             )
         tensor = graph.tensors[used.pop()]
+        if has_any_size(tensor):
+            raise ValueError(f"{graph.path}: {size_advice(graph.path)}")
         if any(size < 1 for size in tensor.shape_signature[1:]) or len(tensor.shape) < 2:
             raise ValueError(
                 f"{graph.path}: input {tensor.name!r} has shape {list(tensor.shape_signature)}; "
@@ -497,17 +499,26 @@ _WITHOUT_BATCH = (
 )
 """Operators that work along the last axis or on single values, so that a batch of 1 in front
 changes nothing."""
+_REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
+_BROADCASTING = ("ADD", "SUB", "MUL", "DIV", "SQUARED_DIFFERENCE")
+"""Operators of two tensors: one that lacks the batch is broadcast to one that has it."""
 
 
 def _loses_batch(graph: Graph, operator: Operator, batchless: set[int]) -> bool:
     """Whether the operator's output lacks the batch of 1 that the network keeps.
 
     Matrices of transformers are flattened to [positions, channels] for a product and restored
-    after it.
+    after it; Keras' layer norm takes means over a batch of 1 and all axes but the last.
     """
     source = graph.tensors[operator.inputs[0]].shape if operator.inputs else ()
     target = graph.tensors[operator.outputs[0]].shape
     inside = not batchless.isdisjoint(operator.inputs)
+    if operator.kind in _REDUCTIONS and not inside:
+        axes = graph.tensors[operator.inputs[1]].data
+        over_batch = axes is not None and 0 in np.ravel(axes) % max(len(source), 1)
+        return bool(over_batch) and not operator.options.keepDims
+    if operator.kind in _BROADCASTING and inside:
+        return batchless.issuperset(data_inputs(graph, operator))
     if operator.kind == "RESHAPE":
         drops = source[:1] == (1,) and target[:1] != (1,) and len(target) > 1
         consumers = graph.consumers(operator.outputs[0])

@@ -1,9 +1,12 @@
 """Networks with structures from public bug reports, as small files: what became of each."""
 
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
+from PIL import Image
 
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
@@ -150,3 +153,69 @@ def test_what_does_not_fit_is_said_before_anything_is_converted(
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def gray_photos(tmp_path):
+    """A folder of eight RGB photos, dark above and bright below, with masks."""
+    for name in ("images", "labels"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for index in range(8):
+        mask = np.zeros((32, 48), np.uint8)
+        mask[8 + 2 * index :] = 1
+        photo = np.where(mask[..., None], 200, 60) + generator.integers(-30, 30, (32, 48, 3))
+        Image.fromarray(photo.astype(np.uint8)).save(tmp_path / f"photos/images/{index}.png")
+        Image.fromarray(mask).save(tmp_path / f"photos/labels/{index}.png")
+    (tmp_path / "photos" / "classes.txt").write_text("above\nbelow\n")
+    return tmp_path / "photos"
+
+
+@pytest.mark.slow
+def test_gray_network_is_exported_scored_and_trained_from_its_file(tmp_path, gray_photos):
+    """From a Keras file of one channel to scores, and straight into a training."""
+    image = keras.Input((32, 48, 1))
+    model = keras.Model(image, keras.layers.Conv2D(2, 1, name="scores")(image))
+    model.set_weights([np.array([[[[-4.0, 4.0]]]]), np.zeros(2)])  # bright is class 1
+    model.save(tmp_path / "gray.keras")
+    data = ("--dataset=folder", f"--data_dir={gray_photos}")
+    out = tmp_path / "out"
+    done = run_command(
+        "export.to_tflite",
+        f"--keras_file={tmp_path / 'gray.keras'}",
+        f"--output_dir={out}",
+        "--variants=float32,int8",
+        "--heads=logits",
+        "--calibration_images=4",
+        *data,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_command(
+        "tflite_tools.evaluate",
+        f"--model={out / 'float32.tflite'},{out / 'int8.tflite'}",
+        "--latency_repeats=0",
+        "--split=train",
+        f"--output_dir={tmp_path / 'scores'}",
+        *data,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert [file["miou"] > 0.9 for file in metrics["models"]] == [True, True]
+    done = run_command(
+        "deeplab_tf.train",
+        f"--run_dir={tmp_path / 'run'}",
+        f"--init_from={tmp_path / 'gray.keras'}",
+        "--mean=128",
+        "--std=128",
+        "--train_steps=2",
+        "--quantize_delay_step=0",
+        "--batch_size=2",
+        "--quantize_calibration_images=2",
+        *data,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "quantized.npz").is_file()
+    assert (tmp_path / "run" / "start" / "report.md").is_file()

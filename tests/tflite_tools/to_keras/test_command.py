@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.weights.matching import load_named
@@ -37,7 +38,7 @@ def _config(conversion, folder, **values):
 
 def test_folder_holds_the_network(conversion, tmp_path):
     folder = tmp_path / "out"
-    to_keras.convert(_config(conversion, folder, mean=127.5, std=127.5))
+    to_keras.convert(_config(conversion, folder, preprocessing=Preprocessing((127.5,), (127.5,))))
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "labels.json",
@@ -129,8 +130,13 @@ def test_edge_tpu_file_is_named(conversion):
 
 def test_input_contract_of_float_files_comes_from_the_user(conversion):
     assert not import_graph(conversion.graph).contract.is_known
-    with pytest.raises(ValueError, match="belong together"):
-        import_file(conversion.path, mean=3.0)
+    one = import_file(conversion.path, given=Preprocessing((3.0,), (2.0,))).contract
+    assert one.is_known
+    assert one.preprocessing == Preprocessing((3.0,) * 3, (2.0,) * 3)
+    each = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    assert import_file(conversion.path, given=each).contract.preprocessing == each
+    with pytest.raises(ValueError, match="expected a normalization of 3 channel"):
+        import_file(conversion.path, given=Preprocessing((1.0, 2.0), (1.0, 1.0)))
 
 
 def test_input_contract_of_integer_files(convert):
@@ -146,7 +152,7 @@ def test_input_contract_of_integer_files(convert):
     assert contract.real_values(pixel)[0, 0, 0, 0] == pytest.approx(real)
     assert contract.preprocessing.normalize(pixel)[0, 0, 0, 0] == pytest.approx(real)
     mean, std = contract.preprocessing.mean[0], contract.preprocessing.std[0]
-    given = import_file(conversion.path, mean=mean + 50, std=std).contract
+    given = import_file(conversion.path, given=Preprocessing((mean + 50,), (std,))).contract
     assert any("the preprocessing gives" in warning for warning in given.warnings)
 
 

@@ -20,6 +20,7 @@ from tflite_tools.to_keras.importer import import_file, import_graph
 from tflite_tools.to_keras.pictures import built_in_pictures
 
 VOC_PHOTOS, CAMVID_PHOTOS = 8, 2
+TANH_RANGE = Preprocessing((127.5,), (127.5,))
 
 
 def _photos(shared_dir: pathlib.Path, network, voc=VOC_PHOTOS):
@@ -47,7 +48,7 @@ def _measure(path, network, images, simulated=False):
 def test_float_deeplab(shared_dir):
     path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
     assert not import_file(path).contract.is_known  # a float file has no normalization
-    network = import_file(path, mean=127.5, std=127.5)
+    network = import_file(path, given=TANH_RANGE)
     result = _measure(path, network, _photos(shared_dir, network))
     assert result.equal_classes >= 0.995
     assert result.largest_difference < 1e-3
@@ -81,7 +82,7 @@ def test_imagenet_classifiers(shared_dir, name):
 def test_swapped_channels_are_detected(shared_dir):
     """The measure itself must fail on a network that reads BGR."""
     path = shared_dir / "models" / "deeplabv3_257_mv_gpu.tflite"
-    network = import_file(path, mean=127.5, std=127.5)
+    network = import_file(path, given=TANH_RANGE)
     first = next(key for key in network.arrays if network.arrays[key].shape[:3] == (3, 3, 3))
     network.arrays[first] = network.arrays[first][:, :, ::-1]
     images = _photos(shared_dir, network, voc=2)
@@ -134,7 +135,7 @@ def test_simulated_file_gives_the_same_integers(shared_dir, name):
     graph = read_graph(shared_dir / "models" / name)
     network = import_graph(graph)
     pictures = built_in_pictures(network.description.input_shape)
-    contract = read_input_contract(graph.path, graph, mean=128.0, std=128.0)
+    contract = read_input_contract(graph.path, graph, given=Preprocessing.of(1))
     inputs = [contract.real_values(picture) for picture in pictures[1:3]]
     result = self_check.check(graph, network, inputs=inputs, description="two pictures")
     assert result.kernels is Kernels.XNNPACK
@@ -160,7 +161,7 @@ def test_published_float_files_come_back_exactly(shared_dir, name, outputs):
     graph = read_graph(shared_dir / "models" / f"{name}.tflite")
     network = import_graph(graph)
     pictures = built_in_pictures(network.description.input_shape)
-    contract = read_input_contract(graph.path, graph, mean=127.5, std=127.5)
+    contract = read_input_contract(graph.path, graph, given=TANH_RANGE)
     inputs = [contract.real_values(picture) for picture in pictures[1:3]]
     result = self_check.check(graph, network, inputs=inputs, description="two pictures")
     assert not result.not_run
