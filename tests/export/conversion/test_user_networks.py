@@ -141,8 +141,8 @@ def test_one_number_is_the_mean_of_every_channel_and_the_size_is_the_files_own(
     ("channels", "flags", "message"),
     [
         (3, ("--mean=1,2",), "--mean: expected one number, or 3 for images of 3 channel(s), got 2"),
-        (4, ("--variants=int8",), "takes images of 4 channel(s), synthetic has 3; calibrate on"),
-        (1, ("--variants=int8",), "takes images of 1 channel(s), synthetic has 3; calibrate on"),
+        (4, ("--variants=int8",), "takes images of 4 channel(s), synthetic has 3; give images"),
+        (1, ("--variants=int8",), "takes images of 1 channel(s), synthetic has 3; give images"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_converted(
