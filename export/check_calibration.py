@@ -12,17 +12,15 @@ import sys
 from absl import flags
 
 from deeplab_tf import command
-from deeplab_tf.data.registry import DATASETS
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.post_training import PostTraining
+from export.subject_flags import check_subject, define_subject_flags, open_subject
 
 FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run_dir", None, "Run folder of the float network.", required=True)
-    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
-    flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
+    define_subject_flags()
     flags.DEFINE_string("split", "train", "List of the images; never the one you report on.")
     flags.DEFINE_integer("calibration_images", 32, "Images in each set.")
     flags.DEFINE_integer("pairs", 2, "Pairs of disjoint sets.", lower_bound=1)
@@ -39,13 +37,13 @@ def main() -> int:
     Returns:
         exit status: 0 if the set is shown to be large enough, else 1.
     """
+    check_subject()
     from export.experiments.calibration_stability import (  # noqa: PLC0415 - flags come first
         CalibrationCheckPlan,
         check_calibration,
     )
-    from export.experiments.experiment_run import ExperimentRun  # noqa: PLC0415
 
-    run = ExperimentRun(FLAGS.run_dir, FLAGS.dataset, data_dir=FLAGS.data_dir)
+    run = open_subject(FLAGS.split)
     samples = run.open_list(FLAGS.split)
     height, width = run.input_size(samples)
     steps = PostTraining(ranges=RangeMethod(FLAGS.activation_ranges))

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from deeplab_tf import command
-from deeplab_tf.data.registry import DATASETS
 from export.adaround_flags import adaround_options, define_adaround_flags
+from export.subject_flags import check_subject, define_subject_flags, open_subject
 
 if TYPE_CHECKING:  # loads TensorFlow; flags are checked first
     from deeplab_tf.data.dataset import SegmentationDataset
@@ -30,7 +30,7 @@ FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run_dir", None, "Run folder of the float network.", required=True)
+    define_subject_flags()
     flags.DEFINE_list(
         "runs", "", "name=RUN_DIR of quantization-aware runs; 'qat' = --run_dir's own."
     )
@@ -39,9 +39,6 @@ def _define_flags() -> None:
     )
     flags.DEFINE_alias("rungs", "methods")
     define_adaround_flags()
-    flags.DEFINE_string("output_dir", "", "Default: <run_dir>/quantization.")
-    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
-    flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
     flags.DEFINE_string("calibration_split", "train", "List that ranges are calibrated on.")
     flags.DEFINE_integer("calibration_images", 32, "How many.", lower_bound=1)
     flags.DEFINE_integer("calibration_seed", 0, "Seed of the choice of images.")
@@ -102,7 +99,14 @@ def main() -> int:
     Raises:
         ValueError: flags that do not fit together.
     """
+    if FLAGS.methods == ["help"]:
+        from export.experiments.comparison import post_training_methods  # noqa: PLC0415
+
+        names = [method.name for method in post_training_methods(adaround_options())]
+        sys.stdout.write("\n".join(names) + "\n")
+        return 0
     runs = _runs()
+    check_subject()
     if FLAGS.calibration_split == FLAGS.split:
         raise ValueError(
             f"--calibration_split and --split are both {FLAGS.split}; a score on the calibration "
@@ -115,13 +119,12 @@ def main() -> int:
     from export.conversion.source import RunSource  # noqa: PLC0415
     from export.conversion.variants import Variant  # noqa: PLC0415
     from export.experiments import comparison, comparison_report  # noqa: PLC0415
-    from export.experiments.experiment_run import ExperimentRun  # noqa: PLC0415
     from tflite_tools.evaluation.evaluation import (  # noqa: PLC0415
         EvaluationOptions,
         default_processes,
     )
 
-    run = ExperimentRun(FLAGS.run_dir, FLAGS.dataset, data_dir=FLAGS.data_dir)
+    run = open_subject(FLAGS.calibration_split)
     methods = comparison.post_training_methods(adaround_options())
     if run.source.quantization_aware:
         methods.append(comparison.Method("qat", Variant.QAT_INT8, steps=None, source=run.source))
@@ -141,7 +144,7 @@ def main() -> int:
         block_length=FLAGS.block_length,
     )
     options.mean_indices(evaluation)
-    output_dir = run.output_dir(FLAGS.output_dir)
+    output_dir = run.output_dir
     height, width = run.input_size(calibration)
     plan = ExportPlan(
         output_dir=output_dir,

@@ -11,19 +11,16 @@ import sys
 from absl import flags
 
 from deeplab_tf import command
-from deeplab_tf.data.registry import DATASETS
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
 from deeplab_tf.quantization.ptq.post_training import PostTraining
+from export.subject_flags import check_subject, define_subject_flags, open_subject
 
 FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run_dir", None, "Run folder of the float network.", required=True)
-    flags.DEFINE_string("output_dir", "", "Default: <run_dir>/quantization.")
-    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
-    flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
+    define_subject_flags()
     flags.DEFINE_string("split", "train", "List of the images; never the one you report on.")
     flags.DEFINE_integer("calibration_images", 32, "Images that ranges come from.", lower_bound=2)
     flags.DEFINE_integer("score_images", 24, "Other images that layers are scored on.")
@@ -47,7 +44,7 @@ def main() -> int:
         )
     if FLAGS.score_images < 1:
         raise ValueError(f"--score_images must be at least 1, got {FLAGS.score_images}")
-    from export.experiments.experiment_run import ExperimentRun  # noqa: PLC0415
+    check_subject()
     from export.experiments.sensitivity_report import (  # noqa: PLC0415 - flags are checked first
         SensitivityPlan,
         rank_layers,
@@ -55,7 +52,7 @@ def main() -> int:
         write_sensitivity,
     )
 
-    run = ExperimentRun(FLAGS.run_dir, FLAGS.dataset, data_dir=FLAGS.data_dir)
+    run = open_subject(FLAGS.split)
     samples = run.open_list(FLAGS.split)
     height, width = run.input_size(samples)
     plan = SensitivityPlan(
@@ -77,7 +74,7 @@ def main() -> int:
         budget=FLAGS.budget,
     )
     measured, choice = rank_layers(plan)
-    output_dir = run.output_dir(FLAGS.output_dir)
+    output_dir = run.output_dir
     write_sensitivity(plan, measured, choice=choice, folder=output_dir)
     sys.stdout.write(sensitivity_table(measured, choice) + "\n")
     sys.stdout.write(f"\nnumbers: {output_dir / 'sensitivity.json'}\n")

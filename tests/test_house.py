@@ -240,6 +240,7 @@ def test_only_commands_have_flags():
         "deeplab_tf/command.py",
         "tflite_tools/evaluation_flags.py",
         "export/adaround_flags.py",
+        "export/subject_flags.py",
     }
     assert used - commands <= shared
 

@@ -61,7 +61,7 @@ def import_start(
         ValueError: the network cannot be imported.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file; check --init_from")
+        raise FileNotFoundError(f"{path}: no such file")
     folder = run_dir / FOLDER
     record = {
         "sha256": _digest(path),

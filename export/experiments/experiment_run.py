@@ -17,6 +17,7 @@ class ExperimentRun:
         path: the run folder.
         dataset: name of the data set; None for the run's own.
         data_dir: folder of the data set; "" for the run's own.
+        output_dir: folder of the results; "" for `quantization` in the run folder.
 
     Attributes:
         folder: of the run.
@@ -24,17 +25,21 @@ class ExperimentRun:
         source: its network.
         dataset: name of the data set.
         data_dir: folder of the data set.
+        output_dir: folder of the results.
 
     Raises:
         ValueError: neither the run nor the caller names a data set.
     """
 
-    def __init__(self, path: str, dataset: str | None, *, data_dir: str) -> None:
+    def __init__(
+        self, path: str, dataset: str | None, *, data_dir: str, output_dir: str = ""
+    ) -> None:
         self.folder = RunFolder(pathlib.Path(path))
         self.config = read_config(self.folder.path)
         self.source = RunSource(self.folder)
         self.dataset = dataset or self.config.data.dataset
         self.data_dir = data_dir or self.config.data.data_dir
+        self.output_dir = pathlib.Path(output_dir or self.folder.path / "quantization")
         if not self.dataset:
             raise ValueError(
                 f"{self.folder.path}: the run names no data set; give --dataset and --data_dir"
@@ -88,7 +93,3 @@ class ExperimentRun:
         """Returns (height, width) of the network's input for the images of a list."""
         height, width = samples.image(0).shape[:2]
         return self.config.model.padded_size(height, width)
-
-    def output_dir(self, given: str) -> pathlib.Path:
-        """Returns the folder for results: `given`, or `quantization` in the run folder."""
-        return pathlib.Path(given or self.folder.path / "quantization")

@@ -24,6 +24,7 @@ from export.experiments.comparison_report import (
 )
 from tests.children import run_command
 from tests.paths import CAMVID
+from tests.small_network import small_keras_model
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 
@@ -94,6 +95,50 @@ def test_bad_input(tmp_path, flags, message):
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line
     assert not (tmp_path / "o").exists()
+
+
+def test_the_names_of_the_methods():
+    done = run_command("export.compare_quantization", "--methods=help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[:2] == ["float32", "per_tensor"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "expected one of --run_dir, --model, --keras_file, --saved_model, got none"),
+        (("--run_dir=a", "--model=b"), "--saved_model, got run_dir, model"),
+        (("--model=b",), "--model needs --dataset"),
+        (("--run_dir=a", "--mean=0", "--std=255"), "--mean and --std are for files"),
+    ],
+)
+@pytest.mark.parametrize("command", ["compare_quantization", "sensitivity", "check_calibration"])
+def test_one_network_is_named(command, flags, message):
+    done = run_command(f"export.{command}", *flags)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_a_keras_file_is_compared_like_a_run(tmp_path):
+    path = tmp_path / "m.keras"
+    small_keras_model().save(path)
+    done = run_command(
+        "export.compare_quantization",
+        f"--keras_file={path}",
+        "--mean=128",
+        "--std=128",
+        "--dataset=synthetic",
+        "--methods=per_channel",
+        "--calibration_images=2",
+        "--limit=2",
+        "--latency_repeats=0",
+        f"--output_dir={tmp_path / 'out'}",
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [
+        row["name"] for row in json.loads((tmp_path / "out" / "ladder.json").read_text())["rungs"]
+    ] == ["float32", "per_channel"]
 
 
 ALONE = Dependence(tuple(f"photo {number}" for number in range(10)))

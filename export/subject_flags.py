@@ -1,0 +1,75 @@
+"""Flags that name the network of an experiment: a run folder, or any network file."""
+
+import pathlib
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from deeplab_tf.data.registry import DATASETS, open_dataset
+from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
+
+if TYPE_CHECKING:  # loads TensorFlow; flags are checked first
+    from export.experiments.experiment_run import ExperimentRun
+
+FLAGS = flags.FLAGS
+_FILES = ("model", "keras_file", "saved_model")
+
+
+def define_subject_flags() -> None:
+    """Defines the flags that `open_subject` reads."""
+    flags.DEFINE_string("run_dir", "", "Run folder of the float network.")
+    flags.DEFINE_string("model", "", "Or a .tflite of it, which is imported.")
+    flags.DEFINE_string("keras_file", "", "Or a .keras or .h5 file.")
+    flags.DEFINE_string("saved_model", "", "Or the folder of a SavedModel.")
+    define_normalization_flags()
+    flags.DEFINE_string("output_dir", "", "Default: <run_dir>/quantization, <name>_quantization.")
+    flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Default: the run's own.")
+    flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
+
+
+def check_subject() -> None:
+    """Checks the flags before anything is loaded.
+
+    Raises:
+        ValueError: none or several networks are given, or a file without a data set.
+    """
+    given = [name for name in ("run_dir", *_FILES) if FLAGS[name].value]
+    if len(given) != 1:
+        raise ValueError(
+            "expected one of --run_dir, --model, --keras_file, --saved_model, got "
+            + (", ".join(given) or "none")
+        )
+    if given != ["run_dir"] and not FLAGS.dataset:
+        raise ValueError(f"--{given[0]} needs --dataset, the data set with its classes")
+    if given == ["run_dir"] and read_preprocessing() is not None:
+        raise ValueError("--mean and --std are for files; a run states its own")
+
+
+def open_subject(split: str) -> "ExperimentRun":
+    """Opens the network; a file is imported into the folder of the results first.
+
+    Args:
+        split: list that the input size of a network without its own is taken from.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: the network cannot be read.
+    """
+    from export.conversion.start_file import import_start  # noqa: PLC0415 - flags come first
+    from export.experiments.experiment_run import ExperimentRun  # noqa: PLC0415
+
+    if FLAGS.run_dir:
+        return ExperimentRun(
+            FLAGS.run_dir, FLAGS.dataset, data_dir=FLAGS.data_dir, output_dir=FLAGS.output_dir
+        )
+    path = pathlib.Path(next(FLAGS[name].value for name in _FILES if FLAGS[name].value))
+    output_dir = FLAGS.output_dir or f"{path.stem}_quantization"
+    folder = import_start(
+        path,
+        pathlib.Path(output_dir),
+        dataset=open_dataset(FLAGS.dataset, FLAGS.data_dir, split=split),
+        data_dir=FLAGS.data_dir,
+        preprocessing=read_preprocessing(),
+        batch_norm=False,
+    )
+    return ExperimentRun(str(folder), FLAGS.dataset, data_dir=FLAGS.data_dir, output_dir=output_dir)
