@@ -203,4 +203,4 @@ def logical_not(value: tf.Tensor) -> tf.Tensor:
 @tensor_function
 def select(condition: tf.Tensor, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Takes the first where the condition holds, else the second."""
-    return tf.where(condition, first, second)
+    return tf.where(tf.cast(condition, tf.bool), first, second)  # constants are stored as floats

@@ -8,6 +8,8 @@ zeros, in a child process with the builtin kernels, gives them.
 import dataclasses
 import pathlib
 
+import numpy as np
+
 from tflite_tools.flatbuffer.graph import MAX_RANK, Graph
 from tflite_tools.flatbuffer.graph_checks import has_unknown_shapes
 from tflite_tools.runtime.child_pool import ChildPool, Task
@@ -58,6 +60,52 @@ def with_runtime_shapes(graph: Graph) -> Graph:
         for tensor in graph.tensors
     )
     return dataclasses.replace(graph, tensors=tensors)
+
+
+_READ_AS_WEIGHTS = ("DEQUANTIZE", "DENSIFY")
+"""Operators of stored weights that readers of a graph compute themselves."""
+
+
+def with_constant_values(graph: Graph) -> Graph:
+    """Returns the graph with the values of tensors that depend on no input, as if stored.
+
+    Converters leave shapes, and the indices of a gather, as operators on constants.
+
+    Args:
+        graph: the file, with known shapes.
+
+    Raises:
+        ValueError: there are such tensors, and the runtime refuses the file.
+    """
+    known: set[int] = set()
+    for operator in graph.operators:
+        inputs = [index for index in operator.inputs if index >= 0]
+        fixed = all(index in known or graph.tensors[index].data is not None for index in inputs)
+        if operator.kind == "SHAPE" or (fixed and operator.kind not in _READ_AS_WEIGHTS):
+            known |= set(operator.outputs)
+    if not known:
+        return graph
+    file = AnyFile(graph.path, Kernels.BUILTIN, keep_tensors=True)
+    with ChildPool([file], 1, timeout_s=TIMEOUT_S) as pool:
+        [outcome] = pool.run([Task(0, _values_on_zeros, arguments=(tuple(known),))])
+    if outcome.failure:
+        raise ValueError(
+            f"{graph.path}: a constant is computed when it runs, and the file does not run: "
+            f"{outcome.failure}"
+        )
+    values = outcome.value
+    tensors = tuple(
+        dataclasses.replace(tensor, data=values[tensor.index], shape=values[tensor.index].shape)
+        if tensor.index in values
+        else tensor
+        for tensor in graph.tensors
+    )
+    return dataclasses.replace(graph, tensors=tensors)
+
+
+def _values_on_zeros(file: FileInterpreter, wanted: tuple[int, ...]) -> dict[int, np.ndarray]:
+    file.shapes_on_zeros()
+    return {index: file.tensor(index) for index in wanted}
 
 
 def _run_for_shapes(path: pathlib.Path) -> dict[int, tuple[int, ...]]:

@@ -20,7 +20,11 @@ from tflite_tools.input_contract import (
     read_input_contract,
 )
 from tflite_tools.runtime.fixed_size import has_any_size, size_advice
-from tflite_tools.runtime.runtime_shapes import with_known_shapes, with_runtime_shapes
+from tflite_tools.runtime.runtime_shapes import (
+    with_constant_values,
+    with_known_shapes,
+    with_runtime_shapes,
+)
 from tflite_tools.to_keras import (  # noqa: F401 - register their rules
     convolutions,
     linear,
@@ -129,7 +133,7 @@ def import_graph(graph: Graph, trim_head: str = "", *, output: str = "") -> Impo
             or output has that name, or the file is compiled for Edge TPU.
     """
     _check_edge_tpu(graph)
-    graph = with_known_shapes(graph)
+    graph = with_constant_values(with_known_shapes(graph))
     try:
         return _import(graph, trim_head, output=output)
     except ShapeMismatchError as mismatch:
@@ -496,6 +500,7 @@ def _stays_in_batches(operator: Operator, in_batches: set[int]) -> bool:
 _WITHOUT_BATCH = (
     *("FULLY_CONNECTED", "ADD", "SUB", "MUL", "DIV", "RELU", "RELU6", "GELU", "TANH", "LOGISTIC"),
     *("QUANTIZE", "DEQUANTIZE", "HARD_SWISH", "RSQRT", "SQUARED_DIFFERENCE", "SOFTMAX"),
+    "GATHER_ND",
 )
 """Operators that work along the last axis or on single values, so that a batch of 1 in front
 changes nothing."""
@@ -517,6 +522,10 @@ def _loses_batch(graph: Graph, operator: Operator, batchless: set[int]) -> bool:
         axes = graph.tensors[operator.inputs[1]].data
         over_batch = axes is not None and 0 in np.ravel(axes) % max(len(source), 1)
         return bool(over_batch) and not operator.options.keepDims
+    if operator.kind == "TRANSPOSE" and (inside or source[:1] == (1,)):
+        order = graph.tensors[operator.inputs[1]].data
+        moved = order is not None and order.size > 0 and int(order.ravel()[0]) != 0
+        return (inside or moved) and target[:1] != (1,)
     if operator.kind in _BROADCASTING and inside:
         return batchless.issuperset(data_inputs(graph, operator))
     if operator.kind == "RESHAPE":

@@ -75,14 +75,59 @@ def arg_max(view: OperatorView) -> list[Step]:
 
 @rule("TRANSPOSE")
 def transpose(view: OperatorView) -> list[Step]:
-    """Imports a permutation of the axes after the batch."""
-    order = view.integers(1)
-    if order[0] != 0:
-        raise ValueError(f"it moves the batch: axes {order}")
+    """Imports a permutation of the axes; a batch of 1 that it moves stays where it is, too."""
+    order, source = view.integers(1), view.input(0).shape
     if order == sorted(order):
         return []
+    without_batch = view.operator.inputs[0] in view.batchless
+    if without_batch or order[0] != 0:
+        if not without_batch and source[0] != 1:
+            raise ValueError(f"it moves a batch of {source[0]}: axes {order}")
+        return _moved_batch(view, order, without_batch=without_batch)
     settings = {"class_name": "Permute", "config": {"dims": order[1:]}}
     return [Step("layer", settings, note=f"axes {order}")]
+
+
+def _moved_batch(view: OperatorView, order: list[int], *, without_batch: bool) -> list[Step]:
+    """Returns the permutation behind the network's own batch, which the file's tensors lack.
+
+    Where an axis of length 1 comes first in the file, that one is the batch again.
+    """
+    dims = [axis + 1 for axis in order]
+    target = view.output.shape
+    steps = [
+        Step("reshape", {"target_shape": view.input(0).shape}, suffix="_batch"),
+        Step(
+            "layer",
+            {"class_name": "Permute", "config": {"dims": dims}},
+            suffix="_order",
+            note=f"axes {order}",
+        ),
+        Step("reshape", {"target_shape": target[1:]}),
+    ]
+    last = 3 if view.operator.outputs[0] not in view.batchless else 2
+    return steps[1 if without_batch else 0 : last]
+
+
+@rule("GATHER_ND")
+def gather_nd(view: OperatorView) -> list[Step]:
+    """Imports a choice of slices by constant places along the first axes after the batch."""
+    if view.input(1).data is None:
+        raise ValueError("its indices are computed")
+    if view.operator.inputs[0] not in view.batchless:
+        raise ValueError("it gathers along the batch")
+    source, places = view.input(0).shape, np.asarray(view.input(1).data)
+    axes = places.shape[-1]
+    lengths = source[:axes]
+    if places.size and (places.min() < 0 or (places.reshape(-1, axes) >= lengths).any()):
+        raise ValueError(f"its indices lie outside of {list(lengths)}")
+    flat = np.ravel_multi_index(tuple(places.reshape(-1, axes).T), lengths)
+    rest = source[axes:]
+    return [
+        Step("reshape", {"target_shape": (int(np.prod(lengths)), *rest)}, suffix="_flat"),
+        Step("gather", {"indices": flat.tolist(), "axis": 1}, suffix="_chosen"),
+        Step("reshape", {"target_shape": (*places.shape[:-1], *rest)}, note=f"{len(flat)} places"),
+    ]
 
 
 @rule("SPLIT")
