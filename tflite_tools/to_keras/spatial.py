@@ -143,13 +143,32 @@ def tile(view: OperatorView) -> list[Step]:
 def pad(view: OperatorView) -> list[Step]:
     """Imports a padding of any axis except the batch; zeros around an image as a stock layer."""
     paddings = _paddings(view)
-    value = float(view.floats(2).item()) if view.has_input(2) else 0.0
+    value = _pad_value(view) if view.has_input(2) else 0.0
     if not paddings.any():
         return []
     if len(paddings) == 4 and not paddings[3].any() and not value:
         zeros = tuple(tuple(int(n) for n in pair) for pair in paddings[1:3])
         return [Step("zero_padding2d", {"padding": zeros})]
     return [Step("padding", {"paddings": paddings[1:].tolist(), "value": value})]
+
+
+def _pad_value(view: OperatorView) -> float:
+    """Returns the padded value; a finite one for minus infinity, which a max pooling never takes.
+
+    PyTorch's max pooling pads with minus infinity. Zeros do the same behind a ReLU, and leave the
+    range of the values as it is.
+    """
+    stored = view.input(2).data
+    if stored is None or not np.isneginf(stored.astype(np.float64)).all():
+        return float(view.floats(2).item())
+    readers = view.graph.consumers(view.operator.outputs[0])
+    if {reader.kind for reader in readers} != {"MAX_POOL_2D"}:
+        raise ValueError("it pads with minus infinity, and no max pooling follows")
+    source = view.graph.producer(view.operator.inputs[0])
+    fused = getattr(source.options, "fusedActivationFunction", None) if source else None
+    relus = (schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6)
+    positive = source is not None and (source.kind in ("RELU", "RELU6") or fused in relus)
+    return 0.0 if positive else float(np.finfo(np.float32).min)
 
 
 @rule("MIRROR_PAD")
