@@ -122,28 +122,41 @@ def gelu_tanh(value: tf.Tensor) -> tf.Tensor:
     return tf.nn.gelu(value, approximate=True)
 
 
+def _with_equal_ranks(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Gives the tensor of lower rank axes of length 1 behind its batch; matrices stay as they are.
+
+    A constant has no batch: one of two dimensions is multiplied with every matrix.
+    """
+    ranks = first.shape.rank, second.shape.rank
+    while 2 < first.shape.rank < ranks[1]:
+        first = tf.expand_dims(first, 1)
+    while 2 < second.shape.rank < ranks[0]:
+        second = tf.expand_dims(second, 1)
+    return first, second
+
+
 @tensor_function
 def matrix_product(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Multiplies matrices over the last two axes."""
-    return tf.matmul(first, second)
+    return tf.matmul(*_with_equal_ranks(first, second))
 
 
 @tensor_function
 def matrix_product_first_transposed(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Multiplies matrices, the first transposed."""
-    return tf.matmul(first, second, transpose_a=True)
+    return tf.matmul(*_with_equal_ranks(first, second), transpose_a=True)
 
 
 @tensor_function
 def matrix_product_second_transposed(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Multiplies matrices, the second transposed."""
-    return tf.matmul(first, second, transpose_b=True)
+    return tf.matmul(*_with_equal_ranks(first, second), transpose_b=True)
 
 
 @tensor_function
 def matrix_product_both_transposed(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Multiplies matrices, both transposed."""
-    return tf.matmul(first, second, transpose_a=True, transpose_b=True)
+    return tf.matmul(*_with_equal_ranks(first, second), transpose_a=True, transpose_b=True)
 
 
 @tensor_function

@@ -161,12 +161,21 @@ def _output_padding(size: int, out: int, *, kernel: int, stride: int, same: bool
 def fully_connected(view: OperatorView) -> list[Step]:
     """Imports a dense layer, with a reshape where it flattens its input."""
     _need(view.options.weightsFormat == 0, "its weights are shuffled")
+    if not view.is_constant(1):
+        _need(not view.has_input(2), "its weights are computed, and it has a bias")
+        settings = {"function": "matrix_product_second_transposed", "constants": []}
+        return [Step("tensor_function", settings, suffix="_linear"), *view.fused_activation()]
     weights = view.floats(1)
     _need(weights.ndim == 2, f"its weights have shape {list(weights.shape)}, not 2 dimensions")
     units, depth = weights.shape
     shape = view.input(0).shape
     steps = []
-    if len(shape) != 2 and not (view.options.keepNumDims and shape[-1] == depth):
+    if view.operator.outputs[0] in view.batchless and view.operator.inputs[0] not in view.batchless:
+        # Rows of all positions; the network keeps the batch of 1 in front of them.
+        if len(shape) > 3:
+            rows = int(np.prod(shape[1:-1]))
+            steps.append(Step("reshape", {"target_shape": (rows, depth)}, suffix="_rows"))
+    elif len(shape) != 2 and not (view.options.keepNumDims and shape[-1] == depth):
         _need(
             int(np.prod(shape[1:])) == depth,
             f"it joins the batch with other dimensions (input {list(shape)}, {depth} weights)",

@@ -1,6 +1,7 @@
 """Imports the graph of a file as a network description, float weights and activation ranges."""
 
 import dataclasses
+import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -505,7 +506,7 @@ _WITHOUT_BATCH = (
 """Operators that work along the last axis or on single values, so that a batch of 1 in front
 changes nothing."""
 _REDUCTIONS = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN")
-_BROADCASTING = ("ADD", "SUB", "MUL", "DIV", "SQUARED_DIFFERENCE")
+_BROADCASTING = ("ADD", "SUB", "MUL", "DIV", "SQUARED_DIFFERENCE", "BATCH_MATMUL")
 """Operators of two tensors: one that lacks the batch is broadcast to one that has it."""
 
 
@@ -526,12 +527,16 @@ def _loses_batch(graph: Graph, operator: Operator, batchless: set[int]) -> bool:
         order = graph.tensors[operator.inputs[1]].data
         moved = order is not None and order.size > 0 and int(order.ravel()[0]) != 0
         return (inside or moved) and target[:1] != (1,)
+    if operator.kind == "FULLY_CONNECTED" and len(target) == 2 < len(source):
+        return source[0] == 1 and target[0] != 1 and target[0] * source[-1] == math.prod(source)
     if operator.kind in _BROADCASTING and inside:
         return batchless.issuperset(data_inputs(graph, operator))
     if operator.kind == "RESHAPE":
         drops = source[:1] == (1,) and target[:1] != (1,) and len(target) > 1
         consumers = graph.consumers(operator.outputs[0])
         return target[:1] != (1,) if inside else drops and bool(consumers)
+    if operator.kind == "FULLY_CONNECTED" and operator.inputs[0] not in batchless:
+        return False  # only its computed weights lack the batch
     if inside and operator.kind not in _WITHOUT_BATCH:
         raise ValueError(_problem(graph, operator, reason="its input has lost its batch of 1"))
     return inside

@@ -21,6 +21,10 @@ RULES: dict[str, Rule] = {}
 """{kind of operator: its rule}; filled by `rule`."""
 
 
+_PRODUCTS = ("FULLY_CONNECTED",)
+"""Operators whose weights may be computed: attention multiplies two computed matrices so."""
+
+
 def rule(*kinds: str) -> Callable[[Rule], Rule]:
     """Returns a decorator that registers a function as the rule of some kinds of operators.
 
@@ -57,7 +61,7 @@ def data_inputs(graph: Graph, operator: Operator) -> list[int]:
         IndexError: the operator has fewer inputs than it needs.
     """
     slot = traits(operator.kind).data
-    if slot is None:
+    if slot is None or operator.kind in _PRODUCTS:
         return [i for i in operator.inputs if i >= 0 and not is_constant(graph, i)]
     return [operator.inputs[slot]]
 
