@@ -123,7 +123,7 @@ def gelu_tanh(value: tf.Tensor) -> tf.Tensor:
 
 
 def _with_equal_ranks(first: tf.Tensor, second: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Gives the tensor of lower rank axes of length 1 behind its batch; matrices stay as they are.
+    """Gives the tensor of lower rank axes of length 1 behind its batch.
 
     A constant has no batch: one of two dimensions is multiplied with every matrix.
     """

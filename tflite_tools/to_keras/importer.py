@@ -532,7 +532,8 @@ def _loses_batch(graph: Graph, operator: Operator, batchless: set[int]) -> bool:
     if operator.kind in _BROADCASTING and inside:
         return batchless.issuperset(data_inputs(graph, operator))
     if operator.kind == "RESHAPE":
-        drops = source[:1] == (1,) and target[:1] != (1,) and len(target) > 1
+        row = len(target) == 1 and source[-1] == math.prod(source)
+        drops = source[:1] == (1,) and target[:1] != (1,) and (len(target) > 1 or row)
         consumers = graph.consumers(operator.outputs[0])
         return target[:1] != (1,) if inside else drops and bool(consumers)
     if operator.kind == "FULLY_CONNECTED" and operator.inputs[0] not in batchless:

@@ -18,6 +18,8 @@ def reshape(view: OperatorView) -> list[Step]:
         raise ShapeMismatchError(f"its shapes {list(source)} and {list(target)} differ in size")
     if source == target:
         return []
+    if view.operator.outputs[0] in view.batchless and len(target) == 1:
+        return []  # leading ones: without them it would not broadcast to tensors with a batch
     if view.operator.outputs[0] in view.batchless:
         return [Step("reshape", {"target_shape": target}, note="batch dimension kept")]
     if view.operator.inputs[0] in view.batchless:
