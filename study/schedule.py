@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -14,12 +13,14 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from deeplab_tf import folder_lock
 from study.cell import CellRecord, CellState, StageRecord, StudyFolder
 from study.children import Children, Stopped
 from study.plan import Cell
 from study.stage import Stage, command_line
 
 _LONGEST_FAILURE = 300
+_BUSY = "a study, or a command of a killed study, is running here; wait until it ends, or end it"
 _LOG_PREFIX = re.compile(r"^(error: |[IWEF]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] )")
 """Of a command's error message, and of absl's log."""
 
@@ -69,6 +70,7 @@ def run_cells(folder: StudyFolder, processes: int) -> list[CellRecord]:
             raise
         finally:
             pool.shutdown()
+            work.children.close()
 
 
 def _run_all(work: _Work, pool: concurrent.futures.Executor) -> list[CellRecord]:
@@ -176,19 +178,9 @@ def _environment(threads: int) -> dict[str, str]:
     return environment
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[int]:
-    """Locks the study's folder; yields the file descriptor that children inherit."""
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"{path}: a study, or a training of a killed study, is running here; wait until it "
-                "ends, or end it"
-            ) from error
-        yield stream.fileno()
+def _locked(path: pathlib.Path) -> contextlib.AbstractContextManager[int]:
+    """Locks the study's folder; the block gets the file descriptor that children inherit."""
+    return folder_lock.exclusive(path, _BUSY, name="lock")
 
 
 @contextlib.contextmanager

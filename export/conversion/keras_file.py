@@ -9,14 +9,15 @@ import contextlib
 import json
 import pathlib
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import tf_keras as keras
 from tf_keras.src.saving.legacy import hdf5_format
 
 from deeplab_tf.graph.stock_layers import NETWORKS, foreign_part
+from deeplab_tf.scratch import scratch_folder
 from deeplab_tf.weights import hdf5 as hdf5_file
 from deeplab_tf.weights.hdf5 import open_hdf5
 
@@ -99,8 +100,8 @@ def _read_archive(path: pathlib.Path) -> keras.Model:
         for key in ("compile_config", "build_config"):
             config.pop(key, None)  # not used here
         model = _built(path, config, build=lambda: keras.saving.deserialize_keras_object(config))
-        with tempfile.TemporaryDirectory() as folder:
-            weights = pathlib.Path(folder) / _WEIGHTS
+        with scratch_folder("keras") as folder:
+            weights = folder / _WEIGHTS
             _extract(archive, path, target=weights)
             with open_hdf5(weights, path), _weights_errors(path):
                 model.load_weights(str(weights))
@@ -179,7 +180,7 @@ def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
             f"{LARGEST_CONFIGURATION} bytes"
         )
     try:
-        config = json.loads(text)
+        config = json.loads(text, parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError(
             f"{path}: its configuration is nested too deeply for a network; save the network again"
@@ -194,6 +195,10 @@ def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
             "the network again"
         )
     return config
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"expected a finite number, got {name}")
 
 
 def _built(path: pathlib.Path, config: dict, *, build: Callable[[], keras.Model]) -> keras.Model:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from tflite_tools.contract import ModelContract
 from tflite_tools.runtime.child_pool import TIMEOUT_S, ChildPool
+from tflite_tools.runtime.memory import needed_bytes_of
 from tflite_tools.runtime.runner import ModelRunner
 
 
@@ -17,6 +18,10 @@ class _ContractFile:
     def open(self, num_threads: int) -> ModelRunner:
         """Opens its interpreter."""
         return ModelRunner(self.contract, num_threads)
+
+    def memory_bytes(self) -> int:
+        """Returns the most memory that it should take."""
+        return needed_bytes_of(self.contract.path)
 
 
 class InterpreterPool(ChildPool):
