@@ -26,6 +26,7 @@ from tflite_tools.input_contract import (
     read_description,
 )
 from tflite_tools.output_form import OutputForm, output_form
+from tflite_tools.runtime.memory import UNKNOWN, needed_bytes
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
@@ -57,6 +58,7 @@ class ModelContract:
         alignment: how the training resizes logits to the input's size, by the manifest; None: not
             on record, half-pixel is assumed where it matters.
         warnings: what does not fit together, one line each.
+        memory_bytes: the most that its interpreter should take.
     """
 
     path: pathlib.Path
@@ -82,6 +84,7 @@ class ModelContract:
     output_position: int = 0
     threshold: float | None = None
     alignment: Alignment | None = None
+    memory_bytes: int = UNKNOWN
 
     @property
     def gives_logits(self) -> bool:
@@ -194,6 +197,7 @@ def read_contract(
         output_position=form.position,
         threshold=form.threshold,
         alignment=alignment,
+        memory_bytes=needed_bytes(graph),
     )
     if not any_output and contract.needs_resize and alignment is None:
         return dataclasses.replace(contract, warnings=(*warnings, _unknown_resize(contract)))

@@ -7,6 +7,7 @@ float.npz, quantized.npz    weights at the end of each phase
 best_<phase>.npz            weights with the best validation mIoU of a phase
 history.jsonl               one line per validation
 events/                     TensorBoard
+lock                        locked while a training runs here
 """
 
 import contextlib
@@ -89,7 +90,9 @@ class RunFolder:
             RuntimeError: another process trains in it.
         """
         return folder_lock.exclusive(
-            self.path, "another training is running here; wait until it ends, or end it"
+            self.path,
+            "another training is running here; wait until it ends, or end it",
+            name="lock",
         )
 
     def sweep(self) -> None:

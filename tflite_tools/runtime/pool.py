@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from tflite_tools.contract import ModelContract
 from tflite_tools.runtime.child_pool import TIMEOUT_S, ChildPool
-from tflite_tools.runtime.memory import needed_bytes_of
 from tflite_tools.runtime.runner import ModelRunner
 
 
@@ -21,7 +20,7 @@ class _ContractFile:
 
     def memory_bytes(self) -> int:
         """Returns the most memory that it should take."""
-        return needed_bytes_of(self.contract.path)
+        return self.contract.memory_bytes
 
 
 class InterpreterPool(ChildPool):
