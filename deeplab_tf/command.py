@@ -2,29 +2,51 @@
 
 import collections.abc
 import enum
+import errno
 import logging as stdlib_logging
 import re
+import signal
 import sys
+import threading
+import types
 from typing import TypeVar
 
 from absl import app, flags, logging
 
+from deeplab_tf import child_process
+from deeplab_tf.terminal import printable, protect_terminal
+
 _Member = TypeVar("_Member", bound=enum.Enum)
-USER_ERRORS = (ValueError, OSError, RuntimeError)
+USER_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
+"""RecursionError is a RuntimeError."""
+RUN_AGAIN = "run the same command again"
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _INNER_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*?)(?:\s*Traceback|\Z)", re.DOTALL)
 
 
-def run(main: collections.abc.Callable[[], int | None]) -> None:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the command tidies up as after Ctrl-C."""
+
+
+def run(main: collections.abc.Callable[[], int | None], *, resume: str = RUN_AGAIN) -> None:
     """Parses the flags, runs `main()` and ends the process.
 
     The exit status is what main returns if that is an int, else 0; 1 for an error that the user
-    can cause (one line on stderr), 2 for wrong flags, 130 for Ctrl-C. Any other exception is an
-    error of this project and keeps its traceback.
+    can cause (one line on stderr), 2 for wrong flags, 130 for Ctrl-C, 143 for SIGTERM. Any other
+    exception is an error of this project and keeps its traceback.
+
+    Names from files reach the terminal without control characters.
 
     Args:
         main: the command.
+        resume: how to go on after an interruption.
     """
-    app.run(lambda _: sys.exit(_guarded(main)), flags_parser=_parse_flags)
+    app.run(lambda _: sys.exit(_guarded(main, resume)), flags_parser=_parse_flags)
+
+
+def _terminate(number: int, frame: types.FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the command at once
+    raise Terminated
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -37,6 +59,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         _complain(f"{_one_line(str(error))}; --help lists the flags")
         sys.exit(2)
+    protect_terminal()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
+    child_process.end_command_with_parent()
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_not_from_tensorflow)
@@ -52,25 +78,44 @@ def _parsed(argv: list[str]) -> list[str]:
 
 def _not_from_tensorflow(record: stdlib_logging.LogRecord) -> bool:
     """Keeps TensorFlow's own messages about files and fingerprints out of the log."""
+    record.msg, record.args = printable(record.getMessage()), ()
     return record.levelno >= stdlib_logging.WARNING or "site-packages" not in record.pathname
 
 
-def _guarded(main: collections.abc.Callable[[], int | None]) -> int:
+def _guarded(main: collections.abc.Callable[[], int | None], resume: str = RUN_AGAIN) -> int:
     try:
         status = main()
-    except KeyboardInterrupt:
-        _complain("interrupted; no incomplete file is left under its final name")
-        return 130
+    except KeyboardInterrupt as stop:
+        _complain(f"interrupted; no incomplete file is left under its final name; {resume}")
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     except USER_ERRORS as error:
-        _complain(_one_line(str(error)) or type(error).__name__)
+        _complain(_line_of(error))
         return 1
     except Exception as error:
         if not _is_tensorflow_error(error):
             raise
-        inner = _INNER_ERROR.search(str(error))
-        _complain(_one_line(inner.group(1) if inner else str(error)))
+        _complain(_line_of(error))
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _line_of(error: Exception) -> str:
+    """Returns the one line for an error that the user can cause."""
+    text = _one_line(str(error)) or type(error).__name__
+    if isinstance(error, MemoryError) or _is_tensorflow_error(error, "ResourceExhaustedError"):
+        detail = "" if text == type(error).__name__ else f" ({text[:200]})"
+        return (
+            f"out of memory{detail}; give a smaller --size, fewer images or --processes, or free "
+            "some memory"
+        )
+    if isinstance(error, RecursionError):
+        return f"the input is nested too deeply ({text}); it is damaged, or made to fail"
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
+        return f"{text}; free some space (TMPDIR is the folder of temporary files)"
+    if _is_tensorflow_error(error):
+        inner = _INNER_ERROR.search(str(error))
+        return _one_line(inner.group(1) if inner else str(error))
+    return text
 
 
 def enum_members(flag: str, values: list[str], *, kind: type[_Member]) -> list[_Member]:
@@ -95,9 +140,9 @@ def enum_members(flag: str, values: list[str], *, kind: type[_Member]) -> list[_
     return [kind(value) for value in values]
 
 
-def _is_tensorflow_error(error: Exception) -> bool:
+def _is_tensorflow_error(error: Exception, name: str = "OpError") -> bool:
     # By name, because commands that only run files do not load TensorFlow.
-    return any(base.__name__ == "OpError" for base in type(error).__mro__)
+    return any(base.__name__ == name for base in type(error).__mro__)
 
 
 def _one_line(text: str) -> str:
@@ -105,5 +150,5 @@ def _one_line(text: str) -> str:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.write(f"error: {printable(text)}\n")
     sys.stderr.flush()

@@ -446,7 +446,7 @@ def main() -> int:
 def console() -> None:
     """Runs the command."""
     _define_flags()
-    command.run(main)
+    command.run(main, resume="the same command resumes from the last checkpoint")
 
 
 if __name__ == "__main__":

@@ -361,7 +361,7 @@ def _log_placement(target: Target, paths: list[pathlib.Path]) -> None:
 def console() -> None:
     """Entry point of the command."""
     _define_flags()
-    command.run(main)
+    command.run(main, resume="the same command keeps the files that are complete")
 
 
 if __name__ == "__main__":

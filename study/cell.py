@@ -14,7 +14,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
 from study.plan import CELL_PREFIX, Cell, Study
 from study.stage import Stage
 
@@ -138,10 +138,8 @@ class CellFolder:
         path = self.path / "cell.json"
         if not path.is_file():
             return CellRecord(cell.name, cell.choice)
-        try:
-            return CellRecord.from_json(json.loads(path.read_text()))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not the record of a cell ({error}); delete it") from error
+        with bounded_file.read_as(path, "the record of a cell; delete it"):
+            return CellRecord.from_json(bounded_file.read_json(path))
 
     def write(self, record: CellRecord) -> None:
         """Writes `cell.json`."""

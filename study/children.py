@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import BinaryIO
 
+from deeplab_tf import child_process
+
 BEAT_S = 10.0
 """Seconds between two reports of a running process."""
 GRACE_S = 15.0
@@ -23,13 +25,16 @@ class Stopped(Exception):  # noqa: N818 - no error: the user asked for it
 class Children:
     """Starts processes, each in its own group, so that one signal reaches its children too.
 
+    If this process is killed, a pipe to each of them is closed, and they end.
+
     Args:
         inherited: file descriptor that each process keeps open, or None. A lock on it is held
             until the last of them has ended, even if this process is killed.
     """
 
     def __init__(self, inherited: int | None = None) -> None:
-        self._inherited = () if inherited is None else (inherited,)
+        self._pipe = os.pipe()
+        self._inherited = (self._pipe[0],) if inherited is None else (self._pipe[0], inherited)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen] = set()
         self._stopped = False
@@ -84,12 +89,17 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**environment, child_process.PIPE_VARIABLE: str(self._pipe[0])},
                 start_new_session=True,
                 pass_fds=self._inherited,
             )
             self._running.add(process)
             return process
+
+    def close(self) -> None:
+        """Closes the pipe, after all processes have ended."""
+        for descriptor in self._pipe:
+            os.close(descriptor)
 
     def stop(self) -> None:
         """Ends every process: Ctrl-C first, so that each tidies up, then SIGKILL."""

@@ -13,7 +13,7 @@ import sys
 
 from absl import flags, logging
 
-from deeplab_tf import atomic_file, command
+from deeplab_tf import atomic_file, bounded_file, command
 from deeplab_tf.data.registry import open_dataset
 from export.conversion.variants import Variant
 from study.cell import CellState, StudyFolder
@@ -89,7 +89,7 @@ def main() -> int:
                 f"{FLAGS.study}: no run to learn from for {missing}; train that run first"
             )
         folder.prepare(FLAGS.overwrite)
-        atomic_file.write_text(output_dir / "study.json", pathlib.Path(FLAGS.study).read_text())
+        atomic_file.write_text(output_dir / "study.json", bounded_file.read_text(FLAGS.study))
         logging.info("%d cells, %d in parallel", len(study.cells), FLAGS.processes)
         run_cells(folder, FLAGS.processes)
     document = write_study(collect_study(scope, timing), output_dir, with_photos=FLAGS.photos)
@@ -102,7 +102,7 @@ def main() -> int:
 def console() -> None:
     """Entry point of the command."""
     _define_flags()
-    command.run(main)
+    command.run(main, resume="the same command resumes the study")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ export.to_tflite without their dashes; those of a value override those of "train
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 import re
 from typing import Any
+
+from deeplab_tf import bounded_file
 
 CELL_PREFIX = "cell:"
 """Prefix of a cell's name where a flag takes a run folder."""
@@ -265,9 +266,10 @@ def read_study(path: str | pathlib.Path) -> Study:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such study file; check --study")
     try:
-        return study_from_json(json.loads(path.read_text(), object_pairs_hook=_each_key_once))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        values = bounded_file.read_json(path, object_pairs_hook=_each_key_once)
+        return study_from_json(values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 def _each_key_once(pairs: list[tuple[str, object]]) -> dict:

@@ -15,6 +15,8 @@ PACKAGES = ("deeplab_tf", "tflite_tools", "export", "study")
 UPWARD = "deeplab_tf/train.py"
 """The only module that may import upwards: its preset flags export and score what it trained."""
 LAYERS = (
+    {"bounded_file", "child_process", "field_types", "folder_lock", "terminal"},
+    {"scratch"},
     {"command", "atomic_file"},
     {"data", "metrics"},
     {"graph"},
@@ -27,6 +29,7 @@ LAYERS = (
 """Inside `deeplab_tf`: each may import those before it."""
 FOR_TFLITE_TOOLS = (
     *("data", "graph", "weights", "metrics", "runs", "models.config", "command", "atomic_file"),
+    *("bounded_file", "child_process", "field_types", "folder_lock", "scratch", "terminal"),
 )
 """Parts of `deeplab_tf` that `tflite_tools` may import."""
 FIXED_SIGNATURES = {

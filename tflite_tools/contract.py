@@ -28,6 +28,7 @@ from tflite_tools.input_contract import (
 )
 from tflite_tools.output_form import OutputForm, output_form
 from tflite_tools.runtime.fixed_size import has_any_size, size_advice
+from tflite_tools.runtime.memory import UNKNOWN, needed_bytes
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
 
 INPUT_DTYPES = ("FLOAT32", "UINT8", "INT8")
@@ -61,6 +62,7 @@ class ModelContract:
         channels_first: whether the input is stored as [1, channels, height, width].
         output_channels_first: whether the output is.
         warnings: what does not fit together, one line each.
+        memory_bytes: the most that its interpreter should take.
     """
 
     path: pathlib.Path
@@ -88,6 +90,7 @@ class ModelContract:
     alignment: Alignment | None = None
     channels_first: bool = False
     output_channels_first: bool = False
+    memory_bytes: int = UNKNOWN
 
     @property
     def gives_logits(self) -> bool:
@@ -230,6 +233,7 @@ def read_contract(
         alignment=alignment,
         channels_first=channels_first,
         output_channels_first=form.channels_first,
+        memory_bytes=needed_bytes(graph),
     )
     if not any_output and contract.needs_resize and alignment is None:
         return dataclasses.replace(contract, warnings=(*warnings, _unknown_resize(contract)))

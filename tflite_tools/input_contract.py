@@ -312,12 +312,17 @@ def quantized_preprocessing(image: Tensor, channels: int) -> Preprocessing | Non
 
     Returns:
         The normalization, or None for a float input.
+
+    Raises:
+        ValueError: its scale is 0.
     """
     if image.type_name not in ("UINT8", "INT8"):
         return None
     shift = 128 if image.type_name == "INT8" else 0
     if image.quantization is None:
         return Preprocessing((float(shift),) * channels, (1.0,) * channels)
+    if not image.quantization.scale[0] > 0:
+        raise ValueError(f"input {image.name!r} has no positive scale; convert it again")
     mean = float(image.quantization.zero_point[0] + shift)
     std = 1.0 / float(image.quantization.scale[0])
     return Preprocessing((mean,) * channels, (std,) * channels)

@@ -6,11 +6,13 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.field_types import check_field_types
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 
 FORMAT = 1
 RESIZES = tuple(alignment.value for alignment in Alignment)
@@ -47,6 +49,7 @@ class Manifest:
         resize: one of `RESIZES`, how the training resized logits to the image's size; None if not
             on record.
         sensor: of the range images that it was trained on; None for camera images.
+        recipe: digest of everything that the file's content depends on, or None.
     """
 
     variant: str
@@ -67,8 +70,10 @@ class Manifest:
     quantization: dict | None = None
     resize: str | None = None
     sensor: Sensor | None = None
+    recipe: str | None = None
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         if self.resize is not None and self.resize not in RESIZES:
             raise ValueError(f"resize: expected one of {', '.join(RESIZES)}, got {self.resize!r}")
 
@@ -103,6 +108,7 @@ class Manifest:
             "size_bytes": self.size_bytes,
             "quantization": self.quantization,
             "sensor": self.sensor.to_json() if self.sensor else None,
+            "recipe": self.recipe,
         }
 
     def write(self, path: pathlib.Path) -> None:
@@ -145,6 +151,7 @@ class Manifest:
             quantization=values.get("quantization"),
             resize=output.get("resize"),
             sensor=Sensor.from_json(values["sensor"]) if values.get("sensor") else None,
+            recipe=values.get("recipe"),
         )
 
 
@@ -176,14 +183,12 @@ def read_manifest(model: pathlib.Path) -> Manifest | None:
     path = manifest_path(model)
     if not path.is_file():
         return None
-    try:
-        values = json.loads(path.read_text())
+    with bounded_file.read_as(path, "a readable manifest"):
+        values = bounded_file.read_json(path)
         if values.get("format") != FORMAT:
             raise ValueError(f"expected format {FORMAT}, got {values.get('format')!r}")
         manifest = Manifest.from_json(values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a readable manifest ({error})") from error
-    found = sha256_of(model.read_bytes())
+    found = sha256_of(read_model_bytes(model))
     if found != manifest.sha256:
         raise ValueError(
             f"{model}: expected sha256 {manifest.sha256[:12]} (its manifest), got {found[:12]}; "

@@ -11,7 +11,6 @@ The start of child processes is reported separately.
 
 import pathlib
 import sys
-import tempfile
 import time
 
 import numpy as np
@@ -20,6 +19,7 @@ from absl import flags
 from deeplab_tf import command
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.registry import DATASETS, open_dataset
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import ModelResult, default_processes, score_list
 from tflite_tools.runtime.child_pool import Task
@@ -77,7 +77,7 @@ def measure(
         for _ in range(processes)
     ]
     scoring, bare = [], []
-    with InterpreterPool(contracts, processes) as pool, tempfile.TemporaryDirectory() as scratch:
+    with InterpreterPool(contracts, processes) as pool, scratch_folder("overhead") as scratch:
         warm = [Task(index, bare_invokes, arguments=(1,)) for index in range(len(contracts))]
         list(pool.run(warm * processes))
         ready = time.perf_counter() - started

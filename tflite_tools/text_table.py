@@ -1,4 +1,11 @@
-"""Text tables."""
+"""Text tables, on the terminal and as CSV."""
+
+import csv
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula."""
 
 
 def align(header: list[tuple[str, str]], rows: list[list[str]]) -> str:
@@ -23,3 +30,32 @@ def align(header: list[tuple[str, str]], rows: list[list[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+class CsvWriter:
+    """Writes rows of CSV in which no text is a formula: names come from files of other people.
+
+    Args:
+        stream: that is written.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._writer = csv.writer(stream)
+
+    def writerow(self, row: Iterable[Any]) -> None:
+        """Writes one row.
+
+        Args:
+            row: cells; numbers and numbers in text stay as they are.
+        """
+        self._writer.writerow([_plain(cell) for cell in row])
+
+
+def _plain(cell: Any) -> Any:
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA) or cell in ("-", "+"):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell

@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.data.preprocessing import PAD_PIXEL
+from deeplab_tf.field_types import check_field_types
+
+LARGEST_SCALE = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +32,11 @@ class Augmentation:
     color_jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_scale <= self.max_scale:
+        check_field_types(self)
+        if not 0 < self.min_scale <= self.max_scale <= LARGEST_SCALE:
             raise ValueError(
-                f"expected 0 < min_scale <= max_scale; got {self.min_scale} and {self.max_scale}"
+                f"expected 0 < min_scale <= max_scale <= {LARGEST_SCALE}; got {self.min_scale} and "
+                f"{self.max_scale}"
             )
         if not 0 <= self.color_jitter < 1:
             raise ValueError(f"color_jitter must be in [0, 1); got {self.color_jitter}")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from deeplab_tf import bounded_file
 from deeplab_tf.data import images
 from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
@@ -158,12 +159,9 @@ def read_lines(path: pathlib.Path) -> list[str]:
         The lines without their ends.
 
     Raises:
-        ValueError: the file is not UTF-8.
+        ValueError: the file is not UTF-8, or too large for a list.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    return bounded_file.read_text(path).splitlines()
 
 
 def read_stems(listing: pathlib.Path) -> list[str]:

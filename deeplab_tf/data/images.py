@@ -13,6 +13,8 @@ from PIL import Image
 MAX_PIXELS = 89_478_485
 """Pillow's own warning level (a 256 MiB RGB image); larger images are rejected as bombs."""
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "TGA", "JPEG2000")
+"""Those of photos and masks. Pillow has forty more; one of them, EPS, starts another program."""
 
 _STORED_STEP = {"L;2": 85, "L;4": 17}
 """Pillow scales gray of 2 and 4 bits to 0..255; difference between two neighbouring values."""
@@ -25,7 +27,7 @@ def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
                 stored = image.tile[0][3] if image.tile else image.mode
@@ -96,7 +98,7 @@ def orientation_note(path: pathlib.Path) -> str:
         The warning; "" for an upright or unreadable image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
     except (OSError, SyntaxError, ValueError):
         return ""  # read_image reports the error

@@ -1,8 +1,8 @@
 """Lists of class names in files: the one reader of everything that says what classes are called."""
 
-import json
 import pathlib
 
+from deeplab_tf import bounded_file
 from deeplab_tf.data.dataset import read_lines
 
 
@@ -44,7 +44,7 @@ def read_label_list(path: pathlib.Path) -> tuple[str, ...]:
 
 def _from_json(path: pathlib.Path, lines: list[str]) -> tuple[str, ...]:
     try:
-        values = json.loads("\n".join(lines))
+        values = bounded_file.parse_json("\n".join(lines))
         names = values.get("names") or values.get("labels") or []
         if not isinstance(names, list):
             raise ValueError(f"expected a list, got {type(names).__name__}")

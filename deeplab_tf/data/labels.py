@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from deeplab_tf.field_types import check_field_types
+
 IGNORE_LABEL = 255
 """Value of label pixels that losses, calibration and metrics ignore."""
 
@@ -28,6 +30,7 @@ class LabelSet:
     colors: tuple[tuple[int, int, int], ...]
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         if not self.names:
             raise ValueError("expected at least one class, got none")
         if len(self.names) > MAX_CLASSES:
@@ -40,6 +43,9 @@ class LabelSet:
                 f"expected one colour per class, got {len(self.names)} names and "
                 f"{len(self.colors)} colours"
             )
+        for color in self.colors:
+            if not all(0 <= value <= 255 for value in color):
+                raise ValueError(f"expected colours of 0..255, got {color}")
 
     @property
     def num_classes(self) -> int:

@@ -8,11 +8,12 @@ x / 127.5 - 1 puts every 8-bit pixel on a rounding tie instead.
 """
 
 import dataclasses
-import math
 import typing
 
 import numpy as np
 from PIL import Image
+
+from deeplab_tf.field_types import check_field_types
 
 PAD_PIXEL = 128
 """Gray of padded pixels: 0 after normalization."""
@@ -69,14 +70,11 @@ class Preprocessing:
     std: tuple[float, ...] = (128.0, 128.0, 128.0)
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(
                 "mean and std need one value per channel; got "
                 f"{len(self.mean)} and {len(self.std)} values"
-            )
-        if not all(map(math.isfinite, self.mean + self.std)):
-            raise ValueError(
-                f"mean and std must be finite numbers; got mean {self.mean} and std {self.std}"
             )
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive; got {self.std}")

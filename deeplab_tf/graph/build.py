@@ -15,6 +15,8 @@ from deeplab_tf.graph.network import (
 )
 
 layers = keras.layers
+LONGEST_CHAIN = 900
+"""Keras calls itself for each layer, and Python allows 1000 calls. ResNet-152 has 515 in a row."""
 
 
 def build_model(
@@ -35,8 +37,10 @@ def build_model(
         type of the arg max where the network ends in one).
 
     Raises:
-        ValueError: a node's attributes do not fit its kind or its input; the node is named.
+        ValueError: a node's attributes do not fit its kind or its input; the node is named. Or the
+            network is too deep.
     """
+    _check_depth(description)
     height, width = size or (None, None)
     shape = description.input_shape
     if height is not None or width is not None:
@@ -49,7 +53,7 @@ def build_model(
     for node in description.nodes:
         try:
             tensors[node.name] = _apply(node, tensors, other_size=shape != description.input_shape)
-        except (TypeError, ValueError, KeyError) as error:
+        except Exception as error:  # Keras raises all kinds of errors for unusual values
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"node {node.name!r} ({node.kind}) cannot be built: {reason}") from (
                 error
@@ -58,6 +62,18 @@ def build_model(
     if all_outputs and description.further_outputs:
         output = [tensors[name] for name in description.outputs]
     return keras.Model(image, output, name="imported")
+
+
+def _check_depth(description: NetworkGraph) -> None:
+    """Refuses a chain that Keras' recursive functions could not follow to its end."""
+    depth = {description.input_name: 0}
+    for node in description.nodes:
+        depth[node.name] = 1 + max((depth[name] for name in node.inputs), default=0)
+    if (longest := max(depth.values())) > LONGEST_CHAIN:
+        raise ValueError(
+            f"expected at most {LONGEST_CHAIN} layers one after the other, got {longest}; Keras "
+            "builds no deeper network"
+        )
 
 
 def _layer_of(node: Node) -> keras.layers.Layer:

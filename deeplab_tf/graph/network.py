@@ -5,10 +5,12 @@ network from it runs only stock Keras layers and the layers of the table `KINDS`
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import tf_keras as keras
 
+from deeplab_tf.field_types import check_field_types
 from deeplab_tf.graph import layers as graph_layers
 from deeplab_tf.graph.stock_layers import LAYERS, WRAPPERS, foreign_part
 
@@ -101,6 +103,7 @@ class Node:
     attributes: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         if self.kind not in KINDS and self.kind not in (IDENTITY, RESIZE, LAYER):
             raise ValueError(f"node {self.name!r}: unknown kind {self.kind!r}")
         # A string in JSON must not select an arbitrary function that Keras can look up.
@@ -157,6 +160,7 @@ class NetworkGraph:
     further_outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         known = {self.input_name}
         for node in self.nodes:
             if node.name in known:
@@ -181,11 +185,26 @@ class NetworkGraph:
         Raises:
             StopIteration: there is none.
         """
-        return next(node for node in self.nodes if node.name == name)
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise StopIteration(name) from None
 
     def consumers(self, name: str) -> list[Node]:
         """Returns the nodes that read a value, in the order of execution."""
-        return [node for node in self.nodes if name in node.inputs]
+        return list(self._readers.get(name, ()))
+
+    @functools.cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @functools.cached_property
+    def _readers(self) -> dict[str, list[Node]]:
+        readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                readers.setdefault(name, []).append(node)
+        return readers
 
     def only_consumer(self, name: str) -> Node | None:
         """Returns the single node that reads a value; None if several do or it is the output."""
@@ -218,5 +237,5 @@ class NetworkGraph:
             return cls(
                 **{**values, "nodes": nodes, "input_shape": shape, "further_outputs": further}
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the description of a network ({error})") from error

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+_BLOCK_PIXELS = 1 << 22
+"""Pixels that are counted at once: bincount takes 8 bytes for each."""
+
 
 def confusion_matrix(label: np.ndarray, prediction: np.ndarray, *, num_classes: int) -> np.ndarray:
     """Counts pixels by true and predicted class.
@@ -28,6 +31,16 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, *, num_classes: 
     if label.shape != prediction.shape:
         raise ValueError(f"label {label.shape} and prediction {prediction.shape} differ in size")
     columns = num_classes + 1
+    counts = np.zeros(columns * columns, np.int64)
+    rows = max(1, _BLOCK_PIXELS // max(1, label[:1].size))
+    for start in range(0, len(label), rows):
+        block = slice(start, start + rows)
+        counts += _count(label[block], prediction[block], num_classes=num_classes)
+    return counts.reshape(columns, columns)[:num_classes]
+
+
+def _count(label: np.ndarray, prediction: np.ndarray, *, num_classes: int) -> np.ndarray:
+    columns = num_classes + 1
     # 16 bits hold the index of any matrix up to 254 x 255, and bincount of one wide column of
     # ignored pixels is cheaper than a boolean selection.
     row = np.minimum(label, num_classes).astype(np.uint16)
@@ -35,8 +48,7 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray, *, num_classes: 
         # int16 at least: int8 does not hold the extra column of 128 and more classes.
         prediction = np.where(prediction < 0, np.int16(num_classes), prediction)
     column = np.minimum(prediction, num_classes).astype(np.uint16)
-    counts = np.bincount((row * columns + column).ravel(), minlength=columns * columns)
-    return counts.reshape(columns, columns)[:num_classes].astype(np.int64)
+    return np.bincount((row * columns + column).ravel(), minlength=columns * columns)
 
 
 def iou_per_class(matrix: np.ndarray) -> np.ndarray:

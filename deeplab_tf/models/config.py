@@ -12,10 +12,13 @@ from typing import Any, ClassVar
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES
+from deeplab_tf.field_types import check_field_types
 from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.models.backbones.form import BackboneForm
 
 OUTPUT_STRIDES = (8, 16, 32)
+MAX_CHANNELS = 16384
+"""Of an image or a layer; the widest network known here has 2048."""
 IMPORTED = "imported"
 """Name of the network whose graph is data: `ImportedConfig`."""
 _FORMER_NAMES = {"deeplab_mobilenet_v2": ("deeplab", "mobilenet_v2")}
@@ -55,10 +58,11 @@ class ModelConfig:
     logits_alignment: Alignment = Alignment.HALF_PIXEL
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         if not 1 <= self.num_classes <= MAX_CLASSES:
             raise ValueError(f"num_classes must be 1 to {MAX_CLASSES}; got {self.num_classes}")
-        if self.channels < 1:
-            raise ValueError(f"channels must be at least 1; got {self.channels}")
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise ValueError(f"channels must be 1 to {MAX_CHANNELS}; got {self.channels}")
         if not 0 < self.batch_norm_momentum < 1:
             raise ValueError(
                 f"batch_norm_momentum must lie between 0 and 1; got {self.batch_norm_momentum}"
@@ -104,6 +108,8 @@ class ModelConfig:
             raise ValueError(f"unknown model keys {sorted(unknown)}; known: {sorted(_KEYS)}")
         settings = {**_LEGACY_DEFAULTS, **values}
         network = settings.pop("network")
+        if not isinstance(network, str):
+            raise ValueError(f"network: expected text, got {network!r:.80}")
         if network in _FORMER_NAMES:
             network, settings["backbone"] = _FORMER_NAMES[network]
         for key, read in _READERS.items():
@@ -179,8 +185,9 @@ class BackboneConfig(StridedConfig):
                 f"atrous_rates must be positive integers; got {self.atrous_rates}; "
                 "use aspp=slim for a pyramid without atrous branches"
             )
-        if min(self.aspp_channels, self.decoder_channels) < 1:
-            raise ValueError("aspp_channels and decoder_channels must be at least 1")
+        for name in ("aspp_channels", "decoder_channels"):
+            if not 1 <= getattr(self, name) <= MAX_CHANNELS:
+                raise ValueError(f"{name} must be 1 to {MAX_CHANNELS}; got {getattr(self, name)}")
 
     def describe(self) -> str:
         """Returns one line for manifests and logs."""

@@ -7,14 +7,15 @@ flat name: `config.quantization.delay_step` is `quantize_delay_step`.
 import collections.abc
 import dataclasses
 import enum
-import json
 import math
 import pathlib
 from typing import Any, ClassVar
 
+from deeplab_tf import bounded_file
 from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.field_types import check_field_types
 from deeplab_tf.models.config import ModelConfig
 from deeplab_tf.runs.choices import (
     ClassWeighting,
@@ -25,6 +26,10 @@ from deeplab_tf.runs.choices import (
     Schedule,
 )
 
+LARGEST_RATE = 1000
+"""Largest learning rate, weight decay and power of a schedule."""
+MAX_CROP = 16384
+"""Largest height and width of a training example."""
 NEVER = -1
 """Value of quantize_delay_step: never quantize."""
 
@@ -38,6 +43,9 @@ class _Group:
 
     key: ClassVar[str] = "{}"
 
+    def __post_init__(self) -> None:
+        check_field_types(self, self.key)
+
     def _at_least(self, least: int, *names: str) -> None:
         for name in names:
             if getattr(self, name) < least:
@@ -47,16 +55,19 @@ class _Group:
 
     def _positive(self, *names: str) -> None:
         for name in names:
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+            if not 0 < getattr(self, name) <= LARGEST_RATE:
                 raise ValueError(
-                    f"{self.key.format(name)} must be positive; got {getattr(self, name)}"
+                    f"{self.key.format(name)} must be positive, at most {LARGEST_RATE}; got "
+                    f"{getattr(self, name)}"
                 )
 
-    def _not_negative(self, *names: str) -> None:
+    def _not_negative(self, *names: str, most: float = math.inf) -> None:
         for name in names:
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+            if not 0 <= getattr(self, name) <= most:
                 raise ValueError(
-                    f"{self.key.format(name)} must not be negative; got {getattr(self, name)}"
+                    f"{self.key.format(name)} must not be negative"
+                    + (f", at most {most}" if most < math.inf else "")
+                    + f"; got {getattr(self, name)}"
                 )
 
 
@@ -94,7 +105,11 @@ class DataConfig(_Group):
     cache_mb: int = 2048
 
     def __post_init__(self) -> None:
-        self._at_least(1, "batch_size")
+        super().__post_init__()
+        self._at_least(1, "batch_size", "crop_height", "crop_width")
+        self._at_least(0, "holdout_images", "cache_mb")
+        if max(self.crop_size) > MAX_CROP:
+            raise ValueError(f"expected a crop of at most {MAX_CROP}, got {self.crop_size}")
         if (self.validation_split == "holdout") != (self.holdout_images > 0):
             raise ValueError(
                 "holdout_images and validation_split=holdout belong together; got "
@@ -136,9 +151,11 @@ class OptimizationConfig(_Group):
     freeze_batch_norm: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._at_least(1, "train_steps")
         self._positive("learning_rate")
-        self._not_negative("weight_decay", "decay_power", "warmup_steps")
+        self._not_negative("weight_decay", "decay_power", most=LARGEST_RATE)
+        self._not_negative("warmup_steps")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must be 0 to below 1; got {self.label_smoothing}")
 
@@ -168,6 +185,7 @@ class QuantizationConfig(_Group):
     weight_average: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._at_least(1, "calibration_images")
         self._positive("learning_rate")
         if not 0 <= self.weight_average < 1:
@@ -208,6 +226,10 @@ class ExecutionConfig(_Group):
     deterministic: bool = False
     distribution: Distribution = Distribution.NONE
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least(0, "seed")
+
 
 @dataclasses.dataclass(frozen=True)
 class IntervalConfig(_Group):
@@ -228,6 +250,7 @@ class IntervalConfig(_Group):
     parity: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._at_least(1, "validation", "checkpoint", "summary")
         self._not_negative("parity")
 
@@ -249,6 +272,7 @@ class Distillation:
     loss: DistillLoss = DistillLoss.LOGITS
 
     def __post_init__(self) -> None:
+        check_field_types(self, "distill_{}")
         if not 0 <= self.weight <= 1:
             raise ValueError(f"distill_weight must be 0 to 1; got {self.weight}")
         if not self.temperature > 0:
@@ -299,6 +323,7 @@ class TrainingConfig:
     intervals: IntervalConfig = dataclasses.field(default_factory=IntervalConfig)
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         self.model.check_size(*self.data.crop_size)
         if not NEVER <= self.quantization.delay_step <= self.optimization.train_steps:
             raise ValueError(
@@ -418,9 +443,7 @@ _REQUIRED = {
 
 _READERS: dict[str, collections.abc.Callable[[Any], Any]] = {
     "model": ModelConfig.from_json,
-    "preprocessing": lambda values: Preprocessing(
-        **{name: tuple(value) for name, value in values.items()}
-    ),
+    "preprocessing": lambda values: Preprocessing(tuple(values["mean"]), tuple(values["std"])),
     "augmentation": lambda values: Augmentation(**values),
     "distillation": Distillation.from_json,
     "sensor": lambda values: Sensor.from_json(values) if values else None,
@@ -456,7 +479,5 @@ def read_config(run_dir: pathlib.Path) -> TrainingConfig:
     path = pathlib.Path(run_dir) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not a run folder; give the --run_dir of a training run")
-    try:
-        return TrainingConfig.from_json(json.loads(path.read_text()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not the configuration of a training run ({error})") from error
+    with bounded_file.read_as(path, "the configuration of a training run"):
+        return TrainingConfig.from_json(bounded_file.read_json(path))

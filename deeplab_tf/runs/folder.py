@@ -7,16 +7,19 @@ float.npz, quantized.npz    weights at the end of each phase
 best_<phase>.npz            weights with the best validation mIoU of a phase
 history.jsonl               one line per validation
 events/                     TensorBoard
+lock                        locked while a training runs here
 """
 
+import contextlib
 import dataclasses
 import enum
 import json
 import pathlib
+import shutil
 
 from absl import logging
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file, folder_lock, scratch
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.runs.config import TrainingConfig, read_config
@@ -79,6 +82,26 @@ class RunFolder:
         made = [self.history, *(self.weights(phase) for phase in Phase)]
         made += [self.checkpoints(phase) / "checkpoint" for phase in Phase]
         return any(path.exists() for path in made)
+
+    def lock(self) -> contextlib.AbstractContextManager[int]:
+        """Locks the folder, so that no other process trains in it; a killed one frees it.
+
+        Raises:
+            RuntimeError: another process trains in it.
+        """
+        return folder_lock.exclusive(
+            self.path,
+            "another training is running here; wait until it ends, or end it",
+            name="lock",
+        )
+
+    def sweep(self) -> None:
+        """Removes what a killed training left: files and checkpoints that are not complete."""
+        scratch.sweep_files(self.path, scratch.ANY_PARTIAL)
+        for phase in Phase:
+            for path in self.checkpoints(phase).glob("*_temp"):
+                logging.info("%s: removed, left by a killed training", path)
+                shutil.rmtree(path, ignore_errors=True)
 
     def prepare(self, config: TrainingConfig, label_set: LabelSet) -> None:
         """Creates the folder, or checks that it belongs to the same run.
@@ -148,5 +171,6 @@ def labels_to_json(label_set: LabelSet) -> str:
 
 def labels_from_json(path: pathlib.Path) -> LabelSet:
     """Reads a `labels.json`."""
-    values = json.loads(path.read_text())
-    return LabelSet(tuple(values["names"]), tuple(tuple(color) for color in values["colors"]))
+    with bounded_file.read_as(path, "the class names and colours of a run"):
+        values = bounded_file.read_json(path)
+        return LabelSet(tuple(values["names"]), tuple(tuple(color) for color in values["colors"]))

@@ -6,6 +6,7 @@ last checkpoint and ends with the weights of a run that was never stopped.
 """
 
 import collections.abc
+import contextlib
 import json
 import os
 import pathlib
@@ -18,6 +19,8 @@ import tf_keras as keras
 from absl import logging
 from tqdm import tqdm
 
+from deeplab_tf import bounded_file
+from deeplab_tf.atomic_file import naming
 from deeplab_tf.data.dataset import SegmentationDataset, class_frequencies, hold_out
 from deeplab_tf.data.pipeline import VALIDATION_WINDOW, TrainingPipeline
 from deeplab_tf.data.preprocessing import place
@@ -124,6 +127,7 @@ class TrainingRun:
             ValueError: the model has another number of classes than the data set.
             FileNotFoundError: the data set is not there.
             FileExistsError: the folder holds another run.
+            RuntimeError: another process is training in the folder.
         """
         self.config, self.folder = config, folder
         self._initialize = initialize
@@ -141,7 +145,10 @@ class TrainingRun:
             tf.config.experimental.enable_op_determinism()
         self.strategy = make_strategy(config.execution.distribution)
         self._worker = _worker_number(self.strategy)
+        self._lock = contextlib.ExitStack()
         if self._is_chief:
+            self._lock.enter_context(folder.lock())
+            folder.sweep()
             folder.prepare(config, self.training.label_set)
         self.pipeline = TrainingPipeline(
             self.training,
@@ -171,8 +178,9 @@ class TrainingRun:
             validation mIoU at the last validation.
         """
         score = float("nan")
-        for phase, first_step, last_step in phase_steps(self.config):
-            score = self._train_phase(phase, first_step, last_step=last_step)
+        with self._lock:
+            for phase, first_step, last_step in phase_steps(self.config):
+                score = self._train_phase(phase, first_step, last_step=last_step)
         return score
 
     def _train_phase(self, phase: Phase, first_step: int, *, last_step: int) -> float:
@@ -442,22 +450,22 @@ class TrainingRun:
         self._append_to_history({"phase": Phase.QUANTIZED.value, "step": step, "parity": measures})
 
     def _append_to_history(self, line: dict[str, Any]) -> None:
-        with self.folder.history.open("a") as stream:
+        with naming(self.folder.history), self.folder.history.open("a") as stream:
             stream.write(json.dumps(line) + os.linesep)
 
     def _best_so_far(self, phase: Phase) -> float:
         if not (self.folder.history.is_file() and self.folder.best_weights(phase).is_file()):
             return -1.0
         scores = [-1.0]
-        for line in self.folder.history.read_text().splitlines():
+        for line in bounded_file.read_text(self.folder.history).splitlines():
             try:
                 values = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a killed run may be cut
-                continue
-            # Older runs lack the key; their mIoU is never larger than it.
-            score = values.get(CHOICE_KEY, values.get("miou", float("nan")))
-            if values["phase"] == phase.value and np.isfinite(score):
-                scores.append(score)
+                # Older runs lack the key; their mIoU is never larger than it.
+                score = float(values.get(CHOICE_KEY, values.get("miou", float("nan"))))
+                if values["phase"] == phase.value and np.isfinite(score):
+                    scores.append(score)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue  # the last line of a killed run may be cut
         return max(scores)
 
 

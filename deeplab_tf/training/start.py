@@ -1,7 +1,7 @@
 """The first weights of a network, from another run or a pretrained backbone; and the teacher's."""
 
 import collections.abc
-import json
+import math
 import pathlib
 from typing import Any
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 import tf_keras as keras
 from absl import logging
 
+from deeplab_tf import bounded_file
 from deeplab_tf.graph.batch_norm import adopt_statistics
 from deeplab_tf.models.backbones.registry import build_backbone
 from deeplab_tf.models.config import BackboneConfig, ModelConfig
@@ -110,11 +111,13 @@ def read_ranges(path: pathlib.Path) -> dict[str, tuple[float, float]]:
     Raises:
         ValueError: another kind of file.
     """
-    try:
-        values = json.loads(path.read_text())
-        return {name: (float(item["min"]), float(item["max"])) for name, item in values.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not the activation ranges of an import ({error})") from error
+    with bounded_file.read_as(path, "the activation ranges of an import"):
+        values = bounded_file.read_json(path)
+        ranges = {name: (float(item["min"]), float(item["max"])) for name, item in values.items()}
+        for name, (low, high) in ranges.items():
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise ValueError(f"{name}: expected min <= max, got {low} and {high}")
+        return ranges
 
 
 def trained_float_arrays(folder: RunFolder) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import h5py
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 LARGEST_EXPANSION = 100
 """Largest number of array bytes per byte of a file; weights compress by a factor of at most 10."""
-_ALWAYS_ALLOWED_BYTES = 100_000_000
+ALWAYS_ALLOWED_BYTES = 100_000_000
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def _check_links(content: h5py.File, name: str | pathlib.Path, *, size: int) -> 
             unpacked += _checked_bytes(content, link, name=name)
     except (KeyError, OSError, RuntimeError, TypeError) as error:
         raise ValueError(f"{name}: a damaged HDF5 file ({error}); save it again") from error
-    if unpacked > _ALWAYS_ALLOWED_BYTES + LARGEST_EXPANSION * size:
+    if unpacked > ALWAYS_ALLOWED_BYTES + LARGEST_EXPANSION * size:
         raise ValueError(
             f"{name}: rejected, its arrays need {unpacked} bytes, but the file has only {size}"
         )

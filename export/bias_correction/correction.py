@@ -33,6 +33,7 @@ from export.bias_correction.reference import (
 )
 from export.conversion.calibration import Calibration, calibrate
 from tflite_tools.flatbuffer.editor import Editor
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.input_contract import read_input_contract
@@ -170,7 +171,7 @@ def correct_biases(plan: BiasCorrectionPlan) -> CorrectedFile:
         (layer.operator.position, traits(layer.operator.kind).slots[-1]): layer.bias + done.steps
         for layer, done in zip(file.layers, corrected, strict=True)
     }
-    content, in_place = rewrite_biases(plan.model.read_bytes(), biases)
+    content, in_place = rewrite_biases(read_model_bytes(plan.model), biases)
     equal = _write(
         plan.output, content, original=graph, biases=biases, run=run, simulated=file.whole
     )

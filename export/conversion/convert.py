@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplab_tf import child_process
 from deeplab_tf.data.preprocessing import Preprocessing
 from export.conversion.variants import RULES, FileSpec, IoDtype, Variant
 from tflite_tools.flatbuffer.pack import share_equal_vectors
@@ -102,6 +103,16 @@ def _first_reason(message: str) -> str:
     return (errors or lines or ["no reason given"])[0][:400]
 
 
+_ALL_OF_THE_MACHINE = 1 << 50
+"""What the converter needs is not known before; it must not take more than there is."""
+
+
+def _start_child(by_main_thread: bool, allowance_bytes: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    child_process.end_with_parent(by_main_thread)
+    child_process.limit_memory(allowance_bytes)
+
+
 class ConverterProcess:
     """Runs conversions one after the other in a child process; one that dies is replaced."""
 
@@ -141,8 +152,11 @@ class ConverterProcess:
             self._pool = concurrent.futures.ProcessPoolExecutor(
                 1,
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=signal.signal,
-                initargs=(signal.SIGINT, signal.SIG_IGN),  # the parent decides
+                initializer=_start_child,
+                initargs=(
+                    child_process.started_by_main_thread(),
+                    child_process.memory_allowance(_ALL_OF_THE_MACHINE),
+                ),
             )
         try:
             return self._pool.submit(convert, conversion).result()

@@ -13,7 +13,6 @@ anything is loaded:
 import contextlib
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
@@ -24,8 +23,13 @@ from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.python.framework import op_def_registry
 
+from deeplab_tf import bounded_file
+from deeplab_tf.scratch import scratch_folder
+
 TRUST_FLAG = "--trust_saved_model"
 SAVED_MODEL = "saved_model.pb"
+LARGEST_PROTOBUF = 2**31 - 1
+"""Bytes; what protocol buffers can hold."""
 _STATEFUL = re.compile(
     "VarHandleOp|Variable|VariableV2|VariableShape|VarIsInitializedOp|ReadVariableOp|"
     "Assign(?:Add|Sub)?VariableOp|DisableCopyOnRead|DestroyResourceOp|Resource(?:Sparse)?Apply.+|"
@@ -70,7 +74,8 @@ def checked_saved_model(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         )
     saved = SavedModel()
     try:
-        saved.ParseFromString((folder / SAVED_MODEL).read_bytes())
+        content = bounded_file.read_bytes(folder / SAVED_MODEL, limit=LARGEST_PROTOBUF)
+        saved.ParseFromString(content)
     except DecodeError as error:
         raise ValueError(f"{folder}: {SAVED_MODEL} is damaged ({error}); save it again") from error
     as_objects = len(saved.meta_graphs) == 1 and saved.meta_graphs[0].HasField("object_graph_def")
@@ -78,8 +83,7 @@ def checked_saved_model(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         _remove_writers(meta_graph.graph_def)
         _clear_file_name(meta_graph)
         _refuse(folder, meta_graph.graph_def, allowed=_restoring(meta_graph, as_objects))
-    with tempfile.TemporaryDirectory() as temporary:
-        checked = pathlib.Path(temporary)
+    with scratch_folder("saved-model") as checked:
         (checked / SAVED_MODEL).write_bytes(saved.SerializeToString())
         for part in ("variables", "assets"):
             if (folder / part).is_dir():

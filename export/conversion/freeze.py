@@ -5,8 +5,6 @@ and BATCH_TO_SPACE, and does not fold the batch norm behind it.
 """
 
 import pathlib
-import shutil
-import tempfile
 from typing import Any
 
 import tensorflow as tf
@@ -14,9 +12,15 @@ import tf_keras as keras
 from google.protobuf.message import DecodeError
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
 from deeplab_tf.data.alignment import Alignment
-from export.conversion.foreign_operators import SAVED_MODEL, check_graph, checked_saved_model
+from deeplab_tf.scratch import partial_folder
+from export.conversion.foreign_operators import (
+    LARGEST_PROTOBUF,
+    SAVED_MODEL,
+    check_graph,
+    checked_saved_model,
+)
 from export.conversion.head import apply_head
 from export.conversion.variants import Head
 
@@ -158,7 +162,7 @@ def read_graph(path: pathlib.Path, *, trusted: bool = False) -> tf.compat.v1.Gra
     """
     graph_def = tf.compat.v1.GraphDef()
     try:
-        graph_def.ParseFromString(path.read_bytes())
+        graph_def.ParseFromString(bounded_file.read_bytes(path, limit=LARGEST_PROTOBUF))
     except DecodeError as error:
         raise ValueError(f"{path}: not a frozen graph ({error})") from error
     if not graph_def.node:
@@ -235,9 +239,7 @@ def write_saved_model(frozen: tf.types.experimental.ConcreteFunction, folder: pa
         frozen: the function.
         folder: where to write.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with partial_folder(folder) as temporary:
         module = tf.Module()
         module.serve = frozen
         # Nobody trains a frozen function; the gradients of swish could not be saved either.
@@ -245,9 +247,3 @@ def write_saved_model(frozen: tf.types.experimental.ConcreteFunction, folder: pa
         tf.saved_model.save(module, str(temporary), signatures=frozen, options=options)
         graph = frozen.graph.as_graph_def().SerializeToString()
         atomic_file.write_bytes(temporary / FROZEN_GRAPH, graph)
-        temporary.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

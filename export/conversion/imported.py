@@ -5,7 +5,6 @@ the schema, which the importer knows. Batch norms are folded on the way.
 """
 
 import pathlib
-import tempfile
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +12,7 @@ import tf_keras as keras
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.build import build_model
+from deeplab_tf.scratch import scratch_folder
 from deeplab_tf.weights.matching import load_named
 from export.conversion.convert import Conversion, ConverterProcess
 from export.conversion.freeze import write_saved_model
@@ -39,8 +39,8 @@ def imported_network(frozen: tf.types.experimental.ConcreteFunction, name: str) 
             imported network computes something else.
         RuntimeError: the converter refuses.
     """
-    with tempfile.TemporaryDirectory(prefix="import-") as folder:
-        path = pathlib.Path(folder) / f"{pathlib.Path(name).name}.tflite"
+    with scratch_folder("import") as folder:
+        path = folder / f"{pathlib.Path(name).name}.tflite"
         path.write_bytes(float_file(frozen))
         try:
             graph = read_checked_graph(path)
@@ -68,8 +68,8 @@ def float_file(frozen: tf.types.experimental.ConcreteFunction) -> bytes:
     Raises:
         RuntimeError: the converter refuses.
     """
-    with tempfile.TemporaryDirectory(prefix="float-") as folder, ConverterProcess() as converter:
-        saved_model = pathlib.Path(folder) / "saved_model"
+    with scratch_folder("float") as folder, ConverterProcess() as converter:
+        saved_model = folder / "saved_model"
         write_saved_model(frozen, saved_model)
         conversion = Conversion(
             saved_model,

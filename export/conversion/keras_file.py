@@ -9,16 +9,16 @@ import contextlib
 import json
 import pathlib
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import h5py
 import tf_keras as keras
 from tf_keras.src.saving.legacy import hdf5_format
 
 from deeplab_tf.graph.stock_layers import DEEPEST, NETWORKS, foreign_part
+from deeplab_tf.scratch import scratch_folder
 from deeplab_tf.weights import hdf5 as hdf5_file
 from deeplab_tf.weights.hdf5 import open_hdf5
 from export.conversion.keras3_file import keras2_configuration, load_keras3_weights
@@ -125,8 +125,8 @@ def _read_archive(path: pathlib.Path) -> keras.Model:
             model = _built(
                 path, config, build=lambda: keras.saving.deserialize_keras_object(config)
             )
-        with tempfile.TemporaryDirectory() as folder:
-            weights = pathlib.Path(folder) / _WEIGHTS
+        with scratch_folder("keras") as folder:
+            weights = folder / _WEIGHTS
             _extract(archive, path, target=weights)
             with open_hdf5(weights, path) as content, _weights_errors(path):
                 if keras3:
@@ -230,7 +230,7 @@ def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
             f"{LARGEST_CONFIGURATION} bytes"
         )
     try:
-        config = json.loads(text)
+        config = json.loads(text, parse_constant=_no_constant)
     except RecursionError as error:
         raise ValueError(
             f"{path}: its configuration is nested too deeply for a network; save the network again"
@@ -248,6 +248,10 @@ def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
         return _in_float32(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; save the network again") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"expected a finite number, got {name}")
 
 
 def _built(path: pathlib.Path, config: dict, *, build: Callable[[], keras.Model]) -> keras.Model:

@@ -1,8 +1,6 @@
 """Compares a quantization-aware network with the `.tflite` file that is converted from it."""
 
 import dataclasses
-import pathlib
-import tempfile
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +10,7 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.resize import resize_bilinear
 from deeplab_tf.metrics.signal_to_noise import snr_db
+from deeplab_tf.scratch import scratch_folder
 from export.conversion.convert import Conversion, ConverterProcess
 from export.conversion.freeze import freeze_model, write_saved_model
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
@@ -63,9 +62,9 @@ def measure_parity(
     spec = FileSpec(
         Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.FLOAT32
     )
-    with tempfile.TemporaryDirectory(prefix="parity-") as scratch, ConverterProcess() as converter:
-        saved_model = pathlib.Path(scratch) / "saved_model"
-        file = pathlib.Path(scratch) / "a.tflite"
+    with scratch_folder("parity") as scratch, ConverterProcess() as converter:
+        saved_model = scratch / "saved_model"
+        file = scratch / "a.tflite"
         write_saved_model(freeze_model(model, spec.head, alignment=alignment), saved_model)
         file.write_bytes(
             converter.convert(

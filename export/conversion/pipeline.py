@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,10 +20,12 @@ from deeplab_tf.quantization.ptq.post_training import (
     quantize_post_training,
 )
 from deeplab_tf.runs.folder import Phase
+from deeplab_tf.scratch import scratch_folder
 from export.conversion import gate
 from export.conversion.calibration import Calibration, calibrate
 from export.conversion.convert import Conversion, ConverterProcess
 from export.conversion.freeze import freeze_model, write_saved_model
+from export.conversion.recipe import PACKAGES, existing_manifest, recipe_of
 from export.conversion.source import Source
 from export.conversion.variants import RULES, FileSpec, Head, Target, Variant
 from export.rewriting.edgetpu_resizes import fit_edgetpu
@@ -34,7 +35,6 @@ from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
 SAVED_MODELS = {Phase.FLOAT: "saved_model", Phase.QUANTIZED: "saved_model_qat"}
 """Folders in the output folder that hold the frozen graph of each phase."""
-_PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "ai-edge-litert")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,17 +71,32 @@ class ExportPlan:
     target: Target = Target.NONE
 
     def __post_init__(self) -> None:
-        names = [spec.file_name for spec in self.files]
-        existing = [name for name in names if (self.output_dir / name).exists()]
-        if existing and not self.overwrite:
-            raise FileExistsError(
-                f"{self.output_dir} already holds {', '.join(existing)}; give --overwrite"
-            )
+        existing = {
+            spec.file_name: existing_manifest(self.output_dir / spec.file_name)
+            for spec in self.files
+            if (self.output_dir / spec.file_name).exists() and not self.overwrite
+        }
+        # Of the others, the recipe is compared once the calibration images are known.
+        self.refuse([name for name, manifest in existing.items() if manifest is None])
         needs = [spec.file_name for spec in self.files if RULES[spec.variant].calibrated]
         if needs and self.calibration_dataset is None:
             raise ValueError(
                 f"{', '.join(needs)}: expected calibration images, got none; give --dataset and "
                 "--data_dir"
+            )
+
+    def refuse(self, existing: list[str]) -> None:
+        """Refuses to replace files.
+
+        Args:
+            existing: their names; none is fine.
+
+        Raises:
+            FileExistsError: there are any.
+        """
+        if existing:
+            raise FileExistsError(
+                f"{self.output_dir} already holds {', '.join(existing)}; give --overwrite"
             )
 
 
@@ -105,6 +120,8 @@ class ExportedFile:
 def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
     """Makes every file of a plan; a file that fails does not stop the others.
 
+    Files that an earlier export made in the same way are kept, unless the plan overwrites them.
+
     Also writes `saved_model/` and `saved_model_qat/`, each with `frozen_inference_graph.pb`, of
     the first head, where a file was made from it without post-training steps.
 
@@ -116,19 +133,25 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
         one entry per file, in the plan's order.
 
     Raises:
+        FileExistsError: a file exists that was made in another way.
         ValueError: calibration scans come from another sensor than the network's.
     """
     _check_sensor(plan, source)
     with (
         _folder(plan.output_dir),
-        tempfile.TemporaryDirectory(prefix="export-") as scratch,
+        scratch_folder("export") as folder,
         ConverterProcess() as converter,
     ):
-        folder = pathlib.Path(scratch)
         calibration_file, calibration = _calibrate(plan, folder, channels=source.channels)
         graphs = _Graphs(source, plan, folder=folder, calibration_file=calibration_file)
         results = []
+        recipes = _recipes(plan, source, calibration_file=calibration_file)
+        kept = _kept(plan, recipes)
         for spec in plan.files:
+            if spec in kept:
+                results.append(kept[spec])
+                logging.info("%s: made before, kept", spec.file_name)
+                continue
             rule = RULES[spec.variant]
             try:
                 conversion = Conversion(
@@ -153,6 +176,7 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                         types=types,
                         record=record,
                         steps=steps,
+                        recipe=recipes[spec],
                     )
                 )
             except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
@@ -160,6 +184,38 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                 results.append(ExportedFile(spec, None, failure=cause))
             _log(results[-1])
     return results
+
+
+def _recipes(
+    plan: ExportPlan, source: Source, *, calibration_file: pathlib.Path | None
+) -> dict[FileSpec, str | None]:
+    network = source.fingerprint()
+    return {
+        spec: recipe_of(plan, spec, network=network, calibration_file=calibration_file)
+        for spec in plan.files
+    }
+
+
+def _kept(plan: ExportPlan, recipes: dict[FileSpec, str | None]) -> dict[FileSpec, "ExportedFile"]:
+    """Returns the files that are there already, each complete and made by the same recipe.
+
+    Raises:
+        FileExistsError: there are others.
+    """
+    if plan.overwrite:
+        return {}
+    kept, others = {}, []
+    for spec in plan.files:
+        path = plan.output_dir / spec.file_name
+        if not path.exists():
+            continue
+        manifest = existing_manifest(path)
+        if manifest is not None and manifest.recipe == recipes[spec]:
+            kept[spec] = ExportedFile(spec, path, failure="", size_bytes=manifest.size_bytes)
+        else:
+            others.append(spec.file_name)
+    plan.refuse(others)
+    return kept
 
 
 def _check_sensor(plan: ExportPlan, source: Source) -> None:
@@ -324,6 +380,7 @@ def _place(
     types: dict[int, str],
     record: Calibration | None,
     steps: dict | None,
+    recipe: str | None,
 ) -> ExportedFile:
     """Checks a finished file and moves it, with its manifest, to its final name.
 
@@ -350,7 +407,8 @@ def _place(
         manifest = _manifest(
             plan, source, spec=spec, path=temporary, content=mixed, record=record, steps=steps
         )
-    manifest.write(manifest_path(final))
+        # First: a file without its manifest could not be told from one that somebody else made.
+        dataclasses.replace(manifest, recipe=recipe).write(manifest_path(final))
     return ExportedFile(spec, final, failure="", size_bytes=len(mixed))
 
 
@@ -385,7 +443,7 @@ def _manifest(
         output_quantization=_scale_and_zero_point(output),
         calibration=record.to_json() if record else None,
         source=source.description,
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
         sha256=sha256_of(content),
         size_bytes=len(content),
         quantization=steps,

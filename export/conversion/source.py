@@ -27,6 +27,7 @@ from export.conversion import freeze
 from export.conversion.foreign_operators import checked_saved_model
 from export.conversion.imported import imported_network
 from export.conversion.keras_file import read_keras_file
+from export.conversion.recipe import file_digest, folder_digest
 from export.conversion.variants import Head
 
 
@@ -130,9 +131,9 @@ class RunSource(Source):
 
     def fingerprint(self) -> str:
         """Returns the sha256 of configuration and weights."""
-        content = [json.dumps(self._config.to_json(), sort_keys=True).encode()]
-        content += [self._weights(p).read_bytes() for p in Phase if self._weights(p).is_file()]
-        return hashlib.sha256(b"".join(content)).hexdigest()
+        config = json.dumps(self._config.to_json(), sort_keys=True)
+        weights = [self._weights(phase) for phase in Phase if self._weights(phase).is_file()]
+        return hashlib.sha256(f"{config} {file_digest(*weights)}".encode()).hexdigest()
 
     def training_minutes(self, phase: Phase) -> float | None:
         """Returns how long the steps of a phase took; None where that is not recorded."""
@@ -240,6 +241,10 @@ class KerasFileSource(Source):
     output: str = ""
     choosable_heads = True
 
+    def fingerprint(self) -> str:
+        """Returns the sha256 of the file."""
+        return file_digest(self.path)
+
     def __post_init__(self) -> None:
         self.description = self.path.name
         self._model = self._with_one_output(read_keras_file(self.path))
@@ -344,6 +349,10 @@ class SavedModelSource(Source):
     trusted: bool = False
     output: str = ""
 
+    def fingerprint(self) -> str:
+        """Returns a digest of all files of the folder."""
+        return folder_digest(self.path)
+
     def __post_init__(self) -> None:
         self.description = self.path.name
         if not self.trusted:
@@ -374,6 +383,11 @@ class FrozenGraphSource(Source):
     input_array: str
     output_array: str
     trusted: bool = False
+
+    def fingerprint(self) -> str:
+        """Returns a digest of the file and the names of its input and output."""
+        names = f"{self.input_array} {self.output_array} {file_digest(self.path)}"
+        return hashlib.sha256(names.encode()).hexdigest()
 
     def __post_init__(self) -> None:
         self.description = self.path.name

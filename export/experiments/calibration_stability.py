@@ -7,7 +7,6 @@ bound. A small difference on few images is no proof.
 import dataclasses
 import enum
 import pathlib
-import tempfile
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from deeplab_tf.metrics import confusion
 from deeplab_tf.metrics.bootstrap import Interval, common_classes, miou_difference
 from deeplab_tf.metrics.resampling import Dependence
 from deeplab_tf.quantization.ptq.post_training import PostTraining
+from deeplab_tf.scratch import scratch_folder
 from export.conversion.calibration import disjoint_samples
 from export.conversion.pipeline import ExportPlan, export_files
 from export.conversion.source import Source
@@ -182,10 +182,10 @@ def check_calibration(plan: CalibrationCheckPlan) -> CalibrationStability:
     # In the order of the list: blocks of an interval are neighbours.
     scored = Subset(plan.dataset, tuple(sorted(chosen)), split="scored")
     options = EvaluationOptions(processes=default_processes(), latency_repeats=0, keep_images=True)
-    with tempfile.TemporaryDirectory(prefix="stability-") as scratch:
+    with scratch_folder("stability") as scratch:
         contracts = [
             read_contract(
-                _file(plan, chosen, folder=pathlib.Path(scratch) / str(number)),
+                _file(plan, chosen, folder=scratch / str(number)),
                 None,
                 name=f"{number}",
             )

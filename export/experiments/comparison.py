@@ -7,7 +7,6 @@ good as it looks there: its interval is widened for the choice, or it is chosen 
 """
 
 import dataclasses
-import functools
 import json
 import math
 import pathlib
@@ -15,10 +14,7 @@ import time
 
 from absl import logging
 
-import deeplab_tf
-import export
-import tflite_tools.flatbuffer
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.bootstrap import (
     Interval,
@@ -34,11 +30,13 @@ from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
 from deeplab_tf.runs.folder import Phase
 from export.conversion.calibration import choose_samples
 from export.conversion.pipeline import ExportPlan, export_files
+from export.conversion.recipe import code_digest
 from export.conversion.source import Source
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.evaluation.signal_to_noise import signal_to_noise_db
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.manifest import sha256_of
 from tflite_tools.versions import versions
 
@@ -371,10 +369,12 @@ def _make(comparison: Comparison, method: Method) -> tuple[pathlib.Path | None, 
         and record.is_file()
         and not comparison.plan.overwrite
     ):
-        earlier = json.loads(record.read_text())
-        if earlier["recipe"] == recipe and earlier["sha256"] == sha256_of(path.read_bytes()):
-            logging.info("%s: made before", method.name)
-            return path, earlier["minutes"], ""
+        with bounded_file.read_as(record, "the record of a comparison; delete it"):
+            earlier = bounded_file.read_json(record)
+            same = earlier["recipe"] == recipe
+            if same and earlier["sha256"] == sha256_of(read_model_bytes(path)):
+                logging.info("%s: made before", method.name)
+                return path, float(earlier["minutes"]), ""
     started = time.monotonic()
     plan = dataclasses.replace(
         comparison.plan, output_dir=folder, files=[spec], post_training=method.steps
@@ -382,7 +382,7 @@ def _make(comparison: Comparison, method: Method) -> tuple[pathlib.Path | None, 
     (file,) = export_files(source, plan)
     minutes = (time.monotonic() - started) / 60
     if file.path is not None:
-        digest = sha256_of(file.path.read_bytes())
+        digest = sha256_of(read_model_bytes(file.path))
         text = json.dumps({"recipe": recipe, "sha256": digest, "minutes": minutes}, indent=1)
         atomic_file.write_text(record, text + "\n")
     return file.path, minutes, file.failure
@@ -411,19 +411,9 @@ def _recipe(comparison: Comparison, method: Method, *, source: Source) -> dict:
         if dataset
         else None,
         "versions": versions(),
-        "code": _code(),
+        "code": code_digest(),
     }
     return json.loads(json.dumps(recipe))
-
-
-@functools.cache
-def _code() -> str:
-    """Returns the sha256 of the sources that the content of a file depends on."""
-    packages = (deeplab_tf, export, tflite_tools.flatbuffer)
-    paths = [
-        path for package in packages for path in pathlib.Path(package.__path__[0]).rglob("*.py")
-    ]
-    return sha256_of(b"".join(path.read_bytes() for path in sorted(paths)))
 
 
 def _io(variant: Variant) -> tuple[IoDtype, IoDtype]:

@@ -1,6 +1,5 @@
 """Shows a comparison of quantization methods: table, JSON, CSV, plot."""
 
-import csv
 import dataclasses
 import io
 import json
@@ -24,7 +23,7 @@ from export.experiments.comparison import (
     ComparisonRow,
 )
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
-from tflite_tools.text_table import align
+from tflite_tools.text_table import CsvWriter, align
 from tflite_tools.versions import versions
 
 JSON, CSV, PLOT = "ladder.json", "ladder.csv", "ladder.png"
@@ -230,7 +229,7 @@ def _documents(
 
 def _csv(documents: list[dict]) -> str:
     stream = io.StringIO()
-    writer = csv.writer(stream)
+    writer = CsvWriter(stream)
     columns = ("name", "miou", "snr_db", "size_bytes", "latency_ms", "minutes", "images", "failure")
     ends = ("difference", "low", "high", "unit", "units", "independent")
     changed = list(dict.fromkeys(c for values in documents for c in values.get("iou_change", ())))

@@ -4,7 +4,6 @@ Calibration and scoring images are disjoint parts of the training list, so that 
 chosen on the list that results are reported on.
 """
 
-import csv
 import dataclasses
 import io
 import json
@@ -33,7 +32,7 @@ from deeplab_tf.quantization.ptq.sensitivity import (
 from export.conversion.calibration import disjoint_samples
 from export.conversion.source import Source
 from tflite_tools.json_values import finite
-from tflite_tools.text_table import align
+from tflite_tools.text_table import CsvWriter, align
 from tflite_tools.versions import versions
 
 
@@ -221,9 +220,10 @@ def write_sensitivity(
     content = json.dumps(finite(text), indent=1, allow_nan=False) + "\n"
     atomic_file.write_text(folder / "sensitivity.json", content)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, ("layer", "weights", *_COLUMNS), extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer, columns = CsvWriter(stream), ("layer", "weights", *_COLUMNS)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([row.get(column, "") for column in columns])
     atomic_file.write_text(folder / "sensitivity.csv", stream.getvalue())
     _plot(found, rows, path=folder / "sensitivity.png")
 

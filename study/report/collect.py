@@ -4,12 +4,12 @@
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 
 import numpy as np
 
+from deeplab_tf import bounded_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.bootstrap import Interval, simultaneous_differences
 from deeplab_tf.metrics.confusion import notes_on_means
@@ -308,10 +308,11 @@ def _read_cell(scope: StudyScope, name: str, *, choice: dict[str, str]) -> CellR
 def _read_record(path: pathlib.Path) -> dict:
     if not path.is_file():
         return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not the record of a cell ({error}); delete it") from error
+    with bounded_file.read_as(path, "the record of a cell; delete it"):
+        values = bounded_file.read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"expected an object, got {values!r:.80}")
+        return values
 
 
 def _read_files(
@@ -323,7 +324,7 @@ def _read_files(
         return {}
     matrices = read_matrices(metrics.parent)
     files = {}
-    for values in json.loads(metrics.read_text())["models"]:
+    for values in _read_record(metrics)["models"]:
         if values["failure"]:
             cell.faults.append(f"{values['file']}: {values['failure']}")
         elif values["variant"] in scope.variants:

@@ -5,7 +5,9 @@ import pathlib
 
 import numpy as np
 
+from deeplab_tf import bounded_file
 from deeplab_tf.runs.events import read_events
+from deeplab_tf.weights.npz import open_arrays
 
 Curve = list[tuple[int, float]]
 """(step, value), with increasing steps."""
@@ -47,7 +49,7 @@ def read_validations(run_dir: pathlib.Path) -> dict[str, Curve]:
     """
     path = run_dir / "history.jsonl"
     scores: dict[str, dict[int, float]] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in bounded_file.read_text(path).splitlines() if path.is_file() else ():
         try:
             values = json.loads(line)
             step, score = int(values["step"]), float(values["miou"])
@@ -74,7 +76,7 @@ def count_parameters(run_dir: pathlib.Path) -> int | None:
     if not path.is_file():
         return None
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+        with open_arrays(path) as arrays:
             return sum(
                 int(arrays[name].size)
                 for name in arrays.files

@@ -5,9 +5,13 @@ import pathlib
 import numpy as np
 
 from deeplab_tf import atomic_file
+from deeplab_tf.weights.npz import open_arrays
 from tflite_tools.evaluation.evaluation import ModelResult
 
 FILE_NAME = "matrices.npz"
+
+_EXPANSION = 1100
+"""Most that deflate reaches: matrices of many classes are almost empty."""
 
 
 def write_matrices(results: list[ModelResult], folder: pathlib.Path) -> None:
@@ -40,7 +44,7 @@ def read_matrices(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """
     path = folder / FILE_NAME
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+        with open_arrays(path, expansion=_EXPANSION) as content:
             return {name: content[name] for name in content.files}
     except Exception as error:  # zipfile, zlib and NumPy raise different errors
         raise ValueError(f"{path}: no matrices ({error}); delete the folder to score again") from (

@@ -1,6 +1,5 @@
 """Writes the report of a study: `index.html`, `study_results.json` and `.csv`, and a table."""
 
-import csv
 import io
 import json
 import pathlib
@@ -14,7 +13,7 @@ from study.report.album import CellAlbum, draw_cell
 from study.report.collect import StudyReport
 from tflite_tools.html_report import page as report_page
 from tflite_tools.json_values import finite
-from tflite_tools.text_table import align
+from tflite_tools.text_table import CsvWriter, align
 
 PAGE = "index.html"
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -112,7 +111,7 @@ def study_csv(document: dict) -> str:
     """Formats the document as CSV: one line per file, and one for each cell without files."""
     axes, names = list(document["axes"]), [entry["name"] for entry in document["classes"]]
     stream = io.StringIO()
-    writer = csv.writer(stream)
+    writer = CsvWriter(stream)
     writer.writerow(
         ["cell", *axes, *_CELL_COLUMNS, *(f"{stage}_seconds" for stage in _STAGES), "variant"]
         + [*_FILE_COLUMNS, "latency_ms_minimum", "latency_ms_median", "latency_ms_p90"]

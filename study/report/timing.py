@@ -11,8 +11,9 @@ import pathlib
 import numpy as np
 from absl import logging
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
 from tflite_tools.contract import ModelContract
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.html_report.collect import processor
 from tflite_tools.manifest import sha256_of
 from tflite_tools.runtime.latency import LatencyMs, measure_latency
@@ -59,7 +60,7 @@ def time_files(
     key = {
         "options": dataclasses.asdict(options),
         "processor": processor(),
-        "sha256": [sha256_of(contract.path.read_bytes()) for contract in contracts],
+        "sha256": [sha256_of(read_model_bytes(contract.path)) for contract in contracts],
     }
     if (known := _read(kept, key)) is not None:
         return known
@@ -79,7 +80,7 @@ def time_files(
 def _read(kept: pathlib.Path, key: dict) -> list[LatencyMs | None] | None:
     """Reads the stored times if they are of the same files, machine and options."""
     try:
-        stored = json.loads(kept.read_text())
+        stored = bounded_file.read_json(kept)
         times = stored.pop("times")
         if stored != key:
             return None

@@ -17,7 +17,8 @@ from tests.small_network import small_int8_file
 from tests.tflite_tools.mutations import MUTATIONS, packed, table_positions
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.signal_to_noise import real_output
-from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
+from tflite_tools.flatbuffer.file_bytes import FILE_IDENTIFIER
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.verifier import UNIONS, Allowance, verify
 from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.file_interpreter import FileRunner

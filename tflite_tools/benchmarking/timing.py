@@ -6,12 +6,11 @@ machine favours none.
 
 import contextlib
 import dataclasses
-import pathlib
-import tempfile
 import time
 
 import numpy as np
 
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.benchmarking.peak_model import write_peak_model
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.flatbuffer.graph import read_graph
@@ -115,11 +114,11 @@ def benchmark(
     Raises:
         RuntimeError: the peak itself could not be measured.
     """
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
+    with scratch_folder("benchmark") as scratch:
         results = [_describe(contract) for contract in contracts]
         peaks = {}
         for integer, name in ((True, "int8"), (False, "float32")):
-            path = pathlib.Path(scratch) / f"peak_{name}.tflite"
+            path = scratch / f"peak_{name}.tflite"
             write_peak_model(path, integer)
             peaks[integer] = _describe(read_contract(path, name=f"peak {name}"))
         everything = [*results, *peaks.values()]

@@ -13,6 +13,7 @@ from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.metadata_description import check_labels, describe
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.input_contract import PreprocessingSource
 from tflite_tools.manifest import Manifest, manifest_path, read_manifest, sha256_of
@@ -90,7 +91,7 @@ def add_metadata(options: AddOptions) -> SegmenterMetadata:
     metadata = describe(
         contract, labels, graph=graph, name=options.name, license_text=options.license
     )
-    content = add(options.model.read_bytes(), metadata)
+    content = add(read_model_bytes(options.model), metadata)
     manifest = _manifest(contract, labels, content=content)
     with atomic_file.atomic_path(options.output) as temporary:
         temporary.write_bytes(content)
@@ -153,7 +154,7 @@ def _manifest(contract: ModelContract, labels: tuple[str, ...], *, content: byte
         input_quantization=contract.input_quantization,
         output_quantization=contract.output_quantization,
         calibration=None,
-        source=f"{contract.path.name}, sha256 {sha256_of(contract.path.read_bytes())}",
+        source=f"{contract.path.name}, sha256 {sha256_of(read_model_bytes(contract.path))}",
         versions={},
         sha256=sha256,
         size_bytes=size_bytes,

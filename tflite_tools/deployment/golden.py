@@ -12,10 +12,11 @@ import pathlib
 
 import numpy as np
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
 from deeplab_tf.data.images import read_image
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.manifest import sha256_of
 from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.file_interpreter import FileInterpreter
@@ -25,6 +26,8 @@ from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 FORMAT = 1
+LARGEST_PAIR_BYTES = 2**31 - 1
+"""No tensor is larger."""
 INPUT, OUTPUT, DESCRIPTION = "input.bin", "output.bin", "golden.json"
 _TOLERANCE_FACTOR = 5
 """Times the disagreement of two kernel sets here; a third may differ the other way."""
@@ -166,7 +169,7 @@ def _description(
         "format": FORMAT,
         "model": {
             "file": contract.path.name,
-            "sha256": sha256_of(contract.path.read_bytes()),
+            "sha256": sha256_of(read_model_bytes(contract.path)),
             "size_bytes": contract.size_bytes,
         },
         "photo": options.photo.name,
@@ -216,16 +219,17 @@ def compare(
         _check_model(golden_dir, description["model"], model=model)
     if not found.is_file():
         raise FileNotFoundError(f"{found}: no such file; check --check")
-    content = found.read_bytes()
+    content = bounded_file.read_bytes(found, limit=LARGEST_PAIR_BYTES)
     if len(content) != len(expected):
         raise ValueError(
             f"{found}: expected {len(expected)} bytes ({output['dtype']} {output['shape']}), got "
             f"{len(content)}; save the raw output tensor of {description['model']['file']}"
         )
-    golden, given = (
-        np.frombuffer(data, output["dtype"]).reshape(output["shape"])
-        for data in (expected, content)
-    )
+    with bounded_file.read_as(golden_dir / DESCRIPTION, "a golden pair"):
+        golden, given = (
+            np.frombuffer(data, output["dtype"]).reshape(output["shape"])
+            for data in (expected, content)
+        )
     if not np.isfinite(given).all():
         raise ValueError(f"{found}: contains NaN or infinity; the device's output is invalid")
     masks = [golden, given]
@@ -243,7 +247,7 @@ def compare(
 def _check_model(golden_dir: pathlib.Path, known: dict, *, model: pathlib.Path) -> None:
     if not model.is_file():
         raise FileNotFoundError(f"{model}: no such file; check --model")
-    if sha256_of(model.read_bytes()) != known["sha256"]:
+    if sha256_of(read_model_bytes(model)) != known["sha256"]:
         raise ValueError(
             f"{golden_dir}: expected the sha256 of {known['file']}, got another one from {model}; "
             "write a pair for this file"
@@ -251,7 +255,7 @@ def _check_model(golden_dir: pathlib.Path, known: dict, *, model: pathlib.Path) 
 
 
 def _pair_file(golden_dir: pathlib.Path, name: str, *, sha256: str) -> bytes:
-    content = (golden_dir / name).read_bytes()
+    content = bounded_file.read_bytes(golden_dir / name, limit=LARGEST_PAIR_BYTES)
     if sha256_of(content) != sha256:
         raise ValueError(f"{golden_dir / name}: not the file of {DESCRIPTION}; write it again")
     return content
@@ -262,7 +266,7 @@ def _read_description(golden_dir: pathlib.Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; write the pair with --model and --photo")
     try:
-        description = json.loads(path.read_text())
+        description = bounded_file.read_json(path)
         found = description["format"]
         for side in ("input", "output"):
             _ = [description[side][key] for key in ("sha256", "dtype", "shape")]

@@ -2,13 +2,13 @@
 
 import dataclasses
 import pathlib
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
 
 from deeplab_tf.data.dataset import Subset
 from deeplab_tf.data.preprocessing import place
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.contract import ModelContract
 from tflite_tools.diagnosis.case import Case
 from tflite_tools.diagnosis.layers import LayerStatistics, measure_layers
@@ -95,7 +95,7 @@ def observe(case: Case, effort: Effort) -> Observations:
     views = all_views(case, photos)
     _check_reference_runs(case, photos)
     with (
-        tempfile.TemporaryDirectory(prefix="diagnose-") as scratch,
+        scratch_folder("diagnose") as scratch,
         InterpreterPool([view.contract for view in views], effort.processes) as pool,
     ):
         _measure_tensors(case, photos, pool=pool, seen=seen)
@@ -106,7 +106,7 @@ def observe(case: Case, effort: Effort) -> Observations:
                 chosen=chosen,
                 views=views,
                 pool=pool,
-                scratch=pathlib.Path(scratch),
+                scratch=scratch,
                 seen=seen,
             )
         seen.failure = pool.broken.get(0, "")

@@ -1,12 +1,10 @@
 """Counts for the boundary IoU of files over a list of samples, in child processes."""
 
-import pathlib
-import tempfile
-
 import numpy as np
 
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.boundary import band_width, boundary_counts
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.evaluation import CHUNK_IMAGES, TASK_IMAGES
 from tflite_tools.runtime.child_pool import Task
@@ -64,14 +62,14 @@ def count_boundaries(
     totals = {index: np.zeros((count, num_classes, 2), np.int64) for index in range(len(contracts))}
     canvases = tuple(sorted({(contract.height, contract.width) for contract in contracts}))
     with (
-        tempfile.TemporaryDirectory(prefix="boundaries-") as scratch,
+        scratch_folder("boundaries") as scratch,
         InterpreterPool(contracts, processes) as pool,
     ):
-        for first in range(0, count, CHUNK_IMAGES):
+        first = 0
+        while first < count:
             size = min(CHUNK_IMAGES, count - first)
-            chunk = write_chunk(
-                dataset, first, count=size, canvases=canvases, folder=pathlib.Path(scratch)
-            )
+            chunk = write_chunk(dataset, first, count=size, canvases=canvases, folder=scratch)
+            size = chunk.count
             tasks = [
                 Task(
                     index,
@@ -85,5 +83,6 @@ def count_boundaries(
                 if not outcome.failure:
                     _, start, stop, _ = outcome.task.arguments
                     totals[outcome.task.model][first + start : first + stop] = outcome.value
+            first += size
         failures = dict(pool.broken)
     return {index: total for index, total in totals.items() if index not in failures}, failures

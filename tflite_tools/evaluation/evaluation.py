@@ -5,7 +5,6 @@ import dataclasses
 import itertools
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,6 +15,7 @@ from deeplab_tf.data.labels import IGNORE_LABEL
 from deeplab_tf.data.preprocessing import place, place_label
 from deeplab_tf.metrics import confusion
 from deeplab_tf.metrics.resampling import Dependence
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.tiled import (
     IMAGES_AHEAD,
@@ -303,7 +303,7 @@ def evaluate(
     _probe_all(results, dataset)
     count = min(options.limit or len(dataset), len(dataset))
     with (
-        tempfile.TemporaryDirectory(prefix="evaluate-") as scratch,
+        scratch_folder("evaluate") as folder,
         InterpreterPool(
             contracts, options.processes, timeout_s=task_timeout_s(options.tile_overlap)
         ) as pool,
@@ -311,7 +311,6 @@ def evaluate(
         pool.broken |= {
             index: result.failure for index, result in enumerate(results) if result.failure
         }
-        folder = pathlib.Path(scratch)
         score_list(
             results,
             dataset,
@@ -420,18 +419,19 @@ def score_list(
         whole = options.tile_overlap == OFF
         step = CHUNK_IMAGES if whole else IMAGES_AHEAD
 
-        def write(first: int) -> list[Chunk]:
-            folder = scratch / f"chunk{first // step % 2}"
+        def write(first: int, folder: pathlib.Path) -> list[Chunk]:
             size = min(step, count - first)
             if whole:
                 return [write_chunk(dataset, first, count=size, canvases=canvases, folder=folder)]
             return write_images(dataset, first, count=size, folder=folder)
 
-        ahead = decoder.submit(write, 0)
-        for first in range(0, count, step):
+        folders = itertools.cycle([scratch / "chunk0", scratch / "chunk1"])
+        ahead, following = decoder.submit(write, 0, next(folders)), 0
+        while following < count:
             chunks = ahead.result()
-            if first + step < count:
-                ahead = decoder.submit(write, first + step)
+            following = chunks[-1].first + chunks[-1].count
+            if following < count:
+                ahead = decoder.submit(write, following, next(folders))
             for group in ([reference], [i for i in order if i != reference]):
                 indices = [i for i in group if i in totals]
                 tasks = _tasks(

@@ -1,6 +1,7 @@
 """A picture of masks: each image, its label, and the mask of each file, side by side."""
 
 import pathlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -25,7 +26,7 @@ def _predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> np.nd
 
 def predict_all(
     contracts: list[ModelContract],
-    images: list[np.ndarray],
+    images: Iterable[np.ndarray],
     *,
     processes: int = 1,
     tile_overlap: int = OFF,
@@ -34,25 +35,40 @@ def predict_all(
 
     Args:
         contracts: the files.
-        images: uint8 [height, width, channels] each.
+        images: uint8 [height, width, channels] each; taken one by one, as processes become free.
         processes: interpreters that work in parallel.
         tile_overlap: as in `EvaluationOptions`.
 
     Returns:
-        uint8 [height, width] by (index of the file, index of the image), without failures.
+        uint8 class maps, no wider than TILE_WIDTH, by (index of the file, index of the image),
+        without failures.
     """
-    predictions = {}
-    with InterpreterPool(contracts, processes, timeout_s=task_timeout_s(tile_overlap)) as pool:
-        keys = {}
-        tasks = []
+    predictions: dict[tuple[int, int], np.ndarray] = {}
+    keys: dict[int, tuple[int, int]] = {}
+
+    def tasks() -> Iterator[Task]:
         for number, image in enumerate(images):
             for model in range(len(contracts)):
-                tasks.append(Task(model, _predict, arguments=(image, tile_overlap)))
-                keys[id(tasks[-1])] = (model, number)
-        for outcome in pool.run(tasks):
+                task = Task(model, _predict, arguments=(image, tile_overlap))
+                keys[id(task)] = (model, number)
+                yield task
+
+    with InterpreterPool(contracts, processes, timeout_s=task_timeout_s(tile_overlap)) as pool:
+        for outcome in pool.run(tasks()):
+            key = keys.pop(id(outcome.task))
             if not outcome.failure:
-                predictions[keys[id(outcome.task)]] = outcome.value
+                predictions[key] = _small(outcome.value)
     return predictions
+
+
+def _small(pixels: np.ndarray) -> np.ndarray:
+    """Returns an image or a class map at the width of a tile: what is shown needs no more."""
+    height = max(1, round(pixels.shape[0] * TILE_WIDTH / pixels.shape[1]))
+    rows, columns = (
+        ((np.arange(target) + 0.5) * source / target).astype(np.int64)
+        for target, source in zip((height, TILE_WIDTH), pixels.shape[:2], strict=True)
+    )
+    return pixels[rows[:, None], columns]
 
 
 def grid_samples(count: int, total: int) -> list[int]:
@@ -84,12 +100,20 @@ def write_grid(
         path: picture to write.
         tile_overlap: as in `EvaluationOptions`.
     """
-    images = [dataset.image(index) for index in samples]
-    predictions = predict_all(contracts, images, tile_overlap=tile_overlap)
+    photos: list[np.ndarray] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for index in samples:
+            image = dataset.image(index)
+            shown = image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
+            photos.append(_small(shown))
+            yield image
+
+    predictions = predict_all(contracts, images(), tile_overlap=tile_overlap)
     rows = []
-    for number, (index, image) in enumerate(zip(samples, images, strict=True)):
-        shown = image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
-        tiles = [("photo", shown), ("truth", dataset.label_set.colorize(dataset.label(index)))]
+    for number, (index, photo) in enumerate(zip(samples, photos, strict=True)):
+        truth = dataset.label_set.colorize(_small(dataset.label(index)))
+        tiles = [("photo", photo), ("truth", truth)]
         for model, contract in enumerate(contracts):
             if (model, number) in predictions:
                 mask = dataset.label_set.colorize(predictions[model, number])
@@ -101,16 +125,14 @@ def write_grid(
 
 
 def _row(tiles: list[tuple[str, np.ndarray]]) -> Image.Image:
-    height = max(round(tile.shape[0] * TILE_WIDTH / tile.shape[1]) for _, tile in tiles)
+    height = max(tile.shape[0] for _, tile in tiles)
     row = Image.new(
         "RGB", (len(tiles) * (TILE_WIDTH + GAP) - GAP, height + CAPTION_HEIGHT), "white"
     )
     draw = ImageDraw.Draw(row)
     for column, (caption, tile) in enumerate(tiles):
         left = column * (TILE_WIDTH + GAP)
-        tile_height = round(tile.shape[0] * TILE_WIDTH / tile.shape[1])
-        resized = Image.fromarray(tile).resize((TILE_WIDTH, tile_height), Image.Resampling.NEAREST)
-        row.paste(resized, (left, CAPTION_HEIGHT))
+        row.paste(Image.fromarray(tile), (left, CAPTION_HEIGHT))
         draw.text((left + 2, 2), caption, fill="black")
     return row
 

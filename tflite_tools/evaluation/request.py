@@ -1,9 +1,9 @@
 """What one evaluation is asked to do: which files, on which labelled list, with which options."""
 
 import dataclasses
-import json
 import pathlib
 
+from deeplab_tf import bounded_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
@@ -112,10 +112,14 @@ class EvaluationRequest:
         path = self.run_dir / "config.json" if self.run_dir else None
         if path is None or not path.is_file():
             return None
-        try:
-            return dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: not the configuration of a run ({error})") from error
+        with bounded_file.read_as(path, "the configuration of a run"):
+            values = bounded_file.read_json(path)
+            if not isinstance(values, dict):
+                raise ValueError(f"expected an object, got {values!r:.80}")
+            for name in ("dataset", "data_dir"):
+                if not isinstance(values.get(name, ""), str):
+                    raise ValueError(f"{name}: expected text, got {values[name]!r:.80}")
+            return values
 
     def reference_index(self, contracts: list[ModelContract]) -> int | None:
         """Returns the position of the file that agreement is counted with, or None.

@@ -16,7 +16,6 @@ import itertools
 import json
 import pathlib
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
@@ -28,6 +27,7 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.dataset import SegmentationDataset, Subset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.evaluation.evaluation import (
     ModelResult,
@@ -37,6 +37,7 @@ from tflite_tools.evaluation.evaluation import (
     score_list,
 )
 from tflite_tools.evaluation.tiled import OFF, check_overlaps, task_timeout_s
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.manifest import sha256_of
 from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.runtime.pool import InterpreterPool
@@ -87,7 +88,7 @@ class FileSource:
         Args:
             contract: of the file.
         """
-        content = contract.path.read_bytes()
+        content = read_model_bytes(contract.path)
         path = str(contract.path.resolve())
         return cls(
             path, contract.name, sha256_of(content), contract.preprocessing, contract.alignment
@@ -99,7 +100,7 @@ class FileSource:
         Raises:
             ValueError: the content differs from the file that the pipeline was started with.
         """
-        found = sha256_of(pathlib.Path(self.path).read_bytes())
+        found = sha256_of(read_model_bytes(self.path))
         if found != self.sha256:
             raise ValueError(
                 f"{self.path}: expected sha256 {self.sha256[:12]}, as where the pipeline was "
@@ -220,7 +221,7 @@ class ScoreShard(beam.DoFn):
         results = [ModelResult(contract) for contract in self._contracts]
         for index, failure in self._pool.broken.items():
             results[index].failure = failure
-        with tempfile.TemporaryDirectory(prefix="shard-") as scratch:
+        with scratch_folder("shard") as scratch:
             score_list(
                 results,
                 part,
@@ -286,7 +287,7 @@ def evaluate_sharded(
     files = tuple(FileSource.of(result.contract) for result in fitting)
     options = [f"--{option}" for option in beam_options if option]
     with contextlib.ExitStack() as stack:
-        folder = scratch or stack.enter_context(tempfile.TemporaryDirectory(prefix="sharded-"))
+        folder = scratch or str(stack.enter_context(scratch_folder("sharded")))
         output = FileSystems.join(folder, "total.json")
         try:
             with beam.Pipeline(runner, PipelineOptions(options)) as pipeline:

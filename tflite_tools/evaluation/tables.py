@@ -1,6 +1,5 @@
 """Writes results as a terminal table, as JSON and as CSV."""
 
-import csv
 import io
 import itertools
 import json
@@ -17,7 +16,7 @@ from tflite_tools.contract import ModelContract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 from tflite_tools.file_list import UnreadFile, unread_json
 from tflite_tools.runtime.interpreter import Kernels
-from tflite_tools.text_table import align
+from tflite_tools.text_table import CsvWriter, align
 from tflite_tools.versions import versions
 
 _SUMMARY = (
@@ -282,7 +281,7 @@ def write_metrics(
     }
     atomic_file.write_text(output_dir / "metrics.json", json.dumps(document, indent=1) + "\n")
     stream = io.StringIO()
-    writer = csv.writer(stream)
+    writer = CsvWriter(stream)
     names = dataset.label_set.names
     writer.writerow(
         ["model", "images", "miou", "classes_counted", "pixel_accuracy", "mean_class_accuracy"]

@@ -9,7 +9,7 @@ from deeplab_tf.data.preprocessing import Placement
 from deeplab_tf.data.tiles import check_overlap
 from tflite_tools.contract import ModelContract
 from tflite_tools.runtime.child_pool import TIMEOUT_S
-from tflite_tools.runtime.sample_chunk import Chunk
+from tflite_tools.runtime.sample_chunk import CHUNK_BYTES, Chunk
 
 OFF = -1
 """Value of `tile_overlap` that scales every image to fit."""
@@ -50,20 +50,25 @@ def task_timeout_s(tile_overlap: int) -> float:
 def write_images(
     dataset: SegmentationDataset, first: int, *, count: int, folder: pathlib.Path
 ) -> list[Chunk]:
-    """Decodes samples and writes each, at its own size, as a chunk of one sample.
+    """Decodes samples and writes each, at its own size, as a chunk; stops at CHUNK_BYTES.
 
     Args:
         dataset: the list.
         first: number of the first sample.
-        count: number of samples.
+        count: most samples.
         folder: gets one folder per sample.
 
     Raises:
         FileNotFoundError: a sample does not exist.
         ValueError: a sample cannot be read, or has other channels than the data set.
     """
-    numbers = range(first, first + count)
-    return [_write_image(dataset, index, folder=folder / str(index - first)) for index in numbers]
+    chunks: list[Chunk] = []
+    written = 0
+    while len(chunks) < count and written < CHUNK_BYTES:
+        number = len(chunks)
+        chunks.append(_write_image(dataset, first + number, folder=folder / str(number)))
+        written += int(chunks[-1].offsets[-1]) * (dataset.channels + 2)
+    return chunks
 
 
 def _write_image(dataset: SegmentationDataset, index: int, *, folder: pathlib.Path) -> Chunk:

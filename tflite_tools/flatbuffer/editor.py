@@ -28,6 +28,8 @@ _DTYPES = {
     schema.TensorType.INT32: "<i4",
     schema.TensorType.INT64: "<i8",
 }
+_LARGEST_PACKED_FILES = 64_000_000
+"""Bytes of all files in the ZIP behind a graph, such as lists of labels, once unpacked."""
 _TYPES = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
 
 
@@ -260,13 +262,13 @@ class Editor:
 
     def drop_unread_operators(self) -> None:
         """Removes operators whose outputs are not read, and the constants that only they read."""
-        while True:
-            read = {int(i) for operator in self.graph.operators for i in operator.inputs}
-            read |= {int(i) for i in self.graph.outputs}
-            kept = [op for op in self.graph.operators if any(int(i) in read for i in op.outputs)]
-            if len(kept) == len(self.graph.operators):
-                break
-            self.graph.operators = kept
+        read = {int(index) for index in self.graph.outputs}
+        kept = []
+        for operator in reversed(self.graph.operators):  # readers stand behind what they read
+            if any(int(index) in read for index in operator.outputs):
+                kept.append(operator)
+                read.update(int(index) for index in operator.inputs)
+        self.graph.operators = kept[::-1]
         self._empty_unused_buffers()
 
     # Packing
@@ -453,6 +455,12 @@ def _with_packed_files(graph: bytes, original: bytes) -> bytes:
         zipfile.ZipFile(io.BytesIO(original)) as packed,
         zipfile.ZipFile(stream, "a") as appended,
     ):
-        for entry in packed.infolist():
+        entries = packed.infolist()
+        if (size := sum(entry.file_size for entry in entries)) > _LARGEST_PACKED_FILES:
+            raise ValueError(
+                f"expected at most {_LARGEST_PACKED_FILES} bytes of files behind the graph, got "
+                f"{size}"
+            )
+        for entry in entries:
             appended.writestr(entry, packed.read(entry))
     return stream.getvalue()

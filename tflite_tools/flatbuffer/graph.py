@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tflite_tools.flatbuffer.file_bytes import check_header, read_model_bytes
 from tflite_tools.flatbuffer.graph_checks import check_graph
 from tflite_tools.flatbuffer.operators import NAMES
 from tflite_tools.flatbuffer.sparse import to_dense
 from tflite_tools.flatbuffer.verifier import verify
 from tflite_tools.manifest import read_manifest
 
-FILE_IDENTIFIER = b"TFL3"
 MAX_RANK = 8
 LARGEST_TENSOR_BYTES = 2**31 - 1
 """On many devices the runtime counts the bytes of a tensor in 32 bits."""
@@ -175,8 +175,14 @@ class Graph:
         return consumers
 
 
+_last: list[Any] = []
+"""Bytes and graph of the file that was read last: unpacking 30,000 operators takes seconds."""
+_verified: list[bytes] = []
+"""The bytes that were verified last."""
+
+
 def read_graph(path: str | pathlib.Path) -> Graph:
-    """Reads and checks a file with one subgraph.
+    """Reads and checks a file with one subgraph; one that did not change is not read again.
 
     Args:
         path: the `.tflite` file.
@@ -186,16 +192,18 @@ def read_graph(path: str | pathlib.Path) -> Graph:
         ValueError: not a `.tflite`, damaged, or with several subgraphs.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a .tflite model")
-    content = path.read_bytes()
+    content = read_model_bytes(path)
+    if _last and _last[0] is content and _last[1].path == path:
+        return _last[1]
     model = parse_model(content, str(path))
     try:
-        return _read_subgraph(model, path, size_bytes=len(content))
+        graph = _read_subgraph(model, path, size_bytes=len(content))
     except ValueError:
         raise
     except Exception as error:
         raise ValueError(f"{path}: damaged .tflite ({type(error).__name__}: {error})") from error
+    _last[:] = content, graph
+    return graph
 
 
 def read_checked_graph(path: str | pathlib.Path) -> Graph:
@@ -224,20 +232,62 @@ def parse_model(content: bytes, name: str) -> schema.ModelT:
         ValueError: not a `.tflite`, tables point outside the file, or so many references point to
             the same tables that unpacking would not end.
     """
-    if len(content) < 16 or content[4:8] != FILE_IDENTIFIER:
-        raise ValueError(
-            f"{name}: not a .tflite file (expected identifier {FILE_IDENTIFIER!r}, got "
-            f"{content[4:8]!r}); give the converter's output"
-        )
+    verified_root(content, name)
     try:
-        verify(content)
-        return schema.ModelT.InitFromPackedBuf(content, 0)
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        _refuse_data_outside(model)
+        return model
     except ValueError as error:
         raise ValueError(f"{name}: damaged .tflite ({error}); fetch it again") from error
     except Exception as error:
         raise ValueError(
             f"{name}: damaged .tflite ({type(error).__name__} while unpacking); fetch it again"
         ) from error
+
+
+def verified_root(content: bytes, name: str) -> schema.Model:
+    """Returns the root table of a file whose tables were verified, without unpacking them.
+
+    Args:
+        content: the `.tflite`.
+        name: name of the file, for messages.
+
+    Raises:
+        ValueError: as `parse_model`.
+    """
+    check_header(content, name)
+    if not (_verified and _verified[0] is content):
+        try:
+            verify(content)
+        except ValueError as error:
+            raise ValueError(f"{name}: damaged .tflite ({error}); fetch it again") from error
+        except Exception as error:
+            raise ValueError(
+                f"{name}: damaged .tflite ({type(error).__name__} while unpacking); fetch it again"
+            ) from error
+        _verified[:] = [content]
+    return schema.Model.GetRootAs(content, 0)
+
+
+def _refuse_data_outside(model: schema.ModelT) -> None:
+    """Refuses data that a file stores by a position in it, behind its tables.
+
+    Converters do so above 2 GB only. The position may also be that of a table: then the runtime
+    takes parts of the graph for weights.
+    """
+    for number, buffer in enumerate(model.buffers or []):
+        if buffer.offset > 1 or buffer.size > 1:
+            raise ValueError(
+                f"buffer {number} is stored at byte {buffer.offset} of the file, outside the "
+                "tables, which is read for no file; convert the model to less than 2 GB"
+            )
+    for subgraph in model.subgraphs or []:
+        for operator in subgraph.operators or []:
+            if operator.largeCustomOptionsOffset > 1:
+                raise ValueError(
+                    "the options of a custom operator are stored outside the tables, which is read "
+                    "for no file; convert the model to less than 2 GB"
+                )
 
 
 def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int) -> Graph:
@@ -311,7 +361,9 @@ def _read_tensor(
         shape_signature=_indices(tensor.shapeSignature) or shape,
         dtype=np.dtype(dtype) if dtype else None,
         type_name=type_name,
-        quantization=_read_quantization(name, shape, quantization=tensor.quantization, path=path),
+        quantization=_read_quantization(
+            name, shape, quantization=tensor.quantization, dtype=dtype, path=path
+        ),
         data=data,
     )
 
@@ -355,6 +407,7 @@ def _read_quantization(
     shape: tuple[int, ...],
     *,
     quantization: schema.QuantizationParametersT | None,
+    dtype: type[np.generic] | None,
     path: pathlib.Path,
 ) -> Quantization | None:
     if quantization is None or quantization.scale is None or not len(quantization.scale):
@@ -367,9 +420,17 @@ def _read_quantization(
     if len(shape) == 1 and dimension:
         dimension = 0  # a bias that names the axis of its kernel; the runtime does not look
     fits = len(scale) == 1 or (0 <= dimension < len(shape) and shape[dimension] == len(scale))
-    if len(zero_point) != len(scale) or not fits or not np.isfinite(scale).all():
+    usable = np.isfinite(scale).all() and (scale >= 0).all() and _in_range(zero_point, dtype)
+    if len(zero_point) != len(scale) or not fits or not usable:
         raise ValueError(f"{path}: damaged .tflite (quantization of tensor {name!r} is invalid)")
     return Quantization(scale, zero_point, quantized_dimension=dimension if len(scale) > 1 else 0)
+
+
+def _in_range(zero_point: np.ndarray, dtype: type[np.generic] | None) -> bool:
+    """Returns whether zero points are values of the tensor, or of the runtime's own 32 bits."""
+    kind = np.dtype(np.int32 if dtype is None else dtype)
+    limits = np.iinfo(kind if kind.kind in "iu" and kind.itemsize < 4 else np.int32)
+    return bool(((zero_point >= limits.min) & (zero_point <= limits.max)).all())
 
 
 def _read_operator(

@@ -9,7 +9,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER
+from tflite_tools.flatbuffer.file_bytes import FILE_IDENTIFIER
 
 BUFFER_ALIGNMENT = 16
 """Bytes; schema.fbs requires it of `Buffer.data` (force_align) for vectorized kernels."""

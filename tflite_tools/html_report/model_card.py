@@ -5,9 +5,13 @@ they were measured on, where they are weak. The licence of the training data and
 left as lines to fill in.
 """
 
+import html
 import pathlib
 
 import jinja2
+import markupsafe
+
+from deeplab_tf.terminal import printable
 
 WEAK_IOU = 0.5
 """Classes below it are listed as weak."""
@@ -34,6 +38,7 @@ def model_card(document: dict, run_config: dict | None = None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
         autoescape=False,
+        finalize=_plain_text,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -43,6 +48,7 @@ def model_card(document: dict, run_config: dict | None = None) -> str:
         "percent": _percent,
         "points": _points,
         "cell": _cell,
+        "code": _code,
         "channels": channels,
     }
     scored = [model for model in document["models"] if model.get("miou") is not None]
@@ -54,6 +60,18 @@ def model_card(document: dict, run_config: dict | None = None) -> str:
         uneven=uneven(document),
         run=_run_values(run_config or {}),
     )
+
+
+def _plain_text(value: object) -> object:
+    """Keeps a name from a file from being HTML, a new line or a terminal's command."""
+    if not isinstance(value, str) or isinstance(value, markupsafe.Markup):
+        return value
+    return html.escape(printable(" ".join(value.split(chr(10)))), quote=False)
+
+
+def _code(text: str) -> markupsafe.Markup:
+    """Returns text for a block of code, which it cannot end."""
+    return markupsafe.Markup(printable(text).replace("```", "` ` `"))
 
 
 def uneven(document: dict) -> dict[str, str]:

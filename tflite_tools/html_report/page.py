@@ -1,6 +1,5 @@
 """Writes the report's files: `index.html`, `metrics.json`, `metrics.csv`, `model_card.md`."""
 
-import csv
 import io
 import json
 import os
@@ -13,6 +12,7 @@ from deeplab_tf.metrics.resampling import FEWEST_UNITS
 from tflite_tools.html_report import charts, pictures
 from tflite_tools.html_report.collect import Report
 from tflite_tools.html_report.model_card import channels, model_card, uneven
+from tflite_tools.text_table import CsvWriter
 
 PAGE = "index.html"
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
@@ -202,7 +202,7 @@ def metrics_csv(document: dict) -> str:
     names = [entry["name"] for entry in document["classes"]]
     changes = [f"{key}_{end}" for key in ("miou_change",) for end in ("difference", "low", "high")]
     stream = io.StringIO()
-    writer = csv.writer(stream)
+    writer = CsvWriter(stream)
     writer.writerow(
         [*_COLUMNS, "latency_ms_median", "latency_ms_p90", *changes]
         + [f"iou {name}" for name in names]

@@ -17,7 +17,8 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import number_types as numbers
 from flatbuffers.table import Table
 
-from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, parse_model
+from tflite_tools.flatbuffer.file_bytes import FILE_IDENTIFIER
+from tflite_tools.flatbuffer.graph import verified_root
 
 METADATA_NAME = b"TFLITE_METADATA"
 ALIGNMENT = 16
@@ -64,8 +65,8 @@ def attach(content: bytes, metadata: bytes, *, files: dict[str, bytes]) -> bytes
 
 
 def _check_weights_inside(content: bytes) -> None:
-    model = parse_model(content, "model")
-    if any((buffer.offset or 0) > 1 for buffer in model.buffers or []):
+    model = verified_root(content, "model")
+    if any(model.Buffers(number).Offset() > 1 for number in range(model.BuffersLength())):
         raise ValueError(
             "expected weights inside the flatbuffer, got weights behind it, as in files above "
             "2 GB; metadata can only be added to smaller files"
@@ -211,14 +212,15 @@ def extract(content: bytes, name: str) -> tuple[bytes | None, dict[str, bytes]]:
     Raises:
         ValueError: not a `.tflite`, damaged, or associated files above `MAX_FILE_BYTES`.
     """
-    model = parse_model(content, name)
+    model = verified_root(content, name)
     metadata = None
-    for entry in model.metadata or []:
-        if entry.name == METADATA_NAME:
-            if not 0 <= entry.buffer < len(model.buffers or []):
+    for number in range(model.MetadataLength()):
+        entry = model.Metadata(number)
+        if entry.Name() == METADATA_NAME:
+            if not 0 <= entry.Buffer() < model.BuffersLength():
                 raise ValueError(f"{name}: damaged .tflite (its metadata has no buffer)")
-            data = model.buffers[entry.buffer].data
-            metadata = b"" if data is None else bytes(bytearray(data))
+            buffer = model.Buffers(entry.Buffer())
+            metadata = b"" if buffer.DataIsNone() else buffer.DataAsNumpy().tobytes()
     return metadata, _read_zip(content, name)
 
 

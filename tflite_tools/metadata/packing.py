@@ -4,6 +4,7 @@ import pathlib
 
 from deeplab_tf.data.label_list import parse_label_lines
 from deeplab_tf.data.preprocessing import Preprocessing
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.metadata import codec, model_file, schema
 from tflite_tools.metadata.segmenter import Activation, SegmenterMetadata
 
@@ -105,7 +106,7 @@ def _read(path: pathlib.Path) -> tuple[SegmenterMetadata | None, dict[str, bytes
     """Reads the metadata, or None, and the associated files by name."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a .tflite model")
-    encoded, files = model_file.extract(path.read_bytes(), str(path))
+    encoded, files = model_file.extract(read_model_bytes(path), str(path))
     if encoded is None:
         return None, files
     try:

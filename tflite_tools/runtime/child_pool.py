@@ -16,12 +16,17 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol, TypeVar
 
+from deeplab_tf import child_process
+
 
 class Openable(Protocol):
     """What a child process can open; picklable."""
 
     def open(self, num_threads: int) -> Any:
         """Opens it in the child process; the result is the first argument of every task."""
+
+    def memory_bytes(self) -> int:
+        """Returns the most memory that it should take once open; called in the parent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +60,20 @@ class Outcome:
 
 
 def _serve(
-    connection: Connection, files: Sequence[Openable], num_threads: int, quiet: bool
+    connection: Connection,
+    files: Sequence[Openable],
+    num_threads: int,
+    quiet: bool,
+    limits: tuple[bool, int],
 ) -> None:
-    """Runs tasks in the child process until the connection is closed."""
+    """Runs tasks in the child process until the connection is closed.
+
+    `limits`: whether the parent's main thread started it, and the memory it may take.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    by_main_thread, allowance_bytes = limits
+    child_process.end_with_parent(by_main_thread)
+    child_process.limit_memory(allowance_bytes)
     if quiet:  # the runtime writes to stderr when it starts
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     runners: dict[int, Any] = {}
@@ -72,9 +87,25 @@ def _serve(
                 runners[task.model] = files[task.model].open(num_threads)
             reply = (task.function(runners[task.model], *task.arguments), "")
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1].name
-            reply = (None, f"{type(error).__name__} in {where}: {' '.join(str(error).split())}")
+            reply = (None, _reason(error, allowance_bytes))
         connection.send(reply)
+
+
+def _reason(error: Exception, allowance_bytes: int) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"out of memory{f' ({text})' if text else ''}{_limit_note(allowance_bytes)}"
+    where = traceback.extract_tb(error.__traceback__)[-1].name
+    return f"{type(error).__name__} in {where}: {text}"
+
+
+def _limit_note(allowance_bytes: int) -> str:
+    if not allowance_bytes:
+        return ""
+    return (
+        f"; its process may take {allowance_bytes / 1e6:.0f} MB, "
+        f"{child_process.MEMORY_VARIABLE} sets another limit"
+    )
 
 
 TIMEOUT_S = 600.0
@@ -117,6 +148,9 @@ class ChildPool:
         self._quiet = quiet
         self._timeout_s = timeout_s
         self._context = multiprocessing.get_context("spawn")
+        self._allowance_bytes = child_process.memory_allowance(
+            sum(file.memory_bytes() for file in files)
+        )
         self._children = [self._start() for _ in range(processes)]
         self.broken: dict[int, str] = {}
 
@@ -136,9 +170,10 @@ class ChildPool:
 
     def _start(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = self._context.Pipe()
+        limits = (child_process.started_by_main_thread(), self._allowance_bytes)
         process = self._context.Process(
             target=_serve,
-            args=(theirs, self._files, self._threads, self._quiet),
+            args=(theirs, self._files, self._threads, self._quiet, limits),
             daemon=True,
         )
         process.start()
@@ -209,5 +244,7 @@ class ChildPool:
             process.join(10)
             code = process.exitcode or 0
             cause = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            if code == -signal.SIGABRT:  # native code that gets no memory ends so, too
+                cause += _limit_note(self._allowance_bytes)
             self._children[slot] = self._start()
             return None, f"the file crashed the runtime ({cause}); do not deploy it"

@@ -11,6 +11,7 @@ import numpy as np
 
 from tflite_tools.runtime.child_pool import ChildPool, Task
 from tflite_tools.runtime.interpreter import Kernels, open_interpreter
+from tflite_tools.runtime.memory import needed_bytes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,10 @@ class AnyFile:
         return FileInterpreter(
             self.path, num_threads, kernels=self.kernels, keep_tensors=self.keep_tensors
         )
+
+    def memory_bytes(self) -> int:
+        """Returns the most memory that it should take."""
+        return needed_bytes_of(self.path)
 
 
 class FileInterpreter:

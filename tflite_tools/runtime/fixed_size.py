@@ -5,11 +5,12 @@ that compute shapes while the network runs (SHAPE and what reads it) become cons
 """
 
 import pathlib
-import tempfile
 
 import numpy as np
 
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.flatbuffer.editor import Editor
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.runtime.child_pool import ChildPool, Task
 from tflite_tools.runtime.file_interpreter import AnyFile, FileInterpreter
@@ -55,7 +56,7 @@ def with_fixed_size(path: pathlib.Path, size: tuple[int, int]) -> bytes:
     image = graph.tensors[graph.inputs[0]]
     if len(image.shape) != 4:
         raise ValueError(f"{path}: expected an image input, got {list(image.shape)}")
-    editor = Editor(path.read_bytes(), name=str(path))
+    editor = Editor(read_model_bytes(path), name=str(path))
     tensor = editor.tensor(image.index)
     tensor.shape, tensor.shapeSignature = np.array([1, *size, image.shape[3]], np.int32), None
     content = editor.to_bytes()
@@ -94,8 +95,8 @@ def _run(
     content: bytes, *, path: pathlib.Path, size: tuple[int, int]
 ) -> tuple[Graph, dict[int, tuple[int, ...]], dict[int, np.ndarray]]:
     """Returns the graph, the shape of every tensor, and the values that depend on shapes alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder) / "sized.tflite"
+    with scratch_folder("size") as folder:
+        copy = folder / "sized.tflite"
         copy.write_bytes(content)
         graph = read_graph(copy)
         wanted = tuple(sorted(_computed_from_shapes(graph)))

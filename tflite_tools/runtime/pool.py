@@ -18,6 +18,10 @@ class _ContractFile:
         """Opens its interpreter."""
         return ModelRunner(self.contract, num_threads)
 
+    def memory_bytes(self) -> int:
+        """Returns the most memory that it should take."""
+        return self.contract.memory_bytes
+
 
 class InterpreterPool(ChildPool):
     """A pool of child processes whose tasks get a `ModelRunner`.

@@ -1,18 +1,24 @@
 """A bounded number of decoded samples on disk, which all child processes map into memory.
 
-Images are decoded once for all files and all processes; memory does not grow with the list.
+Images are decoded once for all files and all processes; memory grows neither with the list nor, but
+for a single image, with the size of its images.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
+from typing import BinaryIO
 
 import numpy as np
 
+from deeplab_tf.atomic_file import naming
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement, place
 
 Canvas = tuple[int, int]
+CHUNK_BYTES = 256_000_000
+"""A chunk gets no further sample once it has so many bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +53,7 @@ class Chunk:
             uint8 [count, height, width, channels].
         """
         shape = (self.count, *canvas, self.channels)
-        path = self.folder / f"canvas_{canvas[0]}x{canvas[1]}.u8"
+        path = _canvas_path(self.folder, canvas)
         _reserve(path, mode, shape=shape)
         return np.memmap(path, np.uint8, _existing(mode), shape=shape)  # type: ignore[call-overload]
 
@@ -62,8 +68,9 @@ class Chunk:
             uint8 [pixels of all samples].
         """
         shape = (max(int(self.offsets[-1]), 1),)
-        _reserve(self.folder / f"{name}.u8", mode, shape=shape)
-        return np.memmap(self.folder / f"{name}.u8", np.uint8, _existing(mode), shape=shape)  # type: ignore[call-overload]
+        path = _label_path(self.folder, name)
+        _reserve(path, mode, shape=shape)
+        return np.memmap(path, np.uint8, _existing(mode), shape=shape)  # type: ignore[call-overload]
 
     def sample(self, flat: np.ndarray, index: int) -> np.ndarray:
         """Returns one sample's part of a flat file.
@@ -88,7 +95,7 @@ def _existing(mode: str) -> str:
 def _reserve(path: pathlib.Path, mode: str, *, shape: tuple[int, ...]) -> None:
     """Allocates the disk space of a new file: writing to a mapped hole of a full disk is fatal."""
     if mode == "w+":
-        with path.open("wb") as stream:
+        with naming(path), path.open("wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, int(np.prod(shape)))
 
 
@@ -100,40 +107,58 @@ def write_chunk(
     canvases: tuple[Canvas, ...],
     folder: pathlib.Path,
 ) -> Chunk:
-    """Decodes samples and writes them to a folder.
+    """Decodes samples one by one and writes them to a folder, until it is full.
 
     Args:
         dataset: the list.
         first: number of the first sample.
-        count: number of samples.
+        count: most samples.
         canvases: sizes (height, width) that the images are placed on.
         folder: created if missing.
+
+    Returns:
+        The chunk: at least one sample, and no more after CHUNK_BYTES.
 
     Raises:
         FileNotFoundError: a sample does not exist.
         ValueError: a sample cannot be read, or has other channels than the data set.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    samples = [dataset.read(index) for index in range(first, first + count)]
-    sizes = [label.size for _, label in samples]
-    placed = {canvas: [place(image, canvas) for image, _ in samples] for canvas in canvases}
+    placements: dict[Canvas, list[Placement]] = {canvas: [] for canvas in canvases}
+    sizes: list[int] = []
+    written = 0
+    with contextlib.ExitStack() as stack:
+
+        def opened(path: pathlib.Path) -> BinaryIO:
+            stack.enter_context(naming(path))
+            return stack.enter_context(path.open("wb"))
+
+        streams = {canvas: opened(_canvas_path(folder, canvas)) for canvas in canvases}
+        labels = opened(_label_path(folder, "label"))
+        while len(sizes) < count and written < CHUNK_BYTES:
+            image, label = dataset.read(first + len(sizes))
+            for canvas in canvases:
+                placed, placement = place(image, canvas)
+                placements[canvas].append(placement)
+                written += streams[canvas].write(np.ascontiguousarray(placed, np.uint8).data)
+            written += 2 * labels.write(np.ascontiguousarray(label, np.uint8).data)
+            sizes.append(label.size)
     chunk = Chunk(
         folder=folder,
         first=first,
-        count=count,
+        count=len(sizes),
         channels=dataset.channels,
         canvases=canvases,
-        placements={
-            canvas: tuple(placement for _, placement in pairs) for canvas, pairs in placed.items()
-        },
+        placements={canvas: tuple(each) for canvas, each in placements.items()},
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
     )
-    for canvas, pairs in placed.items():
-        images = chunk.images(canvas, "w+")
-        for index, (image, _) in enumerate(pairs):
-            images[index] = image
-    labels = chunk.label_file("label", "w+")
-    for index, (_, label) in enumerate(samples):
-        chunk.sample(labels, index)[:] = label
     chunk.label_file("reference", "w+")
     return chunk
+
+
+def _canvas_path(folder: pathlib.Path, canvas: Canvas) -> pathlib.Path:
+    return folder / f"canvas_{canvas[0]}x{canvas[1]}.u8"
+
+
+def _label_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    return folder / f"{name}.u8"

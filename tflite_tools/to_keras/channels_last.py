@@ -1,12 +1,12 @@
 """A file as it is imported: with images [1, height, width, channels] at both ends."""
 
 import contextlib
-import pathlib
-import tempfile
 from collections.abc import Iterator
 
 from absl import logging
 
+from deeplab_tf.scratch import scratch_folder
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.layout import without_outer_transposes
 
@@ -22,12 +22,12 @@ def channels_last(graph: Graph) -> Iterator[Graph]:
         the graph of an edited copy, which exists until the context ends; the given one where there
         is nothing to remove.
     """
-    content = without_outer_transposes(graph.path.read_bytes(), graph)
+    content = without_outer_transposes(read_model_bytes(graph.path), graph)
     if content is None:
         yield graph
         return
-    with tempfile.TemporaryDirectory(prefix="channels-last-") as folder:
-        copy = pathlib.Path(folder) / graph.path.name
+    with scratch_folder("channels-last") as folder:
+        copy = folder / graph.path.name
         copy.write_bytes(content)
         edited = read_graph(copy)
         for place, before, after in (

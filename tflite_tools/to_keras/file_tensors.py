@@ -1,11 +1,12 @@
 """Reads the values of any tensors of a file as the runtime computes them, in a child process."""
 
 import pathlib
-import tempfile
 
 import numpy as np
 
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.flatbuffer.editor import Editor
+from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.runtime.child_pool import ChildPool, Task
 from tflite_tools.runtime.file_interpreter import AnyFile, FileInterpreter
 from tflite_tools.runtime.interpreter import Kernels
@@ -53,9 +54,9 @@ def run_tensors(
     Raises:
         RuntimeError: the runtime rejects the file, crashes, or does not answer.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder) / "tensors.tflite"
-        copy.write_bytes(with_outputs(pathlib.Path(path).read_bytes(), tensors))
+    with scratch_folder("tensors") as folder:
+        copy = folder / "tensors.tflite"
+        copy.write_bytes(with_outputs(read_model_bytes(path), tensors))
         file = AnyFile(copy, kernels)
         with ChildPool([file], 1, timeout_s=PATIENCE_S) as pool:
             [outcome] = pool.run([Task(0, _values, arguments=(inputs, position))])

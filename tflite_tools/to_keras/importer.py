@@ -276,18 +276,21 @@ class _Builder:
         self, graph: Graph, operators: list[Operator], *, outputs: tuple[int, ...]
     ) -> None:
         self._graph, self._outputs = graph, outputs
+        self._final = {*outputs, *graph.outputs}
         self._read = {index for operator in operators for index in operator.inputs}
         self._input = self._find_input(operators)
         self._nodes: list[Node] = []
+        self._positions: dict[str, int] = {}  # of each node in that list
         self._arrays: dict[str, np.ndarray] = {}
         self._ranges: dict[str, dict] = {}
         self._rows: list[ReportRow] = []
-        self._sizes: list[tuple[str, tuple[int, int]]] = []
+        self._sizes: dict[tuple[int, int], str] = {}
         self._in_batches: set[int] = set()  # tensors between SPACE_ and BATCH_TO_SPACE_ND
         self._batchless: set[int] = set()  # tensors between RESHAPEs that drop and restore a 1
         self.shapes: dict[str, tuple[int, ...]] = {}
         name = layer_name(self._input)
-        self._taken = {name}
+        self._taken = {name.lower()}
+        self._numbers: dict[str, int] = {}  # last number that was added to a name
         self._names = {self._input.index: name}
         self._remember(self._input, name)
 
@@ -327,15 +330,15 @@ class _Builder:
             reason = f"it has {len(operator.outputs)} outputs, its layer has one"
             raise ValueError(_problem(self._graph, operator, reason=reason))
         for slot, index in enumerate(operator.outputs):
-            if index in self._outputs or index in self._read:
+            if index in self._final or index in self._read:
                 if _loses_batch(self._graph, operator, self._batchless):
                     self._batchless.add(index)
                 view = OperatorView(
                     self._graph,
                     operator,
-                    tuple(self._sizes),
+                    self._sizes,
                     slot=slot,
-                    batchless=frozenset(self._batchless),
+                    batchless=self._batchless,
                 )
                 self._convert_output(view)
 
@@ -388,17 +391,17 @@ class _Builder:
         if not steps or steps[0].note != PER_CHANNEL or source in self._ranges:
             return False
         (tensor,) = data_inputs(self._graph, operator)
-        node = next((node for node in self._nodes if node.name == source), None)
+        if source not in self._positions:
+            return False
         return (
-            node is not None
-            and node.kind in ("conv2d", "depthwise_conv2d")
+            self._nodes[self._positions[source]].kind in ("conv2d", "depthwise_conv2d")
             and len(self._graph.consumers(tensor)) == 1
-            and tensor not in self._graph.outputs
+            and tensor not in self._final
         )
 
     def _fold(self, name: str, step: Step) -> None:
         """Folds a step: kernel * scale, bias * scale + offset."""
-        position = [node.name for node in self._nodes].index(name)
+        position = self._positions[name]
         node = self._nodes[position]
         scale = step.weights["depthwise_kernel"].ravel()
         bias = self._arrays.get(f"{name}/bias", np.zeros_like(scale)) * scale
@@ -432,6 +435,7 @@ class _Builder:
         base = self._unique(layer_name(tensor))
         for step in steps:
             name = base if step is steps[-1] else self._unique(f"{base}{step.suffix}")
+            self._positions[name] = len(self._nodes)
             self._nodes.append(
                 Node(name, step.kind, inputs=tuple(inputs), attributes=_plain(step.attributes))
             )
@@ -441,19 +445,20 @@ class _Builder:
         return base
 
     def _unique(self, name: str) -> str:
-        candidate, number = name, 1
         # The file system and the weights file are case-sensitive, but readers are not.
-        while candidate.lower() in {taken.lower() for taken in self._taken}:
+        candidate, number = name, self._numbers.get(name.lower(), 1)
+        while candidate.lower() in self._taken:
             number += 1
             candidate = f"{name}_{number}"
-        self._taken.add(candidate)
+        self._numbers[name.lower()] = number
+        self._taken.add(candidate.lower())
         return candidate
 
     def _remember(self, tensor: Tensor, name: str) -> None:
-        if tensor.index not in self._in_batches | self._batchless:
+        if tensor.index not in self._in_batches and tensor.index not in self._batchless:
             self.shapes[name] = tensor.shape[1:]
             if len(tensor.shape) == 4:
-                self._sizes.append((name, tensor.shape[1:3]))
+                self._sizes[tensor.shape[1], tensor.shape[2]] = name
         found = activation_range(tensor)
         if found and name not in self._ranges:
             self._ranges[name] = found

@@ -1,6 +1,7 @@
 """Writes the folder of an import: the network, its weights, its ranges and a report."""
 
 import dataclasses
+import html
 import io
 import json
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 from deeplab_tf import atomic_file
 from deeplab_tf.graph.network import NetworkGraph
 from deeplab_tf.runs.folder import RunFolder
+from deeplab_tf.terminal import printable
 from tflite_tools.to_keras.fidelity import Fidelity
 from tflite_tools.to_keras.importer import ImportedNetwork, ReportRow
 from tflite_tools.to_keras.run import ImportedRun
@@ -136,7 +138,8 @@ def to_markdown(result: Result) -> str:
 
 def _cell(text: str) -> str:
     """Returns the first of the joined names, without characters that end a table cell."""
-    return text.split(";", maxsplit=1)[0].replace("|", "/").replace("\n", " ")
+    first = text.split(";", maxsplit=1)[0].replace("|", "/").replace("\n", " ")
+    return html.escape(printable(first), quote=False)
 
 
 def _input_lines(result: Result) -> list[str]:

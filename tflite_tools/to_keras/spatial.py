@@ -107,16 +107,10 @@ def _resize(view: OperatorView, interpolation: str) -> list[Step]:
         "width": width,
         "interpolation": interpolation,
         "alignment": alignment,
-        "like": _like(view, (height, width)),
+        "like": view.sizes.get((height, width)),  # the tensor that the resize is to match
         "factor": (height / in_height, width / in_width),
     }
     return [Step("resize", settings, note=f"{interpolation}, {alignment}, {height}x{width}")]
-
-
-def _like(view: OperatorView, size: tuple[int, int]) -> str | None:
-    """Returns the latest tensor of a size, which the resize is meant to match."""
-    names = [name for name, known in view.sizes if known == size]
-    return names[-1] if names else None
 
 
 @rule("TILE")
@@ -133,7 +127,7 @@ def tile(view: OperatorView) -> list[Step]:
         "width": multiples[2],
         "interpolation": "nearest",
         "alignment": "half_pixel",
-        "like": _like(view, (multiples[1], multiples[2])),
+        "like": view.sizes.get((multiples[1], multiples[2])),
         "factor": (float(multiples[1]), float(multiples[2])),
     }
     return [Step("resize", settings, note=f"one pixel over {multiples[1]}x{multiples[2]}")]

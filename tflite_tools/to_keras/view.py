@@ -1,6 +1,7 @@
 """The input and output of an import rule: a view of one operator, and the layers for it."""
 
 import dataclasses
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ from tflite_tools.to_keras.convolution_weights import UNPACKS, operand
 INTEGER_RANGES = {"UINT8": (0, 255), "INT8": (-128, 127), "INT16": (-32768, 32767)}
 """Smallest and largest value of each type that activations are quantized to."""
 
+_MOST_UNPACKS = 8
+"""Converters write one or two in a row, for sparse float16 weights."""
 _FUSED_NAMES = {
     value: name
     for name, value in vars(schema.ActivationFunctionType).items()
@@ -49,12 +52,14 @@ def is_constant(graph: Graph, index: int) -> bool:
         graph: the file.
         index: tensor index.
     """
-    if graph.tensors[index].data is not None:
-        return True
-    producer = graph.producer(index)
-    return (
-        producer is not None and producer.kind in UNPACKS and is_constant(graph, producer.inputs[0])
-    )
+    for _ in range(_MOST_UNPACKS):
+        if graph.tensors[index].data is not None:
+            return True
+        producer = graph.producer(index)
+        if producer is None or producer.kind not in UNPACKS:
+            return False
+        index = producer.inputs[0]
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +69,16 @@ class OperatorView:
     Attributes:
         graph: the file.
         operator: the operator.
-        sizes: (name, (height, width)) of every image-like tensor known so far, input first.
+        sizes: {(height, width): the latest image-like tensor of that size}.
         slot: which of the operator's outputs is imported.
         batchless: tensors whose batch of 1 a RESHAPE has dropped; the network keeps it.
     """
 
     graph: Graph
     operator: Operator
-    sizes: tuple[tuple[str, tuple[int, int]], ...] = ()
+    sizes: Mapping[tuple[int, int], str] = dataclasses.field(default_factory=dict)
     slot: int = 0
-    batchless: frozenset[int] = frozenset()
+    batchless: Set[int] = frozenset()
 
     @property
     def options(self) -> Any:

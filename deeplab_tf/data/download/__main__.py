@@ -17,17 +17,15 @@ line on stderr gives the reason; if a registration is needed, the page and the e
 printed on stdout.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags, logging
 
-from deeplab_tf import atomic_file, command
+from deeplab_tf import atomic_file, command, folder_lock
 from deeplab_tf.data.dataset import read_lines
 from deeplab_tf.data.download import archives, fetching
 from deeplab_tf.data.download.sources import SOURCES, Archive, Source
@@ -36,7 +34,7 @@ from deeplab_tf.data.registry import open_dataset
 FLAGS = flags.FLAGS
 KEPT_FOLDER = "download"
 SUMS_FILE = "SHA256SUMS"
-_LOCK_FILE = ".lock"
+_BUSY = "another download is running here; wait until it ends"
 _SPLITS = ("train", "val")
 
 
@@ -70,7 +68,7 @@ def download(
     ready = [one for one in to_do if one not in missing]
     if ready:
         kept.mkdir(parents=True, exist_ok=True)
-        with _exclusive_lock(kept):
+        with folder_lock.exclusive(kept, _BUSY):
             _remove_leftovers(data_dir)
             for archive in ready:
                 _fetch_or_verify(archive, kept, retries=retries)
@@ -143,19 +141,6 @@ def describe(name: str, source: Source) -> str:
     lines.append("layout expected in DIR:")
     lines += [f"    {line}" for line in source.layout.splitlines()]
     return "\n".join(lines) + "\n"
-
-
-@contextlib.contextmanager
-def _exclusive_lock(folder: pathlib.Path) -> Iterator[None]:
-    """Prevents two processes from writing the same file; the lock ends with the process."""
-    with (folder / _LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"{folder}: another download is running here; wait until it ends"
-            ) from error
-        yield
 
 
 def _remove_leftovers(data_dir: pathlib.Path) -> None:
@@ -263,7 +248,7 @@ def main() -> int:
 def console() -> None:
     """Runs the command line."""
     _define_flags()
-    command.run(main)
+    command.run(main, resume="the same command resumes the download")
 
 
 if __name__ == "__main__":

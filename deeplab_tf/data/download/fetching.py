@@ -19,7 +19,7 @@ import requests
 from absl import logging
 from tqdm import tqdm
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
 
 TIMEOUT_S = (15, 60)  # to connect, and between two bytes
 _CHUNK = 1 << 16
@@ -314,7 +314,7 @@ def _reason(error: Exception) -> str:
 def _read_version(part: pathlib.Path, url: str) -> _Version | None:
     """Reads the version of a part; None if there is no part that can be resumed."""
     try:
-        version = _Version(**json.loads(_version_path(part).read_text()))
+        version = _Version(**bounded_file.read_json(_version_path(part)))
     except (OSError, ValueError, TypeError):
         return None
     return version if version.url == url and version.validator and part.exists() else None

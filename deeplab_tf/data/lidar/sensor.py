@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import math
 import pathlib
 import typing
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
+from deeplab_tf.field_types import check_field_types
 
 CHANNELS = ("range", "x", "y", "z", "remission")
 """Channels of a range image in the order of RangeNet++ (Milioto et al. 2019): range, x, y and z in
@@ -49,8 +49,9 @@ class Sensor:
     std: tuple[float, ...] = (12.32, 11.47, 6.91, 0.86, 0.16)
 
     def __post_init__(self) -> None:
+        check_field_types(self)
         for size in (self.height, self.width):
-            if type(size) is not int or size < 1:
+            if size < 1:
                 raise ValueError(
                     f"height and width must be integers of at least 1; got {self.height!r} and "
                     f"{self.width!r}"
@@ -66,10 +67,6 @@ class Sensor:
                     f"{name} needs one value for each of {', '.join(CHANNELS)}; got "
                     f"{len(getattr(self, name))}"
                 )
-        angles = (self.fov_up, self.fov_down, self.fov_left, self.fov_right)
-        for value in (*angles, *self.mean, *self.std):
-            if isinstance(value, bool) or not math.isfinite(value):
-                raise ValueError(f"angles, mean and std must be finite numbers; got {value!r}")
         self._check_angles()
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive; got {self.std}")
@@ -140,7 +137,7 @@ def read_sensor(path: pathlib.Path) -> tuple[Sensor, pathlib.Path | None]:
             f"{path}: no such file; write it with deeplab_tf.data.lidar.measure_sensor"
         )
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = bounded_file.read_json(path)
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}); measure the sensor again") from error
     known = [field.name for field in dataclasses.fields(Sensor)]

@@ -254,7 +254,7 @@ def _stores_colors(path: pathlib.Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=images.FORMATS) as image:
                 return image.mode in ("RGB", "RGBA")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False  # read_mask reports the error

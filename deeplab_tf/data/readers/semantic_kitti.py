@@ -17,6 +17,7 @@ import pathlib
 import numpy as np
 from absl import logging
 
+from deeplab_tf import bounded_file
 from deeplab_tf.data.dataset import FileDataset, Sample, SegmentationDataset
 from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
 from deeplab_tf.data.lidar.range_image import Projection, pixel_labels, project, range_image
@@ -28,6 +29,8 @@ SEQUENCES = {
 }
 _WITHOUT_LABELS = "test"
 POINT_BYTES = 16
+LARGEST_SCAN_BYTES = 1_000_000_000
+"""More than any sensor gives in one turn: 62 million points."""
 LABEL_BYTES = 4
 
 _CLASSES = (
@@ -300,7 +303,7 @@ def read_label_ids(path: pathlib.Path) -> np.ndarray:
 def _read(path: pathlib.Path, kind: str, *, unit: int, layout: str) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check --data_dir")
-    content = path.read_bytes()
+    content = bounded_file.read_bytes(path, limit=LARGEST_SCAN_BYTES)
     if len(content) % unit:
         raise ValueError(
             f"{path}: {len(content)} bytes are not a multiple of {unit}; {kind} has {layout}, "

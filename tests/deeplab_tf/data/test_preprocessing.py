@@ -79,9 +79,9 @@ def test_input_range():
         ((1.0, 2.0), (1.0,), "one value per channel; got 2 and 1"),
         ((), (), "one value per channel; got 0 and 0"),
         ((1.0,), (0.0,), "std must be positive"),
-        ((float("nan"), 1.0), (1.0, 1.0), "mean and std must be finite"),
-        ((1.0, 1.0), (1.0, float("nan")), "mean and std must be finite"),
-        ((1.0,), (float("inf"),), "mean and std must be finite"),
+        ((float("nan"), 1.0), (1.0, 1.0), "mean: expected a list, each a finite"),
+        ((1.0, 1.0), (1.0, float("nan")), "std: expected a list, each a finite"),
+        ((1.0,), (float("inf"),), "std: expected a list, each a finite"),
     ],
 )
 def test_bad_channels(mean, std, message):

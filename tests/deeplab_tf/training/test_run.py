@@ -88,16 +88,22 @@ def test_killed_on_both_sides_of_the_switch_ends_with_the_same_bits(tmp_path, sm
 
 
 @pytest.mark.slow
-def test_interrupt_ends_with_one_line_and_whole_files(tmp_path, small):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_with_one_line_and_whole_files(tmp_path, small, number):
     run_dir = tmp_path / "run"
     process = start(run_dir, small, "--train_steps=100000", "--checkpoint_interval=2")
     wait_for_checkpoint(process, run_dir, "float", 2)
-    process.send_signal(signal.SIGINT)
+    second = start(run_dir, small, "--train_steps=100000", "--checkpoint_interval=2")
+    _, refused = second.communicate(timeout=120)
+    assert second.returncode == 1
+    assert f"{run_dir}: another training is running here; wait until it ends" in refused
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     lines = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert "interrupted" in lines[0]
+    assert lines[0].endswith("the same command resumes from the last checkpoint")
     assert "Traceback" not in errors
     assert not list(run_dir.glob(".*")), "a temporary file was left"
     assert tf.train.latest_checkpoint(run_dir / "checkpoints" / "float")

@@ -27,7 +27,8 @@ from export.bias_correction.plan import BiasCorrectionPlan
 from export.conversion.calibration import choose_samples
 from tests.children import run_command
 from tests.paths import CAMVID
-from tflite_tools.flatbuffer.graph import FILE_IDENTIFIER, read_graph
+from tflite_tools.flatbuffer.file_bytes import FILE_IDENTIFIER
+from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.flatbuffer.pack import share_equal_vectors
 from tflite_tools.manifest import manifest_path, read_manifest, sha256_of
 from tflite_tools.runtime.file_interpreter import FileRunner

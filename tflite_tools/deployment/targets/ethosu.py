@@ -15,8 +15,9 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 
+from deeplab_tf import child_process
+from deeplab_tf.scratch import scratch_folder
 from tflite_tools.deployment.targets.result import Placement, TargetResult
 from tflite_tools.flatbuffer.graph import Graph, Operator, read_graph
 
@@ -56,10 +57,10 @@ def check(graph: Graph, target: str) -> TargetResult:
             f"--target={target} needs Arm's compiler Vela, which is not installed; "
             "pip install 'deeplab-tflite[vela]'"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        text = _run_vela(graph.path, target, folder=pathlib.Path(folder))
-        compiled = _read_compiled(graph.path, pathlib.Path(folder) / "model_vela.tflite")
-        summary = _summary(pathlib.Path(folder))
+    with scratch_folder("vela") as folder:
+        text = _run_vela(graph.path, target, folder=folder)
+        compiled = _read_compiled(graph.path, folder / "model_vela.tflite")
+        summary = _summary(folder)
     placements, unknown = _placements(graph, compiled, text=text)
     return TargetResult(
         target,
@@ -102,6 +103,7 @@ def _run_vela(path: pathlib.Path, target: str, *, folder: pathlib.Path) -> str:
             text=True,
             timeout=TIMEOUT_SECONDS,
             cwd=folder,
+            preexec_fn=child_process.end_child_with_parent,
             check=False,
         )
     except subprocess.TimeoutExpired as error:

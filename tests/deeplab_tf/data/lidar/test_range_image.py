@@ -209,7 +209,7 @@ class TestSensor:
         ("changes", "message"),
         [
             ({"height": 0}, "integers of at least 1; got 0"),
-            ({"width": 512.0}, r"integers of at least 1; got 64 and 512\.0"),
+            ({"width": 512.0}, r"width: expected an integer of 32 bits, got 512\.0"),
             ({"height": 1 << 20}, "has more than 16777216 pixels"),
             ({"fov_up": -30.0}, r"fov_up -30\.0 and fov_down -25\.0 must lie within"),
             ({"fov_up": 91.0}, "must lie within -90..90"),
@@ -217,7 +217,7 @@ class TestSensor:
             ({"fov_left": 200.0}, "by at most 360 degrees"),
             ({"mean": (1.0, 2.0)}, "mean needs one value for each of range, x, y, z, remission"),
             ({"std": (1.0, 1.0, 0.0, 1.0, 1.0)}, "std must be positive"),
-            ({"fov_up": math.nan}, "must be finite numbers; got nan"),
+            ({"fov_up": math.nan}, "fov_up: expected a finite number, got nan"),
         ],
     )
     def test_bad_values(self, changes, message):
@@ -241,8 +241,8 @@ class TestSensor:
             ("[]", r"sensor\.json: no JSON object; known keys: height"),
             ('{"fov": 3}', r"sensor\.json: unknown key 'fov'; known keys: height"),
             ('{"mean": 3}', "mean must be a list of 5 numbers"),
-            ('{"std": [1, 1, 1, 1, "a"]}', r"sensor\.json: must be real number"),
-            ('{"fov_up": "3"}', r"sensor\.json: must be real number"),
+            ('{"std": [1, 1, 1, 1, "a"]}', r"sensor\.json: std: expected a list, each a finite"),
+            ('{"fov_up": "3"}', r"sensor\.json: fov_up: expected a finite number"),
             ('{"data_dir": 3}', "data_dir must be the path of a folder; got 3"),
             ('{"height": 0}', r"sensor\.json: height and width must be integers"),
         ],
