@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
@@ -14,12 +13,16 @@ from collections.abc import Iterator
 
 from absl import logging
 
+from deeplab_tf import folder_lock
 from study.cell import CellRecord, CellState, StageRecord, StudyFolder
 from study.children import Children, Stopped
 from study.plan import Cell
 from study.stage import Stage, command_line
 
+SIGNAL_DELAY_S = 0.5
+"""The longest that a signal waits for its handler."""
 _LONGEST_FAILURE = 300
+_BUSY = "a study, or a command of a killed study, is running here; wait until it ends, or end it"
 _LOG_PREFIX = re.compile(r"^(error: |[IWEF]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\] )")
 """Of a command's error message, and of absl's log."""
 
@@ -69,6 +72,7 @@ def run_cells(folder: StudyFolder, processes: int) -> list[CellRecord]:
             raise
         finally:
             pool.shutdown()
+            work.children.close()
 
 
 def _run_all(work: _Work, pool: concurrent.futures.Executor) -> list[CellRecord]:
@@ -81,7 +85,11 @@ def _run_all(work: _Work, pool: concurrent.futures.Executor) -> list[CellRecord]
         for cell in [cell for cell in waiting if set(cell.needs) <= set(records)]:
             waiting.remove(cell)
             running[pool.submit(_run_cell, work, cell, records)] = cell
-        ended, _ = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+        # A signal that arrives just before this thread sleeps, or in another thread, does not wake
+        # it: Python handles it when the wait ends.
+        ended, _ = concurrent.futures.wait(
+            running, SIGNAL_DELAY_S, return_when=concurrent.futures.FIRST_COMPLETED
+        )
         for future in ended:
             cell = running.pop(future)
             records[cell.name] = record = future.result()
@@ -176,19 +184,9 @@ def _environment(threads: int) -> dict[str, str]:
     return environment
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[int]:
-    """Locks the study's folder; yields the file descriptor that children inherit."""
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RuntimeError(
-                f"{path}: a study, or a training of a killed study, is running here; wait until it "
-                "ends, or end it"
-            ) from error
-        yield stream.fileno()
+def _locked(path: pathlib.Path) -> contextlib.AbstractContextManager[int]:
+    """Locks the study's folder; the block gets the file descriptor that children inherit."""
+    return folder_lock.exclusive(path, _BUSY, name="lock")
 
 
 @contextlib.contextmanager

@@ -186,6 +186,26 @@ def test_termination_ends_the_children_and_the_same_command_goes_on(tmp_path, wo
     assert records[0].stages[Stage.TRAIN].seconds >= spent + 0.3
 
 
+def test_a_signal_that_does_not_wake_the_main_thread_stops_the_study(tmp_path, work):
+    work[Stage.TRAIN] = "touch $run_dir.started; sleep 30"
+    folder = folder_of(tmp_path, {"a": {}})
+    started = folder.cell("net-a").path / "run.started"
+
+    def terminate():
+        while not started.is_file():
+            time.sleep(0.01)
+        time.sleep(0.2)  # the main thread sleeps by then
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(folder, 1)
+    assert time.monotonic() - begin < 20
+    [cell] = folder.study.cells
+    assert folder.cell(cell.name).read(cell).state is CellState.STOPPED
+
+
 def test_processes_share_the_cores(tmp_path, work, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     work[Stage.TRAIN] = "echo $TF_NUM_INTRAOP_THREADS $OMP_NUM_THREADS"
