@@ -2,6 +2,7 @@
 
 import collections.abc
 import enum
+import functools
 import logging as stdlib_logging
 import re
 import sys
@@ -14,7 +15,7 @@ USER_ERRORS = (ValueError, OSError, RuntimeError)
 _INNER_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*?)(?:\s*Traceback|\Z)", re.DOTALL)
 
 
-def run(main: collections.abc.Callable[[], int | None]) -> None:
+def run(main: collections.abc.Callable[[], int | None], *, positional: str = "") -> None:
     """Parses the flags, runs `main()` and ends the process.
 
     The exit status is what main returns if that is an int, else 0; 1 for an error that the user
@@ -23,13 +24,17 @@ def run(main: collections.abc.Callable[[], int | None]) -> None:
 
     Args:
         main: the command.
+        positional: flag whose value may stand without its name, or "".
     """
-    app.run(lambda _: sys.exit(_guarded(main)), flags_parser=_parse_flags)
+    parse = functools.partial(_parse_flags, positional=positional)
+    app.run(lambda _: sys.exit(_guarded(main)), flags_parser=parse)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
     try:
         rest = _parsed(argv)
+        if positional and len(rest) == 2 and not flags.FLAGS[positional].present:
+            flags.FLAGS[positional].parse(rest.pop())
         if len(rest) > 1:
             raise flags.UnparsedFlagAccessError(
                 f"unexpected argument {rest[1]!r}; use --flag=value"

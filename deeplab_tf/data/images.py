@@ -8,7 +8,7 @@ import pathlib
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 MAX_PIXELS = 89_478_485
 """Pillow's own warning level (a 256 MiB RGB image); larger images are rejected as bombs."""
@@ -64,6 +64,30 @@ def read_image(path: pathlib.Path, channels: int = 3) -> np.ndarray:
         ValueError: the file cannot be decoded, is a decompression bomb, or has no fourth channel.
     """
     image, _ = _open(pathlib.Path(path))
+    return _as_array(image, channels, path=pathlib.Path(path))
+
+
+def read_upright(path: pathlib.Path, channels: int = 3) -> np.ndarray:
+    """Reads an image as `read_image` does, turned as its EXIF orientation says.
+
+    For images without a mask: one that belongs to a mask is read as stored.
+
+    Args:
+        path: of the file.
+        channels: as in `read_image`.
+
+    Returns:
+        uint8 [height, width, channels].
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file cannot be decoded, is a decompression bomb, or has no fourth channel.
+    """
+    image, _ = _open(pathlib.Path(path))
+    return _as_array(ImageOps.exif_transpose(image), channels, path=pathlib.Path(path))
+
+
+def _as_array(image: Image.Image, channels: int, *, path: pathlib.Path) -> np.ndarray:
     if channels not in IMAGE_CHANNELS:
         raise ValueError(f"{path}: expected images of 1, 3 or 4 channels, got {channels}")
     if channels == 4 and image.mode != "RGBA":

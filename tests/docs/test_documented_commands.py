@@ -85,6 +85,8 @@ def faults(words: list[str], commands: dict) -> list[str]:
         return [f"{module}: no such command"]
     known = {flag["name"]: flag for flag in commands[module]["flags"]}
     found = []
+    if commands[module]["positional"] and arguments and not arguments[0].startswith("-"):
+        arguments = arguments[1:]
     for argument in arguments:
         name, _, value = argument.removeprefix("--").partition("=")
         flag = known.get(name) or known.get(name.removeprefix("no"))

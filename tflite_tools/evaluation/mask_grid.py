@@ -3,19 +3,17 @@
 import pathlib
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.contract import ModelContract
+from tflite_tools.drawing import captioned_row, stacked
 from tflite_tools.evaluation.tiled import OFF, task_timeout_s
 from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 TILE_WIDTH = 240
-CAPTION_HEIGHT = 16
-GAP = 4
 
 
 def _predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> np.ndarray:
@@ -94,32 +92,7 @@ def write_grid(
             if (model, number) in predictions:
                 mask = dataset.label_set.colorize(predictions[model, number])
                 tiles.append((contract.name, mask))
-        rows.append(_row(tiles))
-    sheet = _stack(rows)
+        rows.append(captioned_row(tiles, TILE_WIDTH))
+    sheet = stacked(rows)
     with atomic_file.atomic_path(path) as temporary:
         sheet.save(temporary)
-
-
-def _row(tiles: list[tuple[str, np.ndarray]]) -> Image.Image:
-    height = max(round(tile.shape[0] * TILE_WIDTH / tile.shape[1]) for _, tile in tiles)
-    row = Image.new(
-        "RGB", (len(tiles) * (TILE_WIDTH + GAP) - GAP, height + CAPTION_HEIGHT), "white"
-    )
-    draw = ImageDraw.Draw(row)
-    for column, (caption, tile) in enumerate(tiles):
-        left = column * (TILE_WIDTH + GAP)
-        tile_height = round(tile.shape[0] * TILE_WIDTH / tile.shape[1])
-        resized = Image.fromarray(tile).resize((TILE_WIDTH, tile_height), Image.Resampling.NEAREST)
-        row.paste(resized, (left, CAPTION_HEIGHT))
-        draw.text((left + 2, 2), caption, fill="black")
-    return row
-
-
-def _stack(rows: list[Image.Image]) -> Image.Image:
-    width = max(row.width for row in rows)
-    sheet = Image.new("RGB", (width, sum(row.height + GAP for row in rows) - GAP), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height + GAP
-    return sheet

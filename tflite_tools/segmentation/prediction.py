@@ -1,0 +1,110 @@
+"""Runs files on pictures in child processes, several pictures at a time, in order."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from PIL import Image
+
+from tflite_tools.contract import ModelContract
+from tflite_tools.runtime.child_pool import Task
+from tflite_tools.runtime.pool import InterpreterPool
+from tflite_tools.runtime.runner import ModelRunner
+from tflite_tools.segmentation.sources import Picture
+
+_AHEAD = 2
+"""Pictures in memory for each process."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What one file gives for one picture.
+
+    Attributes:
+        mask: unsigned [height, width], of the picture's size.
+        ms: of placing the picture, running the network and reading its output.
+    """
+
+    mask: np.ndarray
+    ms: float
+
+
+def predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> Prediction:
+    """Segments one picture; runs in a child process.
+
+    Args:
+        runner: of the file.
+        image: uint8 [height, width, channels], with the channels of the file.
+        tile_overlap: see `ModelRunner.full_size_class_map`.
+    """
+    started = time.perf_counter()
+    mask, _ = runner.full_size_class_map(image, tile_overlap)
+    return Prediction(mask, (time.perf_counter() - started) * 1e3)
+
+
+def check_channels(contract: ModelContract) -> None:
+    """Checks that a file takes photos.
+
+    Args:
+        contract: of the file.
+
+    Raises:
+        ValueError: its input has other than 1 or 3 channels.
+    """
+    if contract.channels not in (1, 3):
+        raise ValueError(
+            f"{contract.path}: expected an input of 3 channels (RGB) or 1 (gray), got "
+            f"{contract.channels}; photos have no more: score it with tflite_tools.evaluate on the "
+            "data set that has them"
+        )
+
+
+def fed(image: np.ndarray, contract: ModelContract) -> np.ndarray:
+    """Returns a picture with the channels that a file takes.
+
+    Args:
+        image: uint8 [height, width, 3], RGB.
+        contract: of the file.
+
+    Returns:
+        uint8 [height, width, 3], or [height, width, 1] gray.
+    """
+    if contract.channels == 3:
+        return image
+    return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+
+
+def predict_all(
+    pool: InterpreterPool,
+    contracts: list[ModelContract],
+    pictures: Iterable[Picture],
+    *,
+    processes: int,
+    tile_overlap: int,
+) -> Iterator[tuple[Picture, list[Prediction | None]]]:
+    """Segments pictures, of which a bounded number is in memory.
+
+    Args:
+        pool: of the files.
+        contracts: of the files.
+        pictures: read as they are needed.
+        processes: of the pool.
+        tile_overlap: see `ModelRunner.full_size_class_map`.
+
+    Yields:
+        A picture and the prediction of each file, None of a file that failed.
+    """
+    waiting = iter(pictures)
+    while batch := list(itertools.islice(waiting, _AHEAD * processes)):
+        found: list[list[Prediction | None]] = [[None] * len(contracts) for _ in batch]
+        tasks, numbers = [], {}
+        for number, picture in enumerate(batch):
+            for model, contract in enumerate(contracts):
+                arguments = (fed(picture.image, contract), tile_overlap)
+                tasks.append(Task(model, predict, arguments=arguments))
+                numbers[id(tasks[-1])] = number
+        for outcome in pool.run(tasks):
+            found[numbers[id(outcome.task)]][outcome.task.model] = outcome.value
+        yield from zip(batch, found, strict=True)
