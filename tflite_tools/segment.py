@@ -29,7 +29,7 @@ from tflite_tools.file_list import UnreadFile, read_contracts, unread_text
 from tflite_tools.input_contract import PreprocessingSource
 from tflite_tools.segmentation.classes import ColorChoice, Model, class_list
 from tflite_tools.segmentation.overlay import percent
-from tflite_tools.segmentation.prediction import check_channels
+from tflite_tools.segmentation.prediction import check_input
 from tflite_tools.segmentation.readings import FILE as READINGS
 from tflite_tools.segmentation.readings import write_readings
 from tflite_tools.segmentation.segmentation import (
@@ -92,7 +92,7 @@ def _models() -> tuple[list[Model], list[UnreadFile]]:
     names = read_label_list(pathlib.Path(FLAGS.labels)) if FLAGS.labels else ()
     models = []
     for contract in contracts:
-        check_channels(contract)
+        check_input(contract)
         used = _contract(contract, given, only=len(paths) == 1)
         classes = class_list(used, names=names, choice=ColorChoice(FLAGS.colors))
         models.append(Model(used, classes))
@@ -185,7 +185,10 @@ def main() -> int:
         try:
             segment(result, source, options)
         except KeyboardInterrupt:
-            sys.stdout.write(_result_text(result) + _files_text(result, options.output_dir))
+            if result.pictures:
+                count = f"stopped after {len(result.pictures)} of {source.count or '?'} pictures\n"
+                files = _files_text(result, options.output_dir)
+                sys.stdout.write(_result_text(result) + count + files)
             raise
     sys.stdout.write(_result_text(result) + _files_text(result, options.output_dir))
     if len(models) == 1:

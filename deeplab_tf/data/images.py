@@ -110,6 +110,19 @@ _ORIENTATION_TAG = 0x0112
 _UPRIGHT = 1
 
 
+def exif_orientation(path: pathlib.Path) -> int:
+    """Returns the EXIF orientation of an image: 1 is upright, also of one that cannot be read.
+
+    Args:
+        path: of the image.
+    """
+    try:
+        with Image.open(path) as image:
+            return int(image.getexif().get(_ORIENTATION_TAG, _UPRIGHT))
+    except (OSError, SyntaxError, ValueError, TypeError):
+        return _UPRIGHT  # read_image reports the error
+
+
 def orientation_note(path: pathlib.Path) -> str:
     """Returns a warning about the EXIF orientation, which `read_image` does not apply.
 
@@ -119,11 +132,7 @@ def orientation_note(path: pathlib.Path) -> str:
     Returns:
         The warning; "" for an upright or unreadable image.
     """
-    try:
-        with Image.open(path) as image:
-            value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
-    except (OSError, SyntaxError, ValueError):
-        return ""  # read_image reports the error
+    value = exif_orientation(path)
     if value == _UPRIGHT:
         return ""
     return (

@@ -3,8 +3,8 @@
 The first seven are those of Okabe and Ito 2008 (Color Universal Design). Each further one is the
 colour that is farthest from all before it (Glasbey et al. 2007), where the distance of two colours
 is the smallest that a reader sees with normal vision, without red or without green cones: Machado
-et al. 2009, doi:10.1109/TVCG.2009.113, severity 1. No palette keeps very many classes apart by
-colour alone, so pictures name their classes, too.
+et al. 2009, doi:10.1109/TVCG.2009.113, severity 1, in Oklab (Ottosson 2020). No palette keeps very
+many classes apart by colour alone, so pictures name their classes, too.
 """
 
 import functools
@@ -32,11 +32,25 @@ _WITHOUT_GREEN = (
     (0.280085, 0.672501, 0.047413),
     (-0.011820, 0.042940, 0.968881),
 )
+_CONES = np.array(
+    (
+        (0.4122214708, 0.5363325363, 0.0514459929),
+        (0.2119034982, 0.6806995451, 0.1073969566),
+        (0.0883024619, 0.2817188376, 0.6299787005),
+    )
+)
+_OKLAB = np.array(
+    (
+        (0.2104542553, 0.7936177850, -0.0040720468),
+        (1.9779984951, -2.4285922050, 0.4505937099),
+        (0.0259040371, 0.7827717662, -0.8086757660),
+    )
+)
 VISIONS = tuple(np.asarray(m, np.float64) for m in (np.eye(3), _WITHOUT_RED, _WITHOUT_GREEN))
 """Linear RGB as seen: normal vision, protanopia, deuteranopia."""
 
-_DARKEST, _LIGHTEST = 25.0, 92.0
-"""CIELAB lightness: black is the background, white the paper of a legend."""
+_DARKEST, _LIGHTEST = 0.35, 0.93
+"""Lightness: black is the background, white the paper of a legend."""
 _LEVELS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 
@@ -76,33 +90,23 @@ def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         second: uint8 [n, 3], RGB.
 
     Returns:
-        float64 [m, n], in units of CIELAB (about 2 is just noticeable side by side).
+        float64 [m, n], in units of Oklab: black to white is 1, about 0.02 is just noticeable.
     """
     pairs = ((as_seen(first, vision), as_seen(second, vision)) for vision in VISIONS)
     return np.min([np.linalg.norm(a[:, None] - b[None], axis=-1) for a, b in pairs], axis=0)
 
 
 def as_seen(colors: np.ndarray, vision: np.ndarray) -> np.ndarray:
-    """Returns sRGB colours in CIELAB (D65), as a reader sees them.
+    """Returns sRGB colours in Oklab, as a reader sees them.
 
     Args:
         colors: uint8 [n, 3], RGB.
         vision: float64 [3, 3] over linear RGB, one of `VISIONS`.
 
     Returns:
-        float64 [n, 3]: lightness 0..100, a, b.
+        float64 [n, 3]: lightness 0..1, a (green to red), b (blue to yellow).
     """
     values = np.asarray(colors, np.float64) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     linear = (linear @ vision.T).clip(0, 1)
-    to_xyz = np.array(
-        (
-            (0.4124564, 0.3575761, 0.1804375),
-            (0.2126729, 0.7151522, 0.0721750),
-            (0.0193339, 0.1191920, 0.9503041),
-        )
-    )
-    xyz = linear @ to_xyz.T / np.array((0.95047, 1.0, 1.08883))
-    root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    x, y, z = root.T
-    return np.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), -1)
+    return np.cbrt(linear @ _CONES.T) @ _OKLAB.T

@@ -16,6 +16,7 @@ from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.multiply_adds import multiply_adds
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.input_contract import (
+    NOT_ON_RECORD,
     InputContract,
     PreprocessingSource,
     input_contract,
@@ -146,7 +147,7 @@ def describe(
     certainty, normalization = _normalization(graph, contract)
     outputs = describe_outputs(graph, size)
     model, obstacle = _model_contract(path, contract, outputs=outputs, output=output)
-    warnings = list(contract.warnings if contract else ())
+    warnings = [line for line in contract.warnings if line != NOT_ON_RECORD] if contract else []
     warnings += [obstacle] if obstacle else []
     times = profile([model], (1,), repeats=repeats)[0] if model and repeats else None
     if times is not None and times.failure:

@@ -72,10 +72,16 @@ def _amount(value: int, unit: str) -> str:
 
 
 def _input(tensor: InputDescription) -> str:
-    layout = ", NHWC" if len(tensor.shape) == 4 else ""
-    layout += {3: ", RGB", 1: ", gray"}.get(tensor.shape[3], "") if layout else ""
+    layout = _layout(tensor.shape) if len(tensor.shape) == 4 else ""
     dynamic = "; a length may change" if tensor.dynamic else ""
     return f"{tensor.name!r}: {tensor.dtype} {list(tensor.shape)}{layout}{dynamic}"
+
+
+def _layout(shape: tuple[int, ...]) -> str:
+    kinds = {3: ", RGB", 1: ", gray"}
+    if shape[1] in kinds and shape[3] not in kinds and min(shape[2:]) > 1:
+        return ", probably NCHW (channels first)"
+    return ", NHWC" + kinds.get(shape[3], "")
 
 
 def _output(output: OutputDescription) -> str:
@@ -106,7 +112,11 @@ def _work(description: Description) -> str:
     work = f"{_amount(description.multiply_adds, '')} multiply-adds"
     if description.ms is None:
         return f"{work}; not timed"
-    return f"{work}; {description.ms:.3g} ms here (fastest run, 1 thread)"
+    return f"{work}; {_ms(description.ms)} ms here (fastest run, 1 thread)"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _time_table(operators: tuple[OperatorCount, ...]) -> str:

@@ -14,6 +14,7 @@ from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 from tflite_tools.segmentation.sources import Picture
 
+_FEWEST_ROWS = 8
 _AHEAD = 2
 """Pictures in memory for each process."""
 
@@ -44,15 +45,27 @@ def predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> Predic
     return Prediction(mask, (time.perf_counter() - started) * 1e3)
 
 
-def check_channels(contract: ModelContract) -> None:
+def check_input(contract: ModelContract) -> None:
     """Checks that a file takes photos.
 
     Args:
         contract: of the file.
 
     Raises:
-        ValueError: its input has other than 1 or 3 channels.
+        ValueError: its input has other than 1 or 3 channels, or hardly any pixels.
     """
+    if contract.height in (1, 3) and contract.channels not in (1, 3):
+        raise ValueError(
+            f"{contract.path}: its input [1, {contract.height}, {contract.width}, "
+            f"{contract.channels}] seems to have its channels first (NCHW); convert the network "
+            "with channels last (NHWC)"
+        )
+    if min(contract.height, contract.width) < _FEWEST_ROWS:
+        raise ValueError(
+            f"{contract.path}: expected an input of at least {_FEWEST_ROWS} x {_FEWEST_ROWS} "
+            f"pixels, got {contract.height} x {contract.width}, as files store a size that is left "
+            "open; convert the network with a fixed size"
+        )
     if contract.channels not in (1, 3):
         raise ValueError(
             f"{contract.path}: expected an input of 3 channels (RGB) or 1 (gray), got "

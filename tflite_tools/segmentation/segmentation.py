@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import itertools
 import json
 import os
@@ -24,7 +23,7 @@ from tflite_tools.segmentation.classes import Model
 from tflite_tools.segmentation.comparison import Drawn, agreements, comparison_sheet
 from tflite_tools.segmentation.prediction import Prediction, predict_all
 from tflite_tools.segmentation.sources import Picture, Source
-from tflite_tools.segmentation.video import VideoWriter, writing
+from tflite_tools.segmentation.video import REMEDY, VideoWriter, writing
 from tflite_tools.versions import versions
 
 NUMBERS = "segmentation.json"
@@ -182,7 +181,7 @@ def segment(result: Segmentation, source: Source, options: SegmentationOptions) 
             InterpreterPool(
                 contracts, processes, num_threads=options.processes if single else 1
             ) as pool,
-            _output(source, options, folder=folder) as output,
+            _output(source, options, folder=folder, several=len(models) > 1) as output,
         ):
             predictions = predict_all(
                 pool,
@@ -313,9 +312,8 @@ class _Folder:
             with atomic_file.atomic_path(path) as temporary:
                 picture.save(temporary, quality=_JPEG_QUALITY)  # PNG ignores it
         except OSError as error:  # Pillow's has no path
-            raise OSError(error.errno or errno.EIO, f"{error.strerror or error}", str(path)) from (
-                error
-            )
+            reason = error.strerror or error
+            raise OSError(f"{path}: not written: {reason}; {REMEDY}") from error
         self.wrote(name)
 
     def wrote(self, name: str) -> None:
@@ -359,21 +357,21 @@ class _Output(Protocol):
 
 @contextlib.contextmanager
 def _output(
-    source: Source, options: SegmentationOptions, *, folder: _Folder
+    source: Source, options: SegmentationOptions, *, folder: _Folder, several: bool
 ) -> Iterator["_Output"]:
     if not source.is_video:
         yield _PhotoOutput(folder)
         return
     assert source.video is not None
     output = _VideoOutput(folder, source.name, masks=options.frame_masks)
-    path = folder.claim(f"{source.name}_overlay.mp4")
-    with writing(path, source.video.info.rate) as writer:
-        output.writer = writer
-        try:
+    path = folder.claim(f"{source.name}_{'compared' if several else 'overlay'}.mp4")
+    try:
+        with writing(path, source.video.info.rate) as writer:
+            output.writer = writer
             yield output
-        finally:
-            if writer.frames:
-                folder.wrote(path.name)
+    finally:
+        if path.exists():
+            folder.wrote(path.name)
 
 
 @dataclasses.dataclass

@@ -5,7 +5,6 @@ It is imported where a video is opened, not before: photos need none of it.
 
 import contextlib
 import dataclasses
-import errno
 import fractions
 import os
 import pathlib
@@ -22,6 +21,7 @@ _NOT_VIDEO = ("image2", "_pipe", "ico", "tty")
 """Parts of FFmpeg's names for formats that are single images or text."""
 _CODECS = (("libx264", {"crf": "20", "preset": "veryfast"}), ("mpeg4", {"qscale": "3"}))
 """The first that this FFmpeg has: H.264 plays everywhere."""
+REMEDY = "free some space, or give another --output_dir"
 _TIME_BASE = fractions.Fraction(1, 90_000)
 _CAMERAS = {"Linux": "v4l2", "Darwin": "avfoundation", "Windows": "dshow"}
 
@@ -267,5 +267,4 @@ def _disk_errors(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except av.FFmpegError as error:
-        number = getattr(error, "errno", None) or errno.EIO
-        raise OSError(number, _reason(error), str(path.parent)) from error
+        raise OSError(f"{path.parent}: video not written: {_reason(error)}; {REMEDY}") from error
