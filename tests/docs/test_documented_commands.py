@@ -204,6 +204,15 @@ def test_scoring_of_a_foreign_file_runs(workplace):
     assert "theirs" in run(words, workplace)
 
 
+def test_looking_at_a_file_runs(workplace):
+    run(line_of("look.md", "tflite_tools.segment", including="street.jpg"), workplace)
+    assert (workplace / "segmentation" / "street_overlay.jpg").is_file()
+    run(line_of("look.md", "tflite_tools.segment", including="compared"), workplace)
+    assert len(list((workplace / "compared").glob("*_compared.jpg"))) == 10
+    text = run(line_of("look.md", "tflite_tools.describe"), workplace)
+    assert "To be faster" in text
+
+
 @pytest.mark.slow
 def test_rebuilding_a_file_runs(workplace):
     run(line_of("retrain_a_tflite.md", "tflite_tools.to_keras"), workplace)
