@@ -174,6 +174,7 @@ def main() -> int:
     models, unread = _models()
     _check_folders(options.output_dir)
     with contextlib.closing(open_source(FLAGS.input)) as source:
+        source.with_fourth = any(model.contract.channels == 4 for model in models)
         unknown = [
             model
             for model in models

@@ -13,6 +13,7 @@ from tflite_tools.description.advice import Advice, advise
 from tflite_tools.description.feeding_code import kotlin_lines, python_lines
 from tflite_tools.description.outputs import OutputDescription, describe_outputs
 from tflite_tools.flatbuffer.graph import Graph, read_graph
+from tflite_tools.flatbuffer.layout import channels_first_input
 from tflite_tools.flatbuffer.multiply_adds import multiply_adds
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.input_contract import (
@@ -41,6 +42,7 @@ class InputDescription:
         name: of the tensor.
         dtype: "uint8" for example.
         shape: with the batch; lengths that may change are stored as 1.
+        layout: "NHWC", "NCHW" (channels first), or "" for what is no image.
         dynamic: whether a length may change.
         quantization: (scale, zero point) or None.
     """
@@ -48,6 +50,7 @@ class InputDescription:
     name: str
     dtype: str
     shape: tuple[int, ...]
+    layout: str
     dynamic: bool
     quantization: tuple[float, int] | None
 
@@ -137,7 +140,10 @@ def describe(
         ValueError: not a `.tflite`, damaged, or its manifest is of another file.
     """
     graph = with_known_shapes(read_graph(path), outputs=True)
-    image = graph.tensors[graph.inputs[0]]
+    image, channels_first = graph.tensors[graph.inputs[0]], channels_first_input(graph)
+    if channels_first:
+        batch, channels, height, width = image.shape
+        image = dataclasses.replace(image, shape=(batch, height, width, channels))
     is_image = len(image.shape) == 4
     contract = None
     if is_image:
@@ -159,7 +165,7 @@ def describe(
         path=path,
         size_bytes=graph.size_bytes,
         download_bytes=len(zlib.compress(path.read_bytes())),
-        inputs=_inputs(graph),
+        inputs=_inputs(graph, channels_first),
         contract=contract,
         certainty=certainty,
         normalization=normalization,
@@ -178,12 +184,14 @@ def describe(
     )
 
 
-def _inputs(graph: Graph) -> tuple[InputDescription, ...]:
+def _inputs(graph: Graph, channels_first: bool) -> tuple[InputDescription, ...]:
+    order = "NCHW" if channels_first else "NHWC"
     return tuple(
         InputDescription(
             tensor.name,
             dtype=tensor.type_name.lower(),
             shape=tensor.shape,
+            layout=order if len(tensor.shape) == 4 else "",
             dynamic=any(length < 0 for length in tensor.shape_signature),
             quantization=None
             if tensor.quantization is None or tensor.is_float

@@ -36,6 +36,7 @@ def python_lines(contract: ModelContract, *, is_mask: bool) -> str:
         "canvas.paste(photo.resize(size, Image.Resampling.BILINEAR))",
         f"pixels = np.asarray(canvas).reshape(1, {height}, {width}, {contract.channels})",
         *_python_values(contract),
+        *(["values = values.transpose(0, 3, 1, 2)"] if contract.channels_first else []),
         "",
         f'interpreter = Interpreter("{contract.path.name}")',
         "interpreter.allocate_tensors()",
@@ -43,6 +44,7 @@ def python_lines(contract: ModelContract, *, is_mask: bool) -> str:
         "interpreter.invoke()",
         f"details = interpreter.get_output_details()[{contract.output_position}]",
         'output = interpreter.get_tensor(details["index"])',
+        *(["output = output.transpose(0, 2, 3, 1)"] if contract.output_channels_first else []),
     ]
     if is_mask:
         lines += _python_mask(contract)
@@ -144,12 +146,7 @@ def kotlin_lines(contract: ModelContract, *, is_mask: bool, output_bytes: int) -
         f"val pixels = IntArray({width} * {height})",
         f"canvas.getPixels(pixels, 0, {width}, 0, 0, {width}, {height})",
         f"val input = ByteBuffer.allocateDirect({count}).order(ByteOrder.nativeOrder())",
-        "for (pixel in pixels) {",
-        "    val red = pixel shr 16 and 255",
-        "    val green = pixel shr 8 and 255",
-        "    val blue = pixel and 255",
-        *(f"    {line}" for line in _kotlin_values(contract)),
-        "}",
+        *_kotlin_pixels(contract),
         "",
         f'val model = context.assets.openFd("{contract.path.name}").use {{ file ->',
         "    FileInputStream(file.fileDescriptor).channel.map(",
@@ -172,8 +169,27 @@ def _kotlin_run(contract: ModelContract) -> list[str]:
     return [f"interpreter.runForMultipleInputsOutputs(arrayOf(input.rewind()), {outputs})"]
 
 
+def _kotlin_pixels(contract: ModelContract) -> list[str]:
+    colors = [
+        "    val red = pixel shr 16 and 255",
+        "    val green = pixel shr 8 and 255",
+        "    val blue = pixel and 255",
+    ]
+    values = [f"    {line}" for line in _kotlin_values(contract)]
+    if not contract.channels_first or contract.channels == 1:
+        return ["for (pixel in pixels) {", *colors, *values, "}"]
+    lines = []  # one plane after the other
+    for name, color in zip(_COLORS, colors, strict=True):
+        own = [line for line in values if name in line or "//" in line]
+        lines += ["for (pixel in pixels) {", color, *own, "}"]
+    return lines
+
+
+_COLORS = ("red", "green", "blue")
+
+
 def _kotlin_values(contract: ModelContract) -> list[str]:
-    names = ["red", "green", "blue"]
+    names = list(_COLORS)
     first = []
     if contract.channels == 1:
         first, names = ["val gray = (299 * red + 587 * green + 114 * blue) / 1000"], ["gray"]
@@ -221,7 +237,10 @@ def _kotlin_mask(contract: ModelContract) -> list[str]:
         lines.append(f"val mask = IntArray({rows} * {columns}) {{ {test} }}  {where}")
     else:
         classes = contract.output_shape[3]
-        best = get.format(index=f"at * {classes} + it")
+        index = f"at * {classes} + it"
+        if contract.output_channels_first:
+            index = f"it * {rows} * {columns} + at"
+        best = get.format(index=index)
         lines += [
             f"val mask = IntArray({rows} * {columns}) {{ at ->  {where}",
             f"    (0 until {classes}).maxByOrNull {{ {best} }}!!",

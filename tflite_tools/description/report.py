@@ -72,16 +72,12 @@ def _amount(value: int, unit: str) -> str:
 
 
 def _input(tensor: InputDescription) -> str:
-    layout = _layout(tensor.shape) if len(tensor.shape) == 4 else ""
+    layout = f", {tensor.layout}" if tensor.layout else ""
+    if layout:
+        channels = tensor.shape[1 if tensor.layout == "NCHW" else 3]
+        layout += {3: ", RGB", 1: ", gray"}.get(channels, "")
     dynamic = "; a length may change" if tensor.dynamic else ""
     return f"{tensor.name!r}: {tensor.dtype} {list(tensor.shape)}{layout}{dynamic}"
-
-
-def _layout(shape: tuple[int, ...]) -> str:
-    kinds = {3: ", RGB", 1: ", gray"}
-    if shape[1] in kinds and shape[3] not in kinds and min(shape[2:]) > 1:
-        return ", probably NCHW (channels first)"
-    return ", NHWC" + kinds.get(shape[3], "")
 
 
 def _output(output: OutputDescription) -> str:

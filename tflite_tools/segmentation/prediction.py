@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image
 
+from deeplab_tf.data.images import IMAGE_CHANNELS
 from tflite_tools.contract import ModelContract
 from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.pool import InterpreterPool
@@ -52,41 +53,45 @@ def check_input(contract: ModelContract) -> None:
         contract: of the file.
 
     Raises:
-        ValueError: its input has other than 1 or 3 channels, or hardly any pixels.
+        ValueError: its input has other than 1, 3 or 4 channels, or hardly any pixels.
     """
-    if contract.height in (1, 3) and contract.channels not in (1, 3):
-        raise ValueError(
-            f"{contract.path}: its input [1, {contract.height}, {contract.width}, "
-            f"{contract.channels}] seems to have its channels first (NCHW); convert the network "
-            "with channels last (NHWC)"
-        )
     if min(contract.height, contract.width) < _FEWEST_ROWS:
         raise ValueError(
             f"{contract.path}: expected an input of at least {_FEWEST_ROWS} x {_FEWEST_ROWS} "
             f"pixels, got {contract.height} x {contract.width}, as files store a size that is left "
             "open; convert the network with a fixed size"
         )
-    if contract.channels not in (1, 3):
+    if contract.channels not in IMAGE_CHANNELS:
         raise ValueError(
-            f"{contract.path}: expected an input of 3 channels (RGB) or 1 (gray), got "
+            f"{contract.path}: expected an input of 1 (gray), 3 (RGB) or 4 channels, got "
             f"{contract.channels}; photos have no more: score it with tflite_tools.evaluate on the "
             "data set that has them"
         )
 
 
-def fed(image: np.ndarray, contract: ModelContract) -> np.ndarray:
+def fed(picture: Picture, contract: ModelContract) -> np.ndarray:
     """Returns a picture with the channels that a file takes.
 
     Args:
-        image: uint8 [height, width, 3], RGB.
+        picture: in RGB, perhaps with a fourth channel.
         contract: of the file.
 
     Returns:
-        uint8 [height, width, 3], or [height, width, 1] gray.
+        uint8 [height, width, 1, 3 or 4].
+
+    Raises:
+        ValueError: the file takes a fourth channel, and the picture has none.
     """
+    if contract.channels == 1:
+        return np.asarray(Image.fromarray(picture.image).convert("L"))[..., None]
     if contract.channels == 3:
-        return image
-    return np.asarray(Image.fromarray(image).convert("L"))[..., None]
+        return picture.image
+    if picture.fourth is None:
+        raise ValueError(
+            f"{contract.path}: takes images of 4 channels, and {picture.name} has 3; give a photo "
+            "that stores the fourth (RGBA)"
+        )
+    return np.concatenate((picture.image, picture.fourth[..., None]), axis=-1)
 
 
 def predict_all(
@@ -115,7 +120,7 @@ def predict_all(
         tasks, numbers = [], {}
         for number, picture in enumerate(batch):
             for model, contract in enumerate(contracts):
-                arguments = (fed(picture.image, contract), tile_overlap)
+                arguments = (fed(picture, contract), tile_overlap)
                 tasks.append(Task(model, predict, arguments=arguments))
                 numbers[id(tasks[-1])] = number
         for outcome in pool.run(tasks):

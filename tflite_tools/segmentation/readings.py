@@ -86,7 +86,7 @@ def write_readings(
         dataclasses.replace(model.contract, preprocessing=reading.preprocessing)
         for reading in readings
     ]
-    image = fed(picture.image, model.contract)
+    image = fed(picture, model.contract)
     with InterpreterPool(contracts, 1) as pool:
         tasks = [Task(number, predict, arguments=(image, -1)) for number in range(len(contracts))]
         outcomes = list(pool.run(tasks))

@@ -27,11 +27,13 @@ class Picture:
         name: for files and tables.
         image: uint8 [height, width, 3], RGB, upright.
         seconds: of a video, since its start; 0 for a photo.
+        fourth: uint8 [height, width], the fourth channel of a photo that is read with it.
     """
 
     name: str
     image: np.ndarray
     seconds: float = 0.0
+    fourth: np.ndarray | None = None
 
 
 @dataclasses.dataclass
@@ -43,6 +45,7 @@ class Source:
         count: how many pictures there are, if that is known.
         photos: files, for photos.
         video: open, for a video or a camera.
+        with_fourth: whether photos are read with their fourth channel.
         failures: photos that could not be read, one line each; filled while they are read.
     """
 
@@ -50,6 +53,7 @@ class Source:
     count: int | None = None
     photos: tuple[pathlib.Path, ...] = ()
     video: Video | None = None
+    with_fourth: bool = False
     failures: list[str] = dataclasses.field(default_factory=list)
 
     @property
@@ -69,14 +73,15 @@ class Source:
             return
         for path, name in zip(self.photos, _distinct_names(self.photos), strict=True):
             try:
-                image = read_upright(path)
+                image = read_upright(path, 4 if self.with_fourth else 3)
             except (ValueError, OSError) as error:
                 if len(self.photos) == 1:
                     raise
                 logging.error("%s", error)
                 self.failures.append(str(error))
                 continue
-            yield Picture(name, image)
+            rest = image[..., 3] if self.with_fourth else None
+            yield Picture(name, np.ascontiguousarray(image[..., :3]), fourth=rest)
 
     def close(self) -> None:
         """Closes the video or the camera."""
