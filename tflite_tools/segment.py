@@ -184,7 +184,7 @@ def main() -> int:
             raise ValueError(_ask(unknown[0], source, options))
         result = Segmentation(models)
         try:
-            segment(result, source, options)
+            segment(result, source, options=options)
         except KeyboardInterrupt:
             if result.pictures:
                 count = f"stopped after {len(result.pictures)} of {source.count or '?'} pictures\n"

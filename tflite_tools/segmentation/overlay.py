@@ -23,7 +23,7 @@ _NARROWEST = 240
 
 
 def overlay(
-    photo: np.ndarray, mask: np.ndarray, classes: ClassList, *, opacity: float, names: bool = True
+    photo: np.ndarray, mask: np.ndarray, *, classes: ClassList, opacity: float, names: bool = True
 ) -> np.ndarray:
     """Tints a photo by class, outlines the regions, and writes their names onto them.
 

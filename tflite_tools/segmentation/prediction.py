@@ -97,8 +97,8 @@ def fed(picture: Picture, contract: ModelContract) -> np.ndarray:
 def predict_all(
     pool: InterpreterPool,
     contracts: list[ModelContract],
-    pictures: Iterable[Picture],
     *,
+    pictures: Iterable[Picture],
     processes: int,
     tile_overlap: int,
 ) -> Iterator[tuple[Picture, list[Prediction | None]]]:

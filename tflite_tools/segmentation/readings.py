@@ -100,7 +100,7 @@ def write_readings(
             continue
         ran.append(reading)
         mask = outcome.value.mask
-        drawn = overlay.overlay(picture.image, mask, model.classes, opacity=opacity)
+        drawn = overlay.overlay(picture.image, mask, classes=model.classes, opacity=opacity)
         shares = model.classes.shares(mask)
         few = dict(list(shares.items())[:_LEGEND_ROWS])
         panel = overlay.legend(

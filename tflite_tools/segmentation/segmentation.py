@@ -148,7 +148,7 @@ def _model_json(model: Model) -> dict:
     }
 
 
-def segment(result: Segmentation, source: Source, options: SegmentationOptions) -> None:
+def segment(result: Segmentation, source: Source, *, options: SegmentationOptions) -> None:
     """Segments every picture, and writes masks, overlays, comparisons and numbers.
 
     Ctrl-C leaves complete files of what was done until then: photos, a video that plays, numbers.
@@ -186,7 +186,7 @@ def segment(result: Segmentation, source: Source, options: SegmentationOptions) 
             predictions = predict_all(
                 pool,
                 contracts,
-                pictures,
+                pictures=pictures,
                 processes=processes,
                 tile_overlap=options.tile_overlap,
             )
@@ -224,7 +224,7 @@ def _draw(
             overlay.overlay(
                 picture.image,
                 prediction.mask,
-                model.classes,
+                classes=model.classes,
                 opacity=opacity,
                 names=not source.is_video,  # they would jump from frame to frame
             ),

@@ -12,7 +12,7 @@ from deeplab_tf.data.images import read_mask
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.children import run_command
-from tests.paths import CAMVID, ROOT, ZOO
+from tests.paths import CAMVID, ROOT
 from tests.tflite_tools.one_convolution import stripes, write_brightest_channel
 from tests.tflite_tools.test_output_form import graph_of
 from tflite_tools.benchmarking.profile import OperatorTime, Profile
@@ -237,14 +237,10 @@ def test_an_old_uint8_file_is_told_to_use_channels(shared_dir):
     assert "one scale per tensor" in found.advice.sentence
 
 
-def test_every_real_file_is_described(shared_dir):
+def test_every_small_real_file_is_described(shared_dir):
     folder = shared_dir / "models" / "third_party"
-    refused = {}
-    for path in [*sorted(folder.glob("*.tflite")), *ZOO.glob("*/*.tflite")]:
-        try:
-            found = describe(path, repeats=0)
-        except ValueError as error:
-            refused[path.name] = str(error)
-            continue
+    small = [path for path in sorted(folder.glob("*.tflite")) if path.stat().st_size < 5e5]
+    assert len(small) > 10
+    for path in small:
+        found = describe(path, repeats=0)
         assert found.outputs and found.advice.sentence and found.operators
-    assert set(refused) == set()
