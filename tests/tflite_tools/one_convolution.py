@@ -6,7 +6,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tflite_tools.flatbuffer.editor import Editor
 
 
-def write_brightest_channel(path, size=(24, 32), *, channels=3, factor=None, bias=(0.0, 0.0, 0.0)):
+def write_brightest_channel(path, size=(24, 32), *, channels=3, factor=None, bias=(0.0,) * 4):
     """Writes a float32 file whose class is the channel with the largest value plus bias.
 
     Args:
@@ -18,8 +18,8 @@ def write_brightest_channel(path, size=(24, 32), *, channels=3, factor=None, bia
     """
     editor = Editor()
     float32 = schema.TensorType.FLOAT32
-    classes = 3 if channels == 3 else 2
-    weights = np.eye(3, dtype=np.float32) if channels == 3 else np.array([[-1.0], [1.0]])
+    weights = np.array([[-1.0], [1.0]]) if channels == 1 else np.eye(channels)
+    classes = len(weights)
     image = source = editor.add_tensor("image", (1, *size, channels), kind=float32)
     operators = []
     if factor is not None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from tflite_tools.drawing import Font, captioned_row, label_font, stacked
 from tflite_tools.segmentation.classes import ClassList
@@ -65,6 +64,8 @@ def _edges(mask: np.ndarray, width: int) -> np.ndarray:
 
 
 def _with_names(drawn: np.ndarray, mask: np.ndarray, classes: ClassList) -> np.ndarray:
+    from scipy import ndimage  # noqa: PLC0415 - half of the command's start, and only for photos
+
     picture = Image.fromarray(drawn)
     draw = ImageDraw.Draw(picture)
     size = font_size(mask.shape)

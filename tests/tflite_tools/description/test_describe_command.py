@@ -146,6 +146,17 @@ def test_the_printed_python_gives_the_mask(name, tmp_path):
     np.testing.assert_array_equal(run_lines(found.python, tmp_path), expected)
 
 
+def test_the_printed_python_transposes_for_channels_first(shared_dir, tmp_path):
+    path = tmp_path / "nchw.tflite"
+    path.write_bytes((shared_dir / "models" / "user_networks" / "nchw.tflite").read_bytes())
+    given, image = Preprocessing((0.0,), (255.0,)), draw_scene(5)[0]
+    Image.fromarray(image).save(tmp_path / "photo.jpg", "PNG")
+    found = describe(path, given, repeats=0)
+    assert found.inputs[0].layout == "NCHW"
+    expected = predict_all([read_contract(path, given)], [image])[0, 0]
+    np.testing.assert_array_equal(run_lines(found.python, tmp_path), expected)
+
+
 def test_the_printed_kotlin_has_the_numbers_of_the_file(tmp_path):
     path = write_brightest_channel(tmp_path / "x.tflite", (48, 64))
     lines = describe(path, Preprocessing((100,), (50,)), repeats=0).kotlin

@@ -18,6 +18,7 @@ from tests.children import Command, run_command
 from tests.paths import CAMVID, ROOT, ZOO
 from tests.tflite_tools.one_convolution import stripes, write_brightest_channel
 from tflite_tools.contract import read_contract
+from tflite_tools.description.description import describe
 from tflite_tools.evaluation.mask_grid import predict_all
 from tflite_tools.segmentation.video import writing
 
@@ -126,9 +127,22 @@ def test_a_gray_file_takes_photos(tmp_path):
     np.testing.assert_array_equal(read_mask(out / "half_mask.png"), photo[..., 0] // 255)
 
 
+def test_a_file_of_four_channels_takes_photos_that_store_them(photo, tmp_path):
+    file = write_brightest_channel(tmp_path / "four.tflite", SIZE, channels=4)
+    image, mask = stripes(SIZE)
+    fourth = np.zeros(SIZE, np.uint8)
+    fourth[:8] = 255
+    Image.fromarray(np.dstack((image, fourth))).save(tmp_path / "four.png")
+    out = tmp_path / "out"
+    flags = (f"--model={file}", f"--output_dir={out}", *RAW)
+    assert "4 channels" in refusal(f"--input={photo}", *flags)
+    segment(f"--input={tmp_path / 'four.png'}", *flags)
+    np.testing.assert_array_equal(read_mask(out / "four_mask.png"), np.where(fourth, 3, mask))
+
+
 def test_two_files_are_compared(model, photo, tmp_path):
     # Green where red was: the bias of the second file makes the first stripe the second class.
-    other = write_brightest_channel(tmp_path / "greener.tflite", SIZE, bias=(0, 250, 0))
+    other = write_brightest_channel(tmp_path / "greener.tflite", SIZE, bias=(0, 250, 0, 0))
     out = tmp_path / "out"
     flags = (f"--model={model},{other}", f"--input={photo}", f"--output_dir={out}", *RAW)
     segment(*flags)
@@ -326,3 +340,14 @@ def test_real_files_are_segmented_or_refused_in_one_line(shared_dir, tmp_path):
     detector = models / "third_party" / "mp_palm_detection_lite.tflite"
     line = refusal(f"--model={detector}", f"--input={photo}", f"--output_dir={tmp_path / 'no'}")
     assert "expected scores" in line
+
+
+def test_one_of_several_outputs_is_chosen(shared_dir, tmp_path):
+    file = shared_dir / "models" / "user_networks" / "detection_and_masks.tflite"
+    photo = shared_dir / "images" / "bird_segmentation.bmp"
+    names = [output.name for output in describe(file, repeats=0).outputs if output.is_mask]
+    flags = (f"--model={file}", f"--input={photo}", f"--output_dir={tmp_path / 'out'}", *RAW)
+    segment(*flags, f"--output={names[0]}")
+    assert "expected the name or number of an output" in refusal(*flags, "--output=nothing")
+    boxes = next(o for o in describe(file, repeats=0).outputs if not o.is_mask)
+    assert "expected scores" in refusal(*flags, f"--output={boxes.position}")
