@@ -3,6 +3,7 @@
 import collections.abc
 import enum
 import errno
+import functools
 import logging as stdlib_logging
 import re
 import signal
@@ -28,7 +29,12 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM: the command tidies up as after Ctrl-C."""
 
 
-def run(main: collections.abc.Callable[[], int | None], *, resume: str = RUN_AGAIN) -> None:
+def run(
+    main: collections.abc.Callable[[], int | None],
+    *,
+    resume: str = RUN_AGAIN,
+    positional: str = "",
+) -> None:
     """Parses the flags, runs `main()` and ends the process.
 
     The exit status is what main returns if that is an int, else 0; 1 for an error that the user
@@ -40,8 +46,10 @@ def run(main: collections.abc.Callable[[], int | None], *, resume: str = RUN_AGA
     Args:
         main: the command.
         resume: how to go on after an interruption.
+        positional: flag whose value may stand without its name, or "".
     """
-    app.run(lambda _: sys.exit(_guarded(main, resume)), flags_parser=_parse_flags)
+    parse = functools.partial(_parse_flags, positional=positional)
+    app.run(lambda _: sys.exit(_guarded(main, resume)), flags_parser=parse)
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> None:
@@ -49,9 +57,11 @@ def _terminate(number: int, frame: types.FrameType | None) -> None:
     raise Terminated
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
     try:
         rest = _parsed(argv)
+        if positional and len(rest) == 2 and not flags.FLAGS[positional].present:
+            flags.FLAGS[positional].parse(rest.pop())
         if len(rest) > 1:
             raise flags.UnparsedFlagAccessError(
                 f"unexpected argument {rest[1]!r}; use --flag=value"

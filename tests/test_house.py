@@ -48,6 +48,7 @@ FIXED_SIGNATURES = {
     "tflite_tools/diagnosis/layers.py": {"measure_layers"},
     "tflite_tools/evaluation/boundaries.py": {"score_boundaries"},
     "tflite_tools/html_report/pictures.py": {"small_mask"},
+    "tflite_tools/segmentation/prediction.py": {"predict"},
     "tflite_tools/to_keras/self_check.py": {"compare"},
 }
 """Functions with more than two positional parameters."""

@@ -153,6 +153,7 @@ def read_contract(
     name: str = "",
     alignment: Alignment | None = None,
     any_output: bool = False,
+    output: str = "",
 ) -> ModelContract:
     """Reads and checks a file; it is run only if it does not store its shapes.
 
@@ -162,6 +163,8 @@ def read_contract(
         name: for tables; default: the file's stem.
         alignment: how the training resizes logits; default: the manifest's.
         any_output: also accept files whose output is not a segmentation, to time them.
+        output: name or number of the output to read, of a file with several; "" for the first that
+            is a segmentation.
 
     Raises:
         FileNotFoundError: no such file.
@@ -184,11 +187,12 @@ def read_contract(
     first = graph.tensors[graph.outputs[0]]
     form = OutputForm(first.shape, False, num_classes=None, probabilities=False)
     if not any_output:
-        form = output_form(path, graph, size=(image.shape[1], image.shape[2]))
-    output = graph.tensors[graph.outputs[form.position]]
+        chosen = output if len(graph.outputs) > 1 else ""
+        form = output_form(path, graph, size=(image.shape[1], image.shape[2]), output=chosen)
+    read = graph.tensors[graph.outputs[form.position]]
     warnings: list[str] = []
     if len(graph.outputs) > 1:
-        warnings.append(f"{len(graph.outputs)} outputs; {output.name!r} is read")
+        warnings.append(f"{len(graph.outputs)} outputs; {read.name!r} is read")
     if channels_first:
         warnings.append(
             "its input is stored as [1, channels, height, width]: pixels are transposed before it; "
@@ -197,7 +201,7 @@ def read_contract(
     description = read_description(path, image.shape[3])
     manifest = description.manifest
     label_set, unnamed = _label_set(
-        description, class_count(graph, form.num_classes, output=output.index)
+        description, class_count(graph, form.num_classes, output=read.index)
     )
     used, source = choose_preprocessing(image, description, given=preprocessing, name=str(path))
     warnings += [*description.warnings, *unnamed, *input_warnings(used, source, image=image)]
@@ -215,16 +219,16 @@ def read_contract(
         width=image.shape[2],
         channels=image.shape[3],
         input_dtype=input_dtype,
-        output_dtype=output.dtype,  # type: ignore[arg-type]
+        output_dtype=read.dtype,  # type: ignore[arg-type]
         input_quantization=per_tensor(image),
-        output_quantization=per_tensor(output),
+        output_quantization=per_tensor(read),
         preprocessing=used,
         preprocessing_source=source,
         classes_output=form.classes_output,
         output_shape=form.shape,
         num_classes=form.num_classes,
         label_set=label_set,
-        variant=manifest.variant if manifest else _guess_variant(graph),
+        variant=manifest.variant if manifest else guess_variant(graph),
         warnings=tuple(warnings),
         sensor=manifest.sensor if manifest else None,
         probabilities=form.probabilities,
@@ -307,8 +311,16 @@ def _label_set(
     ]
 
 
-def _guess_variant(graph: Graph) -> str:
-    """Names the number format of a file without a manifest."""
+def guess_variant(graph: Graph) -> str:
+    """Names the number format of a file without a manifest.
+
+    Args:
+        graph: of the file.
+
+    Returns:
+        "float32", "float16", "dynamic_range", the types that convolutions give ("int8"), or
+        "unknown" for a file without convolutions.
+    """
     convolutions = [operator for operator in graph.operators if operator.kind in CONVOLUTIONS]
     weights = {
         graph.tensors[operator.inputs[slot]].type_name

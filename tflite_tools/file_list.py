@@ -31,6 +31,7 @@ def read_contracts(
     preprocessing: Preprocessing | None = None,
     needed: pathlib.Path | None = None,
     any_output: bool = False,
+    output: str = "",
 ) -> tuple[list[ModelContract], list[UnreadFile]]:
     """Reads the files that can be read, and logs the others.
 
@@ -40,6 +41,7 @@ def read_contracts(
         preprocessing: normalization to use; default: see `PreprocessingSource`.
         needed: the file that the others are compared with; it must be readable.
         any_output: also accept files whose output is not a segmentation, to time them.
+        output: name or number of the output to read, of files with several.
 
     Returns:
         The contracts in order, and the files that were skipped.
@@ -53,7 +55,9 @@ def read_contracts(
     first: Exception | None = None
     for path, name in zip(paths, names, strict=True):
         try:
-            contracts.append(read_contract(path, preprocessing, name=name, any_output=any_output))
+            contracts.append(
+                read_contract(path, preprocessing, name=name, any_output=any_output, output=output)
+            )
         except (ValueError, OSError) as error:
             if path == needed or len(paths) == 1:
                 raise

@@ -50,6 +50,12 @@ def main() -> int:
         overwrite=FLAGS.overwrite,
     )
     description = write_golden(options)
+    if (orientation := description["photo_exif_orientation"]) != 1:
+        sys.stdout.write(
+            f"note: {FLAGS.photo} has EXIF orientation {orientation}, which is not applied: "
+            "input.bin holds the pixels as stored, and a device that turns the photo first gets "
+            "another mask; feed input.bin, or give an upright photo\n"
+        )
     tolerance = description["tolerance"]
     for name in ("input", "output"):
         tensor = description[name]

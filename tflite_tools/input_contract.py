@@ -23,7 +23,7 @@ _SCALE_TOLERANCE = 0.02
 """Relative. 1/127.5 against 1/128 differs by 0.4%: half a gray level at the brightest pixel."""
 _ROUNDING = 1e-3
 """Levels; a scale is stored as float32."""
-_GUESS = (
+NOT_ON_RECORD = (
     "the normalization of its pixels is not on record: (pixel - 128) / 128 is assumed; give the "
     "training's --mean and --std"
 )
@@ -405,7 +405,7 @@ def input_warnings(
         image: the input.
     """
     quantization = per_tensor(image)
-    found = [_GUESS] if source is PreprocessingSource.ASSUMED else []
+    found = [NOT_ON_RECORD] if source is PreprocessingSource.ASSUMED else []
     if quantization is None or image.dtype is None:
         return found
     found += _check_range(preprocessing, image, quantization=quantization)

@@ -8,7 +8,7 @@
 | [1, h, w], [h, w], [1, h, w, 1] of integers without a scale | a class map |
 
 A float tensor of three dimensions is never a class map: boxes of a detector have that form, too. Of
-several outputs the first that is one of these is read.
+several outputs the first that is one of these is read, or the one that the caller names.
 """
 
 import dataclasses
@@ -51,28 +51,49 @@ class OutputForm:
     channels_first: bool = False
 
 
-def output_form(path: pathlib.Path, graph: Graph, *, size: tuple[int, int]) -> OutputForm:
+def output_form(
+    path: pathlib.Path, graph: Graph, *, size: tuple[int, int], output: str = ""
+) -> OutputForm:
     """Chooses the output of a file that is a segmentation, and says how it is read.
 
     Args:
         path: the file, for messages.
         graph: of the file.
         size: (height, width) of its input.
+        output: name or number (from 0) of the output to read; "" for the first that can be read.
 
     Raises:
-        ValueError: no output is a segmentation.
+        ValueError: no output is a segmentation, or not the one that is asked for.
     """
-    for position in range(len(graph.outputs)):
-        if found := _form_of(graph, position, size=size):
+    positions = [_position(path, graph, output)] if output else range(len(graph.outputs))
+    for position in positions:
+        if found := form_of_output(graph, position, size=size):
             return found
-    outputs = [graph.tensors[index] for index in graph.outputs]
+    outputs = [graph.tensors[graph.outputs[position]] for position in positions]
     shown = ", ".join(f"{o.name!r}: {o.type_name} {list(o.shape)}" for o in outputs[:8])
     raise ValueError(
         f"{path}: expected scores [1, h, w, classes] or a class map [1, h, w], got {shown}"
     )
 
 
-def _form_of(graph: Graph, position: int, *, size: tuple[int, int]) -> OutputForm | None:
+def _position(path: pathlib.Path, graph: Graph, output: str) -> int:
+    names = [graph.tensors[index].name for index in graph.outputs]
+    if names.count(output) == 1:
+        return names.index(output)
+    if output.isdecimal() and int(output) < len(names):
+        return int(output)
+    known = ", ".join(f"{number} {name!r}" for number, name in enumerate(names))
+    raise ValueError(f"{path}: expected the name or number of an output ({known}), got {output!r}")
+
+
+def form_of_output(graph: Graph, position: int, *, size: tuple[int, int]) -> OutputForm | None:
+    """Says how one output is read; None if it is no segmentation.
+
+    Args:
+        graph: of the file.
+        position: of the output in the file's list.
+        size: (height, width) of the input.
+    """
     output = graph.tensors[graph.outputs[position]]
     probabilities = _ends_in_probabilities(graph, output.index)
     channels_first = _is_channels_first(graph, position, size=size)

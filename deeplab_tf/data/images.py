@@ -8,7 +8,7 @@ import pathlib
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 MAX_PIXELS = 89_478_485
 """Pillow's own warning level (a 256 MiB RGB image); larger images are rejected as bombs."""
@@ -66,6 +66,30 @@ def read_image(path: pathlib.Path, channels: int = 3) -> np.ndarray:
         ValueError: the file cannot be decoded, is a decompression bomb, or has no fourth channel.
     """
     image, _ = _open(pathlib.Path(path))
+    return _as_array(image, channels, path=pathlib.Path(path))
+
+
+def read_upright(path: pathlib.Path, channels: int = 3) -> np.ndarray:
+    """Reads an image as `read_image` does, turned as its EXIF orientation says.
+
+    For images without a mask: one that belongs to a mask is read as stored.
+
+    Args:
+        path: of the file.
+        channels: as in `read_image`.
+
+    Returns:
+        uint8 [height, width, channels].
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file cannot be decoded, is a decompression bomb, or has no fourth channel.
+    """
+    image, _ = _open(pathlib.Path(path))
+    return _as_array(ImageOps.exif_transpose(image), channels, path=pathlib.Path(path))
+
+
+def _as_array(image: Image.Image, channels: int, *, path: pathlib.Path) -> np.ndarray:
     if channels not in IMAGE_CHANNELS:
         raise ValueError(f"{path}: expected images of 1, 3 or 4 channels, got {channels}")
     if channels == 4 and image.mode != "RGBA":
@@ -88,6 +112,19 @@ _ORIENTATION_TAG = 0x0112
 _UPRIGHT = 1
 
 
+def exif_orientation(path: pathlib.Path) -> int:
+    """Returns the EXIF orientation of an image: 1 is upright, also of one that cannot be read.
+
+    Args:
+        path: of the image.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return int(image.getexif().get(_ORIENTATION_TAG, _UPRIGHT))
+    except (OSError, SyntaxError, ValueError, TypeError):
+        return _UPRIGHT  # read_image reports the error
+
+
 def orientation_note(path: pathlib.Path) -> str:
     """Returns a warning about the EXIF orientation, which `read_image` does not apply.
 
@@ -97,11 +134,7 @@ def orientation_note(path: pathlib.Path) -> str:
     Returns:
         The warning; "" for an upright or unreadable image.
     """
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
-    except (OSError, SyntaxError, ValueError):
-        return ""  # read_image reports the error
+    value = exif_orientation(path)
     if value == _UPRIGHT:
         return ""
     return (

@@ -45,11 +45,20 @@ def read_commands() -> dict[str, dict]:
     sys.path.insert(0, str(ROOT))
     from deeplab_tf import command  # noqa: PLC0415 - needs the path
 
-    command.run = lambda main: None
+    command.run = _note_positional
     scripts = console_scripts()
     return {
         name: {"script": scripts.get(name, ""), **_read_command(name)} for name in command_modules()
     }
+
+
+_positional = [""]
+"""Flag of the command that was read last whose value may stand without its name."""
+
+
+def _note_positional(main: Any, *, positional: str = "") -> None:
+    del main
+    _positional[0] = positional
 
 
 def _read_command(name: str) -> dict:
@@ -63,7 +72,7 @@ def _read_command(name: str) -> dict:
     for flag in own:
         if flag.name in flags.FLAGS:
             delattr(flags.FLAGS, flag.name)
-    return {"text": module.__doc__ or "", "flags": rows}
+    return {"text": module.__doc__ or "", "flags": rows, "positional": _positional[0]}
 
 
 def _import_main(name: str) -> types.ModuleType:

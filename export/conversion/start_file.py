@@ -6,7 +6,7 @@ import pathlib
 
 from absl import logging
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.runs.folder import Phase
@@ -70,7 +70,7 @@ def import_start(
         "std": preprocessing and list(preprocessing.std),
     }
     stored = folder / _RECORD
-    if stored.is_file() and json.loads(stored.read_text()) == record:
+    if stored.is_file() and bounded_file.read_json(stored) == record:
         return folder
     model = path
     if path.suffix != ".tflite":

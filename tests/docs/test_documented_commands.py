@@ -85,6 +85,8 @@ def faults(words: list[str], commands: dict) -> list[str]:
         return [f"{module}: no such command"]
     known = {flag["name"]: flag for flag in commands[module]["flags"]}
     found = []
+    if commands[module]["positional"] and arguments and not arguments[0].startswith("-"):
+        arguments = arguments[1:]
     for argument in arguments:
         name, _, value = argument.removeprefix("--").partition("=")
         flag = known.get(name) or known.get(name.removeprefix("no"))
@@ -200,6 +202,15 @@ def test_the_way_into_an_app_runs(workplace):
 def test_scoring_of_a_foreign_file_runs(workplace):
     words = line_of("evaluate.md", "tflite_tools.evaluate", including="theirs.tflite")
     assert "theirs" in run(words, workplace)
+
+
+def test_looking_at_a_file_runs(workplace):
+    run(line_of("look.md", "tflite_tools.segment", including="street.jpg"), workplace)
+    assert (workplace / "segmentation" / "street_overlay.jpg").is_file()
+    run(line_of("look.md", "tflite_tools.segment", including="compared"), workplace)
+    assert len(list((workplace / "compared").glob("*_compared.jpg"))) == 10
+    text = run(line_of("look.md", "tflite_tools.describe"), workplace)
+    assert "To be faster" in text
 
 
 @pytest.mark.slow

@@ -172,3 +172,19 @@ def test_selfie_segmentation_is_scored_on_people(shared_dir):
 def test_our_own_files_are_read_as_before():
     contract = read_contract(CAMVID / "int8.tflite")
     assert (contract.num_classes, contract.threshold, contract.output_position) == (11, None, 0)
+
+
+def test_an_output_is_chosen_by_name_or_number():
+    graph = graph_of(
+        ((1, 96, 192, 5), "FLOAT32", None),
+        ((1, 96, 192, 7), "FLOAT32", None),
+        ((1, 10, 4), "FLOAT32", None),
+    )
+    path = pathlib.Path("x.tflite")
+    assert output_form(path, graph, size=SIZE).num_classes == 5
+    assert output_form(path, graph, size=SIZE, output="1").num_classes == 7
+    assert output_form(path, graph, size=SIZE, output="output 1").position == 1
+    with pytest.raises(ValueError, match=r"name or number of an output .*'output 2'.*, got '3'"):
+        output_form(path, graph, size=SIZE, output="3")
+    with pytest.raises(ValueError, match=r"expected scores .* got 'output 2'"):
+        output_form(path, graph, size=SIZE, output="2")

@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 
 from deeplab_tf import atomic_file, bounded_file
-from deeplab_tf.data.images import read_image
+from deeplab_tf.data.images import exif_orientation, read_image
 from deeplab_tf.data.preprocessing import place
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.flatbuffer.file_bytes import read_model_bytes
@@ -173,6 +173,7 @@ def _description(
             "size_bytes": contract.size_bytes,
         },
         "photo": options.photo.name,
+        "photo_exif_orientation": exif_orientation(options.photo),
         "input": _tensor(INPUT, fed, quantization=contract.input_quantization),
         "output": _tensor(OUTPUT, output, quantization=contract.output_quantization),
         "output_is_class_map": contract.classes_output,

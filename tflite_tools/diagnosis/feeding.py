@@ -18,8 +18,8 @@ from tflite_tools.diagnosis.views import (
     UPSIDE_DOWN,
     describe,
 )
-from tflite_tools.flatbuffer.graph import Graph
 from tflite_tools.input_contract import PreprocessingSource, quantized_preprocessing
+from tflite_tools.likely_normalizations import normalizes_itself
 
 _OTHER_UNITS = 16.0
 """Ranges whose widths differ more are pixels and normalized values, not two normalizations."""
@@ -86,23 +86,7 @@ def _expected_range(case: Case) -> tuple[float, float] | None:
         image = graph.tensors[followers[0].outputs[0]]
     if own := quantized_preprocessing(image, case.contract.channels):
         return own.input_range
-    return (0.0, 255.0) if _divides_pixels(graph) else None
-
-
-def _divides_pixels(graph: Graph) -> bool:
-    """Returns whether the graph begins with a normalization of its own."""
-    tensor, factor = graph.inputs[0], 1.0
-    while len(followers := graph.consumers(tensor)) == 1:
-        operator = followers[0]
-        if operator.kind not in ("ADD", "SUB", "MUL", "DIV"):
-            break
-        constants = [graph.tensors[i] for i in operator.inputs if graph.tensors[i].data is not None]
-        if len(constants) != 1:
-            break
-        value = float(np.abs(constants[0].dequantized()).mean())
-        factor *= {"MUL": value, "DIV": 1 / value if value else 1.0}.get(operator.kind, 1.0)
-        tensor = operator.outputs[0]
-    return factor < 1 / _OTHER_UNITS
+    return (0.0, 255.0) if normalizes_itself(graph) else None
 
 
 def pixel_values(case: Case, seen: Observations) -> list[Finding]:

@@ -11,18 +11,12 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract
 from tflite_tools.diagnosis.case import Case
 from tflite_tools.input_contract import quantized_preprocessing
+from tflite_tools.likely_normalizations import likely_normalizations
 
 DECLARED = "declared"
 REVERSED = "reversed channels"
 TRANSPOSED = "transposed"
 UPSIDE_DOWN = "turned by 180 degrees"
-_NORMALIZATIONS = (
-    Preprocessing(),
-    Preprocessing((0.0,) * 3, (1.0,) * 3),
-    Preprocessing((0.0,) * 3, (255.0,) * 3),
-    Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-)
-"""[-1, 1], raw pixels, [0, 1], and ImageNet's mean and deviation."""
 _SAME_RANGE = 0.05
 """Fraction of the wider range; 127.5 for 128 is not another normalization."""
 
@@ -173,7 +167,8 @@ def _other_normalizations(case: Case) -> list[Preprocessing]:
     if own is not None:
         candidates = [own]
     else:
-        candidates = [p for p in _NORMALIZATIONS if p.channels == case.contract.channels]
+        photo = case.contract.channels == 3
+        candidates = list(likely_normalizations(3)) if photo else []
     return [p for p in candidates if not _alike(p, case.contract.preprocessing)]
 
 

@@ -4,19 +4,17 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from deeplab_tf import atomic_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from tflite_tools.contract import ModelContract
+from tflite_tools.drawing import captioned_row, stacked
 from tflite_tools.evaluation.tiled import OFF, task_timeout_s
 from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.pool import InterpreterPool
 from tflite_tools.runtime.runner import ModelRunner
 
 TILE_WIDTH = 240
-CAPTION_HEIGHT = 16
-GAP = 4
 
 
 def _predict(runner: ModelRunner, image: np.ndarray, tile_overlap: int) -> np.ndarray:
@@ -30,6 +28,7 @@ def predict_all(
     *,
     processes: int = 1,
     tile_overlap: int = OFF,
+    width: int | None = None,
 ) -> dict[tuple[int, int], np.ndarray]:
     """Predicts the class map of each file for each image.
 
@@ -38,10 +37,10 @@ def predict_all(
         images: uint8 [height, width, channels] each; taken one by one, as processes become free.
         processes: interpreters that work in parallel.
         tile_overlap: as in `EvaluationOptions`.
+        width: to which each map is scaled as soon as it is there; None: the image's own.
 
     Returns:
-        uint8 class maps, no wider than TILE_WIDTH, by (index of the file, index of the image),
-        without failures.
+        uint8 class maps by (index of the file, index of the image), without failures.
     """
     predictions: dict[tuple[int, int], np.ndarray] = {}
     keys: dict[int, tuple[int, int]] = {}
@@ -57,16 +56,17 @@ def predict_all(
         for outcome in pool.run(tasks()):
             key = keys.pop(id(outcome.task))
             if not outcome.failure:
-                predictions[key] = _small(outcome.value)
+                mask = outcome.value
+                predictions[key] = mask if width is None else _scaled(mask, width)
     return predictions
 
 
-def _small(pixels: np.ndarray) -> np.ndarray:
-    """Returns an image or a class map at the width of a tile: what is shown needs no more."""
-    height = max(1, round(pixels.shape[0] * TILE_WIDTH / pixels.shape[1]))
+def _scaled(pixels: np.ndarray, width: int) -> np.ndarray:
+    """Returns an image or a class map at a width, each pixel from the nearest one."""
+    height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
     rows, columns = (
         ((np.arange(target) + 0.5) * source / target).astype(np.int64)
-        for target, source in zip((height, TILE_WIDTH), pixels.shape[:2], strict=True)
+        for target, source in zip((height, width), pixels.shape[:2], strict=True)
     )
     return pixels[rows[:, None], columns]
 
@@ -106,42 +106,19 @@ def write_grid(
         for index in samples:
             image = dataset.image(index)
             shown = image if image.shape[2] == 3 else np.repeat(image[:, :, :1], 3, axis=2)
-            photos.append(_small(shown))
+            photos.append(_scaled(shown, TILE_WIDTH))
             yield image
 
-    predictions = predict_all(contracts, images(), tile_overlap=tile_overlap)
+    predictions = predict_all(contracts, images(), tile_overlap=tile_overlap, width=TILE_WIDTH)
     rows = []
     for number, (index, photo) in enumerate(zip(samples, photos, strict=True)):
-        truth = dataset.label_set.colorize(_small(dataset.label(index)))
+        truth = dataset.label_set.colorize(_scaled(dataset.label(index), TILE_WIDTH))
         tiles = [("photo", photo), ("truth", truth)]
         for model, contract in enumerate(contracts):
             if (model, number) in predictions:
                 mask = dataset.label_set.colorize(predictions[model, number])
                 tiles.append((contract.name, mask))
-        rows.append(_row(tiles))
-    sheet = _stack(rows)
+        rows.append(captioned_row(tiles, TILE_WIDTH))
+    sheet = stacked(rows)
     with atomic_file.atomic_path(path) as temporary:
         sheet.save(temporary)
-
-
-def _row(tiles: list[tuple[str, np.ndarray]]) -> Image.Image:
-    height = max(tile.shape[0] for _, tile in tiles)
-    row = Image.new(
-        "RGB", (len(tiles) * (TILE_WIDTH + GAP) - GAP, height + CAPTION_HEIGHT), "white"
-    )
-    draw = ImageDraw.Draw(row)
-    for column, (caption, tile) in enumerate(tiles):
-        left = column * (TILE_WIDTH + GAP)
-        row.paste(Image.fromarray(tile), (left, CAPTION_HEIGHT))
-        draw.text((left + 2, 2), caption, fill="black")
-    return row
-
-
-def _stack(rows: list[Image.Image]) -> Image.Image:
-    width = max(row.width for row in rows)
-    sheet = Image.new("RGB", (width, sum(row.height + GAP for row in rows) - GAP), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height + GAP
-    return sheet

@@ -18,6 +18,7 @@ from PIL import Image
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Placement, place
 from deeplab_tf.metrics.overlap import iou_from_counts
+from tflite_tools.drawing import palette_image
 from tflite_tools.html_report.collect import FileReport, Report
 from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.pool import InterpreterPool
@@ -278,8 +279,7 @@ def _png(
     classes: np.ndarray, colors: Sequence[Sequence[int]], *, transparent: int | None = None
 ) -> str:
     """Encodes a palette image; values outside the palette are black."""
-    picture = Image.fromarray(classes)
-    picture.putpalette([part for color in colors for part in color] + [0] * 3 * (256 - len(colors)))
+    picture = palette_image(classes, colors)
     stream = io.BytesIO()
     extra = {} if transparent is None else {"transparency": transparent}
     picture.save(stream, "PNG", optimize=True, **extra)

@@ -154,3 +154,14 @@ def test_command(golden, tmp_path):
     assert missing.returncode == 1
     assert missing.stderr.count("\n") == 1
     assert "golden.json: no such file" in missing.stderr
+
+
+def test_a_turned_photo_is_noted(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(draw_scene(1)[0]).save(tmp_path / "phone.png", exif=exif)
+    flags = (f"--photo={tmp_path / 'phone.png'}", f"--output_dir={tmp_path / 'pair'}")
+    done = run_command("tflite_tools.golden", f"--model={INT8}", *flags)
+    assert "has EXIF orientation 6, which is not applied" in done.stdout
+    description = json.loads((tmp_path / "pair" / "golden.json").read_text())
+    assert description["photo_exif_orientation"] == 6

@@ -51,7 +51,7 @@ def test_photos_through_the_command(shared_dir):
         (("--model=missing.tflite",), 1, "missing.tflite: no such file"),
         ((f"--model={INT8}", "--mean=x", "--std=1"), 1, "--mean and --std: could not convert"),
         (
-            (f"--model={INT8}", "--mean=128", "--std=128"),
+            (f"--model={INT8}", "--mean=128,128", "--std=128,128"),
             1,
             "expected a normalization of 3 channel",
         ),

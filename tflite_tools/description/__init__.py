@@ -1,0 +1,1 @@
+"""What a `.tflite` takes, gives and costs, at a glance."""

@@ -1,0 +1,1 @@
+"""Masks of photos and videos, for people to look at."""
