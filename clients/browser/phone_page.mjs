@@ -14,7 +14,7 @@ import puppeteer from 'puppeteer-core';
 
 import { browserPath } from './browser.mjs';
 
-const TIME_LIMIT_MS = 180_000;
+const TIME_LIMIT_MS = 540_000; // a software GPU takes seconds a run
 const PHONE = { width: 390, height: 844, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
 
 const [place, photo, output, ...options] = process.argv.slice(2);

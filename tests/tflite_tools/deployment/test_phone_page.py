@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from PIL import Image
 
 from clients.environments import node_in_browser_folder
@@ -23,7 +24,8 @@ from tflite_tools.deployment.phone_page.page import PageOptions, write_page
 from tflite_tools.deployment.phone_page.trial import TEMPLATES, our_mask, try_model
 from tflite_tools.deployment.phone_page.web_runtime import web_runtime
 from tflite_tools.deployment.phone_result import compare_with_file, read_phone_result
-from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.flatbuffer.graph import parse_model, read_graph
+from tflite_tools.flatbuffer.pack import pack
 
 INT8 = CAMVID / "int8.tflite"
 QAT_INT8 = CAMVID / "qat_int8.tflite"
@@ -139,7 +141,8 @@ def test_web_runtime_gives_our_mask(runtime):
     ("name", "least"),
     [
         ("deeplabv3_257_mv_gpu.tflite", 0.9999),  # float scores
-        ("deeplabv3_mnv2_ade20k_int8.tflite", 0.9),
+        ("deeplabv3_mnv2_ade20k_int8.tflite", 0.9999),  # int32 class map
+        ("deeplabv3_mnv2_pascal_quant.tflite", 0.9999),  # int64 class map
     ],
 )
 def test_files_of_others_in_the_web_runtime(runtime, shared_dir, name, least):
@@ -271,11 +274,17 @@ def test_contract_is_unknown(shared_dir, tmp_path):
     assert "how its float32 input is normalized; give --mean and --std" in line
 
 
-def test_class_map_that_no_browser_reads(shared_dir, tmp_path):
-    path = shared_dir / "models" / "deeplabv3_mnv2_pascal_quant.tflite"
+def test_file_that_the_web_runtime_refuses(runtime, tmp_path):
+    path = tmp_path / "unknown.tflite"
+    model = parse_model(INT8.read_bytes(), "int8")
+    operators = schema.BuiltinOperator
+    [resize] = [c for c in model.operatorCodes if c.builtinCode == operators.RESIZE_BILINEAR]
+    resize.builtinCode = resize.deprecatedBuiltinCode = operators.CUSTOM
+    resize.customCode = b"NobodysOperator"
+    path.write_bytes(pack(model, 1 << 20))
     line = refused(tmp_path, f"--model={path}", f"--output={tmp_path / 'page.html'}")
-    assert "the web runtime cannot run it" in line
-    assert "INT64" in line.upper()
+    assert "NobodysOperator" in line
+    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize(

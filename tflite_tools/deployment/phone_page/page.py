@@ -14,7 +14,6 @@ from deeplab_tf.data.images import read_image
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.readers.synthetic import draw_scene
 from tflite_tools.contract import ModelContract, read_contract
-from tflite_tools.deployment.client_rules import Client, check_file
 from tflite_tools.deployment.phone_page.description import model_values
 from tflite_tools.deployment.phone_page.trial import TEMPLATES, our_mask, try_model
 from tflite_tools.deployment.phone_page.web_runtime import VERSION, WebRuntime, web_runtime
@@ -137,11 +136,6 @@ def _contracts(options: PageOptions) -> list[ModelContract]:
     contracts: list[ModelContract] = []
     for path in options.models:
         contract = read_contract(path, options.preprocessing)
-        fatal = [finding for finding in check_file(path, Client.LITERTJS) if finding.fatal]
-        if fatal:
-            raise ValueError(
-                f"{path}: the web runtime cannot run it: {fatal[0].fault}; {fatal[0].cure}"
-            )
         if contract.name in [other.name for other in contracts]:  # same stem in two folders
             contract = dataclasses.replace(contract, name=f"{path.parent.name}/{path.stem}")
         contracts.append(contract)

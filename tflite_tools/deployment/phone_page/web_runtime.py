@@ -31,6 +31,11 @@ _PACKAGES = {
 }
 """sha256 of the packages of VERSION."""
 _SECONDS = 300
+_TYPED_ARRAYS = "var DATATYPES = Object.freeze(["
+_MORE_TYPED_ARRAYS = f"""{_TYPED_ARRAYS}
+  {{ dtype: "int8", typedArrayConstructor: Int8Array, elementType: ElementType.INT8 }},
+  {{ dtype: "int64", typedArrayConstructor: BigInt64Array, elementType: ElementType.INT64 }},"""
+"""The WebAssembly runs inputs and outputs of any type; the library knows only three of them."""
 _EXPORTS = re.compile(r"^export \{(.*?)\};?\s*$", re.MULTILINE | re.DOTALL)
 _IMPORTS = re.compile(r"^import .*$", re.MULTILINE)
 
@@ -48,6 +53,8 @@ class WebRuntime:
     def script(self) -> str:
         """Returns the library as one classic script that sets `self.liteRtRuntime`.
 
+        It is changed in one place: tensors of int8 and int64 are accepted, too.
+
         Raises:
             RuntimeError: the package is not built as expected.
         """
@@ -55,12 +62,14 @@ class WebRuntime:
         for name in ("wasm-utils", "core"):
             text = (self.folder / name / "dist" / "index.js").read_text(encoding="utf-8")
             text = re.sub(r"^//# sourceMappingURL=.*$", "", text, flags=re.MULTILINE)
-            exports = _EXPORTS.findall(text)
-            if len(exports) != 1 or len(_IMPORTS.findall(text)) != (name == "core"):
+            exports, is_core = _EXPORTS.findall(text), name == "core"
+            counts = (len(exports), len(_IMPORTS.findall(text)), text.count(_TYPED_ARRAYS))
+            if counts != (1, is_core, is_core):
                 raise RuntimeError(
-                    f"{self.folder}: expected @litertjs/{name} {VERSION} with one list of exports; "
+                    f"{self.folder}: expected @litertjs/{name} {VERSION} as npm has it; "
                     "remove the folder, so that it is fetched again"
                 )
+            text = text.replace(_TYPED_ARRAYS, _MORE_TYPED_ARRAYS)
             parts.append(_IMPORTS.sub("", _EXPORTS.sub("", text)))
         names = " ".join(exports[0].split())
         return "(() => {\n" + "\n".join(parts) + f"\nself.liteRtRuntime = {{ {names} }};\n}})();\n"

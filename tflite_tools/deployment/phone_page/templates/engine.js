@@ -2,7 +2,7 @@
 // the file's input and output is in `model`, written by Python from the contract of the file.
 "use strict";
 
-const TYPED_ARRAYS = { uint8: Uint8Array, float32: Float32Array };
+const TYPED_ARRAYS = { uint8: Uint8Array, int8: Int8Array, float32: Float32Array };
 
 // The input tensor: a table of 256 values for each channel, or the pixels as they are.
 function fedValues(pixels, model) {
@@ -61,7 +61,7 @@ function classMap(scores, model) {
     for (let pixel = 0; pixel < mask.length; pixel++) {
       const y = Math.floor(pixel / width);
       const x = pixel % width;
-      const value = scores[output.rows[y] * output.width + output.columns[x]];
+      const value = Number(scores[output.rows[y] * output.width + output.columns[x]]); // or BigInt
       mask[pixel] = value < 0 || value > 255 ? 255 : value;
     }
   } else if (output.threshold !== null) {

@@ -379,6 +379,7 @@
   }
 
   function showLegend(found, colors) {
+    find("classes").hidden = !found.length;
     find("legend").replaceChildren(...found.map(({ label, name, share }) => {
       const box = document.createElement("input");
       box.type = "checkbox";
