@@ -203,6 +203,7 @@ def _description(
         },
         "photo": options.photo.name,
         "pixels_sha256": pixels_sha256,
+        "canvas": [contract.height, contract.width],
         "input": _tensor(INPUT, fed, quantization=contract.input_quantization),
         "output": _tensor(OUTPUT, output, quantization=contract.output_quantization),
         "output_is_class_map": contract.classes_output,
@@ -314,7 +315,7 @@ def pair_mask(golden_dir: pathlib.Path) -> tuple[PairMask, str, str]:
     content = _pair_file(golden_dir, OUTPUT, sha256=output["sha256"])
     try:
         reader = OutputReader(
-            *description["input"]["shape"][1:3],
+            *description["canvas"],
             output_shape=tuple(description["scores_shape"]),
             classes=description["output_is_class_map"],
             alignment=Alignment(description["resize"] or Alignment.HALF_PIXEL.value),

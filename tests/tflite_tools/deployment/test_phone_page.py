@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from PIL import Image
 
 from clients.environments import node_in_browser_folder
+from deeplab_tf.data.images import read_image
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.children import run_command
@@ -124,10 +125,11 @@ def test_photos_are_placed_as_in_python(node, tmp_path, size, canvas):
     np.testing.assert_array_equal(found, place(photo, canvas)[0])
 
 
-def tried(path, runtime, preprocessing=None):
-    """Share of the pixels that the web runtime gives as ours, on a drawn scene."""
+def tried(path, runtime, preprocessing=None, *, photo=None):
+    """Share of the pixels that the web runtime gives as ours, on a drawn scene or a photo."""
     contract = read_contract(path, preprocessing)
-    pixels, _ = place(draw_scene(3)[0], (contract.height, contract.width))
+    image = draw_scene(3)[0] if photo is None else read_image(photo)
+    pixels, _ = place(image, (contract.height, contract.width))
     values = model_values(contract, read_graph(path))
     expected = our_mask(contract, pixels)
     return try_model(contract, values, runtime=runtime, pixels=pixels, expected=expected)
@@ -143,6 +145,7 @@ def test_web_runtime_gives_our_mask(runtime):
         ("deeplabv3_257_mv_gpu.tflite", 0.9999),  # float scores
         ("deeplabv3_mnv2_ade20k_int8.tflite", 0.9999),  # int32 class map
         ("deeplabv3_mnv2_pascal_quant.tflite", 0.9999),  # int64 class map
+        ("user_networks/nchw.tflite", 0.9999),  # channels first, in and out
     ],
 )
 def test_files_of_others_in_the_web_runtime(runtime, shared_dir, name, least):
@@ -272,6 +275,21 @@ def test_contract_is_unknown(shared_dir, tmp_path):
     copy.write_bytes(path.read_bytes())
     line = refused(tmp_path, f"--model={copy}", f"--output={tmp_path / 'page.html'}")
     assert "how its float32 input is normalized; give --mean and --std" in line
+
+
+def test_batch_of_any_size(shared_dir, tmp_path):
+    path = shared_dir / "models" / "user_networks" / "flat_output.tflite"
+    flags = (f"--model={path}", "--mean=128", "--std=128", "--output=page.html")
+    line = refused(tmp_path, *flags)
+    assert "needs a fixed batch of 1, got an input of [-1, 96, 128, 3]" in line
+    assert "tflite_tools.fix_size" in line
+
+
+def test_file_that_another_runtime_would_misread(shared_dir, runtime):
+    """A real one: its class map is 0 everywhere in the web runtime, without an error."""
+    path = shared_dir / "models" / "third_party" / "ps_deeplab_dm05_513_quant.tflite"
+    with pytest.raises(RuntimeError, match=r"agrees with our interpreter on \d+\.\d% of"):
+        tried(path, runtime, photo=shared_dir / "images" / "bird_segmentation.bmp")
 
 
 def test_file_that_the_web_runtime_refuses(runtime, tmp_path):

@@ -71,6 +71,7 @@ def _input(contract: ModelContract) -> dict:
     mean, std = contract.preprocessing.mean, contract.preprocessing.std
     return {
         "channels": contract.channels,
+        "channelsFirst": contract.channels_first,
         "dtype": str(contract.input_dtype),
         "table": None if table is None else table.T.tolist(),
         "mean": list(mean),
@@ -93,6 +94,7 @@ def _output(contract: ModelContract) -> dict:
         "height": height,
         "width": width,
         "channels": 1 if contract.classes_output else contract.output_shape[3],
+        "channelsFirst": contract.output_channels_first,
         "isClassMap": contract.classes_output,
         "threshold": None if contract.threshold is None else float(contract.threshold),
         "rows": rows,

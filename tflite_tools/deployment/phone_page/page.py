@@ -136,10 +136,22 @@ def _contracts(options: PageOptions) -> list[ModelContract]:
     contracts: list[ModelContract] = []
     for path in options.models:
         contract = read_contract(path, options.preprocessing)
+        _check_fixed_batch(contract)
         if contract.name in [other.name for other in contracts]:  # same stem in two folders
             contract = dataclasses.replace(contract, name=f"{path.parent.name}/{path.stem}")
         contracts.append(contract)
     return contracts
+
+
+def _check_fixed_batch(contract: ModelContract) -> None:
+    graph = read_graph(contract.path)
+    signature = graph.tensors[graph.inputs[0]].shape_signature
+    if -1 in signature:
+        raise ValueError(
+            f"{contract.path}: the web runtime needs a fixed batch of 1, got an input of "
+            f"{list(signature)}; python -m tflite_tools.fix_size --model={contract.path} "
+            f"--size={contract.height},{contract.width} --output={contract.path.stem}_fixed.tflite"
+        )
 
 
 def _test_photo(path: pathlib.Path, photo: np.ndarray, *, masks: dict[str, np.ndarray]) -> dict:

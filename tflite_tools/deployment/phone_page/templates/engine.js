@@ -6,13 +6,22 @@ const TYPED_ARRAYS = { uint8: Uint8Array, int8: Int8Array, float32: Float32Array
 
 // The input tensor: a table of 256 values for each channel, or the pixels as they are.
 function fedValues(pixels, model) {
-  const { table, dtype } = model.input;
-  if (!table) return pixels;
+  const { table, dtype, channels, channelsFirst } = model.input;
+  if (!table && !channelsFirst) return pixels;
   const values = new TYPED_ARRAYS[dtype](pixels.length);
+  const count = pixels.length / channels;
   for (let index = 0; index < pixels.length; index++) {
-    values[index] = table[index % table.length][pixels[index]];
+    const channel = index % channels;
+    const place = channelsFirst ? channel * count + (index - channel) / channels : index;
+    values[place] = table ? table[channel][pixels[index]] : pixels[index];
   }
   return values;
+}
+
+// Scores [channels, height, width] as [height, width, channels].
+function channelsLast(scores, channels) {
+  const count = scores.length / channels;
+  return scores.map((_, index) => scores[(index % channels) * count + Math.floor(index / channels)]);
 }
 
 // Two neighbours and the weight of the second, for each position of a bilinear resize.
@@ -92,7 +101,8 @@ async function openEngine({ content, model, loaderUrl, wasm, accelerator }) {
   const compiled = await runtime.loadAndCompile(content, {
     accelerator: accelerator === "gpu" ? "webgpu" : "wasm",
   });
-  const shape = [1, model.height, model.width, model.input.channels];
+  const { height, width, input: { channels, channelsFirst } } = model;
+  const shape = channelsFirst ? [1, channels, height, width] : [1, height, width, channels];
   return {
     threads: accelerator === "cpu" ? loaded.liteRtWasm.getThreadCount() : null,
     // "full", "part" (the rest on the CPU) or "none"
@@ -105,10 +115,11 @@ async function openEngine({ content, model, loaderUrl, wasm, accelerator }) {
       const input = new runtime.Tensor(fedValues(pixels, model), shape);
       const started = performance.now();
       const outputs = await compiled.run([input]);
-      const scores = await outputs[model.output.position].data();
+      let scores = await outputs[model.output.position].data();
       const milliseconds = performance.now() - started;
       input.delete();
       outputs.forEach((tensor) => tensor.delete());
+      if (model.output.channelsFirst) scores = channelsLast(scores, model.output.channels);
       return { mask: classMap(scores, model), milliseconds };
     },
   };
