@@ -30,6 +30,8 @@ from deeplab_tf.data.readers.synthetic import draw_scene
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
 from tflite_tools.deployment.client_rules import Client, check_file
+from tflite_tools.deployment.phone_page.page import PageOptions, write_page
+from tflite_tools.deployment.phone_result import compare_with_file, read_phone_result
 from tflite_tools.metadata.segmenter import SegmenterMetadata
 from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.pool import InterpreterPool
@@ -124,6 +126,17 @@ def _browser_client(page: str) -> Callable[[Scene], str]:
     return lambda scene: _compared(_browser_mask(page, scene), scene, least=_SAME_KERNELS)
 
 
+def _phone_page(scene: Scene) -> str:
+    """Uses a page of tflite_tools.phone_page and compares the masks that it saves."""
+    page, folder = scene.folder / "page.html", node_in_browser_folder()
+    write_page(PageOptions((scene.model,), output=page))
+    run(["node", "phone_page.mjs", page, scene.picture, scene.folder, "brief"], cwd=folder)
+    result = read_phone_result(scene.folder / "result.json")
+    [compared] = compare_with_file(result, scene.model)
+    share = _compared(compared.run.mask, scene, least=_SAME_KERNELS)
+    return f"{share} ({compared.run.accelerator})"
+
+
 def _metadata_read_by_mediapipe(scene: Scene) -> str:
     """Compares every field with what MediaPipe's own generated classes read."""
     found = json.loads(run([python_of("mediapipe"), FOLDER / "read_metadata.py", scene.model]))
@@ -204,6 +217,7 @@ CLIENTS = {
     "beam": _beam,
     "litertjs": _browser_client("litertjs"),
     "mediapipe_web": _browser_client("mediapipe"),
+    "phone_page": _phone_page,
 }
 
 

@@ -2,6 +2,7 @@
 
 python -m tflite_tools.golden --model=int8.tflite --photo=street.jpg --output_dir=golden
 python -m tflite_tools.golden --output_dir=golden --check=output_of_the_phone.bin
+python -m tflite_tools.golden --model=int8.tflite --check=result.json   # of tflite_tools.phone_page
 """
 
 import pathlib
@@ -11,6 +12,12 @@ from absl import flags
 
 from deeplab_tf import command
 from tflite_tools.deployment.golden import GoldenOptions, compare, write_golden
+from tflite_tools.deployment.phone_result import (
+    compare_with_file,
+    compare_with_pair,
+    is_phone_result,
+    read_phone_result,
+)
 
 FLAGS = flags.FLAGS
 
@@ -19,7 +26,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("model", "", "The .tflite file.")
     flags.DEFINE_string("photo", "", "Image to feed.")
     flags.DEFINE_string("output_dir", "golden", "Folder of input.bin, output.bin, golden.json.")
-    flags.DEFINE_string("check", "", "Raw output of a device, compared with --output_dir.")
+    flags.DEFINE_string("check", "", "Raw output of a device, or result.json of a phone page.")
     flags.DEFINE_bool("overwrite", False, "Replace files that exist.")
 
 
@@ -32,6 +39,8 @@ def main() -> int:
     output_dir = pathlib.Path(FLAGS.output_dir)
     if FLAGS.check:
         model = pathlib.Path(FLAGS.model) if FLAGS.model else None
+        if is_phone_result(pathlib.Path(FLAGS.check)):
+            return _check_phone(pathlib.Path(FLAGS.check), output_dir, model=model)
         result = compare(output_dir, pathlib.Path(FLAGS.check), model=model)
         sys.stdout.write(
             f"{'passed' if result.passed else 'FAILED'}: {result.agreement:.4%} of the pixels have "
@@ -67,6 +76,27 @@ def main() -> int:
         f"kernel sets here: {between}\n"
     )
     return 0
+
+
+def _check_phone(
+    path: pathlib.Path, golden_dir: pathlib.Path, *, model: pathlib.Path | None
+) -> int:
+    result = read_phone_result(path)
+    if model is None:
+        compared = compare_with_pair(result, golden_dir)
+    else:
+        compared = compare_with_file(result, model)
+    for entry in compared:
+        found, latency = entry.comparison, entry.run.latency_ms
+        time = "time not measured"
+        if latency:
+            time = f"median {latency[0]:.1f} ms, p90 {latency[1]:.1f} ms of {latency[2]} runs"
+        sys.stdout.write(
+            f"{'passed' if found.passed else 'FAILED'}: {entry.file} on {result.device} "
+            f"({entry.run.accelerator}): {found.agreement:.4%} of the pixels have the same class, "
+            f"at least {found.required:.2%} is required; {time}\n"
+        )
+    return 0 if all(entry.comparison.passed for entry in compared) else 1
 
 
 def console() -> None:

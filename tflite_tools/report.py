@@ -7,6 +7,7 @@ python -m tflite_tools.report --model=a.tflite,b.tflite --dataset=camvid --data_
 `model_card.md` are written to the same folder.
 """
 
+import pathlib
 import shlex
 import sys
 
@@ -18,6 +19,7 @@ from tflite_tools.evaluation.tables import terminal_table
 from tflite_tools.file_list import unread_text
 from tflite_tools.html_report.collect import collect
 from tflite_tools.html_report.page import PAGE, check_output_dir, write_report
+from tflite_tools.html_report.phones import read_phones
 
 FLAGS = flags.FLAGS
 
@@ -29,6 +31,9 @@ def _define_flags() -> None:
     flags.DEFINE_string("output_dir", "", "Default: <run_dir>/report, else ./report.")
     flags.DEFINE_integer(
         "block_length", 0, "Neighbouring images an interval takes together; 0: measured."
+    )
+    flags.DEFINE_list(
+        "phone_results", "", "result.json files of pages for phones; each becomes rows."
     )
     flags.DEFINE_bool("overwrite", False, "Replace a report that exists.")
 
@@ -44,6 +49,7 @@ def main() -> int:
     check_output_dir(output_dir, FLAGS.overwrite)
     run_config = request.run_config()
     contracts, unread = request.read_contracts()
+    phones = read_phones([pathlib.Path(name) for name in FLAGS.phone_results if name], contracts)
     report = collect(
         contracts,
         request.open_dataset(),
@@ -51,6 +57,7 @@ def main() -> int:
         reference=request.reference_index(contracts),
         command=shlex.join(["python", "-m", "tflite_tools.report", *sys.argv[1:]]),
         unread=tuple(unread),
+        phones=tuple(phones),
     )
     write_report(report, output_dir, run_config=run_config)
     results = [file.result for file in report.files]

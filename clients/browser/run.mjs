@@ -5,13 +5,14 @@
 // Nothing is fetched from outside: a server on this machine gives the page, the packages,
 // the model and the picture.
 
-import { execFileSync } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import puppeteer from 'puppeteer-core';
+
+import { browserPath } from './browser.mjs';
 
 const FOLDER = path.dirname(fileURLToPath(import.meta.url));
 const TYPES = {
@@ -22,18 +23,6 @@ const TYPES = {
   '.png': 'image/png',
 };
 const TIME_LIMIT_MS = 120_000;
-
-function browserPath() {
-  if (process.env.CHROMIUM) return process.env.CHROMIUM;
-  for (const name of ['chromium', 'chromium-browser', 'google-chrome']) {
-    try {
-      return execFileSync('which', [name], { encoding: 'utf8' }).trim();
-    } catch {
-      // not installed under this name
-    }
-  }
-  throw new Error('no Chromium on the PATH; install it or set CHROMIUM');
-}
 
 function serve(special) {
   const server = createServer(async (request, response) => {

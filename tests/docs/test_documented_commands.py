@@ -15,6 +15,7 @@ from PIL import Image
 
 from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.children import run_command
+from tests.phone_results import phone_result
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ZOO = ROOT / "zoo" / "camvid_deeplab_mobilenet_v2"
@@ -197,6 +198,27 @@ def test_the_way_into_an_app_runs(workplace):
     shutil.copy(workplace / "golden" / "output.bin", workplace / "device.bin")
     check = line_of("phone.md", "tflite_tools.golden", including="--check")
     assert "passed" in run(check, workplace)
+
+
+def test_a_page_for_a_phone_runs(workplace):
+    if not shutil.which("npm") or not shutil.which("node"):
+        pytest.skip("no npm and Node.js on this machine: the page's web runtime comes from there")
+    run([*line_of("phone.md", "tflite_tools.add_metadata"), "--overwrite"], workplace)
+    run(line_of("phone.md", "tflite_tools.phone_page", including="--photo"), workplace)
+    assert (workplace / "page.html").is_file()
+    shutil.copy(ZOO / "qat_int8.tflite", workplace)
+    shutil.copy(ZOO / "qat_int8.json", workplace)
+    run(line_of("phone.md", "tflite_tools.phone_page", including="--models"), workplace)
+    assert (workplace / "site" / "index.html").is_file()
+
+
+def test_result_of_a_phone_is_checked(workplace):
+    run([*line_of("phone.md", "tflite_tools.add_metadata"), "--overwrite"], workplace)
+    values = phone_result(workplace / "app.tflite", workplace / "street.jpg")
+    values["models"][0]["runs"].pop()
+    (workplace / "result.json").write_text(json.dumps(values))
+    check = line_of("phone.md", "tflite_tools.golden", including="--check=result.json")
+    assert "passed: app.tflite on a phone" in run(check, workplace)
 
 
 def test_scoring_of_a_foreign_file_runs(workplace):

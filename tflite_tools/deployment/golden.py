@@ -8,13 +8,15 @@ effect of swapped channels or a second normalization.
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import numpy as np
 
 from deeplab_tf import atomic_file, bounded_file
+from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.images import exif_orientation, read_image
-from deeplab_tf.data.preprocessing import place
+from deeplab_tf.data.preprocessing import Preprocessing, place
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.manifest import sha256_of
@@ -67,12 +69,37 @@ class Comparison:
         agreement: fraction of pixels with the same class; 0 for one class everywhere if the golden
             mask has several.
         required: smallest fraction that passes.
-        largest_difference: of the raw values, in the output's own units (steps if quantized).
+        largest_difference: of the raw values, in the output's own units (steps if quantized);
+            NaN where only masks are compared.
     """
 
     agreement: float
     required: float
     largest_difference: float
+
+    @classmethod
+    def of_masks(
+        cls,
+        golden: np.ndarray,
+        given: np.ndarray,
+        *,
+        required: float,
+        largest_difference: float = math.nan,
+    ) -> "Comparison":
+        """Compares two class maps.
+
+        Args:
+            golden: integers, any shape.
+            given: of the device, of the same shape.
+            required: smallest fraction of equal pixels that passes.
+            largest_difference: of the raw values, NaN where only masks are known.
+        """
+        constant = len(np.unique(golden)) > 1 and len(np.unique(given)) == 1
+        return cls(
+            agreement=0.0 if constant else float(np.mean(golden == given)),
+            required=required,
+            largest_difference=largest_difference,
+        )
 
     @property
     def passed(self) -> bool:
@@ -113,7 +140,13 @@ def write_golden(options: GoldenOptions) -> dict:
             "with tflite_tools.diagnose"
         )
     description = _description(
-        options, contract, fed=fed, output=output, agreement=agreement, kernels=kernels
+        options,
+        contract,
+        fed=fed,
+        output=output,
+        agreement=agreement,
+        kernels=kernels,
+        pixels_sha256=sha256_of(canvas.tobytes()),
     )
     atomic_file.write_bytes(options.output_dir / INPUT, fed.tobytes())
     atomic_file.write_bytes(options.output_dir / OUTPUT, output.tobytes())
@@ -160,11 +193,10 @@ def _description(
     output: np.ndarray,
     agreement: float,
     kernels: Kernels,
+    pixels_sha256: str,
 ) -> dict:
     # If only the builtin kernels run it, they were compared with themselves.
     measured = agreement if kernels is Kernels.XNNPACK else None
-    room = 1.0 if measured is None else _TOLERANCE_FACTOR * (1 - measured)
-    required = min(_STRICTEST, max(_LOOSEST, 1 - room))
     return {
         "format": FORMAT,
         "model": {
@@ -174,17 +206,31 @@ def _description(
         },
         "photo": options.photo.name,
         "photo_exif_orientation": exif_orientation(options.photo),
+        "pixels_sha256": pixels_sha256,
+        "canvas": [contract.height, contract.width],
         "input": _tensor(INPUT, fed, quantization=contract.input_quantization),
         "output": _tensor(OUTPUT, output, quantization=contract.output_quantization),
         "output_is_class_map": contract.classes_output,
+        "scores_shape": list(contract.output_shape),
+        "threshold": contract.threshold,
         "resize": contract.alignment.value if contract.alignment else None,
         "tolerance": {
             "rule": "share of pixels with the same class (arg max of logits) as output.bin",
-            "min_class_agreement": required,
+            "min_class_agreement": required_agreement(measured),
             "measured_between_kernel_sets": measured,
         },
         "made_with": "XNNPACK kernels" if kernels is Kernels.XNNPACK else "builtin kernels",
     }
+
+
+def required_agreement(measured: float | None) -> float:
+    """Returns the smallest share of equal pixels that a device passes with.
+
+    Args:
+        measured: share on which two kernel sets agree here; None if only one runs the file.
+    """
+    room = 1.0 if measured is None else _TOLERANCE_FACTOR * (1 - measured)
+    return min(_STRICTEST, max(_LOOSEST, 1 - room))
 
 
 def _tensor(name: str, values: np.ndarray, *, quantization: tuple[float, int] | None) -> dict:
@@ -233,16 +279,90 @@ def compare(
         )
     if not np.isfinite(given).all():
         raise ValueError(f"{found}: contains NaN or infinity; the device's output is invalid")
+    threshold = description.get("threshold")
     masks = [golden, given]
-    if not description["output_is_class_map"]:
+    if threshold is not None:
+        masks = [values > threshold for values in masks]
+    elif not description["output_is_class_map"]:
         masks = [values.argmax(-1) for values in masks]
-    same = masks[0] == masks[1]
-    constant = len(np.unique(masks[0])) > 1 and len(np.unique(masks[1])) == 1
-    return Comparison(
-        agreement=0.0 if constant else float(np.mean(same)),
+    return Comparison.of_masks(
+        *masks,
         required=float(description["tolerance"]["min_class_agreement"]),
         largest_difference=float(np.abs(golden.astype(np.float64) - given).max()),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class PairMask:
+    """The mask that a device should give.
+
+    Attributes:
+        mask: uint8 [height, width], on the canvas.
+        required: fraction of equal pixels that passes.
+    """
+
+    mask: np.ndarray
+    required: float
+
+
+def pair_mask(golden_dir: pathlib.Path) -> tuple[PairMask, str, str]:
+    """Returns the mask of a pair, the sha256 of its model, and that of its canvas of pixels.
+
+    Args:
+        golden_dir: folder of the pair.
+
+    Raises:
+        FileNotFoundError: no such pair.
+        ValueError: it is damaged, or an older one that does not tell how its output is read.
+    """
+    description = _read_description(golden_dir)
+    output = description["output"]
+    content = _pair_file(golden_dir, OUTPUT, sha256=output["sha256"])
+    try:
+        reader = OutputReader(
+            *description["canvas"],
+            output_shape=tuple(description["scores_shape"]),
+            classes=description["output_is_class_map"],
+            alignment=Alignment(description["resize"] or Alignment.HALF_PIXEL.value),
+            threshold=description["threshold"],
+        )
+        pixels = description["pixels_sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{golden_dir / DESCRIPTION}: does not tell how its output becomes a mask ({error}); "
+            "write the pair again"
+        ) from error
+    values = np.frombuffer(content, output["dtype"]).reshape(output["shape"])
+    required = float(description["tolerance"]["min_class_agreement"])
+    return PairMask(reader.on_canvas(values), required), description["model"]["sha256"], pixels
+
+
+def masks_of_both_kernel_sets(
+    model: pathlib.Path, canvas: np.ndarray, *, preprocessing: Preprocessing | None = None
+) -> tuple[np.ndarray, float | None]:
+    """Returns our mask, and the share of pixels on which XNNPACK and the builtin kernels agree.
+
+    Args:
+        model: the file.
+        canvas: uint8 [height, width, channels], of its input's size.
+        preprocessing: normalization to use; None for the file's own.
+
+    Returns:
+        uint8 [height, width], and the share; None if only the builtin kernels run the file.
+
+    Raises:
+        ValueError: no segmentation model of this size.
+        RuntimeError: the runtime refuses the file, or crashes.
+    """
+    contract = read_contract(model, preprocessing)
+    expected = (contract.height, contract.width, contract.channels)
+    if canvas.shape != expected:
+        raise ValueError(f"{model}: expected pixels of {list(expected)}, got {list(canvas.shape)}")
+    _, output, other, kernels = _run(contract, canvas)
+    mask = _classes(contract, output)
+    if kernels is not Kernels.XNNPACK:
+        return mask, None
+    return mask, float(np.mean(mask == _classes(contract, other)))
 
 
 def _check_model(golden_dir: pathlib.Path, known: dict, *, model: pathlib.Path) -> None:

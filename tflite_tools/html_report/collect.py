@@ -66,6 +66,7 @@ class Report:
         reference: index of the file that the others are compared with, or None.
         command: command line that writes the report.
         unread: files of the list that could not be read.
+        phones: of `read_phones`.
     """
 
     dataset: SegmentationDataset
@@ -74,6 +75,7 @@ class Report:
     reference: int | None
     command: str
     unread: tuple[UnreadFile, ...] = ()
+    phones: tuple[dict, ...] = ()
 
     @property
     def base(self) -> FileReport | None:
@@ -111,6 +113,7 @@ class Report:
             "classes": self._classes(),
             "models": [self._file(file) for file in self.files],
             "unread": unread_json(list(self.unread)),
+            "phones": list(self.phones),
         }
         return _finite(values)
 
@@ -189,6 +192,7 @@ def collect(
     reference: int | None,
     command: str,
     unread: tuple[UnreadFile, ...] = (),
+    phones: tuple[dict, ...] = (),
 ) -> Report:
     """Runs all files on the list: once for the scores, once for the boundaries.
 
@@ -199,6 +203,7 @@ def collect(
         reference: index of the file that the others are compared with, or None.
         command: command line that writes the report.
         unread: files that could not be read.
+        phones: of `read_phones`.
 
     Raises:
         FileNotFoundError: a sample does not exist.
@@ -220,7 +225,13 @@ def collect(
         if index in failures:
             file.result.warnings.append(f"no boundary IoU: {failures[index]}")
     return Report(
-        dataset, options, files=files, reference=reference, command=command, unread=unread
+        dataset,
+        options,
+        files=files,
+        reference=reference,
+        command=command,
+        unread=unread,
+        phones=phones,
     )
 
 

@@ -95,6 +95,25 @@ def test_faults_of_a_device_are_found(shared_dir, tmp_path):
     assert passed == []
 
 
+def test_one_score_is_compared_by_its_threshold(golden, tmp_path):
+    """An argmax over one channel is 0 everywhere: every device would pass."""
+    description = json.loads((golden / "golden.json").read_text())
+    assert description["threshold"] is None
+    output = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8, 1)
+    (tmp_path / "input.bin").write_bytes((golden / "input.bin").read_bytes())
+    (tmp_path / "output.bin").write_bytes(output.tobytes())
+    description["output"] |= {
+        "dtype": "float32",
+        "shape": [1, 8, 8, 1],
+        "sha256": hashlib.sha256(output.tobytes()).hexdigest(),
+    }
+    description["threshold"] = 0.0
+    (tmp_path / "golden.json").write_text(json.dumps(description))
+    (tmp_path / "device.bin").write_bytes((output + 0.5).tobytes())
+    assert compare(tmp_path, tmp_path / "output.bin").passed
+    assert compare(tmp_path, tmp_path / "device.bin").agreement == 0.75
+
+
 def test_output_of_another_size(golden, tmp_path):
     path = tmp_path / "cut.bin"
     path.write_bytes((golden / "output.bin").read_bytes()[:-1])

@@ -13,6 +13,7 @@ from PIL import Image
 from deeplab_tf.data.registry import open_dataset
 from tests.children import run_command
 from tests.paths import CAMVID, ZOO
+from tests.phone_results import phone_result
 from tflite_tools.flatbuffer.graph import parse_model
 from tflite_tools.flatbuffer.pack import pack
 from tflite_tools.html_report.pictures import DIFFERENCE_COLORS, LOST, WON
@@ -71,9 +72,12 @@ def report_dir(scenes, tmp_path_factory):
         flat_copy(work / "flat.tflite"),
         work / "animals.tflite",
     ]
+    result = work / "result.json"
+    result.write_text(json.dumps(phone_result(files[1], scenes / "images" / "0.png")))
     status, output, errors = run_report(
         "--model=" + ",".join(map(str, files)),
         f"--reference={files[0]}",
+        f"--phone_results={result}",
         "--dataset=folder",
         f"--data_dir={scenes}",
         "--latency_repeats=2",
@@ -155,11 +159,49 @@ def test_table_in_the_browser_shows_the_numbers_of_metrics_json(browser, report_
         if "miou_change" in model:
             change = model["miou_change"]
             numbers = re.findall(r"[+-][\d.]+", row["miou_change"].replace("\N{MINUS SIGN}", "-"))
-            wanted = [100 * change[key] for key in ("difference", "low", "high")]
+            ends = [change[key] for key in ("difference", "low", "high")]
+            wanted = [100 * end for end in ends if end is not None]  # none of four images
             assert [float(number) for number in numbers] == pytest.approx(wanted, abs=0.0051)
     assert shown["int8"]["miou_change"] == "reference"
     assert "CONSTANT MASK" in dom
     assert "its label list differs" in dom
+
+
+def test_phones_have_rows_of_their_own(report_dir):
+    cpu, gpu = json.loads((report_dir / "metrics.json").read_text())["phones"]
+    assert cpu["model"] == gpu["model"] == "qat_int8"
+    assert cpu["latency_ms"] == {"median": 41.5, "p90": 44.0, "runs": 20}
+    assert cpu["agreement"] == 1
+    assert not gpu["passed"]
+    page = (report_dir / "index.html").read_text()
+    [table] = re.findall(r'<table id="phone-table">.*?</table>', page, re.DOTALL)
+    rows = re.findall(r"<tr>(<td.*?)</tr>", table)
+    first = [html.unescape(re.sub("<[^>]+>", "", cell)) for cell in rows[0].split("</td>")[:-1]]
+    assert first[:7] == [
+        "qat_int8",
+        "a phone",
+        "cpu, jspi build, 1 thread",
+        "41.5",
+        "44.0",
+        "20",
+        "100.00",
+    ]
+    assert 'class="worse"' in rows[1]
+
+
+def test_phone_that_ran_other_files(scenes, tmp_path):
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps(phone_result(CAMVID / "qat_int8.tflite", scenes / "images/0.png")))
+    status, _, errors = run_report(
+        f"--model={CAMVID / 'int8.tflite'}",
+        "--dataset=folder",
+        f"--data_dir={scenes}",
+        f"--phone_results={result}",
+        f"--output_dir={tmp_path / 'report'}",
+    )
+    assert status == 1
+    assert "the phone ran qat_int8.tflite, none of the report's files" in errors[0]
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_reader_clicks_through_the_photos(browser, report_dir, tmp_path):
