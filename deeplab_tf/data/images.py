@@ -14,6 +14,10 @@ MAX_PIXELS = 89_478_485
 """Pillow's own warning level (a 256 MiB RGB image); larger images are rejected as bombs."""
 
 
+class ColorMaskError(ValueError):
+    """A mask stores colours where class ids are expected."""
+
+
 _STORED_STEP = {"L;2": 85, "L;4": 17}
 """Pillow scales gray of 2 and 4 bits to 0..255; difference between two neighbouring values."""
 
@@ -97,6 +101,8 @@ def orientation_note(path: pathlib.Path) -> str:
     """
     try:
         with Image.open(path) as image:
+            if image.format == "TIFF":
+                return ""  # Pillow turns it while it reads it
             value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
     except (OSError, SyntaxError, ValueError):
         return ""  # read_image reports the error
@@ -122,11 +128,12 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file cannot be decoded, or stores colours instead of class ids.
+        ColorMaskError: the file stores colours instead of class ids.
+        ValueError: the file cannot be decoded.
     """
     image, stored = _open(pathlib.Path(path))
     if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
-        raise ValueError(
+        raise ColorMaskError(
             f"{path}: a mask must store one class id per pixel (grayscale or palette), "
             f"got mode {image.mode}; convert its colours to class ids"
         )
