@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_tf.data.check import check, report
+from deeplab_tf.data.check import Kind, check, report
 from deeplab_tf.data.readers import camvid, folder
 from tests.children import run_command
 
@@ -66,9 +66,12 @@ def test_all_faults_are_found_in_one_pass(faulty):
     ]
     assert len(findings.faults) == len(expected)
     for fault, (file, reason) in zip(findings.faults, expected, strict=True):
-        assert file in fault
-        assert reason in fault
-        assert "\n" not in fault
+        assert file in fault.text
+        assert reason in fault.text
+        assert "\n" not in fault.text
+    kinds = [fault.kind for fault in findings.faults]
+    assert kinds == [Kind.TURNED, Kind.IDS, Kind.COLORS, Kind.UNREADABLE, Kind.MISSING]
+    assert findings.cures.keys() == set(kinds)
     assert findings.num_samples == 7
     # Masks that could be read: a, b, and 40 * 60 zeros each of size, cut and gone.
     assert findings.pixels.tolist() == [6 + 3 * 2400, 1, 0]
@@ -81,13 +84,13 @@ def test_exif_orientation_is_a_fault(sound):
     with Image.open(sound / "images/b.jpg") as image:
         image.save(sound / "images/b.jpg", exif=exif)
     [fault] = check(folder.open_split(sound, "all")).faults
-    assert "images/b.jpg: EXIF orientation 3" in fault
+    assert "images/b.jpg: EXIF orientation 3" in fault.text
 
 
 def test_two_faults_of_one_sample_are_two_lines(faulty):
     dataset = folder.open_split(faulty, "all")
     (faulty / "images/id.jpg").unlink()
-    faults = [fault for fault in check(dataset).faults if "/id." in fault]
+    faults = [fault for fault in check(dataset).faults if "/id." in fault.text]
     assert len(faults) == 2
 
 
@@ -139,7 +142,8 @@ def test_command_ends_with_1_and_the_number_of_faults(faulty):
     done = _run("--dataset=folder", f"--data_dir={faulty}", "--split=all")
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.startswith("fault: ") for line in lines[-5:]] == [True] * 4 + [False]
+    assert sum(line.startswith("fault: 1 ") for line in lines) == 4
+    assert sum(line.startswith("    cure: ") for line in lines) == 4
     assert lines[-1] == "faults: 4"
     assert "Traceback" not in done.stderr
 
