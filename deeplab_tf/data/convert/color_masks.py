@@ -18,6 +18,7 @@ from deeplab_tf.data.convert.rasterizer import color_text, read_codes
 from deeplab_tf.data.convert.regions import Annotations, ClassName, MaskFile, Photo
 from deeplab_tf.data.convert.source import Source, some_files
 from deeplab_tf.data.dataset import read_lines
+from deeplab_tf.data.labels import voc_colormap
 from deeplab_tf.data.readers.folder import IMAGE_ENDINGS
 
 MAX_COLORS = 64
@@ -152,13 +153,16 @@ def _coded(rows: list[tuple[str, tuple[int, int, int]]], place: str) -> dict[int
 
 
 def _label_map(path: pathlib.Path) -> list[tuple[str, tuple[int, int, int]]]:
-    """Lines `name:red,green,blue:parts:actions`."""
-    rows = []
+    """Lines `name:red,green,blue:parts:actions`; without a colour, that of the VOC colour map."""
+    rows: list[tuple[str, tuple[int, int, int]]] = []
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
-        rows.append((name.strip(), _color(rest.partition(":")[0].split(","), f"{path}:{number}")))
+        fields = rest.partition(":")[0]
+        default = voc_colormap(len(rows) + 1)[-1]
+        color = _color(fields.split(","), f"{path}:{number}") if fields.strip() else default
+        rows.append((name.strip(), color))
     return rows
 
 

@@ -35,6 +35,8 @@ FAR = 1.0
 _NEAR_EDGE = 1.5
 """Pixels by which an outline may leave the photo without a word: rounding of programs."""
 _ELLIPSE_POINTS = 360
+_WHOLE = 0.01
+"""Pixels from a whole number; YOLO files with 5 digits round by up to 0.005 per 1000 pixels."""
 
 
 @dataclasses.dataclass
@@ -99,6 +101,17 @@ def place_fault(shape: Shape, size: tuple[int, int]) -> str:
     return ""
 
 
+def is_on_whole_pixels(shape: Shape) -> bool:
+    """Returns whether a polygon is said to go around pixels and has whole numbers only.
+
+    Hand-drawn outlines do not; those that OpenCV finds in a mask do, and go through pixels.
+    """
+    if not isinstance(shape, Polygon) or shape.vertices is Vertices.PIXELS:
+        return False
+    points = np.concatenate(shape.outlines)
+    return bool(np.abs(points - points.round()).max() < _WHOLE)
+
+
 def leaves_picture(shape: Shape, size: tuple[int, int]) -> bool:
     """Returns whether the shape is cut off at the edge of the picture, (height, width)."""
     left, top, right, bottom = bounds(shape)
@@ -107,33 +120,66 @@ def leaves_picture(shape: Shape, size: tuple[int, int]) -> bool:
     return low or right > width + _NEAR_EDGE or bottom > height + _NEAR_EDGE
 
 
-def fill(shape: Shape, size: tuple[int, int]) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Area:
+    """Pixels of a shape, cut to a box around it, so that many of them fit in memory.
+
+    Attributes:
+        top: row of the box in the picture.
+        left: column of the box in the picture.
+        inside: bool [height, width] of the box.
+    """
+
+    top: int
+    left: int
+    inside: np.ndarray
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The box in the picture."""
+        height, width = self.inside.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+def area_of(shape: Shape, size: tuple[int, int]) -> Area:
     """Returns the pixels of a shape.
 
     Args:
         shape: its coordinates are within reach (`place_fault`).
         size: (height, width) of the picture.
 
-    Returns:
-        bool [height, width].
-
     Raises:
         ValueError: run lengths or a bitmap that are damaged or larger than the picture.
     """
     if isinstance(shape, Polygon):
-        return _fill_polygon(shape, size)
+        return _area_of_polygon(shape, size)
     if isinstance(shape, Ellipse):
-        return _fill_polygon(_as_polygon(shape), size)
-    inside = np.zeros(size, bool)
+        return _area_of_polygon(_as_polygon(shape), size)
     part = _decode_runs(shape, size) if isinstance(shape, RunLengths) else _decode(shape, size)
     rows, columns = (
-        slice(max(start, 0), max(start + length, 0))
-        for start, length in zip((shape.top, shape.left), part.shape, strict=True)
+        slice(max(-start, 0), max(min(length, limit - start), 0))
+        for start, length, limit in zip((shape.top, shape.left), part.shape, size, strict=True)
     )
-    view = inside[rows, columns]
-    row, column = max(-shape.top, 0), max(-shape.left, 0)
-    view[:] = part[row : row + view.shape[0], column : column + view.shape[1]]
-    return inside
+    return Area(max(shape.top, 0), max(shape.left, 0), part[rows, columns])
+
+
+def _area_of_polygon(polygon: Polygon, size: tuple[int, int]) -> Area:
+    left, top, right, bottom = bounds(polygon)
+    start = [max(math.floor(value), 0) for value in (top, left)]
+    stop = [
+        min(math.ceil(value) + 1, limit) for value, limit in zip((bottom, right), size, strict=True)
+    ]
+    height, width = (max(b - a, 0) for a, b in zip(start, stop, strict=True))
+    inside = np.zeros((height, width), bool)
+    if inside.size:
+        offset = np.array(start[::-1], float)
+        moved = dataclasses.replace(
+            polygon,
+            outlines=tuple(ring - offset for ring in polygon.outlines),
+            holes=tuple(ring - offset for ring in polygon.holes),
+        )
+        inside = _fill_polygon(moved, (height, width))
+    return Area(start[0], start[1], inside)
 
 
 def _fill_polygon(polygon: Polygon, size: tuple[int, int]) -> np.ndarray:
@@ -152,7 +198,7 @@ def _fill_corners(rings: tuple[np.ndarray, ...], size: tuple[int, int]) -> np.nd
     if not rings:
         return np.zeros(size, bool)
     runs = coco_mask.frPyObjects([ring.ravel().tolist() for ring in rings], *size)
-    return _decode_code(runs).max(axis=2) > 0
+    return _decode_code(coco_mask.merge(runs)) > 0
 
 
 def _decode_code(code: Any) -> np.ndarray:
@@ -254,23 +300,25 @@ def draw_regions(
     Returns:
         One line per region that cannot be decoded; such a region is not drawn.
     """
-    faults, areas = [], []
+    faults: list[str] = []
+    areas: list[tuple[int, Area]] = []
     for region in regions:
         try:
-            inside = fill(region.shape, label.shape)
+            area = area_of(region.shape, label.shape)
         except ValueError as error:
             faults.append(f"{region.place}: {error}")
             continue
-        outcome.vanished += not inside.any()
-        areas.append((ids[region.class_name], inside))
+        outcome.vanished += not area.inside.any()
+        areas.append((ids[region.class_name], area))
     if overlaps is Overlaps.SMALLER_ON_TOP:
-        areas.sort(key=lambda area: -int(area[1].sum()))  # equal ones keep their order
+        areas.sort(key=lambda one: -int(one[1].inside.sum()))  # equal ones keep their order
     drawn = np.zeros(label.shape, bool)
     mixed = np.zeros(label.shape, bool)
-    for number, inside in areas:
-        mixed |= inside & drawn & (label != number)
-        drawn |= inside
-        label[inside] = number
+    for number, area in areas:
+        there, under = area.window, label[area.window]
+        mixed[there] |= area.inside & drawn[there] & (under != number)
+        drawn[there] |= area.inside
+        under[area.inside] = number
     outcome.overlapping += int(mixed.sum())
     if overlaps is Overlaps.IGNORED:
         label[mixed] = IGNORE_LABEL

@@ -32,10 +32,11 @@ from deeplab_tf.data.convert.rasterizer import (
     Outcome,
     draw_mask,
     draw_regions,
+    is_on_whole_pixels,
     leaves_picture,
     place_fault,
 )
-from deeplab_tf.data.convert.regions import Annotations, Findings, Overlaps, Photo
+from deeplab_tf.data.convert.regions import Annotations, Findings, Overlaps, Photo, Polygon
 from deeplab_tf.data.labels import IGNORE_COLOR, IGNORE_LABEL, LabelSet
 from deeplab_tf.data.readers.folder import (
     CLASSES_FILE,
@@ -45,6 +46,8 @@ from deeplab_tf.data.readers.folder import (
 )
 
 RECORD_FILE = "conversion.json"
+MANY = 10
+"""From so many polygons on, whole numbers alone are no chance."""
 _JPEG_QUALITY = 95
 
 
@@ -144,7 +147,20 @@ def prepare(annotations: Annotations, settings: Settings, *, findings: Findings)
             regions.append(region)
         one = dataclasses.replace(one, photo=dataclasses.replace(photo, regions=tuple(regions)))
         prepared.append(one)
+    _note_whole_pixels(prepared, findings)
     return prepared
+
+
+def _note_whole_pixels(prepared: Sequence[Prepared], findings: Findings) -> None:
+    regions = [region for one in prepared for region in one.photo.regions]
+    polygons = [region for region in regions if isinstance(region.shape, Polygon)]
+    if len(polygons) >= MANY and all(is_on_whole_pixels(one.shape) for one in polygons):
+        findings.note(
+            "data set has only whole numbers as coordinates; if a program found the outlines in "
+            "masks (OpenCV's findContours), give --vertices=pixels, or every region loses its last "
+            "row and column",
+            polygons[0].place,
+        )
 
 
 def _stems(names: Sequence[str]) -> list[str]:

@@ -55,9 +55,10 @@ def read(source: Source) -> Annotations:
     """
     names, entries, root = _configuration(source)
     index = source.photos()
+    texts = _texts_by_name(source)
     photos = []
     for split, path in _photos(entries, root, index=index):
-        labels = _labels_path(path)
+        labels = texts[path.stem] if path.stem in texts else _labels_path(path)
         name = index.name(path)
         try:
             regions = _regions(labels, path, names=names, source=source)
@@ -149,6 +150,23 @@ def _entry(entry: str, root: pathlib.Path, *, index: PhotoIndex) -> list[pathlib
                 lines = [line.strip() for line in read_lines(path) if line.strip()]
                 return [index.find(line, place=str(path)) for line in lines]
     raise FileNotFoundError(f"{root}: its YAML file names {entry!r}, which is not below {root}")
+
+
+def _texts_by_name(source: Source) -> dict[str, pathlib.Path]:
+    """{name: text file}, if the photos lie elsewhere and no path leads to their text files."""
+    if source.images is None:
+        return {}
+    found: dict[str, pathlib.Path] = {}
+    for path in files_below(source.folder, (".txt",)):
+        if path.name in NAME_LISTS:
+            continue
+        if path.stem in found:
+            raise ValueError(
+                f"{path} and {found[path.stem]} have the same name; leave out --images, and put "
+                "the photos where YOLO has them"
+            )
+        found[path.stem] = path
+    return found
 
 
 def _labels_path(photo: pathlib.Path) -> pathlib.Path:

@@ -11,10 +11,10 @@ from pycocotools import mask as coco_mask
 
 from deeplab_tf.data.convert.rasterizer import (
     Outcome,
+    area_of,
     bounds,
     draw_mask,
     draw_regions,
-    fill,
     leaves_picture,
     place_fault,
 )
@@ -30,6 +30,15 @@ from deeplab_tf.data.convert.regions import (
 )
 
 SIZE = (40, 60)
+
+
+def fill(shape, size):
+    """The pixels of a shape in the whole picture."""
+    area = area_of(shape, size)
+    inside = np.zeros(size, bool)
+    assert inside[area.window].shape == area.inside.shape
+    inside[area.window] = area.inside
+    return inside
 
 
 def square(left, top, right, bottom):
