@@ -186,10 +186,11 @@ def _fill_polygon(polygon: Polygon, size: tuple[int, int]) -> np.ndarray:
     if polygon.vertices is Vertices.PIXELS:
         picture = Image.new("L", size[::-1])
         draw = ImageDraw.Draw(picture)
+        # Rounded: YOLO's 5 digits make 265.9993 of 266, and the row would be lost.
         for points in polygon.outlines:
-            draw.polygon([(x, y) for x, y in points.tolist()], fill=1, outline=1)
+            draw.polygon([(x, y) for x, y in points.round().tolist()], fill=1, outline=1)
         for points in polygon.holes:
-            draw.polygon([(x, y) for x, y in points.tolist()], fill=0, outline=0)
+            draw.polygon([(x, y) for x, y in points.round().tolist()], fill=0, outline=0)
         return np.asarray(picture) > 0
     return _fill_corners(polygon.outlines, size) & ~_fill_corners(polygon.holes, size)
 

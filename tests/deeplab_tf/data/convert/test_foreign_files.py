@@ -28,9 +28,9 @@ CASES = {
     "supervisely_bitmap": ("supervisely", None, 1.0),
     # Outlines through pixels lose what is one pixel wide.
     "supervisely_polygon": ("supervisely", None, 0.98),
+    # It leaves out what has fewer than three points.
     "supervision_coco": ("coco", Vertices.PIXELS, 0.99),
-    # It writes holes as filled outlines.
-    "supervision_yolo": ("yolo", Vertices.PIXELS, 0.95),
+    "supervision_yolo": ("yolo", Vertices.PIXELS, 0.99),
 }
 
 

@@ -80,8 +80,10 @@ def test_pixel_indices_include_the_outline():
     """As OpenCV's contour of rows 5 to 11 and columns 10 to 29."""
     expected = np.zeros(SIZE, bool)
     expected[5:12, 10:30] = True
-    polygon = Polygon((square(10, 5, 29, 11),), vertices=Vertices.PIXELS)
-    np.testing.assert_array_equal(fill(polygon, SIZE), expected)
+    for rounding in (0, 0.001, -0.001):  # YOLO's digits
+        outline = square(10, 5, 29, 11) + rounding
+        polygon = Polygon((outline,), vertices=Vertices.PIXELS)
+        np.testing.assert_array_equal(fill(polygon, SIZE), expected)
 
 
 @pytest.mark.parametrize("vertices", Vertices)
