@@ -13,6 +13,18 @@ from deeplab_tf.data.labels import IGNORE_LABEL, LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 
 
+class UnknownIdError(ValueError):
+    """A mask stores ids that the data set does not know.
+
+    Attributes:
+        ids: all ids that the mask stores.
+    """
+
+    def __init__(self, message: str, ids: frozenset[int]) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
 class SegmentationDataset(abc.ABC):
     """One split of a data set.
 
@@ -316,16 +328,17 @@ class FileDataset(SegmentationDataset):
         raw = images.read_mask(path)
         if raw.max(initial=0) >= len(self.id_table) or raw.min(initial=0) < 0:
             outside = raw[(raw < 0) | (raw >= len(self.id_table))]
-            raise ValueError(self._unknown_id(path, outside[0]))
+            raise self._unknown_id(path, outside[0], raw=raw)
         label = self.id_table[raw]
         if label.min(initial=0) < 0:
-            raise ValueError(self._unknown_id(path, raw[label < 0].max()))
+            raise self._unknown_id(path, raw[label < 0].max(), raw=raw)
         return label.astype(np.uint8)
 
-    def _unknown_id(self, path: pathlib.Path, raw_id: int) -> str:
-        return (
+    def _unknown_id(self, path: pathlib.Path, raw_id: int, *, raw: np.ndarray) -> UnknownIdError:
+        return UnknownIdError(
             f"{path}: class id {raw_id} is unknown to {self.name} "
-            f"({self.label_set.num_classes} classes); correct the mask or the class list"
+            f"({self.label_set.num_classes} classes); correct the mask or the class list",
+            frozenset(np.unique(raw).tolist()),
         )
 
 
@@ -467,6 +480,42 @@ def hold_out_groups(
     return (
         Subset(source, rest, split=f"{source.split}-minus-{'+'.join(groups)}"),
         Subset(source, held, split="holdout"),
+    )
+
+
+def only_class(source: SegmentationDataset) -> str | None:
+    """Returns what all labelled pixels of a split are, None if there are two classes or more.
+
+    Labels are read in random order until a second class is found, so that this is fast on any split
+    that is worth training on.
+
+    Args:
+        source: the split.
+
+    Returns:
+        name of the only class, "" if no pixel is labelled, or None.
+    """
+    seen: set[int] = set()
+    for index in np.random.default_rng(0).permutation(len(source)).tolist():
+        seen |= set(np.unique(source.label(index)).tolist()) - {IGNORE_LABEL}
+        if len(seen) > 1:
+            return None
+    return source.label_set.names[seen.pop()] if seen else ""
+
+
+def one_class_fault(source: SegmentationDataset) -> str:
+    """Returns why nothing can be learned or measured on a split; "" if it has two classes or more.
+
+    Args:
+        source: the split.
+    """
+    name = only_class(source)
+    if name is None:
+        return ""
+    which = f"is {name!r}" if name else "is missing: all pixels are ignored (255)"
+    return (
+        f"{source.name}, split {source.split!r}: every labelled pixel {which}; "
+        f"python -m deeplab_tf.data.check --dataset={source.name} shows what the masks hold"
     )
 
 

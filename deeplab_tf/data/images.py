@@ -16,6 +16,11 @@ MAX_PIXELS = 89_478_485
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "TGA", "JPEG2000")
 """Those of photos and masks. Pillow has forty more; one of them, EPS, starts another program."""
 
+
+class ColorMaskError(ValueError):
+    """A mask stores colours where class ids are expected."""
+
+
 _STORED_STEP = {"L;2": 85, "L;4": 17}
 """Pillow scales gray of 2 and 4 bits to 0..255; difference between two neighbouring values."""
 
@@ -115,11 +120,15 @@ _UPRIGHT = 1
 def exif_orientation(path: pathlib.Path) -> int:
     """Returns the EXIF orientation of an image: 1 is upright, also of one that cannot be read.
 
+    A TIFF is upright: its orientation is applied while it is read.
+
     Args:
         path: of the image.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if image.format == "TIFF":
+                return _UPRIGHT  # Pillow turns it while it reads it
             return int(image.getexif().get(_ORIENTATION_TAG, _UPRIGHT))
     except (OSError, SyntaxError, ValueError, TypeError):
         return _UPRIGHT  # read_image reports the error
@@ -157,11 +166,12 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file cannot be decoded, or stores colours instead of class ids.
+        ColorMaskError: the file stores colours instead of class ids.
+        ValueError: the file cannot be decoded.
     """
     image, stored = _open(pathlib.Path(path))
     if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
-        raise ValueError(
+        raise ColorMaskError(
             f"{path}: a mask must store one class id per pixel (grayscale or palette), "
             f"got mode {image.mode}; convert its colours to class ids"
         )

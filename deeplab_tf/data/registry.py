@@ -50,7 +50,8 @@ def open_dataset(
 
     Raises:
         ValueError: unknown data set or split, or an empty split.
-        FileNotFoundError: the folder or a list is missing.
+        FileNotFoundError: the folder or a list is missing. Where a folder holds labels of another
+            format, this error and the one before name the command that converts it.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known: {sorted(DATASETS)}")
@@ -63,4 +64,16 @@ def open_dataset(
         raise FileNotFoundError(
             f"{root}: no such folder; --data_dir must name the folder of the data set"
         )
-    return DATASETS[name](root, split)
+    try:
+        return DATASETS[name](root, split)
+    except (FileNotFoundError, ValueError) as error:
+        if name != "folder" or not (hint := _convert_hint(root)):
+            raise
+        raise type(error)(f"{error}; {hint}") from error
+
+
+def _convert_hint(root: pathlib.Path) -> str:
+    """Says how to convert a folder that holds labels of another format."""
+    from deeplab_tf.data.convert.formats import convert_hint  # noqa: PLC0415 - only after an error
+
+    return convert_hint(root)

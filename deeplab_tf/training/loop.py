@@ -21,7 +21,12 @@ from tqdm import tqdm
 
 from deeplab_tf import bounded_file
 from deeplab_tf.atomic_file import naming
-from deeplab_tf.data.dataset import SegmentationDataset, class_frequencies, hold_out
+from deeplab_tf.data.dataset import (
+    SegmentationDataset,
+    class_frequencies,
+    hold_out,
+    one_class_fault,
+)
 from deeplab_tf.data.pipeline import VALIDATION_WINDOW, TrainingPipeline
 from deeplab_tf.data.preprocessing import place
 from deeplab_tf.data.registry import open_dataset
@@ -64,6 +69,18 @@ def open_training_lists(
         return hold_out(training, data.holdout_images, seed=config.execution.seed)
     validation = open_dataset(data.dataset, data.data_dir, split=data.validation_split)
     return training, validation.with_channels(channels)
+
+
+def _require_two_classes(training: SegmentationDataset, validation: SegmentationDataset) -> None:
+    """Refuses a training list of one class; warns of such a validation list.
+
+    Raises:
+        ValueError: nothing can be learned.
+    """
+    if fault := one_class_fault(training):
+        raise ValueError(f"{fault}; a network of one class learns nothing")
+    if fault := one_class_fault(validation):
+        logging.warning("%s; mIoU on it says nothing", fault)
 
 
 def phase_steps(config: TrainingConfig) -> list[tuple[Phase, int, int]]:
@@ -124,7 +141,8 @@ class TrainingRun:
                 compares it with the file made of it and returns {measure: value}, or None.
 
         Raises:
-            ValueError: the model has another number of classes than the data set.
+            ValueError: the model has another number of classes than the data set, or the training
+                list holds one class only.
             FileNotFoundError: the data set is not there.
             FileExistsError: the folder holds another run.
             RuntimeError: another process is training in the folder.
@@ -140,6 +158,7 @@ class TrainingRun:
                 f"the model has {config.model.num_classes} classes, {config.data.dataset} has "
                 f"{self.training.label_set.num_classes}"
             )
+        _require_two_classes(self.training, self.validation)
         keras.utils.set_random_seed(config.execution.seed)
         if config.execution.deterministic:
             tf.config.experimental.enable_op_determinism()

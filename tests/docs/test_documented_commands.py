@@ -13,8 +13,10 @@ import sys
 import pytest
 from PIL import Image
 
+from deeplab_tf.data.readers.synthetic import LABEL_SET as SCENE_CLASSES
 from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.children import run_command
+from tests.deeplab_tf.data.convert import written
 from tests.phone_results import phone_result
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -189,6 +191,21 @@ def run(words: list[str], folder: pathlib.Path) -> str:
 
 def test_check_of_a_folder_runs(workplace):
     assert "faults: 0" in run(line_of("train.md", "deeplab_tf.data.check"), workplace)
+
+
+def test_labels_become_a_folder_that_passes_the_check(workplace):
+    scenes = [written.Scene(f"drive{n}_a", *draw_scene(n)) for n in range(5)]
+    written.write_coco(scenes, SCENE_CLASSES.names, workplace / "labelled")
+    written.write_cvat(scenes, SCENE_CLASSES.names, workplace / "task")
+    words = line_of("labels.md", "deeplab_tf.data.convert")
+    words = ["--output=converted" if word == "--output=photos" else word for word in words]
+    assert "train: 4 photos" in run(words, workplace)
+    words = line_of("labels.md", "deeplab_tf.data.check")
+    words = ["--data_dir=converted" if word == "--data_dir=photos" else word for word in words]
+    assert run(words, workplace).count("faults: 0") == 2
+    assert "groups: 5" in run(
+        line_of("labels.md", "deeplab_tf.data.convert", including="group_by"), workplace
+    )
 
 
 def test_the_way_into_an_app_runs(workplace):

@@ -25,6 +25,7 @@ from tflite_tools.manifest import sha256_of
 
 KIND = "phone_result"
 FORMAT = 1
+_LARGEST_SIDE = 1 << 14
 """Of the result file; a page of four models writes about 3 MB."""
 
 

@@ -2,15 +2,18 @@
 
     classes.txt             one class per line, in the order of the ids 0, 1, 2, ...:
                             `name`, or `name red green blue`
-    images/  labels/        images (.jpg .jpeg .png .bmp) and masks (.png .bmp) of the same name
+    images/  labels/        images (.jpg .jpeg .png .bmp .webp .tif .tiff) and masks (.png .bmp
+                            .tif .tiff) of the same name
     groups.txt              optional, `name group` for every image: frames of one video, tiles of
                             one photo; confidence intervals take images of a group together
 
-Masks store the class id of each pixel, 255 where it is ignored. Splits are defined by the first of
-these that exists:
+Masks store the class id of each pixel, 255 where it is ignored. Their folder may also be named
+`masks/`, and their names may end in `_mask`; without any of these folders, a mask `x_mask.png` lies
+beside its image `x.jpg`, in the folder itself or in one folder per split. Splits are
+defined by the first of these that exists:
 
 1. `<split>.txt`: one name without ending per line. Only the listed images are used.
-2. `images/<split>/` and `labels/<split>/`.
+2. `images/<split>/` and `labels/<split>/`; for masks beside their images, `<split>/`.
 3. Neither lists nor sub-folders: `train` and `val` are 80% and 20% of all images. The names are
    sorted by the SHA-256 of `0:<name>` and the first fifth is val. The division depends on the names
    alone, is the same on every machine, and changes little when images are added.
@@ -32,8 +35,10 @@ from deeplab_tf.data.dataset import (
 )
 from deeplab_tf.data.labels import LabelSet, voc_colormap
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp")
-MASK_ENDINGS = (".png", ".bmp")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+MASK_FOLDERS = ("labels", "masks")
+MASK_NAME_END = "_mask"
 CLASSES_FILE = "classes.txt"
 GROUPS_FILE = "groups.txt"
 SPLIT_SEED = 0
@@ -60,8 +65,8 @@ def open_split(data_dir: pathlib.Path, split: str) -> FileDataset:
     )
     if f"{split}.txt" in lists:
         samples = _listed(data_dir, split)
-    elif (data_dir / "images" / split).is_dir():
-        samples = _pairs(data_dir, f"images/{split}", labels=f"labels/{split}")
+    elif (data_dir / "images" / split).is_dir() or _are_beside(data_dir, split):
+        samples = _pairs(data_dir, split)
     else:
         samples = _divided(data_dir, split, lists=lists)
     if (data_dir / GROUPS_FILE).is_file():
@@ -146,8 +151,7 @@ def _grouped(samples: tuple[Sample, ...], path: pathlib.Path) -> tuple[Sample, .
 
 
 def _listed(data_dir: pathlib.Path, split: str) -> tuple[Sample, ...]:
-    image_paths = _find(data_dir, "images", endings=IMAGE_ENDINGS)
-    mask_paths = _find(data_dir, "labels", endings=MASK_ENDINGS)
+    image_paths, mask_paths = _files(data_dir)
     stems = read_stems(data_dir / f"{split}.txt")
     for kind, found in (("image", image_paths), ("mask", mask_paths)):
         missing = [stem for stem in stems if stem not in found]
@@ -160,10 +164,56 @@ def _listed(data_dir: pathlib.Path, split: str) -> tuple[Sample, ...]:
     return tuple(Sample(image_paths[stem], mask_paths[stem]) for stem in stems)
 
 
-def _pairs(data_dir: pathlib.Path, images: str, *, labels: str) -> tuple[Sample, ...]:
-    image_paths = _find(data_dir, images, endings=IMAGE_ENDINGS)
-    mask_paths = _find(data_dir, labels, endings=MASK_ENDINGS)
+def _pairs(data_dir: pathlib.Path, split: str = "") -> tuple[Sample, ...]:
+    image_paths, mask_paths = _files(data_dir, split)
     return pair_by_stem(image_paths, mask_paths, where=str(data_dir))
+
+
+def _are_beside(data_dir: pathlib.Path, split: str = "") -> bool:
+    """Whether masks lie beside their images, in the folder itself or in that of a split."""
+    folders = ("images", *MASK_FOLDERS)
+    if any((data_dir / name).is_dir() for name in folders) or not (data_dir / split).is_dir():
+        return False
+    return any((data_dir / split).glob(f"*{MASK_NAME_END}.*"))
+
+
+def _files(data_dir: pathlib.Path, split: str = "") -> tuple[dict[str, str], dict[str, str]]:
+    """Returns {name: path} of the images and of the masks, of a split or of the whole folder."""
+    if _are_beside(data_dir, split):
+        images = _find(data_dir, split, endings=IMAGE_ENDINGS)
+        masks = {name: path for name, path in images.items() if name.endswith(MASK_NAME_END)}
+        images = {name: path for name, path in images.items() if name not in masks}
+        if lossy := [path for path in masks.values() if not path.lower().endswith(MASK_ENDINGS)]:
+            raise ValueError(
+                f"{data_dir / lossy[0]}: expected a mask in {' '.join(MASK_ENDINGS)}; JPEG and "
+                "WebP change class ids near every edge; save masks as PNG"
+            )
+    else:
+        inside = f"/{split}" if split else ""
+        images = _find(data_dir, f"images{inside}", endings=IMAGE_ENDINGS)
+        masks = _find(data_dir, f"{_mask_folder(data_dir)}{inside}", endings=MASK_ENDINGS)
+    short = {name: name.removesuffix(MASK_NAME_END) for name in masks}
+    return images, {
+        name if name in images or short[name] not in images else short[name]: path
+        for name, path in masks.items()
+    }
+
+
+def _mask_folder(data_dir: pathlib.Path) -> str:
+    """The one of the folders of masks that holds any; `labels` may hold text files of YOLO."""
+    there = [name for name in MASK_FOLDERS if (data_dir / name).is_dir()]
+    if len(there) < 2:
+        return there[0] if there else MASK_FOLDERS[0]
+    filled = [
+        name
+        for name in there
+        if any(path.suffix.lower() in MASK_ENDINGS for path in (data_dir / name).rglob("*"))
+    ]
+    if len(filled) > 1:
+        raise ValueError(
+            f"{data_dir}: both {' and '.join(filled)} hold masks; move one of the folders away"
+        )
+    return filled[0] if filled else MASK_FOLDERS[0]
 
 
 def _divided(data_dir: pathlib.Path, split: str, *, lists: list[str]) -> tuple[Sample, ...]:
@@ -178,7 +228,7 @@ def _divided(data_dir: pathlib.Path, split: str, *, lists: list[str]) -> tuple[S
             f"{data_dir}: a folder without lists is divided into train and val; for {split!r} "
             f"write {split}.txt"
         )
-    pairs = _pairs(data_dir, "images", labels="labels")
+    pairs = _pairs(data_dir)
     if len(pairs) < 2:
         raise ValueError(
             f"{data_dir}: {len(pairs)} images cannot be divided into train and val; "
@@ -212,7 +262,7 @@ def _find(data_dir: pathlib.Path, folder: str, *, endings: tuple[str, ...]) -> d
         if path.suffix.lower() not in endings:
             others.append(path.name)
             continue
-        name = f"{folder}/{path.name}"
+        name = path.relative_to(data_dir).as_posix()
         if path.stem in found:
             raise ValueError(
                 f"{data_dir}: {found[path.stem]} and {name} have the same name; rename or remove "

@@ -137,7 +137,7 @@ class LidarDataset(FileDataset):
         known = stored < len(self.id_table)
         labels = np.where(known, self.id_table[np.where(known, stored, 0)], -1)
         if labels.min() < 0:
-            raise ValueError(self._unknown_id(path, stored[labels < 0][0]))
+            raise self._unknown_id(path, stored[labels < 0][0], raw=stored)
         return labels.astype(np.uint8)
 
     def projection(self, points: np.ndarray) -> Projection:

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deeplab_tf.data.check import check, report
+from deeplab_tf.data.check import Kind, check, report
 from deeplab_tf.data.readers import camvid, folder
+from deeplab_tf.data.readers.synthetic import LABEL_SET, draw_scene
 from tests.children import run_command
+from tests.deeplab_tf.data.convert import written
 
 
 @pytest.fixture
@@ -66,9 +68,12 @@ def test_all_faults_are_found_in_one_pass(faulty):
     ]
     assert len(findings.faults) == len(expected)
     for fault, (file, reason) in zip(findings.faults, expected, strict=True):
-        assert file in fault
-        assert reason in fault
-        assert "\n" not in fault
+        assert file in fault.text
+        assert reason in fault.text
+        assert "\n" not in fault.text
+    kinds = [fault.kind for fault in findings.faults]
+    assert kinds == [Kind.TURNED, Kind.IDS, Kind.COLORS, Kind.UNREADABLE, Kind.MISSING]
+    assert findings.cures.keys() == set(kinds)
     assert findings.num_samples == 7
     # Masks that could be read: a, b, and 40 * 60 zeros each of size, cut and gone.
     assert findings.pixels.tolist() == [6 + 3 * 2400, 1, 0]
@@ -81,13 +86,13 @@ def test_exif_orientation_is_a_fault(sound):
     with Image.open(sound / "images/b.jpg") as image:
         image.save(sound / "images/b.jpg", exif=exif)
     [fault] = check(folder.open_split(sound, "all")).faults
-    assert "images/b.jpg: EXIF orientation 3" in fault
+    assert "images/b.jpg: EXIF orientation 3" in fault.text
 
 
 def test_two_faults_of_one_sample_are_two_lines(faulty):
     dataset = folder.open_split(faulty, "all")
     (faulty / "images/id.jpg").unlink()
-    faults = [fault for fault in check(dataset).faults if "/id." in fault]
+    faults = [fault for fault in check(dataset).faults if "/id." in fault.text]
     assert len(faults) == 2
 
 
@@ -139,7 +144,8 @@ def test_command_ends_with_1_and_the_number_of_faults(faulty):
     done = _run("--dataset=folder", f"--data_dir={faulty}", "--split=all")
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.startswith("fault: ") for line in lines[-5:]] == [True] * 4 + [False]
+    assert sum(line.startswith("fault: 1 ") for line in lines) == 4
+    assert sum(line.startswith("    cure: ") for line in lines) == 4
     assert lines[-1] == "faults: 4"
     assert "Traceback" not in done.stderr
 
@@ -159,3 +165,90 @@ def test_command_complains_in_one_line(arguments, status, message):
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+def _pairs(root, masks, names="sky\nsea\nland\n"):
+    """Photos and masks of one size, all in `all.txt`."""
+    for kind in ("images", "labels"):
+        (root / kind).mkdir(parents=True)
+    for number, mask in enumerate(masks):
+        photo = np.full((*mask.shape, 3), number, np.uint8)
+        Image.fromarray(photo).save(root / "images" / f"{number}.png")
+        Image.fromarray(mask).save(root / "labels" / f"{number}.png")
+    (root / "classes.txt").write_text(names)
+    (root / "all.txt").write_text("".join(f"{number}\n" for number in range(len(masks))))
+    return folder.open_split(root, "all")
+
+
+def test_masks_of_0_and_255_are_a_fault_with_its_cure(tmp_path):
+    masks = [np.array([[0, 0, 255], [0, 255, 255]], np.uint8)] * 3
+    dataset = _pairs(tmp_path, masks, names="nothing\nroad\n")
+    findings = check(dataset)
+    assert [fault.kind for fault in findings.faults] == [Kind.ONE_CLASS]
+    text = report(findings)
+    assert "every labelled pixel is class 0 'nothing', all others are 255, which means" in text
+    assert "cure: 255 means ignored; is it your class? remap it to 1: `python -m deeplab_tf" in text
+    assert f"--from=binary --input={tmp_path} --output=NEW_FOLDER --classes=" in text
+    # The named command does what the cure says.
+    line = next(line for line in text.splitlines() if "cure:" in line)
+    words = line.partition("`python -m ")[2].partition("`")[0].split()
+    words = [word.replace("NEW_FOLDER", str(tmp_path / "new")) for word in words]
+    done = run_command(*words)
+    assert done.returncode == 0, done.stderr
+    findings = check(folder.open_split(tmp_path / "new", "train"))
+    assert findings.faults == ()
+    assert findings.label_set.names == ("nothing", "road")
+    assert findings.pixels.tolist() == [2 * 3, 2 * 3]
+
+
+def test_another_single_class_is_a_fault_too(tmp_path):
+    findings = check(_pairs(tmp_path, [np.full((2, 2), 1, np.uint8)]))
+    assert [fault.kind for fault in findings.faults] == [Kind.ONE_CLASS]
+    assert "label a second class" in report(findings)
+
+
+@pytest.mark.parametrize(
+    ("values", "cure"),
+    [
+        ([1, 2, 3], "ids are 1 to 3: subtract one in every mask"),
+        ([1, 2, 3, 255], "ids are 1 to 3: subtract one in every mask"),
+        ([0, 1, 2, 7], "the list names ids 0 to 2, the masks also hold 7: add the missing lines"),
+        (range(0, 255, 2), "values are no class ids: they come from smooth resizing, soft edges"),
+    ],
+)
+def test_cures_of_unknown_ids(tmp_path, values, cure):
+    masks = [np.array([[value]] * 3, np.uint8) for value in values]
+    text = report(check(_pairs(tmp_path, masks)))
+    assert text.count("cure: ") == 1
+    assert cure in text
+
+
+def test_cures_of_sizes_and_colours(tmp_path):
+    dataset = _pairs(tmp_path, [np.eye(4, dtype=np.uint8)] * 3)
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "labels/0.png")
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "labels/1.png")
+    text = report(check(dataset))
+    assert "cure: resize masks to the size of their image with nearest neighbour" in text
+    assert f"--from=color_masks --input={tmp_path}" in text
+
+
+def test_faults_of_a_kind_are_grouped_and_capped(tmp_path):
+    dataset = _pairs(tmp_path, [np.full((2, 2), 9, np.uint8)] * 20)
+    lines = report(check(dataset)).splitlines()
+    assert "fault: 20 masks hold ids that no class has" in lines
+    assert sum("class id 9 is unknown" in line for line in lines) == 3
+    assert "    and 17 more; --examples=20 shows all" in lines
+    assert lines[-1] == "faults: 20"
+    done = _run("--dataset=folder", f"--data_dir={tmp_path}", "--split=all", "--examples=20")
+    assert done.stdout.count("class id 9 is unknown") == 20
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo", "labelme", "cvat", "supervisely"])
+def test_labels_of_another_format_are_recognized(tmp_path, kind):
+    image, label = draw_scene(0)
+    scenes = [written.Scene("a", image, label), written.Scene("b", image, label)]
+    getattr(written, f"write_{kind}")(scenes, LABEL_SET.names, tmp_path)
+    done = _run("--dataset=folder", f"--data_dir={tmp_path}")
+    assert done.returncode == 1
+    assert f"convert it with `python -m deeplab_tf.data.convert --from={kind}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

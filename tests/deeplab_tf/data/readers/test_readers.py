@@ -300,6 +300,57 @@ class TestFolder:
         for index in range(4):
             np.testing.assert_array_equal(dataset.label(index), mask())
 
+    @pytest.mark.parametrize("where", ["images", "images/val"])
+    def test_masks_named_after_their_image(self, tmp_path, write_image, photo, mask, where):
+        """`labels` may hold text files of another format."""
+        masks = where.replace("images", "masks")
+        for name in ("a.webp", "b.tif", "c.tiff"):
+            write_image(tmp_path / where / name, photo())
+        for name in ("a_mask.png", "b.tif", "c_mask.tiff"):
+            write_image(tmp_path / masks / name, mask())
+        (tmp_path / "labels").mkdir()
+        (tmp_path / "labels/a.txt").write_text("0 0 0 1 0 1 1\n")
+        (tmp_path / "classes.txt").write_text("sky\nsea\nland")
+        if where == "images":
+            (tmp_path / "val.txt").write_text("a\nb\nc\n")
+        dataset = folder.open_split(tmp_path, "val")
+        assert [s.label for s in dataset.samples] == [
+            f"{masks}/{name}" for name in ("a_mask.png", "b.tif", "c_mask.tiff")
+        ]
+        for index in range(3):
+            image, label = dataset.read(index)
+            assert image.shape == (*label.shape, 3)
+            np.testing.assert_array_equal(label, mask())
+
+    def test_two_folders_of_masks(self, tmp_path, write_image, photo, mask):
+        write_image(tmp_path / "images/a.png", photo())
+        for name in ("labels", "masks"):
+            write_image(tmp_path / name / "a.png", mask())
+        (tmp_path / "classes.txt").write_text("sky\nsea\nland")
+        with pytest.raises(ValueError, match="both labels and masks hold masks; move one"):
+            folder.open_split(tmp_path, "train")
+
+    @pytest.mark.parametrize("splits", [False, True])
+    def test_masks_beside_their_image(self, tmp_path, write_image, photo, mask, splits):
+        folders = ("train/", "val/") if splits else ("", "")
+        for place, name in zip(folders, "ab", strict=True):
+            write_image(tmp_path / f"{place}{name}.jpg", photo())
+            write_image(tmp_path / f"{place}{name}_mask.png", mask())
+        (tmp_path / "classes.txt").write_text("sky\nsea\nland")
+        found = [folder.open_split(tmp_path, split).samples for split in ("train", "val")]
+        assert sorted(one.image for part in found for one in part) == [
+            f"{place}{name}.jpg" for place, name in zip(folders, "ab", strict=True)
+        ]
+        for part in found:
+            assert part[0].label == part[0].image.replace(".jpg", "_mask.png")
+
+    def test_jpeg_masks_beside_their_image(self, tmp_path, write_image, photo, mask):
+        write_image(tmp_path / "a.jpg", photo())
+        write_image(tmp_path / "a_mask.jpg", mask())
+        (tmp_path / "classes.txt").write_text("sky\nsea\nland")
+        with pytest.raises(ValueError, match=r"a_mask\.jpg: expected a mask in \.png .*save masks"):
+            folder.open_split(tmp_path, "train")
+
     def test_division_is_a_partition_that_the_names_alone_decide(self, write_pairs):
         stems = [f"photo{i:02d}" for i in range(20)]
         root = write_pairs(*stems)

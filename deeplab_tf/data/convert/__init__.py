@@ -1,0 +1,1 @@
+"""Converts labels as annotation programs write them into the folder layout that trains."""
