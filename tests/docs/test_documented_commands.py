@@ -11,10 +11,12 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.children import run_command
+from tests.export.rewriting.tf_functions import converted
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ZOO = ROOT / "zoo" / "camvid_deeplab_mobilenet_v2"
@@ -195,6 +197,16 @@ def test_the_way_into_an_app_runs(workplace):
     shutil.copy(workplace / "golden" / "output.bin", workplace / "device.bin")
     check = line_of("phone.md", "tflite_tools.golden", including="--check")
     assert "passed" in run(check, workplace)
+
+
+def test_a_file_with_the_channels_first_comes_in(workplace):
+    def network(image):
+        x = tf.nn.conv2d(tf.transpose(image, (0, 2, 3, 1)), tf.ones((3, 3, 3, 2)), 1, "SAME")
+        return tf.transpose(x, (0, 3, 1, 2))
+
+    (workplace / "nchw.tflite").write_bytes(converted(network, (1, 3, 24, 32)))
+    words = line_of("from_frameworks.md", "export.from_framework", including="nchw.tflite")
+    assert "takes [1, height, width, channels]" in run(words, workplace)
 
 
 def test_scoring_of_a_foreign_file_runs(workplace):
