@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEMO := demo
 
-.PHONY: demo test test-fast test-clients mutants lint format docs clean
+.PHONY: demo test test-fast test-clients test-frameworks mutants lint format docs clean
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ test-fast: $(INSTALLED)
 # Other programs on the zoo's file, each in its own environment; browser ones need Node.js 20, Chromium.
 test-clients: $(INSTALLED)
 	$(BIN)/python -m clients.run
+
+# Networks of PyTorch, ONNX and Keras 3, converted in environments that the command makes (gigabytes, once).
+test-frameworks: $(INSTALLED)
+	DEEPLAB_TEST_FRAMEWORKS=1 $(BIN)/python -m pytest -q tests/frameworks
 
 # Deliberate breaks of the numeric code that no test notices; hours for all: MUTANTS=N of each area.
 MUTANTS ?= 60

@@ -11,12 +11,14 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from deeplab_tf.data.readers.synthetic import LABEL_SET as SCENE_CLASSES
 from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.children import run_command
 from tests.deeplab_tf.data.convert import written
+from tests.export.rewriting.tf_functions import converted
 from tests.phone_results import phone_result
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -236,6 +238,16 @@ def test_result_of_a_phone_is_checked(workplace):
     (workplace / "result.json").write_text(json.dumps(values))
     check = line_of("phone.md", "tflite_tools.golden", including="--check=result.json")
     assert "passed: app.tflite on a phone" in run(check, workplace)
+
+
+def test_a_file_with_the_channels_first_comes_in(workplace):
+    def network(image):
+        x = tf.nn.conv2d(tf.transpose(image, (0, 2, 3, 1)), tf.ones((3, 3, 3, 2)), 1, "SAME")
+        return tf.transpose(x, (0, 3, 1, 2))
+
+    (workplace / "nchw.tflite").write_bytes(converted(network, (1, 3, 24, 32)))
+    words = line_of("from_frameworks.md", "export.from_framework", including="nchw.tflite")
+    assert "takes [1, height, width, channels]" in run(words, workplace)
 
 
 def test_scoring_of_a_foreign_file_runs(workplace):

@@ -1,0 +1,155 @@
+"""Runs the script of a framework in its own environment: converts, then runs the network."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+
+from export.frameworks.environments import python_of
+from export.frameworks.request import ConversionRequest, Framework
+
+_SCRIPTS = pathlib.Path(__file__).resolve().parent / "workers"
+_CONVERTED = "converted\n"
+_REFUSED = "refused: "
+_TAIL_LINES = 3
+
+
+class Worker:
+    """A framework in a process of its own.
+
+    Args:
+        request: what to convert.
+        source: the file or folder to load, the request's own or a checked copy.
+        folder: empty, for the files that both sides write.
+
+    Attributes:
+        model: path of the converted file, once `convert` has returned.
+        outputs: names of the outputs in the framework.
+        versions: of the framework's packages.
+        takes_pixels: whether the network is known to normalize pixels itself.
+    """
+
+    def __init__(
+        self, request: ConversionRequest, source: pathlib.Path, *, folder: pathlib.Path
+    ) -> None:
+        self._request, self._source, self._folder = request, source, folder
+        self._process: subprocess.Popen[str] | None = None
+        self._errors: IO[str] = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        self._late = False
+        self.model = folder / "model.tflite"
+        self.outputs: tuple[str, ...] = ()
+        self.versions: dict[str, str] = {}
+        self.takes_pixels = False
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            self._kill()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.communicate()
+        self._errors.close()
+
+    def convert(self) -> None:
+        """Converts the network.
+
+        Raises:
+            ValueError: the network cannot be used as it is; the message says why.
+            RuntimeError: the converter failed, died, or took too long.
+        """
+        framework, request = self._request.framework, self._request
+        values = {
+            "source": str(self._source.resolve()),
+            "module": request.module,
+            "weights": str(request.weights.resolve()) if request.weights else "",
+            "python_file": str(request.python_file.resolve()) if request.python_file else "",
+            "size": request.size,
+            "channels": request.preprocessing.channels if request.preprocessing else None,
+            "outputs": request.outputs,
+            "signature": request.signature,
+        }
+        path = self._folder / "request.json"
+        path.write_text(json.dumps(values))
+        python: str | pathlib.Path = sys.executable
+        if framework is not Framework.KERAS:
+            python = python_of(framework.value, request.environments, packages=request.packages)
+        environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+        self._process = subprocess.Popen(
+            [python, _SCRIPTS / f"convert_{framework.value}.py", path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=self._folder,
+            env=environment,
+            start_new_session=True,  # its own children end with it
+        )
+        with self._deadline():
+            assert self._process.stdout is not None
+            if not any(line == _CONVERTED for line in self._process.stdout):
+                self._raise("could not be converted")
+        result = json.loads((self._folder / "result.json").read_text())
+        self.outputs, self.versions = tuple(result["outputs"]), result["versions"]
+        self.takes_pixels = bool(result.get("takes_pixels"))
+
+    def run(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """Runs the framework's own network.
+
+        Args:
+            inputs: float32 [count, height, width, channels], as the network takes them.
+
+        Returns:
+            Of each output an array [count, 1, ...]; images with the channels last.
+
+        Raises:
+            RuntimeError: the framework failed or died.
+        """
+        assert self._process is not None and self._process.stdin is not None
+        np.save(self._folder / "inputs.npy", inputs)
+        with self._deadline():
+            self._process.communicate("\n")
+        if self._process.returncode:
+            self._raise("could not be run")
+        with np.load(self._folder / "references.npz") as references:
+            return [references[str(position)] for position in range(len(references.files))]
+
+    @contextlib.contextmanager
+    def _deadline(self) -> Iterator[None]:
+        timer = threading.Timer(self._request.timeout_s, self._kill, kwargs={"late": True})
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _kill(self, late: bool = False) -> None:
+        assert self._process is not None
+        self._late |= late
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _raise(self, what: str) -> None:
+        """Raises the reason that the process left."""
+        assert self._process is not None
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
+        if lines and lines[-1].startswith(_REFUSED):
+            raise ValueError(lines[-1].removeprefix(_REFUSED))
+        reason = " | ".join(lines[-_TAIL_LINES:]) or f"it ended with status {status}"
+        if self._late:
+            reason = f"no result within {self._request.timeout_s:g} s; give a larger --timeout_s"
+        raise RuntimeError(
+            f"{self._request.source} {what} by the tools of {self._request.framework.value}: "
+            f"{reason}"
+        )
