@@ -5,14 +5,13 @@ import errno
 import io
 import multiprocessing
 import os
-import pathlib
 import subprocess
 import sys
 
 import pytest
 import tensorflow as tf
 
-from deeplab_tf import atomic_file, command, folder_lock, scratch
+from deeplab_tf import atomic_file, command, scratch
 from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.terminal import printable
 from tests.paths import ROOT
@@ -82,7 +81,7 @@ def test_a_training_sweeps_its_folder(tmp_path):
 
 
 def _hold(path, ready, done):
-    with folder_lock.exclusive(pathlib.Path(path), "busy"):
+    with RunFolder(path).lock():
         ready.set()
         done.wait(60)
 
