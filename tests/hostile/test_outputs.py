@@ -5,6 +5,7 @@ import errno
 import io
 import multiprocessing
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -81,7 +82,7 @@ def test_a_training_sweeps_its_folder(tmp_path):
 
 
 def _hold(path, ready, done):
-    with RunFolder(path).lock():
+    with RunFolder(pathlib.Path(path)).lock():
         ready.set()
         done.wait(60)
 
