@@ -6,5 +6,8 @@ stand in the environment before TensorFlow is first imported.
 
 import os
 
+from deeplab_tf import quiet_start
+
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "2":  # else all that it asks for is shown
+    quiet_start.install()

@@ -22,6 +22,8 @@ USER_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
 """RecursionError is a RuntimeError."""
 RUN_AGAIN = "run the same command again"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_MISSING_FLAG = re.compile(r"Flag --(\w+) must have a value other than None\.")
+"""In absl's message about required flags."""
 _INNER_ERROR = re.compile(r"(?:\w+\.)*\w*(?:Error|Exception): (.*?)(?:\s*Traceback|\Z)", re.DOTALL)
 
 
@@ -67,7 +69,7 @@ def _parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
                 f"unexpected argument {rest[1]!r}; use --flag=value"
             )
     except flags.Error as error:
-        _complain(f"{_one_line(str(error))}; --help lists the flags")
+        _complain(f"{_flag_error(str(error))}; --help lists the flags")
         sys.exit(2)
     protect_terminal()
     if threading.current_thread() is threading.main_thread():
@@ -77,6 +79,12 @@ def _parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_not_from_tensorflow)
     return rest
+
+
+def _flag_error(text: str) -> str:
+    """Returns the line for flags that cannot be parsed."""
+    missing = [f"--{name}" for name in _MISSING_FLAG.findall(text)]
+    return f"{', '.join(missing)} must be given" if missing else _one_line(text)
 
 
 def _parsed(argv: list[str]) -> list[str]:
