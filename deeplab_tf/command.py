@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from absl import app, flags, logging
 
-from deeplab_tf import child_process
+from deeplab_tf import child_process, quiet_start
 from deeplab_tf.terminal import printable, protect_terminal
 
 _Member = TypeVar("_Member", bound=enum.Enum)
@@ -71,6 +71,7 @@ def _parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
     except flags.Error as error:
         _complain(f"{_flag_error(str(error))}; --help lists the flags")
         sys.exit(2)
+    quiet_start.handle_interrupts()
     protect_terminal()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)

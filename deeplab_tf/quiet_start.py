@@ -1,7 +1,8 @@
-"""Keeps TensorFlow's notes about its own build off the terminal while it is imported.
+"""Quiet seconds while a command imports its libraries: no notes, and no traceback at Ctrl-C.
 
-They are written before its log level is read (`oneDNN custom operations are on`, `Could not find
-cuda drivers`), so no environment variable stops them. All other lines are passed on.
+TensorFlow's notes about its own build (`oneDNN custom operations are on`, `Could not find cuda
+drivers`) are written before its log level is read, so no environment variable stops them. All other
+lines are passed on.
 """
 
 import collections.abc
@@ -12,8 +13,10 @@ import importlib.util
 import os
 import pathlib
 import re
+import signal
 import sys
 import tempfile
+import threading
 import types
 from typing import Any
 
@@ -30,8 +33,36 @@ _KNOWN_WITHOUT_GPU = re.compile(
     r"|cuda_platform\.cc:\d+\] failed call to cuInit"
 )
 
+_terminal = [2]
+"""File descriptor of the real standard error."""
 
-def install() -> None:
+
+def end_at_interrupt() -> None:
+    """From here on, if this process is a command, Ctrl-C ends it with one line.
+
+    There is nothing to tidy up yet; `command.run` takes over. A program that imports this package
+    keeps its own handler.
+    """
+    program = pathlib.Path(sys.argv[0]).name if sys.argv else ""
+    is_command = program == "-m" or program.startswith("deeplab-")  # python -m, while it imports
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    untouched = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_command and in_main_thread and untouched:
+        signal.signal(signal.SIGINT, _end)
+
+
+def handle_interrupts() -> None:
+    """Ctrl-C is a KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: types.FrameType | None) -> None:
+    os.write(_terminal[0], b"error: interrupted before anything was done\n")
+    os._exit(128 + number)
+
+
+def import_tensorflow_quietly() -> None:
     """From here on, the first import of TensorFlow is quiet."""
     if "tensorflow" not in sys.modules:
         sys.meta_path.insert(0, _Finder())
@@ -77,11 +108,13 @@ def _filtered() -> collections.abc.Iterator[None]:
         return
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
+        _terminal[0] = terminal
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
+            _terminal[0] = 2
             os.close(terminal)
             held.seek(0)
             text = held.read().decode(errors="replace")

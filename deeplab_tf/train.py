@@ -440,6 +440,7 @@ def main() -> int:
     )
     score = run.train()
     logging.info("done: validation mIoU %.4f; run folder %s", score, folder.path)
+    logging.info("next: python -m export.to_tflite --run_dir=%s", folder.path)
     return 0
 
 

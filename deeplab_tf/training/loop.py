@@ -41,6 +41,7 @@ from deeplab_tf.runs.config import NEVER, TrainingConfig
 from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.training import losses
 from deeplab_tf.training.distillation import Teacher
+from deeplab_tf.training.pace import Pace
 from deeplab_tf.training.schedules import Decay
 from deeplab_tf.training.start import Initializer
 from deeplab_tf.training.stepper import Stepper, freeze_batch_norms, make_strategy
@@ -197,10 +198,29 @@ class TrainingRun:
             validation mIoU at the last validation.
         """
         score = float("nan")
+        if self._is_chief:
+            logging.info("%s", self._summary())
         with self._lock:
             for phase, first_step, last_step in phase_steps(self.config):
                 score = self._train_phase(phase, first_step, last_step=last_step)
         return score
+
+    def _summary(self) -> str:
+        """What will be done, in one line."""
+        config = self.config
+        steps, switch = config.optimization.train_steps, config.quantization.delay_step
+        if switch == NEVER:
+            plan = "float"
+        else:
+            plan = f"float to step {switch}, then " if switch else ""
+            plan += "quantization-aware"
+        return (
+            f"{config.model.network}, {config.model.num_classes} classes: {steps} steps of "
+            f"{config.data.batch_size} crops {config.data.crop_height}x{config.data.crop_width} "
+            f"from {len(self.training)} images of {config.data.dataset} ({self.training.split}), "
+            f"{plan}; mIoU every {config.intervals.validation} steps on "
+            f"{len(self.validation)} images ({self.validation.split})"
+        )
 
     def _train_phase(self, phase: Phase, first_step: int, *, last_step: int) -> float:
         if phase is not self._last_phase and self.folder.weights(phase).is_file():
@@ -310,6 +330,10 @@ class TrainingRun:
             load_float_weights(model, arrays)
             logging.info("quantization-aware by tfmot's defaults from now on; no calibration")
             return
+        logging.info(
+            "activation ranges are collected from %d images",
+            self.config.quantization.calibration_images,
+        )
         batches = self.calibration_batches()
         imported = {} if self.config.quantization.scheme.is_stock else self._known_ranges
         known = fill_ranges(model, source, arrays=arrays, batches=batches, known=imported)
@@ -335,40 +359,43 @@ class TrainingRun:
             disable=not self._is_chief or None,
         )
         recent: list[tf.Tensor] = []  # losses since the last summary
+        pace = Pace(self.config.optimization.train_steps)
         with writer.as_default(), bar:
             while step < last_step:
                 recent.append(stepper.take(iterator))
                 step += 1
                 bar.update()
+                pace.after_step(step)
                 if step % intervals.summary == 0 or step == last_step:
-                    loss = self._summarize(stepper, recent, phase=phase, step=step)
+                    loss = self._summarize(stepper, recent, phase=phase, step=step, pace=pace)
                     recent = []
                     bar.set_postfix(loss=f"{loss:.4f}")
                     if phase is Phase.QUANTIZED:
                         ranges = _write_ranges(stepper.model, ranges, step=step)
                 validates = step % intervals.validation == 0 or step == last_step
                 compares = self._compares(phase, step, last_step=last_step)
-                if validates or compares:
-                    with stepper.averaged() as model:
-                        if phase is Phase.QUANTIZED:
-                            fit_weight_ranges(model)
-                        weights = model.get_weights()
-                    if validator is not None and compares:
-                        self._compare(validator, weights, step=step)
-                    if validator is not None and validates:
-                        line = self._validate(validator, weights, phase=phase, step=step)
-                        score = line["miou"]
-                        if line[CHOICE_KEY] > best:  # before the history, which resuming reads
-                            best = line[CHOICE_KEY]
-                            arrays = named_arrays(validator.model)
-                            save_weights(arrays, self.folder.best_weights(phase))
-                        self._append_to_history(line)
-                if step % intervals.checkpoint == 0 or step == last_step:
-                    manager.save(checkpoint_number=step)
+                with pace.paused():
+                    if validates or compares:
+                        with stepper.averaged() as model:
+                            if phase is Phase.QUANTIZED:
+                                fit_weight_ranges(model)
+                            weights = model.get_weights()
+                        if validator is not None and compares:
+                            self._compare(validator, weights, step=step)
+                        if validator is not None and validates:
+                            line = self._validate(validator, weights, phase=phase, step=step)
+                            score = line["miou"]
+                            if line[CHOICE_KEY] > best:  # before the history, which resuming reads
+                                best = line[CHOICE_KEY]
+                                arrays = named_arrays(validator.model)
+                                save_weights(arrays, self.folder.best_weights(phase))
+                            self._append_to_history(line)
+                    if step % intervals.checkpoint == 0 or step == last_step:
+                        manager.save(checkpoint_number=step)
         return score
 
     def _summarize(
-        self, stepper: Stepper, losses: list[tf.Tensor], *, phase: Phase, step: int
+        self, stepper: Stepper, losses: list[tf.Tensor], *, phase: Phase, step: int, pace: Pace
     ) -> float:
         """Writes the mean of the losses to TensorBoard and the log, and returns it."""
         loss, cross_entropy, distillation = tf.reduce_mean(losses, 0).numpy().tolist()
@@ -382,7 +409,9 @@ class TrainingRun:
         if self._make_teacher:
             tf.summary.scalar("loss_distillation", distillation, step)
         tf.summary.scalar("learning_rate", stepper.learning_rate(), step)
-        logging.info("%s step %d loss %.4f", phase.value, step, loss)
+        total = self.config.optimization.train_steps
+        text = f"{phase.value} step {step} of {total}: loss {loss:.4f}"
+        logging.info("%s", ", ".join(filter(None, (text, pace.report(step)))))
         return loss
 
     def _distributed_batches(self, step: int) -> collections.abc.Iterable:

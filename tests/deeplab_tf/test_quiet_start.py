@@ -1,6 +1,7 @@
 """TensorFlow's notes about its build do not stand between the user and a message."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -55,3 +56,24 @@ def test_a_new_interpreter_says_nothing_unless_it_is_asked_to():
     assert done.stderr == ""
     assert "SourceFileLoader" in done.stdout
     assert "oneDNN" in asked.stderr
+
+
+@pytest.mark.parametrize("module", ["deeplab_tf.train", "tflite_tools.evaluate"])
+def test_an_interrupt_while_a_command_imports_is_one_line(module, tmp_path):
+    # The package `absl` of this folder is imported in place of the real one, and waits.
+    (tmp_path / "absl").mkdir()
+    (tmp_path / "absl" / "__init__.py").write_text("print('waits', flush=True)\ninput()\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout.readline() == "waits\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "error: interrupted before anything was done\n")

@@ -138,7 +138,8 @@ def test_two_workers_over_loopback_learn_and_agree(tmp_path, small):
             )
         )
     errors = [finish(process) for process in processes]
-    losses = [[float(loss) for loss in re.findall(r"step \d+ loss (\S+)", text)] for text in errors]
+    found = (re.findall(r"step \d+ of \d+: loss ([\d.]+)", text) for text in errors)
+    losses = [[float(loss) for loss in values] for values in found]
     assert len(losses[0]) == 12
     assert losses[0] == losses[1]  # each reports the mean over both
     assert np.mean(losses[0][-3:]) < np.mean(losses[0][:3])
