@@ -28,15 +28,22 @@ def label_font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def palette_image(classes: np.ndarray, colors: Sequence[Sequence[int]]) -> Image.Image:
-    """Returns a class map as a palette image; values outside the palette are black.
+def palette_image(
+    classes: np.ndarray,
+    colors: Sequence[Sequence[int]],
+    *,
+    other: Sequence[int] = (0, 0, 0),
+) -> Image.Image:
+    """Returns a class map as a palette image.
 
     Args:
         classes: uint8 [height, width].
         colors: (red, green, blue) of each class, 0..255.
+        other: colour of all other values.
     """
     picture = Image.fromarray(classes)
-    picture.putpalette([part for color in colors for part in color] + [0] * 3 * (256 - len(colors)))
+    palette = [*colors, *[other] * (256 - len(colors))]
+    picture.putpalette([part for color in palette for part in color])
     return picture
 
 

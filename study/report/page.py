@@ -11,6 +11,7 @@ from deeplab_tf.metrics.resampling import FEWEST_UNITS
 from study.report import charts
 from study.report.album import CellAlbum, draw_cell
 from study.report.collect import StudyReport
+from tflite_tools.html_report import formats
 from tflite_tools.html_report import page as report_page
 from tflite_tools.json_values import finite
 from tflite_tools.text_table import CsvWriter, align
@@ -67,10 +68,10 @@ def render(document: dict, albums: list[CellAlbum]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "percent": report_page.percent,
-        "points": report_page.points,
-        "interval": report_page.interval,
-        "verdict": report_page.verdict,
+        "percent": formats.percent,
+        "points": formats.points,
+        "interval": formats.interval,
+        "verdict": formats.verdict,
         "spaced": spaced,
     }
     cells = document["cells"]

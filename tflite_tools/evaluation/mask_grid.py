@@ -89,7 +89,7 @@ def write_grid(
     path: pathlib.Path,
     tile_overlap: int = OFF,
 ) -> None:
-    """Draws one row per sample: image, label, masks. Ignored pixels of the label are black.
+    """Draws one row per sample: image, label, masks. Ignored pixels of the label are cream.
 
     Images that do not have 3 channels are shown by their first channel.
 

@@ -9,8 +9,9 @@ import jinja2
 
 from deeplab_tf import atomic_file
 from deeplab_tf.metrics.resampling import FEWEST_UNITS
-from tflite_tools.html_report import charts, pictures
+from tflite_tools.html_report import charts, pictures, summary
 from tflite_tools.html_report.collect import Report
+from tflite_tools.html_report.formats import interval, percent, points, verdict
 from tflite_tools.html_report.model_card import channels, model_card, uneven
 from tflite_tools.text_table import CsvWriter
 
@@ -103,7 +104,10 @@ def render(document: dict, album: pictures.Album, *, report: Report) -> str:
         scored=scored,
         names=names,
         fewest_units=FEWEST_UNITS,
-        findings=findings(document),
+        recommendation=summary.recommendation(document),
+        findings=summary.findings(document),
+        twins=summary.twins(document),
+        warnings=summary.warnings(document),
         uneven=uneven(document),
         trade_off=charts.trade_off(document) if scored else "",
         class_bars=charts.class_bars(document) if scored else "",
@@ -124,7 +128,7 @@ def album_values(album: pictures.Album, report: Report) -> dict:
         report: the results.
     """
     photos: dict[int, dict] = {
-        photo: {"name": name, "masks": {}, "differences": {}}
+        photo: {"name": name, "masks": {}, "differences": {}, "present": album.present[photo]}
         for photo, name in pictures.names_of(report.dataset, album).items()
     }
     for (photo, what), uri in album.pictures.items():
@@ -139,58 +143,13 @@ def album_values(album: pictures.Album, report: Report) -> dict:
         "files": [file.name for file in report.files],
         "reference": report.reference if report.base else None,
         "classes": list(report.dataset.label_set.names),
+        "colors": ["rgb({}, {}, {})".format(*c) for c in report.dataset.label_set.colors],
         "kinds": pictures.LISTS,
         "entries": [
             [e.file, e.label, e.kind, e.photo, e.iou, e.reference_iou] for e in album.entries
         ],
         "photos": photos,
     }
-
-
-def findings(document: dict) -> list[str]:
-    """Returns one sentence per file: accuracy, size and speed relative to the reference.
-
-    Args:
-        document: `Report.document()`.
-    """
-    base = next((m for m in document["models"] if m["model"] == document["reference"]), None)
-    sentences = []
-    for model in document["models"]:
-        change = model.get("miou_change")
-        if base is None or not change:
-            continue
-        words = [f"{model['model']}: {points(change['difference'])} points of mIoU"]
-        if model["model"] in uneven(document):
-            words[0] += f" over the {len(model['changed_over'])} classes that both files count"
-        if change["too_few"]:
-            words.append(
-                f"from too few independent images ({change['independent']}) to tell it from chance"
-            )
-        elif change["low"] <= 0 <= change["high"]:
-            words.append("not told from chance by this list")
-        words.append(f"{base['size_bytes'] / model['size_bytes']:.1f} times smaller")
-        if base["latency_ms"] and model["latency_ms"]:
-            speed = base["latency_ms"]["median"] / model["latency_ms"]["median"]
-            words.append(
-                f"{speed:.1f} times faster" if speed >= 1 else f"{1 / speed:.1f} times slower"
-            )
-        worst = worst_change(model)
-        if worst:
-            name, interval = worst
-            words.append(f"hurt most: {name} {points(interval['difference'])}")
-        sentences.append(", ".join(words) + ".")
-    return sentences
-
-
-def worst_change(model: dict) -> tuple[str, dict] | None:
-    """Returns the class with the largest significant loss, or None.
-
-    Args:
-        model: entry of the document.
-    """
-    changes = (model.get("iou_change") or {}).items()
-    lost = {name: c for name, c in changes if c and verdict(c) == "worse"}
-    return min(lost.items(), key=lambda item: item[1]["difference"]) if lost else None
 
 
 def metrics_csv(document: dict) -> str:
@@ -218,45 +177,3 @@ def metrics_csv(document: dict) -> str:
             + [model.get("boundary_iou", {}).get(name) for name in names]
         )
     return stream.getvalue()
-
-
-def percent(value: float | None) -> str:
-    """Formats a fraction in percent.
-
-    Args:
-        value: the fraction, or None.
-    """
-    return "–" if value is None else f"{100 * value:.2f}"  # noqa: RUF001 - a dash, for readers
-
-
-def points(value: float) -> str:
-    """Formats a difference of fractions in percentage points, with its sign.
-
-    Args:
-        value: the difference.
-    """
-    return f"{100 * value:+.2f}".replace("-", "−")  # noqa: RUF001 - a minus sign, for readers
-
-
-def interval(change: dict | None) -> str:
-    """Formats a change with its interval, in percentage points.
-
-    Args:
-        change: difference, low and high, or None.
-    """
-    if not change:
-        return ""
-    if change["low"] is None:
-        return f"{points(change['difference'])} (too few: {change['independent']})"
-    return f"{points(change['difference'])} [{points(change['low'])}, {points(change['high'])}]"
-
-
-def verdict(change: dict | None) -> str:
-    """Returns the style of a cell: worse, better, or unsure (zero inside, or no interval).
-
-    Args:
-        change: difference, low and high, or None.
-    """
-    if not change or change["low"] is None or change["low"] <= 0 <= change["high"]:
-        return "unsure"
-    return "better" if change["low"] > 0 else "worse"

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab_tf.data.dataset import SegmentationDataset
+from deeplab_tf.data.labels import IGNORE_COLOR
 from deeplab_tf.data.preprocessing import Placement, place
 from deeplab_tf.metrics.overlap import iou_from_counts
 from tflite_tools.drawing import palette_image
@@ -26,8 +27,10 @@ from tflite_tools.runtime.runner import ModelRunner
 
 TILE_WIDTH = 400
 PHOTOS_PER_LIST = 2
-BUDGET_BYTES = 8_000_000
-"""Of all data URIs together; the rest of the page stays below 2 MB."""
+BUDGET_BYTES = 4_000_000
+"""Of all data URIs together; the rest of the page stays below 1 MB."""
+PRESENT_SHARE = 0.002
+"""Of a mask's pixels: classes with fewer are not in its legend."""
 SMALLEST_SHARE = 0.001
 JPEG_QUALITY = 80
 BATCH = 8
@@ -128,11 +131,13 @@ class Album:
         left_out: number of the others.
         pictures: data URIs by (photo, what): "photo", "truth", ("mask", file),
             ("difference", file).
+        present: {photo: {"truth" or file: classes in that mask, those with most pixels first}}.
     """
 
     entries: list[Entry] = dataclasses.field(default_factory=list)
     left_out: int = 0
     pictures: dict = dataclasses.field(default_factory=dict)
+    present: dict = dataclasses.field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -161,10 +166,19 @@ def draw(report: Report, budget_bytes: int = BUDGET_BYTES) -> Album:
             batch = photos[first : first + BATCH]
             masks = _masks(report, {photo: by_photo[photo] for photo in batch}, pool=pool)
             for photo in batch:
-                drawn = _draw_photo(report, photo, entries=by_photo[photo], masks=masks)
+                truth = _small_truth(report, photo)
+                drawn = _draw_photo(
+                    report, photo, entries=by_photo[photo], masks=masks, truth=truth
+                )
                 if album.size_bytes + sum(map(len, drawn.values())) > budget_bytes:
                     break
                 album.pictures |= drawn
+                classes = report.dataset.label_set.num_classes
+                album.present[photo] = {"truth": _present(truth, classes)} | {
+                    file: _present(mask, classes)
+                    for (shown, file), mask in masks.items()
+                    if shown == photo
+                }
     album.entries = [e for e in entries if (e.photo, ("mask", e.file)) in album.pictures]
     album.left_out = len(entries) - len(album.entries)
     return album
@@ -201,11 +215,24 @@ def _masks(report: Report, by_photo: dict[int, list[Entry]], *, pool: Interprete
     }
 
 
-def _draw_photo(report: Report, photo: int, *, entries: list[Entry], masks: dict) -> dict:
+def _small_truth(report: Report, photo: int) -> np.ndarray:
+    label = report.dataset.label(photo)
+    return _shrink(label, tile_size(label))
+
+
+def _present(mask: np.ndarray, num_classes: int) -> list[int]:
+    """Returns the classes of a mask's legend."""
+    counts = np.bincount(mask.ravel(), minlength=256)[:num_classes]
+    order = np.argsort(-counts, kind="stable")
+    return [int(label) for label in order if counts[label] >= PRESENT_SHARE * mask.size]
+
+
+def _draw_photo(
+    report: Report, photo: int, *, entries: list[Entry], masks: dict, truth: np.ndarray
+) -> dict:
     """Draws the data URIs of one photo."""
-    image, label = report.dataset.read(photo)
+    image = report.dataset.image(photo)
     label_set = report.dataset.label_set
-    truth = _shrink(label, tile_size(image))
     drawn: dict = {
         (photo, "photo"): _jpeg(image),
         (photo, "truth"): _png(truth, label_set.colors),
@@ -278,8 +305,8 @@ def _jpeg(image: np.ndarray) -> str:
 def _png(
     classes: np.ndarray, colors: Sequence[Sequence[int]], *, transparent: int | None = None
 ) -> str:
-    """Encodes a palette image; values outside the palette are black."""
-    picture = palette_image(classes, colors)
+    """Encodes a palette image; values outside the palette have the colour of ignored pixels."""
+    picture = palette_image(classes, colors, other=IGNORE_COLOR)
     stream = io.BytesIO()
     extra = {} if transparent is None else {"transparency": transparent}
     picture.save(stream, "PNG", optimize=True, **extra)

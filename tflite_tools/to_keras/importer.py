@@ -331,7 +331,7 @@ class _Builder:
             raise ValueError(_problem(self._graph, operator, reason=reason))
         for slot, index in enumerate(operator.outputs):
             if index in self._final or index in self._read:
-                if _loses_batch(self._graph, operator, self._batchless):
+                if self._loses_batch(operator):
                     self._batchless.add(index)
                 view = OperatorView(
                     self._graph,
@@ -341,6 +341,12 @@ class _Builder:
                     batchless=self._batchless,
                 )
                 self._convert_output(view)
+
+    def _loses_batch(self, operator: Operator) -> bool:
+        try:
+            return _loses_batch(self._graph, operator, self._batchless)
+        except _OF_DAMAGE as error:
+            raise ValueError(_damaged(self._graph, operator, error)) from error
 
     def _convert_output(self, view: OperatorView) -> None:
         operator = view.operator
@@ -382,9 +388,8 @@ class _Builder:
         except ValueError as error:
             kind = ShapeMismatchError if isinstance(error, ShapeMismatchError) else ValueError
             raise kind(_problem(self._graph, operator, reason=str(error))) from error
-        except (AttributeError, IndexError, TypeError, ZeroDivisionError) as error:
-            reason = f"damaged ({type(error).__name__}: {error})"
-            raise ValueError(_problem(self._graph, operator, reason=reason)) from error
+        except _OF_DAMAGE as error:
+            raise ValueError(_damaged(self._graph, operator, error)) from error
 
     def _folds(self, operator: Operator, source: str, *, steps: list[Step]) -> bool:
         """Whether a constant per channel can be folded into the convolution before it."""
@@ -503,6 +508,8 @@ def _stays_in_batches(operator: Operator, in_batches: set[int]) -> bool:
     return operator.kind != "BATCH_TO_SPACE_ND" and not in_batches.isdisjoint(operator.inputs)
 
 
+_OF_DAMAGE = (AttributeError, IndexError, TypeError, ZeroDivisionError)
+"""What options of another operator, missing inputs and sizes of 0 end in."""
 _WITHOUT_BATCH = (
     *("FULLY_CONNECTED", "ADD", "SUB", "MUL", "DIV", "RELU", "RELU6", "GELU", "TANH", "LOGISTIC"),
     *("QUANTIZE", "DEQUANTIZE", "HARD_SWISH", "RSQRT", "SQUARED_DIFFERENCE", "SOFTMAX"),
@@ -546,6 +553,11 @@ def _loses_batch(graph: Graph, operator: Operator, batchless: set[int]) -> bool:
     if inside and operator.kind not in _WITHOUT_BATCH:
         raise ValueError(_problem(graph, operator, reason="its input has lost its batch of 1"))
     return inside
+
+
+def _damaged(graph: Graph, operator: Operator, error: Exception) -> str:
+    reason = f"damaged ({type(error).__name__}: {error})"
+    return _problem(graph, operator, reason=reason)
 
 
 def _plain(value: Any) -> Any:

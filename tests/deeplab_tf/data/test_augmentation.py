@@ -203,7 +203,7 @@ class TestJitter:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_scale": 0.0}, "0 < min_scale <= max_scale; got 0.0 and 2.0"),
+        ({"min_scale": 0.0}, "0 < min_scale <= max_scale <= 64; got 0.0 and 2.0"),
         ({"min_scale": 1.5, "max_scale": 1.0}, "got 1.5 and 1.0"),
         ({"color_jitter": 1.0}, "color_jitter must be in \\[0, 1\\); got 1\\.0"),
         ({"color_jitter": -0.1}, "got -0.1"),

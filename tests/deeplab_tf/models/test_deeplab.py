@@ -111,7 +111,7 @@ def test_logits_shape_and_one_flat_graph_of_stock_layers(changes, size, expected
         ({"num_classes": 2, "output_stride": 4}, "output_stride must be one of"),
         ({"num_classes": 2, "width_multiplier": 3.0}, "width_multiplier must be 0.25 to 1.4"),
         ({"num_classes": 2, "atrous_rates": ()}, "use aspp=slim"),
-        ({"num_classes": 2, "channels": 0}, "channels must be at least 1"),
+        ({"num_classes": 2, "channels": 0}, "channels must be 1 to 16384; got 0"),
     ],
 )
 def test_wrong_configurations_are_refused(values, message):

@@ -270,7 +270,7 @@ def test_unknown_keys_in_a_stored_configuration_are_an_error(tmp_path):
         ({"quantize_delay_step": 4000}, "quantize_delay_step must be -1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected a finite number, got nan"),
         ({"warmup_steps": -5}, "warmup_steps must not be negative"),
         ({"quantize_delay_step": 0}, "batch norms that were never fitted"),
         ({"label_smoothing": 1.0}, "label_smoothing must be 0 to below 1"),

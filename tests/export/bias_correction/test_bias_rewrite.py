@@ -497,7 +497,7 @@ class _FourChannels(SyntheticDataset):
         (
             {"calibration": _FourChannels("val")},
             ValueError,
-            "with 4 channels as in .*; choose another data set",
+            r"takes images of 3 channel\(s\), synthetic has 4; give images of the network's own",
         ),
     ],
 )

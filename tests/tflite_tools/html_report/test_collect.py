@@ -17,7 +17,7 @@ from tests.paths import CAMVID
 from tflite_tools.contract import read_contract
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 from tflite_tools.evaluation.tables import terminal_table, write_metrics
-from tflite_tools.html_report import charts, page, pictures
+from tflite_tools.html_report import charts, formats, page, pictures, summary
 from tflite_tools.html_report.collect import FileReport, Report
 from tflite_tools.html_report.model_card import model_card
 from tflite_tools.runtime.latency import LatencyMs
@@ -86,9 +86,9 @@ def test_a_class_of_one_photo_is_in_no_colour():
     document = report.document()
     change = document["models"][1]["iou_change"]["pole"]
     assert change["difference"] > 0.01
-    assert page.verdict(change) == "unsure"
-    assert page.interval(change) == f"{page.points(change['difference'])} (too few: 1)"
-    assert "pole" not in page.findings(document)[0]
+    assert formats.verdict(change) == "unsure"
+    assert formats.interval(change) == f"{formats.points(change['difference'])} (too few: 1)"
+    assert "pole" not in summary.findings(document)[0]
     text = page.render(document, pictures.Album(), report=report)
     row = re.search(r'<tr data-class="pole">.*?</tr>', text, re.DOTALL).group()
     assert 'class="change unsure"' in row
@@ -155,10 +155,10 @@ def test_six_photos_give_no_verdict():
     report = report_of(first, second)
     document = report.document()
     model = document["models"][1]
-    assert page.verdict(model["miou_change"]) == "unsure"
+    assert formats.verdict(model["miou_change"]) == "unsure"
     assert charts.interval_ends(model) == []
-    assert page.worst_change(model) is None
-    assert "too few independent images (6) to tell it from chance" in page.findings(document)[0]
+    assert summary.worst_change(model) is None
+    assert "too few independent images (6) to tell it from chance" in summary.findings(document)[0]
     assert 'class="change better"' not in page.render(document, pictures.Album(), report=report)
     assert "(too few: 6)" in model_card(document)
 
@@ -184,9 +184,9 @@ def test_a_planted_loss_is_found_in_its_class_and_nowhere_else():
     assert changed["vehicle"] < -0.2
     assert changed["sky"] < -0.1
     assert [changed[name] for name in ("road", "tree", "pole")] == [0, 0, 0]
-    name, worst = page.worst_change(document["models"][1])
+    name, worst = summary.worst_change(document["models"][1])
     assert (name, worst["high"] < 0) == ("vehicle", True)
-    (sentence,) = page.findings(document)
+    (sentence,) = summary.findings(document)
     assert sentence.startswith("file1: −")  # noqa: RUF001
     assert "hurt most: vehicle" in sentence
 
@@ -217,8 +217,9 @@ def test_change_is_over_the_classes_that_both_files_count():
     assert [model["iou"][name] for name in names] == pytest.approx([0.9] * 4)
     assert model["miou_change"]["difference"] == pytest.approx(expected)
     assert model["miou_change"]["low"] > 0 > model["miou"] - base["miou"]
-    assert page.findings(document)[0].startswith(
-        f"file1: {page.points(expected)} points of mIoU over the 4 classes that both files count,"
+    assert summary.findings(document)[0].startswith(
+        f"file1: {formats.points(expected)} points of mIoU over the 4 classes that both files "
+        "count,"
     )
 
 
@@ -254,7 +255,7 @@ def test_without_a_reference_nothing_is_compared():
     document = report_of(random_matrices(5), random_matrices(6), reference=None).document()
     assert document["reference"] is None
     assert "miou_change" not in document["models"][1]
-    assert page.findings(document) == []
+    assert summary.findings(document) == []
     card = model_card(document)
     assert "| file1 |" in card
     assert "Changes are against" not in card

@@ -221,13 +221,14 @@ def test_a_reader_clicks_through_the_photos(browser, report_dir, tmp_path):
       const out = document.createElement("pre");
       out.id = "seen";
       out.textContent = JSON.stringify([seen, before === source(), document.images.length,
-        [...document.querySelectorAll(".tiles figcaption")].map((c) => c.textContent)]);
+        [...document.querySelectorAll(".tiles figcaption")].map((c) => c.textContent),
+        [...document.querySelectorAll("#tile-mask .legend > span")].map((c) => c.textContent)]);
       document.body.append(out);
     """
     page = with_script(report_dir / "index.html", tmp_path, script)
     dom, console = browse(browser, page, tmp_path / "profile", "--dump-dom")
     assert console == []
-    seen, same_picture, images, captions = json.loads(element(dom, "seen"))
+    seen, same_picture, images, captions, legend = json.loads(element(dom, "seen"))
     assert seen[0].startswith(f"{ODD_NAME}: worst, 1 of 2 (images/")
     assert seen[1].startswith(f"{ODD_NAME}: worst, 2 of 2")
     assert seen[2] == seen[0]
@@ -235,10 +236,12 @@ def test_a_reader_clicks_through_the_photos(browser, report_dir, tmp_path):
     assert seen[4].startswith("road: ")
     assert seen[5].startswith("road: worst, 1 of ")
     assert not same_picture
-    assert images == 6
+    assert images == 8
     assert captions[0] == "photo"
     assert captions[2] == "where flat and int8 differ"
     assert captions[4].startswith("flat: road ")
+    assert len(legend) == 1  # the flat file shows one class
+    assert captions[5] == "left of the border int8, right of it flat"
 
 
 def test_differences_are_visible_on_the_dimmed_photo(browser, report_dir, tmp_path):

@@ -31,6 +31,18 @@
     figure.querySelector("figcaption").textContent = caption;
   }
 
+  // The classes of one mask, those with most pixels first.
+  function legend(id, labels) {
+    find(id).querySelector(".legend").replaceChildren(...(labels || []).map((label) => {
+      const entry = document.createElement("span");
+      const swatch = document.createElement("span");
+      swatch.className = "swatch";
+      swatch.style.background = album.colors[label];
+      entry.append(swatch, album.classes[label]);
+      return entry;
+    }));
+  }
+
   function show() {
     const entry = sequence[position];
     const photo = album.photos[entry.photo];
@@ -52,6 +64,11 @@
       `${album.files[album.reference]}: ${name} ${percent(entry.reference)}`);
     tile("tile-mask", [photo.masks[entry.file]],
       `${album.files[entry.file]}: ${name} ${percent(entry.iou)}`);
+    tile("tile-slider", [hasReference && photo.masks[album.reference], photo.masks[entry.file]],
+      `left of the border ${album.files[album.reference]}, right of it ${album.files[entry.file]}`);
+    legend("tile-truth", photo.present.truth);
+    legend("tile-mask", photo.present[entry.file]);
+    legend("tile-reference", hasReference && photo.present[album.reference]);
     tile("tile-difference", [photo.photo, photo.differences[entry.file]],
       hasReference ? `where ${album.files[entry.file]} and ${album.files[album.reference]} differ` : "where it is wrong");
   }
@@ -82,8 +99,11 @@
   }
   find("next").onclick = () => go(position + 1);
   find("previous").onclick = () => go(position + sequence.length - 1);
+  find("slider").oninput = (event) => {
+    find("tile-slider").style.setProperty("--border", event.target.value + "%");
+  };
   find("viewer").onkeydown = (event) => {
-    if (event.target.tagName === "SELECT") return;
+    if (["SELECT", "INPUT"].includes(event.target.tagName)) return;
     if (event.key === "ArrowRight") find("next").click();
     if (event.key === "ArrowLeft") find("previous").click();
   };
