@@ -11,7 +11,9 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 
+from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.paths import CAMVID, ROOT
 
 PROBE = """
@@ -191,3 +193,31 @@ def test_a_system_without_namespaces_is_one_line(tmp_path):
     )
     assert done.returncode == 1
     assert "allows no sandbox (bwrap: No permissions to create namespace)" in done.stderr
+
+
+def in_sandbox(tmp_path, module, *flags):
+    done = subprocess.run(
+        [sys.executable, "-m", module, *flags, "--sandbox=bwrap"],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_documented_commands_run_in_it(bwrap, tmp_path):
+    """Children, temporary files and the manifest beside the file: all is there."""
+    model = tmp_path / "foreign.tflite"
+    for suffix in (".tflite", ".json"):
+        shutil.copy(CAMVID / f"int8{suffix}", model.with_suffix(suffix))
+    photo, output = tmp_path / "photo.png", tmp_path / "out"
+    Image.fromarray(draw_scene(0)[0]).save(photo)
+    assert "input " in in_sandbox(tmp_path, "tflite_tools.describe", str(model))
+    flags = (f"--model={model}", f"--input={photo}", f"--output_dir={output}")
+    assert "building" in in_sandbox(tmp_path, "tflite_tools.segment", *flags)  # of the manifest
+    names = ["photo_mask.png", "photo_overlay.jpg", "segmentation.json"]
+    assert sorted(path.name for path in output.iterdir()) == names

@@ -38,6 +38,7 @@ with atheris.instrument_imports(include=["deeplab_tf", "tflite_tools", "export"]
     from tflite_tools.deployment.targets.registry import check_target
     from tflite_tools.description.outputs import describe_outputs
     from tflite_tools.flatbuffer.graph import read_checked_graph
+    from tflite_tools.flatbuffer.graph_checks import has_unknown_shapes
     from tflite_tools.manifest import read_manifest
     from tflite_tools.metadata import packing
     from tflite_tools.runtime.memory import needed_bytes_of
@@ -78,6 +79,8 @@ def _graph(content: bytes, folder: pathlib.Path) -> None:
     for client in Client:
         with contextlib.suppress(*USER_ERRORS):
             check_file(path, client)
+    if has_unknown_shapes(graph):
+        return  # it would be run, in a child with a deadline
     contract = read_contract(path)
     describe_outputs(graph, (contract.height, contract.width))
 

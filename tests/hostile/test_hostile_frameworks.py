@@ -15,13 +15,20 @@ import numpy as np
 import pytest
 
 from deeplab_tf import child_process
+from deeplab_tf.data.preprocessing import Preprocessing
 from export.conversion.keras3_file import keras2_configuration, load_keras3_weights
 from export.conversion.keras_file import read_keras_file
 from export.conversion.start_file import _digest, _is_done
-from export.frameworks import environments
+from export.frameworks import conversion, environments
 from export.frameworks.keras3_file import _as_stock, check_keras3_file
+from export.frameworks.request import ConversionRequest
+from tests.hostile import files
 from tests.hostile.test_processes import ends
 from tests.paths import ROOT
+from tests.tflite_tools.mutations import MUTATIONS, table_positions
+from tests.tflite_tools.one_convolution import write_brightest_channel
+from tflite_tools.contract import read_contract
+from tflite_tools.flatbuffer.editor import Editor
 
 STRANGE = (None, [], {}, "x", True, -1, 0.5, 1e308, 10**40, [[1]], {"a": 1}, [None], "\0", "\ud800")
 TENSOR = {
@@ -253,3 +260,46 @@ def test_a_start_that_is_not_whole_is_imported_again(tmp_path):
     assert not _is_done(tmp_path / "missing.json", record)
     path = pathlib.Path(__file__)
     assert _digest(path) == _digest(path)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # scales of 0
+def test_damaged_files_of_other_programs(tmp_path, monkeypatch):
+    """from_framework puts a file in order that it did not convert itself."""
+    monkeypatch.setattr(conversion, "_write", lambda request, path, *, result: result)
+    victims = [
+        write_brightest_channel(tmp_path / "float.tflite", (24, 32)),
+        files.quantized(tmp_path / "quantized.tflite"),
+        files.chain(tmp_path / "chain.tflite", 4),
+    ]
+    path = tmp_path / "m.tflite"
+    normalization = Preprocessing((123.0, 116.0, 103.0), (58.0, 57.0, 57.0))
+    request = ConversionRequest(path, tmp_path / "out", tmp_path, preprocessing=normalization)
+    random = np.random.default_rng(0)
+    answers = []
+    started = time.monotonic()
+    for victim in victims:
+        content = victim.read_bytes()
+        tables = table_positions(content)
+        for number in range(100):
+            path.write_bytes(MUTATIONS[number % len(MUTATIONS)](content, random, tables))
+            try:
+                conversion.convert(request)
+                answers.append("")
+            except ValueError as error:
+                answers.append(str(error))
+    assert time.monotonic() - started < 60
+    assert 10 < answers.count("") < 290
+    assert all(str(path) in answer for answer in answers if answer)
+
+
+@pytest.mark.parametrize("shape", [(1, 2**20, 2**10, 3), (1, 8, 8, 2**30), (1, 8, 8, 1025)])
+def test_an_input_as_large_as_the_memory(tmp_path, shape):
+    """Before a picture, or a number for each channel, is made of that size."""
+    path = write_brightest_channel(tmp_path / "m.tflite", (24, 32))
+    editor = Editor(path.read_bytes())
+    editor.tensor(int(editor.graph.inputs[0])).shape = np.array(shape, np.int32)
+    path.write_bytes(editor.to_bytes())
+    request = ConversionRequest(path, tmp_path / "out", tmp_path)
+    for read in (read_contract, lambda _: conversion.convert(request)):
+        with pytest.raises(ValueError, match=r"is larger than 2 GB|has no usable size"):
+            read(path)
