@@ -190,7 +190,7 @@ def kills(struck: Struck, count: int, *, generator: random.Random) -> Tally:
     for number in range(count):
         tally.tried += 1
         command = start(struck.case, output)
-        deadline = time.monotonic() + generator.uniform(0.05, struck.seconds)
+        deadline = time.monotonic() + generator.uniform(0.05, 0.8 * struck.seconds)
         while time.monotonic() < deadline and command.poll() is None:
             time.sleep(0.01)
         if command.poll() is None:
@@ -256,7 +256,7 @@ def stops(struck: Struck, count: int, *, generator: random.Random) -> Tally:
         tally.tried += 1
         output = struck.folder / "stopped"
         command = start(struck.case, output)
-        time.sleep(generator.uniform(0.05, struck.seconds))
+        time.sleep(generator.uniform(0.05, 0.8 * struck.seconds))
         if command.poll() is None:
             command.send_signal(signal.SIGSTOP)
             time.sleep(1)
