@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEMO := demo
 
-.PHONY: demo test test-fast test-clients test-frameworks mutants lint format docs clean
+.PHONY: demo test test-fast test-clients test-frameworks mutants fuzz lint format docs clean
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,13 @@ mutants: $(INSTALLED)
 		.mutants/bin/pip install --quiet --disable-pip-version-check cosmic-ray==8.7.0)
 	PATH="$(CURDIR)/.mutants/bin:$$PATH" .mutants/bin/python tests/mutation/run.py --count=$(MUTANTS)
 
+# Random and damaged files for every parser; minutes for each of eight: MINUTES=N.
+MINUTES ?= 3
+fuzz: $(INSTALLED)
+	test -d .fuzz/packages/atheris || $(BIN)/pip install --quiet --disable-pip-version-check \
+		--no-deps --target .fuzz/packages atheris==3.0.0
+	$(BIN)/python tests/fuzz/run.py --minutes=$(MINUTES)
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +69,4 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .mutants $(DEMO) build site *.egg-info clients/.envs clients/browser/node_modules
+	rm -rf $(VENV) .mutants .fuzz $(DEMO) build site *.egg-info clients/.envs clients/browser/node_modules

@@ -15,7 +15,7 @@ LARGEST_JSON_BYTES = 64_000_000
 LARGEST_LIST_BYTES = 256_000_000
 """Of a text file with one name per line."""
 
-_PARSING_ERRORS = (
+PARSING_ERRORS = (
     *(ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError),
 )
 """What reading values of other types than expected can raise."""
@@ -125,7 +125,7 @@ def read_as(path: str | pathlib.Path, kind: str) -> collections.abc.Iterator[Non
     """
     try:
         yield
-    except _PARSING_ERRORS as error:
+    except PARSING_ERRORS as error:
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         reason = reason.removeprefix(f"{path}: ")
         raise ValueError(f"{path}: not {kind} ({reason})") from error

@@ -20,6 +20,8 @@ GRACE_S = 10.0
 """Seconds between SIGTERM and the end of a command whose parent has ended."""
 BASE_BYTES = 3 * 10**9
 """Address space that a runtime takes for itself: libraries, the stacks and heaps of threads."""
+WHOLE_MACHINE = 1 << 50
+"""More memory than any machine has: what it has is then the limit."""
 _SET_PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from absl import app, flags, logging
 
-from deeplab_tf import child_process, quiet_start
+from deeplab_tf import child_process, quiet_start, sandbox
 from deeplab_tf.terminal import printable, protect_terminal
 
 _Member = TypeVar("_Member", bound=enum.Enum)
@@ -36,6 +36,7 @@ def run(
     *,
     resume: str = RUN_AGAIN,
     positional: str = "",
+    outputs: sandbox.Outputs = tuple,
 ) -> None:
     """Parses the flags, runs `main()` and ends the process.
 
@@ -49,9 +50,14 @@ def run(
         main: the command.
         resume: how to go on after an interruption.
         positional: flag whose value may stand without its name, or "".
+        outputs: returns the folders that it writes to, for --sandbox.
     """
     parse = functools.partial(_parse_flags, positional=positional)
-    app.run(lambda _: sys.exit(_guarded(main, resume)), flags_parser=parse)
+
+    def run_main() -> int | None:
+        return sandbox.run(outputs()) if sandbox.is_wanted() else main()
+
+    app.run(lambda _: sys.exit(_guarded(run_main, resume)), flags_parser=parse)
 
 
 def _terminate(number: int, frame: types.FrameType | None) -> None:

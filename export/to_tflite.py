@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from absl import flags, logging
 
-from deeplab_tf import command
+from deeplab_tf import command, sandbox
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.label_list import read_label_list
 from deeplab_tf.data.labels import LabelSet
@@ -43,6 +43,7 @@ _NO_RUN = "For --keras_file, --saved_model and --frozen_graph: "
 
 
 def _define_flags() -> None:
+    sandbox.define_flag()
     flags.DEFINE_string("run_dir", "", "Run folder of deeplab_tf.train.")
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Which weights of the run.")
     flags.DEFINE_string("keras_file", "", "Instead: .keras or .h5 file of stock layers.")
@@ -307,7 +308,7 @@ def main() -> int:
         raise ValueError("; ".join(left_out))
     _protect_source()
     plan = ExportPlan(
-        output_dir=pathlib.Path(FLAGS.output_dir or pathlib.Path(FLAGS.run_dir) / "tflite"),
+        output_dir=_output_dir(),
         height=height,
         width=width,
         files=files,
@@ -329,6 +330,10 @@ def main() -> int:
     if target is not Target.NONE:
         _log_placement(target, [result.path for result in results if result.path])
     return 1 if failed else 0
+
+
+def _output_dir() -> pathlib.Path:
+    return pathlib.Path(FLAGS.output_dir or pathlib.Path(FLAGS.run_dir) / "tflite")
 
 
 def _for_edgetpu(variants: list[Variant], heads: list[Head]) -> tuple[list[Variant], list[Head]]:
@@ -361,7 +366,11 @@ def _log_placement(target: Target, paths: list[pathlib.Path]) -> None:
 def console() -> None:
     """Entry point of the command."""
     _define_flags()
-    command.run(main, resume="the same command keeps the files that are complete")
+    command.run(
+        main,
+        resume="the same command keeps the files that are complete",
+        outputs=lambda: [_output_dir()],
+    )
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
 from tflite_tools.input_contract import (
     FileDescription,
     PreprocessingSource,
+    check_input_size,
     choose_preprocessing,
     input_warnings,
     per_tensor,
@@ -189,6 +190,8 @@ def read_contract(
     if not any_output:
         chosen = output if len(graph.outputs) > 1 else ""
         form = output_form(path, graph, size=(image.shape[1], image.shape[2]), output=chosen)
+        if min(form.shape) < 1:
+            raise ValueError(f"{path}: its output has no usable size {list(form.shape)}")
     read = graph.tensors[graph.outputs[form.position]]
     warnings: list[str] = []
     if len(graph.outputs) > 1:
@@ -266,8 +269,7 @@ def _check_input(path: pathlib.Path, image: Tensor) -> np.dtype:
         )
     if image.quantization is not None and not (image.quantization.scale > 0).all():
         raise ValueError(f"{path}: input {image.name!r} has no positive scale; convert it again")
-    if min(image.shape) < 1 or image.shape[1] * image.shape[2] > 1 << 28:
-        raise ValueError(f"{path}: input {image.name!r} has no usable size {list(image.shape)}")
+    check_input_size(image.shape, f"{path}: input {image.name!r}")
     return image.dtype  # type: ignore[return-value]
 
 

@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from deeplab_tf import command
+from deeplab_tf import command, sandbox
 from tflite_tools.description.description import describe
 from tflite_tools.description.report import as_json, as_text
 from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
@@ -19,6 +19,7 @@ FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
+    sandbox.define_flag()
     flags.DEFINE_string("model", "", "The .tflite file; may stand without --model=.")
     flags.DEFINE_bool("json", False, "Print JSON.")
     flags.DEFINE_string("output", "", "Name or number of the output to read, of several.")

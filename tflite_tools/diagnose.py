@@ -12,7 +12,7 @@ import sys
 
 from absl import flags
 
-from deeplab_tf import command
+from deeplab_tf import command, sandbox
 from deeplab_tf.data.registry import DATASETS, open_dataset
 from tflite_tools.diagnosis.case import open_case
 from tflite_tools.diagnosis.diagnosis import diagnose
@@ -25,6 +25,7 @@ FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
+    sandbox.define_flag()
     flags.DEFINE_string("model", None, "The .tflite file.", required=True)
     flags.DEFINE_enum("dataset", None, sorted(DATASETS), "Labelled images; none: graph only.")
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
@@ -65,7 +66,9 @@ def main() -> int:
 def console() -> None:
     """Runs the command."""
     _define_flags()
-    command.run(main)
+    command.run(
+        main, outputs=lambda: [pathlib.Path(FLAGS.json).absolute().parent] if FLAGS.json else []
+    )
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ python -m tflite_tools.evaluate --model=a.tflite,b.tflite --dataset=voc --data_d
 python -m tflite_tools.evaluate --model=a.tflite --dataset=loveda --data_dir=DIR --tile_overlap=64
 """
 
+import pathlib
 import sys
 
 from absl import flags
 
-from deeplab_tf import command
+from deeplab_tf import command, sandbox
 from tflite_tools import evaluation_flags
 from tflite_tools.evaluation.evaluation import evaluate
 from tflite_tools.evaluation.mask_grid import grid_samples, write_grid
@@ -21,6 +22,7 @@ FLAGS = flags.FLAGS
 
 
 def _define_flags() -> None:
+    sandbox.define_flag()
     evaluation_flags.define_evaluation_flags()
     evaluation_flags.define_timing_flags()
     evaluation_flags.define_normalization_flags()
@@ -49,7 +51,7 @@ def main() -> int:
     dataset = request.open_dataset()
     reference = request.reference_index(contracts)
     results = evaluate(contracts, dataset, options=options, reference=reference)
-    output_dir = request.output_dir(FLAGS.output_dir, default="evaluation")
+    output_dir = _output_dir()
     write_metrics(results, dataset, options=options, output_dir=output_dir, unread=unread)
     if options.tile_overlap != OFF:
         sys.stdout.write(tiling_note(options.tile_overlap) + "\n\n")
@@ -68,10 +70,14 @@ def main() -> int:
     return 1 if unread or any(result.failure for result in results) else 0
 
 
+def _output_dir() -> pathlib.Path:
+    return pathlib.Path(FLAGS.output_dir or pathlib.Path(FLAGS.run_dir) / "evaluation")
+
+
 def console() -> None:
     """Runs the command."""
     _define_flags()
-    command.run(main)
+    command.run(main, outputs=lambda: [_output_dir()])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ real = (pixel - mean) / std,   quantized = round(real / scale) + zero_point
 
 import dataclasses
 import enum
+import math
 import pathlib
 
 import numpy as np
@@ -18,6 +19,10 @@ from tflite_tools.flatbuffer.graph import Graph, Tensor
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.metadata import packing
 from tflite_tools.metadata.segmenter import SegmenterMetadata
+
+LARGEST_INPUT = 1 << 28
+"""Values: the largest photo that is read, in three channels."""
+MOST_CHANNELS = 1024
 
 _SCALE_TOLERANCE = 0.02
 """Relative. 1/127.5 against 1/128 differs by 0.4%: half a gray level at the brightest pixel."""
@@ -207,8 +212,26 @@ def input_contract(
     )
 
 
+def check_input_size(shape: tuple[int, ...] | list[int], name: str) -> None:
+    """Refuses an image input for which pixels and numbers per channel would fill the memory.
+
+    Args:
+        shape: of the input.
+        name: of the file and its input, for the message.
+
+    Raises:
+        ValueError: a length below 1, too many values, or too many channels.
+    """
+    too_many = len(shape) == 4 and shape[3] > MOST_CHANNELS
+    if too_many or min(shape, default=1) < 1 or math.prod(shape) > LARGEST_INPUT:
+        raise ValueError(f"{name} has no usable size {list(shape)}")
+
+
 def _channels(image: Tensor) -> int:
-    return image.shape[3] if len(image.shape) == 4 else 1
+    if len(image.shape) != 4:
+        return 1
+    check_input_size((1, 1, 1, max(image.shape[3], 1)), f"input {image.name!r}")
+    return image.shape[3]
 
 
 def read_description(path: pathlib.Path, channels: int) -> FileDescription:

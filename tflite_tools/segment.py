@@ -17,7 +17,7 @@ import sys
 
 from absl import flags
 
-from deeplab_tf import command
+from deeplab_tf import command, sandbox
 from deeplab_tf.data.label_list import read_label_list
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.contract import ModelContract, read_contract
@@ -48,6 +48,7 @@ _SHARES = 6
 
 
 def _define_flags() -> None:
+    sandbox.define_flag()
     flags.DEFINE_list("model", None, "Files; several are compared with the first.", required=True)
     flags.DEFINE_string(
         "input", None, "A photo, a folder of photos, a video, camera or camera:1.", required=True
@@ -206,7 +207,7 @@ def main() -> int:
 def console() -> None:
     """Runs the command."""
     _define_flags()
-    command.run(main)
+    command.run(main, outputs=lambda: [pathlib.Path(FLAGS.output_dir)])
 
 
 if __name__ == "__main__":

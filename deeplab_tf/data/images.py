@@ -5,7 +5,9 @@ does not name the file in its errors. Pillow has both.
 """
 
 import pathlib
+import struct
 import warnings
+import zlib
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,6 +17,14 @@ MAX_PIXELS = 89_478_485
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "TGA", "JPEG2000")
 """Those of photos and masks. Pillow has forty more; one of them, EPS, starts another program."""
+
+
+DECODING_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, struct.error, zlib.error, NotImplementedError, RecursionError),
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for damaged files: of its own, and of what it computes with their numbers."""
 
 
 class ColorMaskError(ValueError):
@@ -42,7 +52,7 @@ def _open(path: pathlib.Path) -> tuple[Image.Image, str]:
             f"{path}: image larger than {MAX_PIXELS} pixels ({error}); "
             "reduce its size, or remove it"
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"{path}: not a readable image ({error}); replace or remove it") from error
     return image, stored if isinstance(stored, str) else image.mode
 
@@ -91,7 +101,9 @@ def read_upright(path: pathlib.Path, channels: int = 3) -> np.ndarray:
         ValueError: the file cannot be decoded, is a decompression bomb, or has no fourth channel.
     """
     image, _ = _open(pathlib.Path(path))
-    return _as_array(ImageOps.exif_transpose(image), channels, path=pathlib.Path(path))
+    if stored_orientation(image) != _UPRIGHT:
+        image = ImageOps.exif_transpose(image)
+    return _as_array(image, channels, path=pathlib.Path(path))
 
 
 def _as_array(image: Image.Image, channels: int, *, path: pathlib.Path) -> np.ndarray:
@@ -129,9 +141,22 @@ def exif_orientation(path: pathlib.Path) -> int:
         with Image.open(path, formats=FORMATS) as image:
             if image.format == "TIFF":
                 return _UPRIGHT  # Pillow turns it while it reads it
-            return int(image.getexif().get(_ORIENTATION_TAG, _UPRIGHT))
-    except (OSError, SyntaxError, ValueError, TypeError):
+            return stored_orientation(image)
+    except DECODING_ERRORS:
         return _UPRIGHT  # read_image reports the error
+
+
+def stored_orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation of an open image; upright if its EXIF data are damaged.
+
+    Args:
+        image: not yet decoded.
+    """
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
+    except DECODING_ERRORS:
+        return _UPRIGHT
+    return value if isinstance(value, int) and 1 <= value <= 8 else _UPRIGHT
 
 
 def orientation_note(path: pathlib.Path) -> str:

@@ -56,8 +56,8 @@ _positional = [""]
 """Flag of the command that was read last whose value may stand without its name."""
 
 
-def _note_positional(main: Any, *, positional: str = "", resume: str = "") -> None:
-    del main, resume
+def _note_positional(main: Any, *, positional: str = "", **_: Any) -> None:
+    del main
     _positional[0] = positional
 
 

@@ -54,7 +54,12 @@ def keras2_configuration(config: dict) -> dict:
     Raises:
         ValueError: a layer, a setting or a connection that Keras 2 does not have.
     """
-    return _network(config, name=str(config.get("class_name")))
+    try:
+        return _network(config, name=str(config.get("class_name")))
+    except (TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise ValueError(
+            f"a value of another kind than expected ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _network(config: dict, *, name: str) -> dict:

@@ -6,6 +6,7 @@ weights are read.
 """
 
 import contextlib
+import errno
 import json
 import pathlib
 import shutil
@@ -184,7 +185,9 @@ def _opened_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
                     + "; save the network again with model.save"
                 )
             yield archive
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ValueError(f"{path}: a damaged archive ({error}); save the network again") from error
 
 
@@ -214,9 +217,9 @@ def _archive_errors(path: pathlib.Path, name: str) -> Iterator[None]:
     """Turns the various errors of zipfile and zlib into a ValueError."""
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # EINVAL alone comes from the archive: an impossible place in the file
         raise ValueError(
             f"{path}: {name} in the archive cannot be read ({error}); save the network again"
         ) from error

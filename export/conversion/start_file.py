@@ -70,7 +70,7 @@ def import_start(
         "std": preprocessing and list(preprocessing.std),
     }
     stored = folder / _RECORD
-    if stored.is_file() and bounded_file.read_json(stored) == record:
+    if _is_done(stored, record):
         return folder
     model = path
     if path.suffix != ".tflite":
@@ -104,4 +104,16 @@ def _write_float_file(source: Source, path: pathlib.Path, *, size: tuple[int, in
 
 def _digest(path: pathlib.Path) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):  # a file may be larger than the memory
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_done(stored: pathlib.Path, record: dict) -> bool:
+    try:
+        return bounded_file.read_json(stored) == record
+    except (FileNotFoundError, ValueError):  # missing, or not whole: imported again
+        return False

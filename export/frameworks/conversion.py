@@ -30,7 +30,8 @@ from export.rewriting.max_pool_padding import pad_pools_with_zero
 from tflite_tools.contract import class_count
 from tflite_tools.flatbuffer.editor import Editor
 from tflite_tools.flatbuffer.file_bytes import read_model_bytes
-from tflite_tools.flatbuffer.graph import read_graph
+from tflite_tools.flatbuffer.graph import read_checked_graph, read_graph
+from tflite_tools.input_contract import check_input_size
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 from tflite_tools.output_form import output_form
 from tflite_tools.to_keras.file_tensors import run_tensors
@@ -96,10 +97,24 @@ def convert(request: ConversionRequest) -> ConvertedFile:
     request.check()
     with scratch_folder("framework") as folder:
         if request.framework is Framework.TFLITE:
-            return _finish(request, request.source, folder=folder, worker=None)
+            read_checked_graph(request.source)
+            with _damage_named(request.source):
+                return _finish(request, request.source, folder=folder, worker=None)
         with _checked_source(request) as source, Worker(request, source, folder=folder) as worker:
             worker.convert()
             return _finish(request, worker.model, folder=folder, worker=worker)
+
+
+@contextlib.contextmanager
+def _damage_named(source: pathlib.Path) -> Iterator[None]:
+    """Names a file whose operators have values that no converter writes."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(
+            f"{source}: its graph is damaged ({type(error).__name__}: {error}); convert the "
+            "network again"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -174,6 +189,7 @@ def _check_input(request: ConversionRequest, editor: Editor) -> None:
             f"{editor.name(int(editor.graph.inputs[0]))!r} {shape}; integer files need no "
             "conversion, give them to tflite_tools.to_keras"
         )
+    check_input_size(shape, f"{request.source}: the input")
 
 
 def _normalization(

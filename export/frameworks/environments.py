@@ -1,15 +1,16 @@
 """One environment per framework: their dependencies conflict with each other and this project's."""
 
+import contextlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import logging
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, bounded_file, child_process, folder_lock
 from deeplab_tf.scratch import scratch_folder
 from export.frameworks.pinned_versions import PINNED
 
@@ -50,6 +51,19 @@ def python_of(name: str, folder: pathlib.Path, *, packages: Sequence[str] = ()) 
     Raises:
         RuntimeError: pip failed; the message has its last lines.
     """
+    with _alone(name, folder):
+        return _prepared(name, folder, packages=packages)
+
+
+@contextlib.contextmanager
+def _alone(name: str, folder: pathlib.Path) -> Iterator[None]:
+    """Keeps two commands from making one environment at once."""
+    busy = f"another command makes or extends the environment {name}; run this one after it"
+    with folder_lock.exclusive(folder, busy, name=f".{name}.lock"):
+        yield
+
+
+def _prepared(name: str, folder: pathlib.Path, *, packages: Sequence[str]) -> pathlib.Path:
     environment = folder / name
     python = environment / "bin" / "python"
     if not is_installed(name, folder):
@@ -71,7 +85,7 @@ def python_of(name: str, folder: pathlib.Path, *, packages: Sequence[str] = ()) 
 
 def _installed(environment: pathlib.Path) -> dict:
     try:
-        content = json.loads((environment / _MARKER).read_text())
+        content = bounded_file.read_json(environment / _MARKER)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -89,7 +103,11 @@ def _pip(python: pathlib.Path, arguments: Sequence[str], *, name: str) -> None:
 
 def _run(arguments: Sequence[object], *, name: str) -> None:
     done = subprocess.run(
-        [str(argument) for argument in arguments], capture_output=True, text=True, check=False
+        [str(argument) for argument in arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=child_process.end_child_with_parent,
     )
     if done.returncode:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()[-_TAIL_LINES:]

@@ -4,16 +4,27 @@ Keras 3 writes other module names than Keras 2, and operations on tensors as obj
 They are put into the form that the list of stock layers knows; everything else is checked as it is.
 """
 
-import json
+import errno
 import pathlib
 import re
+import shutil
 import zipfile
+import zlib
 from typing import Any
 
+from deeplab_tf import bounded_file
 from deeplab_tf.graph.stock_layers import DEEPEST, foreign_part
+from deeplab_tf.scratch import scratch_folder
+from deeplab_tf.weights import hdf5
 
 LARGEST_CONFIGURATION = 16_000_000
 """Bytes."""
+_WEIGHTS = "model.weights.h5"
+_ARCHIVE_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError),
+    *(AttributeError, OverflowError),
+)
+"""What `zipfile` raises for damaged archives; RuntimeError for one with a password."""
 _NETWORK_MODULES = re.compile(r"keras\.src\.models\.(?:functional|sequential|model)")
 _OPERATION_MODULES = re.compile(r"keras\.src\.ops\.(?:numpy|nn|image|math)")
 _OPERATION = re.compile(r"[A-Z][A-Za-z0-9]*")
@@ -34,11 +45,12 @@ def check_keras3_file(path: pathlib.Path) -> None:
             if len(set(names)) < len(names) or not {"config.json", "metadata.json"} <= set(names):
                 raise ValueError("config.json and metadata.json are missing, or a name is double")
             texts = [_member(archive, name) for name in ("metadata.json", "config.json")]
-        metadata, config = (json.loads(text) for text in texts)
+            _check_weights(archive, path)
+        metadata, config = (bounded_file.parse_json(text) for text in texts)
         made_by = str(metadata.get("keras_version", ""))
-    except (zipfile.BadZipFile, NotImplementedError, RecursionError, AttributeError) as error:
-        raise ValueError(f"{path}: not a Keras file ({error}); save the network again") from error
-    except ValueError as error:
+    except (*_ARCHIVE_ERRORS, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise  # EINVAL alone comes from the archive: an impossible place in the file
         raise ValueError(f"{path}: not a Keras file ({error}); save the network again") from error
     if not made_by.startswith("3"):
         raise ValueError(
@@ -54,6 +66,22 @@ def check_keras3_file(path: pathlib.Path) -> None:
             f"{path}: holds {found}, which is no stock Keras layer; loading it would run code; if "
             "it is yours, give --python_file, the file that registers it"
         )
+
+
+def _check_weights(archive: zipfile.ZipFile, path: pathlib.Path) -> None:
+    """Checks the weights, which Keras unpacks by its own rules: plain numbers, no other files."""
+    size = path.stat().st_size
+    unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > hdf5.ALWAYS_ALLOWED_BYTES + hdf5.LARGEST_EXPANSION * size:
+        raise ValueError(f"it unpacks to {unpacked:,} bytes, but the file has only {size:,}")
+    if _WEIGHTS not in archive.namelist():
+        return  # Keras says so
+    with scratch_folder("keras3") as folder:
+        copy = folder / _WEIGHTS
+        with archive.open(_WEIGHTS) as stream, copy.open("wb") as target:
+            shutil.copyfileobj(stream, target)
+        with hdf5.open_hdf5(copy, _WEIGHTS):
+            pass  # opening it checks it
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> str:

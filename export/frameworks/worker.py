@@ -14,6 +14,7 @@ from typing import IO
 
 import numpy as np
 
+from deeplab_tf import bounded_file, child_process
 from export.frameworks.environments import python_of
 from export.frameworks.request import ConversionRequest, Framework
 
@@ -21,6 +22,8 @@ _SCRIPTS = pathlib.Path(__file__).resolve().parent / "workers"
 _CONVERTED = "converted\n"
 _REFUSED = "refused: "
 _TAIL_LINES = 3
+_FILE_COPIES = 30
+"""A network in memory: its weights for each step of the conversion, and their graphs."""
 
 
 class Worker:
@@ -44,7 +47,7 @@ class Worker:
         self._request, self._source, self._folder = request, source, folder
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[str] = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
-        self._late = False
+        self._late, self._pipe = False, -1
         self.model = folder / "model.tflite"
         self.outputs: tuple[str, ...] = ()
         self.versions: dict[str, str] = {}
@@ -58,6 +61,7 @@ class Worker:
             self._kill()
             with contextlib.suppress(BrokenPipeError):
                 self._process.communicate()
+            os.close(self._pipe)
         self._errors.close()
 
     def convert(self) -> None:
@@ -77,6 +81,9 @@ class Worker:
             "channels": request.preprocessing.channels if request.preprocessing else None,
             "outputs": request.outputs,
             "signature": request.signature,
+            "memory_bytes": child_process.memory_allowance(
+                _FILE_COPIES * _size_of(self._source, request.weights)
+            ),
         }
         path = self._folder / "request.json"
         path.write_text(json.dumps(values))
@@ -84,21 +91,27 @@ class Worker:
         if framework is not Framework.KERAS:
             python = python_of(framework.value, request.environments, packages=request.packages)
         environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
-        self._process = subprocess.Popen(
-            [python, _SCRIPTS / f"convert_{framework.value}.py", path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            cwd=self._folder,
-            env=environment,
-            start_new_session=True,  # its own children end with it
-        )
+        read_end, self._pipe = os.pipe()  # closed by the end of this process, whatever ends it
+        environment[child_process.PIPE_VARIABLE] = str(read_end)
+        try:
+            self._process = subprocess.Popen(
+                [python, _SCRIPTS / f"convert_{framework.value}.py", path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                cwd=self._folder,
+                env=environment,
+                pass_fds=[read_end],
+                start_new_session=True,  # its own children end with it
+            )
+        finally:
+            os.close(read_end)
         with self._deadline():
             assert self._process.stdout is not None
             if not any(line == _CONVERTED for line in self._process.stdout):
                 self._raise("could not be converted")
-        result = json.loads((self._folder / "result.json").read_text())
+        result = bounded_file.read_json(self._folder / "result.json")
         self.outputs, self.versions = tuple(result["outputs"]), result["versions"]
         self.takes_pixels = bool(result.get("takes_pixels"))
 
@@ -153,3 +166,9 @@ class Worker:
             f"{self._request.source} {what} by the tools of {self._request.framework.value}: "
             f"{reason}"
         )
+
+
+def _size_of(source: pathlib.Path, weights: pathlib.Path | None) -> int:
+    """Returns the bytes of all files of a network."""
+    files = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in (*files, *([weights] if weights else [])))

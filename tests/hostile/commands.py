@@ -103,13 +103,17 @@ class _Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.wait(_SAMPLE_S):
-            tree = _tree(self._pid)
-            self.seen |= tree
-            self.peak_mb = max(self.peak_mb, sum(map(_resident_mb, tree)))
+            self.seen |= _tree(self._pid)
+            self.peak_mb = max(self.peak_mb, resident_mb_of_tree(self._pid))
 
     def stop(self) -> None:
         self._ended.set()
         self.join()
+
+
+def resident_mb_of_tree(pid: int) -> float:
+    """Returns the resident memory of a process and of all that it started, in 10^6 bytes."""
+    return sum(map(_resident_mb, _tree(pid)))
 
 
 def _tree(pid: int) -> set[int]:

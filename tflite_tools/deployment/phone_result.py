@@ -6,6 +6,7 @@ stands between the two masks.
 
 import base64
 import dataclasses
+import math
 import pathlib
 import zlib
 
@@ -25,8 +26,11 @@ from tflite_tools.manifest import sha256_of
 
 KIND = "phone_result"
 FORMAT = 1
-_LARGEST_SIDE = 1 << 14
+LARGEST_RESULT_BYTES = 64_000_000
 """Of the result file; a page of four models writes about 3 MB."""
+LARGEST_ARRAYS_BYTES = 256_000_000
+"""Of all pixels and masks, unpacked: 1 kB of the file can become 1 MB."""
+_LARGEST_SIDE = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,26 +119,44 @@ def read_phone_result(path: pathlib.Path) -> PhoneResult:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check --check")
     try:
-        values = bounded_file.read_json(path)
+        values = bounded_file.read_json(path, limit=LARGEST_RESULT_BYTES)
         if values["kind"] != KIND or values["format"] != FORMAT:
             raise ValueError(
                 f"expected {KIND} of format {FORMAT}, got {values['kind']!r} of "
                 f"{values['format']!r}"
             )
+        _check_sizes(values["models"])
         models = tuple(map(_model, values["models"]))
         device = str(values["device"]["name"] or values["device"]["browser"])
         return PhoneResult(device, str(values["photo"]), models)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except bounded_file.PARSING_ERRORS as error:
         raise ValueError(
             f"{path}: not a result that a phone page saved ({type(error).__name__}: {error}); "
             "save it again"
         ) from error
 
 
-def _model(values: dict) -> PhoneModel:
+def _check_sizes(models: list[dict]) -> None:
+    """Refuses a result whose arrays would fill the memory, before one of them is unpacked."""
+    total = 0
+    for values in models:
+        height, width = _size(values)
+        total += height * width * (3 + len(values["runs"]))
+    if total > LARGEST_ARRAYS_BYTES:
+        raise ValueError(
+            f"expected pixels and masks of at most {LARGEST_ARRAYS_BYTES:,} bytes, got {total:,}"
+        )
+
+
+def _size(values: dict) -> tuple[int, int]:
     height, width = int(values["height"]), int(values["width"])
     if not (1 <= height <= _LARGEST_SIDE and 1 <= width <= _LARGEST_SIDE):
         raise ValueError(f"no usable size {height} x {width}")
+    return height, width
+
+
+def _model(values: dict) -> PhoneModel:
+    height, width = _size(values)
     pixels = _unpacked(values["pixels"], (height, width, 3))
     runs = tuple(_run(run, (height, width)) for run in values["runs"])
     return PhoneModel(
@@ -155,6 +177,8 @@ def _run(values: dict, size: tuple[int, int]) -> PhoneRun:
         words.append(f"{count} thread{'s' if count > 1 else ''}")
     latency = values["latency_ms"]
     times = latency and (float(latency["median"]), float(latency["p90"]), len(latency["runs"]))
+    if times and not all(math.isfinite(value) and value >= 0 for value in times):
+        raise ValueError(f"no usable times {times[0]:g} and {times[1]:g} ms")
     return PhoneRun(", ".join(words), _unpacked(values["mask"], size), times or None)
 
 

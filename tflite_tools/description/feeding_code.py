@@ -4,6 +4,8 @@ The lines have the file's own numbers in them: they do what the interpreter runn
 does (photo scaled to fit, top left, the rest gray 128). The tests run the Python lines.
 """
 
+import json
+
 import numpy as np
 
 from deeplab_tf.data.alignment import Alignment
@@ -38,7 +40,7 @@ def python_lines(contract: ModelContract, *, is_mask: bool) -> str:
         *_python_values(contract),
         *(["values = values.transpose(0, 3, 1, 2)"] if contract.channels_first else []),
         "",
-        f'interpreter = Interpreter("{contract.path.name}")',
+        f"interpreter = Interpreter({json.dumps(contract.path.name)})",
         "interpreter.allocate_tensors()",
         'interpreter.set_tensor(interpreter.get_input_details()[0]["index"], values)',
         "interpreter.invoke()",
@@ -148,7 +150,7 @@ def kotlin_lines(contract: ModelContract, *, is_mask: bool, output_bytes: int) -
         f"val input = ByteBuffer.allocateDirect({count}).order(ByteOrder.nativeOrder())",
         *_kotlin_pixels(contract),
         "",
-        f'val model = context.assets.openFd("{contract.path.name}").use {{ file ->',
+        f"val model = context.assets.openFd({kotlin_text(contract.path.name)}).use {{ file ->",
         "    FileInputStream(file.fileDescriptor).channel.map(",
         "        FileChannel.MapMode.READ_ONLY, file.startOffset, file.declaredLength)",
         "}",
@@ -160,6 +162,15 @@ def kotlin_lines(contract: ModelContract, *, is_mask: bool, output_bytes: int) -
     if is_mask:
         lines += _kotlin_mask(contract)
     return "\n".join(lines) + "\n"
+
+
+def kotlin_text(text: str) -> str:
+    """Returns a literal of Kotlin, which would compute what follows a "$".
+
+    Args:
+        text: any text.
+    """
+    return json.dumps(text).replace("$", "\\$")
 
 
 def _kotlin_run(contract: ModelContract) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 import pathlib
 
+from deeplab_tf import child_process
 from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.graph_checks import has_unknown_shapes
 
@@ -10,7 +11,7 @@ _FILE_COPIES = 16
 """The file in memory, its weights packed for XNNPACK, and 4-bit or 8-bit weights as float."""
 _TENSOR_COPIES = 3
 """The values of all tensors at once, a kernel's scratch memory, and the copies that are read."""
-UNKNOWN = 1 << 50
+UNKNOWN = child_process.WHOLE_MACHINE
 """Of a file whose shapes are known only when it runs: the memory of the machine is the limit."""
 
 

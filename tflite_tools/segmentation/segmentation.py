@@ -28,6 +28,8 @@ from tflite_tools.segmentation.video import REMEDY, VideoWriter, writing
 from tflite_tools.versions import versions
 
 NUMBERS = "segmentation.json"
+JOURNAL = ".segmentation-files"
+"""Names of what a call that has not ended has written so far."""
 _JPEG_QUALITY = 92
 
 
@@ -309,6 +311,7 @@ class _Folder:
             picture: to write.
         """
         path = self.claim(name)
+        self.begin(name)
         try:
             with atomic_file.atomic_path(path) as temporary:
                 picture.save(temporary, quality=_JPEG_QUALITY)  # PNG ignores it
@@ -326,6 +329,17 @@ class _Folder:
         if name not in self._written:
             self._written.append(name)
 
+    def begin(self, name: str) -> None:
+        """Notes on the disk that a file will be written: a call after a killed one replaces it.
+
+        Args:
+            name: in the folder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        journal = self.path / JOURNAL
+        with atomic_file.naming(journal), journal.open("a", encoding="utf-8") as stream:
+            stream.write(f"{json.dumps(name)}\n")
+
     def write_json(self, values: dict) -> None:
         """Writes the numbers.
 
@@ -333,6 +347,7 @@ class _Folder:
             values: for JSON.
         """
         atomic_file.write_text(self.path / NUMBERS, json.dumps(values, indent=1) + "\n")
+        (self.path / JOURNAL).unlink(missing_ok=True)
 
 
 def _check_folder(path: pathlib.Path) -> None:
@@ -346,10 +361,13 @@ def _check_folder(path: pathlib.Path) -> None:
 
 def _written_before(folder: pathlib.Path) -> set[str]:
     """Returns the files of an earlier call, its numbers included."""
-    try:
-        return {NUMBERS, *bounded_file.read_json(folder / NUMBERS)["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+    names = set()
+    with contextlib.suppress(OSError, *bounded_file.PARSING_ERRORS):
+        names = {NUMBERS, *bounded_file.read_json(folder / NUMBERS)["files"]}
+    with contextlib.suppress(OSError, *bounded_file.PARSING_ERRORS):
+        for line in bounded_file.read_text(folder / JOURNAL).splitlines():
+            names.add(json.loads(line))  # of a last line that is not whole no file was written
+    return names
 
 
 class _Output(Protocol):
@@ -366,6 +384,7 @@ def _output(
     assert source.video is not None
     output = _VideoOutput(folder, source.name, masks=options.frame_masks)
     path = folder.claim(f"{source.name}_{'compared' if several else 'overlay'}.mp4")
+    folder.begin(path.name)
     try:
         with writing(path, source.video.info.rate) as writer:
             output.writer = writer

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from deeplab_tf.data.images import FORMATS, read_upright
+from deeplab_tf.data.images import DECODING_ERRORS, FORMATS, read_upright
 from tflite_tools.segmentation.video import Video, camera_path
 
 PHOTO_SUFFIXES = frozenset(
@@ -112,7 +112,7 @@ def open_source(text: str) -> Source:
     try:
         with Image.open(path, formats=FORMATS) as image:
             frames = getattr(image, "n_frames", 1)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except DECODING_ERRORS:
         return _video(path)
     if frames > 1:
         logging.warning("%s: the first of its %d pictures is segmented", path, frames)

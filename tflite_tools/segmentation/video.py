@@ -6,7 +6,6 @@ It is imported where a video is opened, not before: photos need none of it.
 import contextlib
 import dataclasses
 import fractions
-import os
 import pathlib
 import platform
 from collections.abc import Iterator
@@ -14,11 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deeplab_tf import atomic_file
+from deeplab_tf.data.images import MAX_PIXELS
+
 if TYPE_CHECKING:
     import av.container
 
-_NOT_VIDEO = ("image2", "_pipe", "ico", "tty")
-"""Parts of FFmpeg's names for formats that are single images or text."""
+_CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,h264,hevc,m4v,gif"
+"""FFmpeg's names of the formats that are read. Others are images, text, or lists of other files
+and addresses, which FFmpeg would open."""
+_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 _CODECS = (("libx264", {"crf": "20", "preset": "veryfast"}), ("mpeg4", {"qscale": "3"}))
 """The first that this FFmpeg has: H.264 plays everywhere."""
 REMEDY = "free some space, or give another --output_dir"
@@ -70,19 +74,30 @@ class Video:
     def __init__(self, path: str, *, camera: bool = False) -> None:
         import av  # noqa: PLC0415 - see the module's docstring
 
-        av.logging.set_level(av.logging.PANIC)
+        # Any level: a decoder's thread asks for Python's lock, while closing waits for the thread.
+        av.logging.set_level(None)
         self._path, self._errors = path, av.FFmpegError
-        kind = _CAMERAS.get(platform.system()) if camera else None
         try:
-            self._container = av.open(path, format=kind)
+            if camera:
+                self._container = av.open(path, format=_CAMERAS.get(platform.system()))
+            else:  # "file:": a name with a colon is no address
+                self._container = av.open(
+                    f"file:{path}", options=_OPTIONS, metadata_errors="replace"
+                )
         except av.FFmpegError as error:
             raise ValueError(f"{path}: not a video that FFmpeg reads ({_reason(error)})") from error
         streams = self._container.streams.video
-        name = self._container.format.name
-        if not streams or any(part in name for part in _NOT_VIDEO):
+        if not streams or streams[0].codec_context is None:  # None: no decoder
+            name = self._container.format.name
             self.close()
             raise ValueError(f"{path}: holds no video (FFmpeg reads it as {name})")
         self._stream = streams[0]
+        context = self._stream.codec_context
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        if context.width * context.height > MAX_PIXELS:
+            size = f"{context.width}x{context.height}"
+            self.close()
+            raise ValueError(f"{path}: pictures larger than {MAX_PIXELS} pixels ({size})")
         self._stream.thread_type = "AUTO"
         self.info = _info(self._container, self._stream)
 
@@ -95,6 +110,8 @@ class Video:
         first: float | None = None
         try:
             for frame in self._container.decode(self._stream):
+                if frame.width * frame.height > MAX_PIXELS:  # a decoder without the option
+                    raise ValueError(f"{self._path}: pictures larger than {MAX_PIXELS} pixels")
                 now = float(frame.time) if frame.time is not None else 0.0
                 first = now if first is None else first
                 yield VideoFrame(_upright(frame), max(0.0, now - first))
@@ -163,23 +180,25 @@ def writing(path: pathlib.Path, rate: float | None) -> Iterator["VideoWriter"]:
     Raises:
         OSError: the disk is full, or the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    writer = VideoWriter(partial, rate)
-    try:
+    stopped: KeyboardInterrupt | None = None
+    with contextlib.suppress(_NoFrameError), atomic_file.atomic_path(path) as partial:
+        writer = VideoWriter(partial, rate)
         try:
-            yield writer
-        except KeyboardInterrupt:
+            try:
+                yield writer
+            except KeyboardInterrupt as interrupt:
+                stopped = interrupt
             writer.finish()
-            if writer.frames:
-                partial.replace(path)
-            raise
-        writer.finish()
-        if writer.frames:
-            partial.replace(path)
-    finally:
-        writer.abandon()
-        partial.unlink(missing_ok=True)
+        finally:
+            writer.abandon()
+        if not writer.frames:
+            raise _NoFrameError
+    if stopped is not None:
+        raise stopped
+
+
+class _NoFrameError(Exception):
+    """Nothing was written: the file is not to appear."""
 
 
 class VideoWriter:

@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags, logging
 
-from deeplab_tf import command
+from deeplab_tf import command, sandbox
 from deeplab_tf.data.registry import DATASETS
 from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 
@@ -31,6 +31,7 @@ _SAME_NAME = (  # flags with the name and the value of a field of ImportConfig
 
 
 def _define_flags() -> None:
+    sandbox.define_flag()
     flags.DEFINE_string("model", None, "The .tflite file.", required=True)
     flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)
     flags.DEFINE_string("trim_head", "", "Cut the network after this tensor.")
@@ -76,7 +77,7 @@ def main() -> None:
 def console() -> None:
     """Runs the command."""
     _define_flags()
-    command.run(main)
+    command.run(main, outputs=lambda: [pathlib.Path(FLAGS.output_dir)])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from absl import flags, logging
 
-from deeplab_tf import command
+from deeplab_tf import child_process, command
 from deeplab_tf.data.convert.conversion import Request, convert, report
 from deeplab_tf.data.convert.formats import FORMATS
 from deeplab_tf.data.convert.photos import Orientation
@@ -85,6 +85,8 @@ def main() -> int:
     Returns:
         exit status.
     """
+    # Small text can become large lists: out of memory is then an error, not the machine's end.
+    child_process.limit_memory(child_process.memory_allowance(child_process.WHOLE_MACHINE))
     request = Request(
         pathlib.Path(FLAGS.input),
         pathlib.Path(FLAGS.output),

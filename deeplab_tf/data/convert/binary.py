@@ -17,7 +17,7 @@ from deeplab_tf.data.convert.color_masks import (
     some_masks,
 )
 from deeplab_tf.data.convert.pairing import Key, Pairing, find_pairs
-from deeplab_tf.data.convert.photos import open_picture
+from deeplab_tf.data.convert.photos import open_picture, read_pixels
 from deeplab_tf.data.convert.rasterizer import color_text
 from deeplab_tf.data.convert.regions import Annotations, ClassName, MaskFile
 from deeplab_tf.data.convert.source import Source
@@ -33,7 +33,7 @@ def recognizes(folder: pathlib.Path) -> bool:
         with open_picture(path, str(path)) as picture:
             if picture.mode == "P":
                 return False
-            seen |= set(np.unique(np.asarray(picture.convert("RGB"))).tolist())
+            seen |= set(np.unique(read_pixels(picture, str(path), mode="RGB")).tolist())
     return seen == {0, 255}
 
 
@@ -47,6 +47,8 @@ def read(source: Source) -> Annotations:
     pairing = find_pairs(source)
     check_lossless(list(pairing.masks.values()), source)
     codes = count_codes(list(pairing.masks.values()), by_color=True, source=source)
+    if not codes:  # none could be read: the reason is better than "no colour"
+        source.findings.settle()
     white = _foreground_code(codes, source)
     owners = _class_of_masks(pairing, source)
     names = sorted({name for _, name in owners.values()})

@@ -22,6 +22,7 @@ from deeplab_tf.data.convert.regions import (
 )
 from deeplab_tf.data.convert.source import (
     Source,
+    as_pixels,
     as_points,
     box_polygon,
     member,
@@ -78,7 +79,7 @@ def read(source: Source) -> Annotations:
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    files = sorted(folder.rglob("*.json"))
+    files = sorted(path for path in folder.rglob("*.json") if path.is_file())
     if not files:
         raise FileNotFoundError(f"{folder}: no .json file in it; give the folder of COCO's files")
     return files
@@ -172,16 +173,15 @@ def _add_region(
 def _shape(annotation: Any, place: str, *, source: Source) -> Shape | None:
     outline = annotation.get("segmentation")
     if isinstance(outline, dict):
-        size = as_points(outline.get("size"), f"{place}, size")
+        size = as_pixels(outline.get("size"), f"{place}, size")
         counts = outline.get("counts")
-        if size.shape != (1, 2) or not isinstance(counts, (str, list)):
+        if not isinstance(counts, (str, list)):
             raise ValueError(f"{place}: expected run lengths with size and counts")
         if isinstance(counts, list):
             if not all(isinstance(count, int) for count in counts):
                 raise ValueError(f"{place}: expected whole numbers as run lengths")
             counts = tuple(counts)
-        height, width = size.astype(int)[0].tolist()
-        return RunLengths(counts, (height, width))
+        return RunLengths(counts, size)
     if isinstance(outline, list) and outline:
         rings = outline if isinstance(outline[0], list) else [outline]
         return polygon_of([as_points(ring, place) for ring in rings], source, place=place)

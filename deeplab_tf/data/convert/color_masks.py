@@ -5,7 +5,6 @@ each colour is then a class named after it, to be renamed in classes.txt.
 """
 
 import collections
-import csv
 import pathlib
 import sys
 
@@ -13,10 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from deeplab_tf.data.convert.pairing import Key, Pairing, find_pairs
-from deeplab_tf.data.convert.photos import open_picture, split_of
+from deeplab_tf.data.convert.photos import open_picture, read_pixels, split_of
 from deeplab_tf.data.convert.rasterizer import color_text, read_codes
 from deeplab_tf.data.convert.regions import Annotations, ClassName, MaskFile, Photo
-from deeplab_tf.data.convert.source import Source, some_files
+from deeplab_tf.data.convert.source import Source, read_table, some_files
 from deeplab_tf.data.dataset import read_lines
 from deeplab_tf.data.labels import voc_colormap
 from deeplab_tf.data.readers.folder import IMAGE_ENDINGS
@@ -34,7 +33,7 @@ def recognizes(folder: pathlib.Path) -> bool:
     for path in some_masks(folder):
         with open_picture(path, str(path)) as picture:
             if picture.mode in ("RGB", "RGBA"):
-                pixels = np.asarray(picture.convert("RGB"))
+                pixels = read_pixels(picture, str(path), mode="RGB")
                 return bool((pixels.max(2) != pixels.min(2)).any())
     return False
 
@@ -168,7 +167,7 @@ def _label_map(path: pathlib.Path) -> list[tuple[str, tuple[int, int, int]]]:
 
 def _class_table(path: pathlib.Path) -> list[tuple[str, tuple[int, int, int]]]:
     """Rows `name,r,g,b` below a title."""
-    rows = list(csv.reader(read_lines(path)))[1:]
+    rows = read_table(path)[1:]
     return [
         (row[0].strip(), _color(row[1:4], f"{path}:{number}"))
         for number, row in enumerate(rows, 2)

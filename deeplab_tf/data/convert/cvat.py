@@ -11,6 +11,7 @@ import defusedxml
 import numpy as np
 from defusedxml import ElementTree
 
+from deeplab_tf import bounded_file
 from deeplab_tf.data.convert.photos import PhotoIndex, split_of
 from deeplab_tf.data.convert.regions import (
     Annotations,
@@ -31,6 +32,7 @@ from deeplab_tf.data.convert.source import (
     some_files,
 )
 
+LARGEST_XML_BYTES = 1_000_000_000
 _FOR_IMAGES = "export the task again as `CVAT for images 1.1`"
 
 
@@ -46,7 +48,9 @@ def read(source: Source) -> Annotations:
         FileNotFoundError: no XML file, or no photos.
         ValueError: a file without the form of CVAT for images.
     """
-    files = sorted(source.folder.rglob("*.xml")) if source.path.is_dir() else [source.path]
+    files = [source.path]
+    if source.path.is_dir():
+        files = sorted(path for path in source.folder.rglob("*.xml") if path.is_file())
     if not files:
         raise FileNotFoundError(f"{source.path}: no .xml file in it; {_FOR_IMAGES}")
     index = source.photos()
@@ -73,6 +77,7 @@ def read(source: Source) -> Annotations:
 
 
 def _parse(path: pathlib.Path) -> Element:
+    bounded_file.check_size(path, limit=LARGEST_XML_BYTES)
     try:
         root = ElementTree.parse(path, forbid_dtd=True).getroot()
     except (ElementTree.ParseError, defusedxml.DefusedXmlException, ValueError) as error:
@@ -98,7 +103,7 @@ def _photo(
     place = f"{path}, {name}"
     subset = image.get("subset", "")
     file = index.find(name, place=str(path), near=subset)
-    ordered = sorted(image, key=lambda one: int(_number(one, "z_order", place=place, default="0")))
+    ordered = sorted(image, key=lambda one: _whole(one, "z_order", place=place, default="0"))
     regions = []
     for one in ordered:
         label = (one.get("label") or "").strip()
@@ -115,7 +120,7 @@ def _photo(
             regions.append(Region(label, shape, place=place))
     if not regions:
         source.findings.note("photos have no region: background only", index.name(file))
-    size = int(_number(image, "height", place=place)), int(_number(image, "width", place=place))
+    size = _whole(image, "height", place=place), _whole(image, "width", place=place)
     return Photo(
         index.name(file),
         file,
@@ -135,6 +140,15 @@ def _number(element: Element, key: str, *, place: str, default: str = "") -> flo
         ) from None
 
 
+def _whole(element: Element, key: str, *, place: str, default: str = "") -> int:
+    value = _number(element, key, place=place, default=default)
+    if not abs(value) < 2**31:
+        raise ValueError(
+            f"{place}: expected a whole number as {key} of <{element.tag}>, got {value:g}"
+        )
+    return int(value)
+
+
 def _shape(one: Element, place: str, *, source: Source) -> Shape | None:
     def numbers(*keys: str) -> list[float]:
         return [_number(one, key, place=place) for key in keys]
@@ -144,7 +158,7 @@ def _shape(one: Element, place: str, *, source: Source) -> Shape | None:
         points = as_points([field for field in text.split(",") if field.strip()], place)
         return polygon_of([points], source, place=place)
     if one.tag == "mask":
-        box = [int(value) for value in numbers("left", "top", "width", "height")]
+        box = [_whole(one, key, place=place) for key in ("left", "top", "width", "height")]
         try:
             counts = tuple(int(count) for count in one.get("rle", "").split(","))
         except ValueError:

@@ -22,7 +22,9 @@ from deeplab_tf.data.convert.regions import (
     Shape,
 )
 from deeplab_tf.data.convert.source import (
+    LARGEST_PHOTO_JSON_BYTES,
     Source,
+    as_pixels,
     as_points,
     box_polygon,
     member,
@@ -47,12 +49,14 @@ def read(source: Source) -> Annotations:
         FileNotFoundError: no such files.
         ValueError: a file without the form of LabelMe.
     """
-    files = sorted(source.folder.rglob("*.json")) if source.path.is_dir() else [source.path]
+    files = [source.path]
+    if source.path.is_dir():
+        files = sorted(path for path in source.folder.rglob("*.json") if path.is_file())
     index = source.photos()
     photos, names, taken = [], set(), set()
     for path in files:
         try:
-            document = read_json(path)
+            document = read_json(path, limit=LARGEST_PHOTO_JSON_BYTES)
             if not isinstance(document, dict) or "shapes" not in document:
                 source.findings.note("JSON files have no shapes: not read", str(path))
                 continue
@@ -107,7 +111,8 @@ def _photo(document: Any, path: pathlib.Path, *, index: PhotoIndex, source: Sour
 
 def _image_data(path: pathlib.Path) -> bytes:
     """Returns the picture that a file holds; it is read again, because all would fill memory."""
-    data = member(read_json(path), "imageData", kind=str, place=str(path))
+    document = read_json(path, limit=LARGEST_PHOTO_JSON_BYTES)
+    data = member(document, "imageData", kind=str, place=str(path))
     return _decoded(data, f"{path}, imageData")
 
 
@@ -135,4 +140,5 @@ def _shape(shape: Any, place: str, *, source: Source) -> Shape | None:
     if kind == "rectangle":
         return box_polygon(left, top, right=right, bottom=bottom)
     content = _decoded(member(shape, "mask", kind=str, place=place), place)
-    return Bitmap(content, left=int(left), top=int(top))
+    left, top = as_pixels([left, top], place)
+    return Bitmap(content, left=left, top=top)

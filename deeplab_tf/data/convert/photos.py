@@ -17,10 +17,9 @@ import warnings
 import numpy as np
 from PIL import Image
 
-from deeplab_tf.data.images import FORMATS, MAX_PIXELS
+from deeplab_tf.data.images import DECODING_ERRORS, FORMATS, MAX_PIXELS, stored_orientation
 from deeplab_tf.data.readers.folder import IMAGE_ENDINGS
 
-_ORIENTATION_TAG = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -95,7 +94,7 @@ def read_header(source: pathlib.Path | bytes, name: str) -> Header:
         size = image.height, image.width
         orientation = 1  # Pillow turns a TIFF while it reads it
         if image.format != "TIFF":
-            orientation = int(image.getexif().get(_ORIENTATION_TAG, 1) or 1)
+            orientation = stored_orientation(image)
         suffix = {"JPEG": ".jpg", "MPO": ".jpg"}.get(image.format or "", "")
         suffix = suffix or f".{(image.format or '').lower()}"
     return Header(size, orientation, suffix=".tif" if suffix == ".tiff" else suffix)
@@ -121,9 +120,32 @@ def open_picture(source: pathlib.Path | bytes, name: str) -> Image.Image:
             raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: picture larger than {MAX_PIXELS} pixels ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except DECODING_ERRORS as error:
         raise ValueError(f"{name}: not a readable picture ({error})") from error
     return image
+
+
+def read_pixels(picture: Image.Image, name: str, *, mode: str = "") -> np.ndarray:
+    """Decodes a picture.
+
+    Args:
+        picture: of `open_picture`.
+        name: for the message.
+        mode: Pillow's name of the form that it is converted to; "" for its own.
+
+    Returns:
+        its pixels, [height, width] or [height, width, channels].
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        if mode:
+            picture.info.pop("transparency", None)  # otherwise Pillow warns about the lost alpha
+            picture = picture.convert(mode)
+        return np.asarray(picture)
+    except DECODING_ERRORS as error:
+        raise ValueError(f"{name}: not a readable picture ({error})") from error
 
 
 def labelled_upright(

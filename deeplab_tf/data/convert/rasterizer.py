@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from deeplab_tf.data.convert.photos import open_picture
+from deeplab_tf.data.convert.photos import open_picture, read_pixels
 from deeplab_tf.data.convert.regions import (
     Bitmap,
     Ellipse,
@@ -32,6 +32,8 @@ from deeplab_tf.data.labels import IGNORE_LABEL
 
 FAR = 1.0
 """How far outside a coordinate may be, in widths or heights of the photo; beyond it is no slip."""
+LONGEST_OUTLINE = 1e7
+"""Pixels. One that goes around every pixel of a row in a large photo has 1e5."""
 _NEAR_EDGE = 1.5
 """Pixels by which an outline may leave the photo without a word: rounding of programs."""
 _ELLIPSE_POINTS = 360
@@ -61,7 +63,7 @@ def bounds(shape: Shape) -> tuple[float, float, float, float]:
         ValueError: a bitmap that cannot be read.
     """
     if isinstance(shape, Polygon):
-        points = np.concatenate(shape.outlines)
+        points = np.concatenate(shape.outlines + shape.holes)
         (left, top), (right, bottom) = points.min(0).tolist(), points.max(0).tolist()
         return left, top, right, bottom
     if isinstance(shape, Ellipse):
@@ -98,7 +100,15 @@ def place_fault(shape: Shape, size: tuple[int, int]) -> str:
     far = left < -FAR * width or right > (1 + FAR) * width
     if far or top < -FAR * height or bottom > (1 + FAR) * height:
         return f"reaches far outside the picture {outside}"
+    if isinstance(shape, Polygon) and (length := _length(shape)) > LONGEST_OUTLINE:
+        return f"has outlines of {length:.3g} pixels, expected at most {LONGEST_OUTLINE:.3g}"
     return ""
+
+
+def _length(polygon: Polygon) -> float:
+    """Returns the pixels along all outlines: the rasterizer's memory and time are of that order."""
+    rings = (np.diff(ring, axis=0, append=ring[:1]) for ring in polygon.outlines + polygon.holes)
+    return sum(float(np.abs(steps).max(1).sum()) for steps in rings)
 
 
 def is_on_whole_pixels(shape: Shape) -> bool:
@@ -271,10 +281,7 @@ def _decode(bitmap: Bitmap, size: tuple[int, int]) -> np.ndarray:
                 f"its bitmap has {picture.width}x{picture.height} pixels, the picture "
                 f"{size[1]}x{size[0]}"
             )
-        try:
-            pixels: np.ndarray = np.asarray(picture)
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"its bitmap cannot be read ({error})") from error
+        pixels = read_pixels(picture, "its bitmap")
     if pixels.ndim == 3:  # RGBA has the shape in alpha, RGB in its colours
         has_alpha = pixels.shape[2] in (2, 4)
         pixels = pixels[:, :, -1] if has_alpha else np.asarray(pixels.any(axis=2))
@@ -338,11 +345,7 @@ def read_codes(mask: MaskFile) -> np.ndarray:
     if not mask.by_color:
         return read_mask(mask.path).astype(np.int32)
     with open_picture(mask.path, str(mask.path)) as picture:
-        try:
-            picture.info.pop("transparency", None)
-            pixels = np.asarray(picture.convert("RGB"), np.int32)
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{mask.path}: not a readable picture ({error})") from error
+        pixels = read_pixels(picture, str(mask.path), mode="RGB").astype(np.int32)
     return (pixels[:, :, 0] << 16) | (pixels[:, :, 1] << 8) | pixels[:, :, 2]
 
 

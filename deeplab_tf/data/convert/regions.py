@@ -7,6 +7,7 @@ import collections.abc
 import dataclasses
 import enum
 import pathlib
+import unicodedata
 
 import numpy as np
 
@@ -14,6 +15,7 @@ BACKGROUND = "background"
 """Class of pixels that no region covers."""
 BACKGROUND_NAMES = (BACKGROUND, "_background_")
 """Names that formats give to that class (the second is LabelMe's), in lower case."""
+LONGEST_NAME = 256
 IGNORED_NAME = "__ignore__"
 """LabelMe's name for pixels that are ignored."""
 
@@ -183,6 +185,15 @@ class ClassName:
 
     name: str
     color: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        one_line = bool(self.name.strip()) and len(self.name.splitlines()) == 1
+        controls = any(unicodedata.category(one) in ("Cc", "Cs") for one in self.name)
+        if not one_line or controls or len(self.name) > LONGEST_NAME:
+            raise ValueError(
+                f"class {self.name[:40]!r}: expected a name of 1 to {LONGEST_NAME} characters in "
+                "one line; rename it"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

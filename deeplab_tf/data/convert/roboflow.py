@@ -4,18 +4,17 @@
 `x_mask.png` that lie beside the photos.
 """
 
-import csv
 import pathlib
 
 from deeplab_tf.data.convert import coco, yolo
 from deeplab_tf.data.convert.color_masks import photos_of
 from deeplab_tf.data.convert.pairing import find_pairs
 from deeplab_tf.data.convert.regions import BACKGROUND_NAMES, Annotations, ClassName, MaskFile
-from deeplab_tf.data.convert.source import Source, mentions, some_files
-from deeplab_tf.data.dataset import read_lines
+from deeplab_tf.data.convert.source import Source, mentions, read_table, some_files
 
 COCO_FILE, CLASSES_FILE = "_annotations.coco.json", "_classes.csv"
 _YOLO_FILE = "data.yaml"
+_LARGEST_VALUE = 65535
 
 
 def recognizes(folder: pathlib.Path) -> bool:
@@ -71,11 +70,14 @@ def _read_masks(source: Source, tables: list[pathlib.Path]) -> Annotations:
 def _values(path: pathlib.Path) -> dict[int, str]:
     """{value of a pixel: class} of rows `value, class` below a title."""
     values = {}
-    for number, row in enumerate(csv.reader(read_lines(path)), 1):
+    for number, row in enumerate(read_table(path), 1):
         if number == 1 or not row:
             continue
         try:
-            values[int(row[0])] = row[1].strip()
+            value = int(row[0])
+            if not 0 <= value <= _LARGEST_VALUE:
+                raise ValueError(f"a mask holds no {value}")
+            values[value] = row[1].strip()
         except (ValueError, IndexError) as error:
             raise ValueError(f"{path}:{number}: expected `value, class` ({error})") from None
     if not values:

@@ -1,7 +1,8 @@
 """What a reader of a format is given, and the checks of file content that all of them need."""
 
+import codecs
+import csv
 import dataclasses
-import json
 import pathlib
 from typing import Any, TypeVar
 
@@ -10,10 +11,13 @@ import numpy as np
 from deeplab_tf import bounded_file
 from deeplab_tf.data.convert.photos import Orientation, PhotoIndex
 from deeplab_tf.data.convert.regions import Findings, Polygon, Vertices
+from deeplab_tf.data.dataset import read_lines
 from deeplab_tf.data.labels import LabelSet
 
 LARGEST_JSON_BYTES = 2_000_000_000
 """COCO's own annotations of 118,000 photos have 470 MB."""
+LARGEST_PHOTO_JSON_BYTES = 512_000_000
+"""Of a file that describes one photo, and may hold it."""
 _Kind = TypeVar("_Kind")
 
 
@@ -58,16 +62,40 @@ class Source:
         return index
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path, *, limit: int = LARGEST_JSON_BYTES) -> Any:
     """Reads a JSON file.
 
+    Args:
+        path: of the file.
+        limit: most bytes.
+
     Raises:
-        ValueError: not JSON.
+        ValueError: not JSON, or too large.
     """
     try:
-        return json.loads(bounded_file.read_text(path, limit=LARGEST_JSON_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+        with path.open("rb") as stream:
+            beginning = stream.read(1024).removeprefix(codecs.BOM_UTF8).strip()
+        if beginning[:1] not in (b"{", b"["):  # before gigabytes of something else are read
+            raise ValueError(f"it begins with {beginning[:8]!r}")
+        return bounded_file.read_json(path, limit=limit)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: not a JSON file ({reason})") from error
+
+
+def read_table(path: pathlib.Path) -> list[list[str]]:
+    """Reads the rows of a CSV file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: not UTF-8 text, too large, or not CSV.
+    """
+    try:
+        return list(csv.reader(read_lines(path)))
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a CSV file ({error})") from error
 
 
 def member(container: Any, key: str, *, kind: type[_Kind], place: str) -> _Kind:
@@ -76,15 +104,13 @@ def member(container: Any, key: str, *, kind: type[_Kind], place: str) -> _Kind:
     Args:
         container: the object.
         key: of the member.
-        kind: its type; an int is also a float.
+        kind: its type; a float without a fraction is also an int.
         place: of the object, for the message.
 
     Raises:
         ValueError: no object, no such member, or one of another type.
     """
     value = container.get(key) if isinstance(container, dict) else None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -110,6 +136,22 @@ def as_points(values: Any, place: str) -> np.ndarray:
         return points.reshape(-1, 2)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{place}: expected coordinates x, y, x, y, ... ({error})") from None
+
+
+def as_pixels(values: Any, place: str) -> tuple[int, int]:
+    """Returns one pair of whole numbers, such as the place or the size of a bitmap.
+
+    Args:
+        values: [a, b].
+        place: for the message.
+
+    Raises:
+        ValueError: not such a pair, or beyond 32 bits.
+    """
+    points = as_points(values, place)
+    if points.shape != (1, 2) or not (np.abs(points) < 2**31).all():
+        raise ValueError(f"{place}: expected two whole numbers, got {str(values)[:60]}")
+    return int(points[0, 0]), int(points[0, 1])
 
 
 def polygon_of(

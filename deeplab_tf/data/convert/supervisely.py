@@ -22,7 +22,9 @@ from deeplab_tf.data.convert.regions import (
     Vertices,
 )
 from deeplab_tf.data.convert.source import (
+    LARGEST_PHOTO_JSON_BYTES,
     Source,
+    as_pixels,
     as_points,
     hex_color,
     member,
@@ -62,7 +64,7 @@ def read(source: Source) -> Annotations:
         classes[name] = ClassName(name, hex_color(one.get("color")))
     photos, taken = [], set()
     for path in sorted(meta.parent.rglob("*.json")):
-        if path.parent.name != _ANNOTATIONS:
+        if path.parent.name != _ANNOTATIONS or not path.is_file():
             continue
         try:
             photo = _photo(path, classes, index=index, source=source)
@@ -83,7 +85,7 @@ def read(source: Source) -> Annotations:
 def _photo(
     path: pathlib.Path, classes: dict[str, ClassName], *, index: PhotoIndex, source: Source
 ) -> Photo:
-    document = read_json(path)
+    document = read_json(path, limit=LARGEST_PHOTO_JSON_BYTES)
     size = member(document, "size", kind=dict, place=str(path))
     height, width = (member(size, k, kind=int, place=str(path)) for k in ("height", "width"))
     folder = path.parent.parent.name
@@ -117,12 +119,13 @@ def _shape(one: Any, place: str, *, source: Source) -> Shape | None:
         return None
     if kind == "bitmap":
         bitmap = member(one, "bitmap", kind=dict, place=place)
-        origin = as_points(member(bitmap, "origin", kind=list, place=place), place)
+        left, top = as_pixels(bitmap.get("origin"), f"{place}, origin")
         content = _unpacked(member(bitmap, "data", kind=str, place=place), place)
-        return Bitmap(content, left=int(origin[0, 0]), top=int(origin[0, 1]))
+        return Bitmap(content, left=left, top=top)
     points = member(one, "points", kind=dict, place=place)
     outline = as_points(member(points, "exterior", kind=list, place=place), place)
-    holes = [as_points(ring, place) for ring in points.get("interior") or []]
+    inner = member(points, "interior", kind=list, place=place) if points.get("interior") else []
+    holes = [as_points(ring, place) for ring in inner]
     if kind == "rectangle":
         if len(outline) != 2:
             raise ValueError(f"{place}: expected 2 corners of a rectangle, got {len(outline)}")

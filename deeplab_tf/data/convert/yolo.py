@@ -27,6 +27,9 @@ from deeplab_tf.data.dataset import read_lines
 from deeplab_tf.data.label_list import parse_label_lines
 
 NAME_LISTS = ("classes.txt", "obj.names")
+LARGEST_YAML_BYTES = 1_000_000
+"""The names of 10,000 classes; this reader takes seconds for so much."""
+_MOST_NUMBERS = 1 << 16
 _SPLIT_KEYS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 _LINE = re.compile(r"\d+(\.0+)?( +[-+.\deE]+)+\s*")
 _NO_OUTLINE = "lines have a box and no outline: left out (--fill_boxes fills boxes)"
@@ -96,17 +99,32 @@ def _configuration(source: Source) -> tuple[dict[int, str], dict[str, Any], path
         )
     if not files:
         return _names_of_list(source), {}, source.folder
-    try:
-        document = yaml.safe_load(bounded_file.read_text(files[0]))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{files[0]}: not a YAML file ({error})") from error
+    document = _read_yaml(files[0])
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, list):
         names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names or not all(isinstance(k, int) for k in names):
+    if not isinstance(names, dict) or not names or not all(map(_is_class_number, names)):
         raise ValueError(f"{files[0]}: expected names, a list or {{number: name}}")
+    if wrong := [name for name in names.values() if not isinstance(name, str | int | float)]:
+        kind = type(wrong[0]).__name__  # its text may be endless: YAML can repeat a list in itself
+        raise ValueError(f"{files[0]}: expected text as a name of a class, got a {kind}")
     entries = {key: document[key] for key in _SPLIT_KEYS if document.get(key)}
+    for key, value in entries.items():
+        if not all(isinstance(one, str) for one in (value if isinstance(value, list) else [value])):
+            raise ValueError(f"{files[0]}: expected a path, or a list of paths, as {key}")
     return {number: str(name) for number, name in names.items()}, entries, files[0].parent
+
+
+def _read_yaml(path: pathlib.Path) -> Any:
+    text = bounded_file.read_text(path, limit=LARGEST_YAML_BYTES)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, *bounded_file.PARSING_ERRORS) as error:
+        raise ValueError(f"{path}: not a YAML file ({error})") from error
+
+
+def _is_class_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_NUMBERS
 
 
 def _names_of_list(source: Source) -> dict[int, str]:
@@ -128,7 +146,7 @@ def _photos(
     found: dict[pathlib.Path, str] = {}
     for key, value in entries.items():
         for entry in value if isinstance(value, list) else [value]:
-            for path in _entry(str(entry), root, index=index):
+            for path in _entry(entry, root, index=index):
                 found.setdefault(path, _SPLIT_KEYS[key])
     if not found:
         inside = [path for path in index.paths if _IMAGES in path.parts]
@@ -207,7 +225,7 @@ def _regions(
             raise ValueError(
                 f"{place}: expected numbers `class x y x y ...`, got {line[:60]!r}"
             ) from None
-        name = names.get(int(values[0]))
+        name = names.get(int(values[0])) if abs(values[0]) < _MOST_NUMBERS else None
         if name is None or values[0] != int(values[0]):
             raise ValueError(f"{place}: class {values[0]:g} is unknown; known: 0 to {max(names)}")
         shape = _shape(values[1:], size, place=place, source=source)

@@ -7,14 +7,20 @@
 """
 
 import json
+import os
 import pathlib
+import resource
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 CONVERTED = "converted"
+PIPE_VARIABLE = "DEEPLAB_PARENT_PIPE"
+"""As in `deeplab_tf.child_process`, which is not installed here."""
 REFUSED = "refused: "
 """Start of the last line on stderr of a mistake that the user can correct."""
 
@@ -24,9 +30,39 @@ class RefusalError(Exception):
 
 
 def read_request() -> tuple[dict[str, Any], pathlib.Path]:
-    """Returns the request as a dictionary, and the folder of all files."""
+    """Returns the request as a dictionary, and the folder of all files.
+
+    From here on the process ends with the command, and its memory is limited.
+    """
     path = pathlib.Path(sys.argv[1])
-    return json.loads(path.read_text()), path.parent
+    request = json.loads(path.read_text())
+    _end_with_command(int(os.environ.pop(PIPE_VARIABLE, "-1")))
+    _limit_memory(request["memory_bytes"])
+    return request, path.parent
+
+
+def _end_with_command(descriptor: int) -> None:
+    """Ends this process and its own when the command has ended: its pipe is closed then."""
+
+    def watch() -> None:
+        while os.read(descriptor, 1):
+            pass
+        os.killpg(0, signal.SIGKILL)  # a group of its own
+
+    if descriptor >= 0:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _limit_memory(allowance_bytes: int) -> None:
+    """Limits the address space to what it is now and an allowance; 0: no limit."""
+    statm = pathlib.Path("/proc/self/statm")
+    if allowance_bytes > 0 and statm.is_file():
+        now = int(statm.read_text().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        limit = now + allowance_bytes
+        if most != resource.RLIM_INFINITY:
+            limit = min(limit, most)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
 
 
 def wait_for_inputs(folder: pathlib.Path) -> list[np.ndarray]:
@@ -64,4 +100,10 @@ def run(main: Callable[[], None]) -> None:
         main()
     except RefusalError as refusal:
         sys.stderr.write(f"\n{REFUSED}{' '.join(str(refusal).split())}\n")
+        sys.exit(1)
+    except MemoryError as error:
+        sys.stderr.write(
+            f"\nout of memory ({' '.join(str(error).split())[:200]}); DEEPLAB_CHILD_MEMORY_MB sets "
+            "another limit\n"
+        )
         sys.exit(1)

@@ -20,6 +20,7 @@ from tests.tflite_tools.one_convolution import stripes, write_brightest_channel
 from tflite_tools.contract import read_contract
 from tflite_tools.description.description import describe
 from tflite_tools.evaluation.mask_grid import predict_all
+from tflite_tools.segmentation.segmentation import JOURNAL
 from tflite_tools.segmentation.video import writing
 
 SEGMENT = "tflite_tools.segment"
@@ -229,7 +230,7 @@ def test_ctrl_c_leaves_a_video_that_plays(model, tmp_path):
     out = tmp_path / "out"
     command = Command(SEGMENT, f"--model={model}", f"--input={video}", f"--output_dir={out}", *RAW)
     deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 0 for path in out.glob(".long_overlay-*")):
+    while not any(path.stat().st_size > 0 for path in out.glob(".long_overlay.partial-*")):
         assert time.monotonic() < deadline and command.poll() is None, command.errors()
         time.sleep(0.05)
     command.send_signal(signal.SIGINT)
@@ -351,3 +352,19 @@ def test_one_of_several_outputs_is_chosen(shared_dir, tmp_path):
     assert "expected the name or number of an output" in refusal(*flags, "--output=nothing")
     boxes = next(o for o in describe(file, repeats=0).outputs if not o.is_mask)
     assert "expected scores" in refusal(*flags, f"--output={boxes.position}")
+
+
+def test_a_killed_call_goes_on(model, photo, tmp_path):
+    out = tmp_path / "out"
+    flags = (f"--model={model}", f"--input={photo}", f"--output_dir={out}", *RAW)
+    segment(*flags)
+    expected = (out / "stripes_mask.png").read_bytes()
+    # What a call leaves that is killed behind its first file:
+    (out / "segmentation.json").unlink()
+    (out / "stripes_overlay.jpg").unlink()
+    (out / "stripes_mask.png").write_bytes(b"of this call")
+    (out / JOURNAL).write_text('"stripes_mask.png"\n"stripes_ov')
+    segment(*flags)
+    assert (out / "stripes_mask.png").read_bytes() == expected
+    names = ["segmentation.json", "stripes_mask.png", "stripes_overlay.jpg"]
+    assert sorted(path.name for path in out.iterdir()) == names

@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 
+from deeplab_tf import child_process
 from deeplab_tf.scratch import scratch_folder
 from tflite_tools.contract import ModelContract
 from tflite_tools.deployment.phone_page.web_runtime import WebRuntime
@@ -94,6 +95,7 @@ def _run_node(path: pathlib.Path, folder: pathlib.Path) -> None:
             text=True,
             timeout=_SECONDS,
             check=False,
+            preexec_fn=child_process.end_child_with_parent,
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"{path}: the web runtime took longer than {_SECONDS} s") from error

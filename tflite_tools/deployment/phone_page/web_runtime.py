@@ -18,9 +18,9 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 
-from deeplab_tf import atomic_file
+from deeplab_tf import atomic_file, child_process
+from deeplab_tf.scratch import partial_folder, scratch_folder
 from tflite_tools.manifest import sha256_of
 
 VERSION = "2.5.3"
@@ -130,28 +130,23 @@ def web_runtime(cache: pathlib.Path | None = None) -> WebRuntime:
             f"npm is missing: the page's web runtime, @litertjs/core {VERSION}, comes from there; "
             f"install Node.js 20 or newer, or copy {folder} from a machine that has it"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".litertjs-") as temporary:
-        whole = pathlib.Path(temporary) / "whole"
-        whole.mkdir()
+    with scratch_folder("web-runtime") as temporary, partial_folder(folder) as whole:
         for package, sha256 in _PACKAGES.items():
-            _fetch(npm, package, sha256=sha256, folder=pathlib.Path(temporary))
-        try:
-            whole.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # another process was faster
-                raise
+            _fetch(npm, package, sha256=sha256, temporary=temporary, folder=whole)
     return WebRuntime(folder)
 
 
-def _fetch(npm: str, package: str, *, sha256: str, folder: pathlib.Path) -> None:
+def _fetch(
+    npm: str, package: str, *, sha256: str, temporary: pathlib.Path, folder: pathlib.Path
+) -> None:
     try:
         done = subprocess.run(
-            [npm, "pack", "--silent", f"{package}@{VERSION}", f"--pack-destination={folder}"],
+            [npm, "pack", "--silent", f"{package}@{VERSION}", f"--pack-destination={temporary}"],
             capture_output=True,
             text=True,
             timeout=_SECONDS,
             check=False,
+            preexec_fn=child_process.end_child_with_parent,
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(
@@ -159,7 +154,7 @@ def _fetch(npm: str, package: str, *, sha256: str, folder: pathlib.Path) -> None
             "reachable?"
         ) from error
     name = f"{package.removeprefix('@').replace('/', '-')}-{VERSION}.tgz"
-    if done.returncode or not (folder / name).is_file():
+    if done.returncode or not (temporary / name).is_file():
         lines = [
             line for line in (done.stderr or done.stdout).splitlines() if "npm notice" not in line
         ]
@@ -167,12 +162,13 @@ def _fetch(npm: str, package: str, *, sha256: str, folder: pathlib.Path) -> None
             f"npm pack {package}@{VERSION} ended with status {done.returncode}: "
             + " | ".join(line.strip() for line in lines[:4] if line.strip())
         )
-    found = sha256_of((folder / name).read_bytes())
+    found = sha256_of((temporary / name).read_bytes())
     if found != sha256:
         raise RuntimeError(
             f"{package} {VERSION}: expected sha256 {sha256[:12]}, got {found[:12]}; the registry "
             "serves another file"
         )
-    with tarfile.open(folder / name) as archive:
-        archive.extractall(folder / "unpacked", filter="data")
-    (folder / "unpacked" / "package").rename(folder / "whole" / package.rpartition("/")[2])
+    unpacked = temporary / package.rpartition("/")[2]
+    with tarfile.open(temporary / name) as archive:
+        archive.extractall(unpacked, filter="data")
+    shutil.copytree(unpacked / "package", folder / unpacked.name)
