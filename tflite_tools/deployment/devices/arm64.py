@@ -6,6 +6,7 @@ reads the processor from /proc/cpuinfo and crashes on that of an x86 machine; QE
 in the folder first, so one that is there stands for it.
 """
 
+import dataclasses
 import importlib.metadata
 import pathlib
 import platform
@@ -146,46 +147,40 @@ def _emulate(
     return run_program(command, timeout_s=timeout_s, environment=values)
 
 
-def run(
-    folder: pathlib.Path, cpu: str, *, model: pathlib.Path, inputs: list[np.ndarray]
-) -> list[DeviceRun]:
-    """Runs a file on an emulated processor, with XNNPACK's and with the builtin kernels.
+@dataclasses.dataclass(frozen=True)
+class EmulatedTask:
+    """A file to run on an emulated processor.
 
-    Args:
+    Attributes:
         folder: of `prepare`.
         cpu: one of ARM_CPUS.
         model: the file.
         inputs: values of its input, one array per picture.
-
-    Returns:
-        One run for each set of kernels.
     """
-    return [
-        _run_kernels(folder, cpu, model=model, inputs=inputs, kernels=kernels)
-        for kernels in (Kernels.XNNPACK, Kernels.BUILTIN)
-    ]
 
+    folder: pathlib.Path
+    cpu: str
+    model: pathlib.Path
+    inputs: list[np.ndarray]
 
-def _run_kernels(
-    folder: pathlib.Path,
-    cpu: str,
-    *,
-    model: pathlib.Path,
-    inputs: list[np.ndarray],
-    kernels: Kernels,
-) -> DeviceRun:
-    builtin = kernels is Kernels.BUILTIN
-    title = f"{'builtin' if builtin else 'XNNPACK'} kernels"
-    with scratch_folder("arm64") as work:
-        for picture, values in enumerate(inputs):
-            np.save(work / f"input_{picture}.npy", values)
-        word = "builtin" if builtin else "xnnpack"
-        try:
-            arguments = (_GUEST, model.resolve(), work, word)
-            _emulate(folder, cpu, arguments=arguments, timeout_s=_TIMEOUT_S)
-        except RuntimeError as error:
-            return DeviceRun(title, None, failure=str(error), builtin=builtin)
-        return DeviceRun(title, _read_outputs(work, len(inputs)), builtin=builtin)
+    def run(self, kernels: Kernels) -> DeviceRun:
+        """Runs the file; a failure or a crash becomes part of the result.
+
+        Args:
+            kernels: which run it.
+        """
+        builtin = kernels is Kernels.BUILTIN
+        title = f"{'builtin' if builtin else 'XNNPACK'} kernels"
+        with scratch_folder("arm64") as work:
+            for picture, values in enumerate(self.inputs):
+                np.save(work / f"input_{picture}.npy", values)
+            word = "builtin" if builtin else "xnnpack"
+            arguments = (_GUEST, self.model.resolve(), work, word)
+            try:
+                _emulate(self.folder, self.cpu, arguments=arguments, timeout_s=_TIMEOUT_S)
+            except RuntimeError as error:
+                return DeviceRun(title, None, failure=str(error))
+            return DeviceRun(title, _read_outputs(work, len(self.inputs)))
 
 
 def _read_outputs(work: pathlib.Path, pictures: int) -> Outputs:

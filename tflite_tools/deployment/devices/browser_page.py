@@ -176,6 +176,7 @@ def _start(browser: str, profile: pathlib.Path, *, address: str) -> subprocess.P
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(profile)},  # it is killed, and would leave sockets
         start_new_session=True,
         preexec_fn=child_process.end_child_with_parent,
     )

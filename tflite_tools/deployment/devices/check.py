@@ -279,10 +279,16 @@ def _compared(subject: Subject, run: DeviceRun) -> ComparedRun:
 
 def _run_arm64(subject: Subject, device: Device, folders: Folders) -> list[DeviceRun]:
     folder = arm64.prepare(folders.cache)
-    return arm64.run(folder, device.detail, model=subject.path, inputs=subject.inputs)
+    reference = subject.reference
+    kernels = list(dict.fromkeys([reference.kernels, Kernels.BUILTIN]))
+    if reference.builtin is None:  # what does not run here has nothing to be compared with
+        kernels.remove(Kernels.BUILTIN)
+    task = arm64.EmulatedTask(folder, device.detail, model=subject.path, inputs=subject.inputs)
+    return [task.run(chosen) for chosen in kernels]
 
 
 def _run_gpu(subject: Subject, device: Device, folders: Folders) -> list[DeviceRun]:
+    gpu.check_runtime()
     half = device.kind is DeviceKind.GPU_F16
     driver = (gpu.prepare_lavapipe if half else gpu.prepare_swiftshader)(folders.cache)
     return gpu.run(driver, subject.graph, inputs=subject.inputs, half=half)

@@ -8,6 +8,7 @@ for a minute or more.
 import contextlib
 import ctypes.util
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import re
@@ -30,6 +31,7 @@ from tflite_tools.runtime.memory import UNKNOWN
 _BROWSER_FOLDERS = ("usr/lib/chromium", "opt/google/chrome")
 """Where Chromium's packages put SwiftShader, below the root of a system."""
 _SWIFTSHADER = ("libvk_swiftshader.so", "vk_swiftshader_icd.json")
+_ACCELERATOR = "libLiteRtWebGpuAccelerator.so"
 _LOADER = "libvulkan.so.1"
 _TIMEOUT_S = 1200.0
 _ATTEMPTS = 2
@@ -50,6 +52,20 @@ class Driver:
 
     description: pathlib.Path
     libraries: pathlib.Path
+
+
+def check_runtime() -> None:
+    """Checks that the runtime's package has a GPU path.
+
+    Raises:
+        UnavailableError: this build has none.
+    """
+    spec = importlib.util.find_spec("ai_edge_litert")
+    folders = spec.submodule_search_locations if spec else None
+    if not any((pathlib.Path(folder) / _ACCELERATOR).is_file() for folder in folders or ()):
+        raise UnavailableError(
+            f"ai-edge-litert here has no {_ACCELERATOR}; use its build for Linux on x86-64"
+        )
 
 
 def prepare_swiftshader(cache: pathlib.Path) -> Driver:
@@ -155,8 +171,9 @@ def run(
 @contextlib.contextmanager
 def _use(driver: Driver) -> Iterator[None]:
     """Sets the environment that child processes start with."""
+    own = [path for path in (os.environ.get("LD_LIBRARY_PATH"),) if path]
     values = {
-        "LD_LIBRARY_PATH": str(driver.libraries),
+        "LD_LIBRARY_PATH": os.pathsep.join([str(driver.libraries), *own]),
         "VK_ICD_FILENAMES": str(driver.description),
     }
     before = {name: os.environ.get(name) for name in values}

@@ -3,6 +3,7 @@
 from tflite_tools.deployment.devices.check import ComparedRun, DeviceResult, Subject
 from tflite_tools.deployment.devices.comparison import Meaning, OutputDifference
 from tflite_tools.deployment.devices.names import ARM_CPUS, DeviceKind
+from tflite_tools.json_values import finite
 from tflite_tools.text_table import align
 from tflite_tools.versions import versions
 
@@ -142,7 +143,7 @@ def to_json(subject: Subject, results: list[DeviceResult]) -> dict:
         subject: the file.
         results: of the devices.
     """
-    return {
+    content = {
         "model": str(subject.path),
         "pictures": subject.pictures,
         "reference": {"kernels": str(subject.reference.kernels), **versions()},
@@ -151,6 +152,7 @@ def to_json(subject: Subject, results: list[DeviceResult]) -> dict:
         "note": NUMBERS_ONLY,
         "devices": [_device_json(result) for result in results],
     }
+    return finite(content)
 
 
 def _device_json(result: DeviceResult) -> dict:

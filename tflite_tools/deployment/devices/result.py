@@ -13,7 +13,6 @@ class DeviceRun:
         title: what ran it, such as "XNNPACK kernels on cortex-a72".
         outputs: raw outputs by picture and position; None if it failed.
         failure: one line, or "".
-        builtin: whether the builtin kernels ran it.
         fallback: operators that did not run on the device, one line each, as the runtime says it.
         notes: what else the runtime says, one line each.
     """
@@ -21,6 +20,5 @@ class DeviceRun:
     title: str
     outputs: Outputs | None
     failure: str = ""
-    builtin: bool = False
     fallback: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -1,6 +1,8 @@
 """What is said of a device that agrees, differs, falls back, fails, or cannot be checked."""
 
+import dataclasses
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from tests.children import run_command
 from tests.paths import CAMVID
-from tflite_tools.deployment.devices import check, gpu, npu, report
+from tflite_tools.deployment.devices import arm64, check, gpu, npu, report
 from tflite_tools.deployment.devices.comparison import ComparedOutput, Meaning
 from tflite_tools.deployment.devices.names import parse_device
 from tflite_tools.deployment.devices.programs import UnavailableError
@@ -85,7 +87,7 @@ def test_a_device_with_another_mask_fails(monkeypatch, subject):
 def test_two_kernel_sets_are_told_apart(monkeypatch, subject):
     runs = [
         DeviceRun("XNNPACK kernels", outputs()),
-        DeviceRun("builtin kernels", None, failure="qemu crashed (SIGSEGV)", builtin=True),
+        DeviceRun("builtin kernels", None, failure="qemu crashed (SIGSEGV)"),
     ]
     result = result_of(monkeypatch, subject, "arm64", *runs)
     assert not result.passed
@@ -166,6 +168,41 @@ def test_the_result_is_json(monkeypatch, subject):
     assert first["runs"][0]["outputs"][0]["largest_difference_steps"] == 2
     assert (first["passed"], second["passed"], second["skipped"]) == (True, None, "apt-get missing")
     assert "never of speed" in content["note"]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "builtin", "expected"),
+    [
+        (Kernels.XNNPACK, outputs(), ["XNNPACK", "BUILTIN"]),
+        (Kernels.XNNPACK, None, ["XNNPACK"]),
+        (Kernels.BUILTIN, outputs(), ["BUILTIN"]),
+    ],
+)
+def test_arm_runs_the_kernels_that_run_here(monkeypatch, subject, kernels, builtin, expected):
+    ran = []
+
+    def run(task, chosen):
+        ran.append(chosen.name)
+        return DeviceRun("", outputs())
+
+    monkeypatch.setattr(arm64, "prepare", lambda cache: cache)
+    monkeypatch.setattr(arm64.EmulatedTask, "run", run)
+    reference = Reference(kernels, outputs(), builtin=builtin)
+    here = dataclasses.replace(subject, reference=reference)
+    check.check_device(here, parse_device("arm64"), folders=FOLDERS)
+    assert ran == expected
+
+
+def test_a_driver_is_only_seen_by_the_children(monkeypatch):
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/own")
+    monkeypatch.delenv("VK_ICD_FILENAMES", raising=False)
+    driver = gpu.Driver(pathlib.Path("/driver/icd.json"), pathlib.Path("/driver"))
+    with pytest.raises(RuntimeError, match="stop"), gpu._use(driver):
+        assert os.environ["LD_LIBRARY_PATH"] == "/driver:/own"
+        assert os.environ["VK_ICD_FILENAMES"] == "/driver/icd.json"
+        raise RuntimeError("stop")
+    assert os.environ["LD_LIBRARY_PATH"] == "/own"
+    assert "VK_ICD_FILENAMES" not in os.environ
 
 
 LOG = """INFO: [delegate_webgpu.cc:363] Created a WebGPU environment.

@@ -3,11 +3,13 @@
 import pathlib
 import threading
 
+import numpy as np
 import pytest
 
 from tflite_tools.deployment.devices import arm64, debian
 from tflite_tools.deployment.devices.environments import default_cache, environment
 from tflite_tools.deployment.devices.programs import UnavailableError, run_program
+from tflite_tools.runtime.interpreter import Kernels
 
 
 def make(folder: pathlib.Path) -> None:
@@ -172,3 +174,42 @@ def test_without_a_network_the_reason_is_one_line(false_debian, tmp_path):
     request = debian.Request(("python3",), architecture="arm64")
     with pytest.raises(UnavailableError, match="E: Could not resolve the mirror; run it once with"):
         debian.unpack(request, tmp_path / "root", work=tmp_path / "work")
+
+
+# An emulator that is none
+
+
+@pytest.fixture
+def emulated(tmp_path):
+    """An environment whose emulator copies each input to an output; the task that runs in it."""
+    binaries = tmp_path / "cpu" / "root" / "usr" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "python3.11").touch()
+    return arm64.EmulatedTask(
+        tmp_path / "cpu",
+        "max",
+        model=tmp_path / "model.tflite",
+        inputs=[np.zeros((1, 2), np.uint8), np.ones((1, 2), np.uint8)],
+    )
+
+
+def test_an_emulated_run_gives_its_outputs(emulated, tmp_path):
+    script = """echo "$@ $QEMU_CPU $PYTHONPATH" > {0}
+for picture in 0 1; do cp $6/input_$picture.npy $6/${{picture}}_0.npy; done"""
+    program(emulated.folder, "qemu", script.format(tmp_path / "said"))
+    run = emulated.run(Kernels.BUILTIN)
+    assert (run.title, run.failure) == ("builtin kernels", "")
+    assert [[values.tolist() for values in outputs] for outputs in run.outputs] == [
+        [[[0, 0]]],
+        [[[1, 1]]],
+    ]
+    said = (tmp_path / "said").read_text().split()
+    assert said[:2] == ["-L", str(emulated.folder / "root")]
+    assert said[-3:] == ["builtin", "max,sme=off", str(emulated.folder / "site")]
+
+
+def test_a_crash_of_the_emulator_is_one_line(emulated):
+    program(emulated.folder, "qemu", "echo 'uncaught target signal 11' >&2; kill -SEGV $$")
+    run = emulated.run(Kernels.XNNPACK)
+    assert run.outputs is None
+    assert run.failure == "qemu crashed (SIGSEGV): uncaught target signal 11"
