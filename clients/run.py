@@ -31,12 +31,12 @@ from deeplab_tf.data.readers.synthetic import draw_scene
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
 from tflite_tools.deployment.client_rules import Client, check_file
-from tflite_tools.deployment.phone_page.page import PageOptions, write_page
-from tflite_tools.deployment.phone_result import compare_with_file, read_phone_result
 from tflite_tools.deployment.devices.check import Folders, check_device, read_subject
 from tflite_tools.deployment.devices.names import emulated_devices, parse_device
 from tflite_tools.deployment.devices.programs import UnavailableError
 from tflite_tools.deployment.devices.report import sentence
+from tflite_tools.deployment.phone_page.page import PageOptions, write_page
+from tflite_tools.deployment.phone_result import compare_with_file, read_phone_result
 from tflite_tools.metadata.segmenter import SegmenterMetadata
 from tflite_tools.runtime.child_pool import Task
 from tflite_tools.runtime.pool import InterpreterPool

@@ -24,8 +24,8 @@ from tflite_tools.deployment.devices.check import (
     check_devices,
     read_subject,
 )
-from tflite_tools.deployment.devices.environments import default_cache
 from tflite_tools.deployment.devices.names import emulated_devices, parse_device
+from tflite_tools.deployment.phone_page.web_runtime import default_cache
 from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 
 FLAGS = flags.FLAGS

@@ -12,24 +12,16 @@ import shutil
 import numpy as np
 
 from tflite_tools.deployment.devices.browser_page import Page, open_page
-from tflite_tools.deployment.devices.environments import environment
 from tflite_tools.deployment.devices.gpu import fallback_of
-from tflite_tools.deployment.devices.programs import UnavailableError, run_program
+from tflite_tools.deployment.devices.programs import UnavailableError
 from tflite_tools.deployment.devices.reference import Outputs
 from tflite_tools.deployment.devices.result import DeviceRun
+from tflite_tools.deployment.phone_page.web_runtime import WebRuntime, web_runtime
 from tflite_tools.flatbuffer.file_bytes import read_model_bytes
 from tflite_tools.flatbuffer.graph import Graph, parse_model
 
-VERSION = "2.5.3"
-"""Of @litertjs/core."""
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _TIMEOUT_S = 600.0
-_INSTALL_S = 300.0
-_TYPES = "var DATATYPES = Object.freeze(["
-_MORE_TYPES = f"""{_TYPES}
-  {{ dtype: "int8", typedArrayConstructor: Int8Array, elementType: ElementType.INT8 }},
-  {{ dtype: "int64", typedArrayConstructor: BigInt64Array, elementType: ElementType.INT64 }},"""
-"""The WebAssembly has inputs and outputs of any type; the library's table names three of them."""
 
 
 def find_browser() -> str:
@@ -46,47 +38,26 @@ def find_browser() -> str:
     return found
 
 
-def prepare(cache: pathlib.Path) -> pathlib.Path:
-    """Returns the folder of the web runtime's packages, fetched with npm if missing.
+def prepare(cache: pathlib.Path) -> WebRuntime:
+    """Returns the web runtime, fetched with npm if missing; the pages for phones use the same.
 
     Args:
         cache: folder of all environments.
 
     Raises:
-        UnavailableError: there is no npm, or it cannot fetch them.
+        UnavailableError: there is no npm, or it cannot fetch it.
     """
-    folder = cache / f"litertjs-{VERSION}"
-    if shutil.which("npm") is None and not folder.is_dir():
-        raise UnavailableError(
-            f"npm is missing, from which the web runtime comes; install Node.js 20 or newer, or "
-            f"copy {folder} from a machine that has it"
-        )
-    made = environment(folder, f"@litertjs/core {VERSION}\n", make=_make, works=_check)
-    return made / "node_modules"
-
-
-def _make(folder: pathlib.Path) -> None:
-    flags = ["--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error", "--ignore-scripts"]
-    command = ["npm", "install", *flags, f"--prefix={folder}", f"@litertjs/core@{VERSION}"]
     try:
-        run_program(command, timeout_s=_INSTALL_S, cwd=folder)
+        return web_runtime(cache)
     except RuntimeError as error:
-        raise UnavailableError(
-            f"@litertjs/core {VERSION} cannot be fetched: {error}; run it once with internet access"
-        ) from error
+        raise UnavailableError(str(error)) from error
 
 
-def _check(folder: pathlib.Path) -> None:
-    script = folder / "node_modules" / "@litertjs" / "core" / "dist" / "index.js"
-    if script.read_text(encoding="utf-8").count(_TYPES) != 1:
-        raise RuntimeError(f"{script}: not built as expected of {VERSION}")
-
-
-def run(packages: pathlib.Path, graph: Graph, *, inputs: list[np.ndarray]) -> list[DeviceRun]:
+def run(runtime: WebRuntime, graph: Graph, *, inputs: list[np.ndarray]) -> list[DeviceRun]:
     """Runs a file in a browser.
 
     Args:
-        packages: of `prepare`.
+        runtime: of `prepare`.
         graph: the file.
         inputs: values of its input, one array per picture.
 
@@ -95,7 +66,7 @@ def run(packages: pathlib.Path, graph: Graph, *, inputs: list[np.ndarray]) -> li
         RuntimeError: the browser crashed or took too long.
     """
     browser, model = find_browser(), read_model_bytes(graph.path)
-    page = _page(model, inputs, build="jspi", packages=packages)
+    page = _page(model, inputs, build="jspi", runtime=runtime)
     end = open_page(page, browser, timeout_s=_TIMEOUT_S)
     if "error" in end:
         return [DeviceRun("", None, failure=_one_line(end["error"]))]
@@ -104,7 +75,7 @@ def run(packages: pathlib.Path, graph: Graph, *, inputs: list[np.ndarray]) -> li
     if not end["all"] and not fallback:
         fallback = ("some operators; the web runtime does not say which",)
     notes = [] if end["onGpu"] else ["no operator ran on the GPU"]
-    plain = _page(model, inputs[:1], build="plain", packages=packages)
+    plain = _page(model, inputs[:1], build="plain", runtime=runtime)
     refused = open_page(plain, browser, timeout_s=_TIMEOUT_S).get("error")
     if refused:
         notes.append(
@@ -116,8 +87,13 @@ def run(packages: pathlib.Path, graph: Graph, *, inputs: list[np.ndarray]) -> li
     return [DeviceRun(title, found, fallback=fallback, notes=tuple(notes))]
 
 
-def _page(model: bytes, inputs: list[np.ndarray], *, build: str, packages: pathlib.Path) -> Page:
-    return Page(model, inputs, build=build, packages=packages, replaced={_TYPES: _MORE_TYPES})
+def _page(model: bytes, inputs: list[np.ndarray], *, build: str, runtime: WebRuntime) -> Page:
+    files = {
+        "/runtime.js": runtime.script().encode(),
+        "/loader.js": runtime.loader(build).encode(),
+        "/runtime.wasm": runtime.wasm(build),
+    }
+    return Page(model, inputs, files=files)
 
 
 def _one_line(text: str) -> str:

@@ -27,6 +27,9 @@ from tflite_tools.deployment.devices.programs import how_it_ended
 
 _WEB = pathlib.Path(__file__).with_name("web")
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".wasm": "application/wasm"}
+_BYTES = "application/octet-stream"
+_PAGE = "page.html"
+_OWN = (_PAGE, "page.js")
 _POLL_S = 0.2
 _FLAGS = (
     *(
@@ -47,17 +50,13 @@ class Page:
     Attributes:
         model: bytes of the file.
         inputs: values of its input, one array per picture.
-        build: of the web runtime, jspi or plain.
-        packages: folder of the web runtime's packages.
-        replaced: texts of its scripts that are sent changed.
+        files: other files that it gets, by their address.
         outputs: by picture, then by name.
     """
 
     model: bytes
     inputs: list[np.ndarray]
-    build: str
-    packages: pathlib.Path
-    replaced: Mapping[str, str]
+    files: Mapping[str, bytes]
     outputs: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -71,34 +70,26 @@ class Page:
             path: of the request.
         """
         if path == "/model.tflite":
-            return self.model, "application/octet-stream"
+            return self.model, _BYTES
         if path == "/task.json":
             return json.dumps(self._task()).encode(), "application/json"
         if path.startswith("/input/"):
-            return self.inputs[int(path.rpartition("/")[2])].tobytes(), "application/octet-stream"
-        file = self._file(path)
-        if file is None or not file.is_file():
-            return None
-        content = file.read_bytes()
-        if file.suffix == ".js":
-            for old, new in self.replaced.items():
-                content = content.replace(old.encode(), new.encode())
-        return content, _TYPES.get(file.suffix, "application/octet-stream")
+            return self.inputs[int(path.rpartition("/")[2])].tobytes(), _BYTES
+        name = pathlib.PurePosixPath(_PAGE if path == "/" else path)
+        kind = _TYPES.get(name.suffix, _BYTES)
+        if path in self.files:
+            return self.files[path], kind
+        if name.name in _OWN:
+            return (_WEB / name.name).read_bytes(), kind
+        return None
 
     def _task(self) -> dict:
         first = self.inputs[0]
         return {
-            "build": self.build,
             "pictures": len(self.inputs),
             "dtype": str(first.dtype),
             "shape": list(first.shape),
         }
-
-    def _file(self, path: str) -> pathlib.Path | None:
-        if path in ("/", "/page.js"):
-            return _WEB / ("page.html" if path == "/" else "page.js")
-        inside = (self.packages / path.removeprefix("/packages/")).resolve()
-        return inside if inside.is_relative_to(self.packages.resolve()) else None
 
     def take(self, path: str, body: bytes) -> None:
         """Takes what the page sends.

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -11,12 +10,6 @@ from absl import logging
 from deeplab_tf.scratch import partial_folder
 
 _RECIPE = "recipe.txt"
-
-
-def default_cache() -> pathlib.Path:
-    """Returns the folder of environments: in that of the user's caches."""
-    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(base) / "deeplab_tflite" / "devices"
 
 
 def environment(

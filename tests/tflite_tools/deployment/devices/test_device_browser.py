@@ -1,5 +1,6 @@
 """The page in a browser, with programs that stand for the browser."""
 
+import dataclasses
 import pathlib
 import sys
 
@@ -26,18 +27,14 @@ for picture in range(task["pictures"]):
         query = urllib.parse.urlencode(
             {"picture": picture, "name": name, "type": task["dtype"], "shape": "1,1,2,3"})
         post("output?" + query, bytes(value + step for value in pixels))
-post("end", json.dumps({"build": task["build"]}).encode())
+post("end", json.dumps({"pictures": task["pictures"]}).encode())
 time.sleep(60)
 """
 
 
 @pytest.fixture
-def page(tmp_path):
-    (tmp_path / "packages").mkdir()
-    (tmp_path / "packages" / "index.js").write_text("var types = [1];")
-    (tmp_path / "secret.js").touch()
-    packages = tmp_path / "packages"
-    return Page(b"model", INPUTS, build="jspi", packages=packages, replaced={"[1]": "[1, 2]"})
+def page():
+    return Page(b"model", INPUTS, files={"/runtime.js": b"var types;"})
 
 
 def browser(tmp_path: pathlib.Path, code: str) -> str:
@@ -48,7 +45,7 @@ def browser(tmp_path: pathlib.Path, code: str) -> str:
 
 
 def test_a_page_gives_outputs_of_every_picture(page, tmp_path):
-    assert open_page(page, browser(tmp_path, RUNS), timeout_s=60) == {"build": "jspi"}
+    assert open_page(page, browser(tmp_path, RUNS), timeout_s=60) == {"pictures": 2}
     assert [list(outputs) for outputs in page.outputs] == [["b", "a"]] * 2
     for values, outputs in zip(INPUTS, page.outputs, strict=True):
         np.testing.assert_array_equal(outputs["a"], values + 1)
@@ -71,9 +68,10 @@ def test_a_browser_that_does_not_run_the_page(page, tmp_path, code, said):
 def test_the_server_gives_its_files_and_no_others(page):
     assert b"/page.js" in page.content("/")[0]
     assert page.content("/page.js")[1] == "text/javascript"
-    assert page.content("/packages/index.js")[0] == b"var types = [1, 2];"
-    assert page.content("/packages/../secret.js") is None
-    assert page.content("/packages/missing.js") is None
+    assert page.content("/runtime.js") == (b"var types;", "text/javascript")
+    assert page.content("/input/1")[0] == INPUTS[1].tobytes()
+    assert page.content("/loader.js") is None
+    assert page.content("/../browser_page.py") is None
 
 
 def test_a_missing_browser_is_named(monkeypatch, tmp_path):
@@ -95,7 +93,7 @@ def false_pages(monkeypatch, ends):
     def fake(page, browser, *, timeout_s):
         pages.append(page)
         page.outputs = [{"output_0": np.zeros((1, 2))} for _ in page.inputs]
-        return ends[page.build]
+        return ends[page.files["/loader.js"].decode()]
 
     monkeypatch.setattr(browser_gpu, "open_page", fake)
     monkeypatch.setattr(browser_gpu, "find_browser", lambda: "chromium")
@@ -105,37 +103,51 @@ def false_pages(monkeypatch, ends):
 WHOLE = {"adapter": "SwiftShader", "onGpu": True, "all": True, "said": []}
 
 
-def run(tmp_path):
-    return browser_gpu.run(tmp_path, read_graph(CAMVID / "int8.tflite"), inputs=INPUTS)
+@dataclasses.dataclass
+class Runtime:
+    """Each build is its name."""
+
+    def script(self):
+        return ""
+
+    def loader(self, build):
+        return build
+
+    def wasm(self, build):
+        return build.encode()
 
 
-def test_a_file_that_needs_a_special_build_is_named(monkeypatch, tmp_path):
+def run():
+    return browser_gpu.run(Runtime(), read_graph(CAMVID / "int8.tflite"), inputs=INPUTS)
+
+
+def test_a_file_that_needs_a_special_build_is_named(monkeypatch):
     ends = {"jspi": WHOLE, "plain": {"error": "Asyncify is not\ndefined", "said": []}}
     pages = false_pages(monkeypatch, ends)
-    [found] = run(tmp_path)
+    [found] = run()
     assert "needs the web runtime's JSPI build" in found.notes[0]
     assert "fails with 'Asyncify is not defined'" in found.notes[0]
     assert [len(page.inputs) for page in pages] == [2, 1]
     assert (found.title, len(found.outputs)) == ("Chromium, SwiftShader", 2)
 
 
-def test_a_file_that_runs_in_every_build_has_no_note(monkeypatch, tmp_path):
+def test_a_file_that_runs_in_every_build_has_no_note(monkeypatch):
     false_pages(monkeypatch, {"jspi": WHOLE, "plain": WHOLE})
-    [found] = run(tmp_path)
+    [found] = run()
     assert (found.notes, found.fallback) == ((), ())
 
 
-def test_what_a_browser_leaves_to_the_cpu_is_told(monkeypatch, tmp_path):
+def test_what_a_browser_leaves_to_the_cpu_is_told(monkeypatch):
     part = {**WHOLE, "all": False, "onGpu": False}
     false_pages(monkeypatch, {"jspi": part, "plain": part})
-    [found] = run(tmp_path)
+    [found] = run()
     assert found.notes == ("no operator ran on the GPU",)
     assert found.fallback == ("some operators; the web runtime does not say which",)
 
 
-def test_a_page_that_fails_is_one_line(monkeypatch, tmp_path):
+def test_a_page_that_fails_is_one_line(monkeypatch):
     false_pages(monkeypatch, {"jspi": {"error": "this browser\ngives no GPU", "said": []}})
-    [found] = run(tmp_path)
+    [found] = run()
     assert (found.outputs, found.failure) == (None, "this browser gives no GPU")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tflite_tools.deployment.devices import arm64, debian
-from tflite_tools.deployment.devices.environments import default_cache, environment
+from tflite_tools.deployment.devices.environments import environment
 from tflite_tools.deployment.devices.programs import UnavailableError, run_program
 from tflite_tools.runtime.interpreter import Kernels
 
@@ -83,11 +83,6 @@ def test_two_commands_do_not_make_it_at_once(tmp_path):
     again()
     second.join(10)
     assert len(made) == 1
-
-
-def test_the_cache_is_the_users(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache().is_relative_to(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 // Runs a model on WebGPU on every input that the server has, and sends back the raw outputs.
 
-import { loadAndCompile, loadLiteRt, Tensor } from '@litertjs/core';
-
+const { loadAndCompile, loadLiteRt, Tensor } = self.liteRtRuntime;
 const TYPED_ARRAYS = { uint8: Uint8Array, int8: Int8Array, float32: Float32Array };
 const said = []; // what the runtime writes to the console
 for (const level of ['log', 'info', 'warn', 'error']) {
@@ -11,8 +10,9 @@ for (const level of ['log', 'info', 'warn', 'error']) {
 const send = (path, body) => fetch(path, { method: 'POST', body });
 
 async function run() {
-  const { build, pictures, dtype, shape } = await (await fetch('/task.json')).json();
-  const loaded = await loadLiteRt('/packages/@litertjs/core/wasm/', { jspi: build === 'jspi' });
+  const { pictures, dtype, shape } = await (await fetch('/task.json')).json();
+  self.Module = { wasmBinary: await (await fetch('/runtime.wasm')).arrayBuffer() };
+  const loaded = await loadLiteRt('/loader.js');
   const device = loaded.getWebGpuDevice();
   if (!device) throw new Error('this browser gives no GPU to web pages');
   const model = await loadAndCompile('/model.tflite', {
