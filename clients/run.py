@@ -4,6 +4,7 @@ python -m clients.run                     # all; the first run installs environm
 python -m clients.run --client=mediapipe,vela
 
 The zoo's int8 CamVid file gets its metadata, and each client runs it on a photo of its size.
+Devices that this machine cannot emulate are skipped with a reason, or fail if --client names them.
 The last line is `N passed, N failed`; the exit status is 1 if one failed.
 """
 
@@ -30,6 +31,10 @@ from deeplab_tf.data.readers.synthetic import draw_scene
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.add_metadata import AddOptions, add_metadata
 from tflite_tools.deployment.client_rules import Client, check_file
+from tflite_tools.deployment.devices.check import Folders, check_device, read_subject
+from tflite_tools.deployment.devices.names import emulated_devices, parse_device
+from tflite_tools.deployment.devices.programs import UnavailableError
+from tflite_tools.deployment.devices.report import sentence
 from tflite_tools.deployment.phone_page.page import PageOptions, write_page
 from tflite_tools.deployment.phone_result import compare_with_file, read_phone_result
 from tflite_tools.metadata.segmenter import SegmenterMetadata
@@ -180,6 +185,22 @@ def _class_map_misread(scene: Scene) -> str:
     return f"misread without an error ({share:.1%} of the pixels agree), and refused"
 
 
+def _device(name: str) -> Callable[[Scene], str]:
+    """Checks a device of tflite_tools.check_device, on the picture of the other clients."""
+
+    def check(scene: Scene) -> str:
+        subject = read_subject(scene.model, photos=[scene.picture], preprocessing=None)
+        folders = Folders(FOLDER / ".envs" / "devices")
+        result = check_device(subject, parse_device(name), folders=folders)
+        if result.skipped:
+            raise UnavailableError(result.skipped)
+        if not result.passed:
+            raise RuntimeError(sentence(result))
+        return sentence(result).removeprefix(f"{name}: ")
+
+    return check
+
+
 def _vela(scene: Scene) -> str:
     vela = python_of("vela").parent / "vela"
     parts = []
@@ -218,6 +239,7 @@ CLIENTS = {
     "litertjs": _browser_client("litertjs"),
     "mediapipe_web": _browser_client("mediapipe"),
     "phone_page": _phone_page,
+    **{device.name: _device(device.name) for device in emulated_devices()},
 }
 
 
@@ -233,7 +255,7 @@ def main() -> int:
             raise ValueError(f"--client: unknown {name!r}; known: {', '.join(CLIENTS)}")
     photo, title = _photo()
     sys.stdout.write(f"{FLAGS.model}, photo: {title}\n")
-    failed = 0
+    failed = skipped = 0
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder) / "model.tflite"
         scene = _scene(AddOptions(pathlib.Path(FLAGS.model), output), photo)
@@ -241,13 +263,19 @@ def main() -> int:
             started = time.monotonic()
             try:
                 verdict = f"passed  {CLIENTS[name](scene)}"
+            except UnavailableError as error:
+                asked = bool(FLAGS.client)
+                failed, skipped = failed + asked, skipped + (not asked)
+                verdict = f"{'FAILED ' if asked else 'skipped'} {error}"
             except (RuntimeError, OSError) as error:
                 failed += 1
                 verdict = f"FAILED  {error}"
             seconds = time.monotonic() - started
             sys.stdout.write(f"{name:<20} {verdict}  [{seconds:.0f} s]\n")
             sys.stdout.flush()
-    sys.stdout.write(f"{len(names) - failed} passed, {failed} failed\n")
+    passed = len(names) - failed - skipped
+    left_out = f", {skipped} skipped" if skipped else ""
+    sys.stdout.write(f"{passed} passed, {failed} failed{left_out}\n")
     return 1 if failed else 0
 
 

@@ -250,6 +250,13 @@ def test_a_file_with_the_channels_first_comes_in(workplace):
     assert "takes [1, height, width, channels]" in run(words, workplace)
 
 
+def test_a_check_of_an_npu_without_its_sdk_says_what_is_missing(workplace):
+    words = line_of("devices.md", "tflite_tools.check_device", including="qualcomm")
+    done = run_command(*words, cwd=workplace)
+    assert done.returncode == 1
+    assert "qualcomm:SM8750: skipped: the vendor's SDK is missing: pip install" in done.stdout
+
+
 def test_scoring_of_a_foreign_file_runs(workplace):
     words = line_of("evaluate.md", "tflite_tools.evaluate", including="theirs.tflite")
     assert "theirs" in run(words, workplace)
