@@ -17,6 +17,7 @@ UPWARD = "deeplab_tf/train.py"
 LAYERS = (
     {"bounded_file", "child_process", "field_types", "folder_lock", "quiet_start", "terminal"},
     {"scratch"},
+    {"sandbox"},
     {"command", "atomic_file"},
     {"data", "metrics"},
     {"graph"},
@@ -29,7 +30,15 @@ LAYERS = (
 """Inside `deeplab_tf`: each may import those before it."""
 FOR_TFLITE_TOOLS = (
     *("data", "graph", "weights", "metrics", "runs", "models.config", "command", "atomic_file"),
-    *("bounded_file", "child_process", "field_types", "folder_lock", "scratch", "terminal"),
+    *(
+        "bounded_file",
+        "child_process",
+        "field_types",
+        "folder_lock",
+        "sandbox",
+        "scratch",
+        "terminal",
+    ),
 )
 """Parts of `deeplab_tf` that `tflite_tools` may import."""
 FIXED_SIGNATURES = {
@@ -242,6 +251,7 @@ def test_only_commands_have_flags():
     commands = {MODULES.get(f"{name}.__main__", MODULES.get(name)) for name in COMMANDS}
     shared = {
         "deeplab_tf/command.py",
+        "deeplab_tf/sandbox.py",
         "tflite_tools/evaluation_flags.py",
         "export/adaround_flags.py",
         "export/subject_flags.py",

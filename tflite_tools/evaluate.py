@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def _output_dir() -> pathlib.Path:
-    return pathlib.Path(FLAGS.output_dir or pathlib.Path(FLAGS.run_dir) / "evaluation")
+    return evaluation_flags.output_dir(FLAGS.output_dir, default="evaluation")
 
 
 def console() -> None:

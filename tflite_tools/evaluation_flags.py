@@ -73,6 +73,16 @@ def define_timing_flags() -> None:
     flags.DEFINE_integer("latency_warmup", 3, "Invokes before timing.")
 
 
+def output_dir(given: str, *, default: str) -> pathlib.Path:
+    """Returns the folder for results, as `EvaluationRequest.output_dir` does, before any check.
+
+    Args:
+        given: the command's --output_dir, or "".
+        default: name of the folder inside the run folder, or inside the current one.
+    """
+    return pathlib.Path(given or pathlib.Path(FLAGS.run_dir or ".") / default)
+
+
 def read_request(**options: Any) -> EvaluationRequest:
     """Builds a request from the groups of flags that the command defined.
 
