@@ -84,6 +84,8 @@ def _options(temporary: pathlib.Path, outputs: list[pathlib.Path]) -> list[str]:
         if pathlib.Path(hidden).is_dir() and not pathlib.Path(hidden).is_symlink():
             options += ["--tmpfs", hidden]
     options += ["--bind", str(temporary), TEMPORARY, "--setenv", "TMPDIR", TEMPORARY]
+    # matplotlib would say that it cannot write to the user's folder.
+    options += ["--setenv", "MPLCONFIGDIR", f"{TEMPORARY}/matplotlib"]
     for path in sorted(_needed(), key=lambda path: len(path.parts)):
         if _is_hidden(path):
             options += ["--ro-bind", str(path), str(path)]

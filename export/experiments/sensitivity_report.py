@@ -31,6 +31,7 @@ from deeplab_tf.quantization.ptq.sensitivity import (
 )
 from export.conversion.calibration import disjoint_samples
 from export.conversion.source import Source
+from tflite_tools.html_report.charts import TEXT_AS_IT_IS
 from tflite_tools.json_values import finite
 from tflite_tools.text_table import CsvWriter, align
 from tflite_tools.versions import versions
@@ -228,6 +229,7 @@ def write_sensitivity(
     _plot(found, rows, path=folder / "sensitivity.png")
 
 
+@TEXT_AS_IT_IS
 def _plot(found: Sensitivity, rows: list[dict], *, path: pathlib.Path) -> None:
     """Draws the signal-to-noise ratio of each layer, the most costly on top."""
     figure, axes = plt.subplots(figsize=(8, 0.19 * len(rows) + 1.2), layout="constrained")

@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 import tensorflow as tf
@@ -15,6 +16,7 @@ import tensorflow as tf
 from deeplab_tf import atomic_file, command, scratch
 from deeplab_tf.runs.folder import Phase, RunFolder
 from deeplab_tf.terminal import printable
+from export.experiments import sensitivity_report
 from tests.paths import ROOT
 from tflite_tools.html_report import model_card
 from tflite_tools.text_table import CsvWriter
@@ -167,3 +169,11 @@ def test_a_name_is_no_html_in_a_model_card():
     text = "<img src=x onerror=alert(1)>\n# \x1b[2J"
     assert model_card._plain_text(text) == "&lt;img src=x onerror=alert(1)&gt; # \\x1b[2J"
     assert "```" not in model_card._code("python ``` x")
+
+
+def test_a_layer_whose_name_looks_like_mathematics(tmp_path):
+    """matplotlib refused to draw it."""
+    found = types.SimpleNamespace(all_integer=types.SimpleNamespace(snr_db=20.0))
+    rows = [{"layer": "$x_{$", "snr_db_only_integer": 1.0, "snr_db_only_float": 2.0}]
+    sensitivity_report._plot(found, rows, path=tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
