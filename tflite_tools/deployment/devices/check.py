@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import logging
 
-from deeplab_tf.data.images import read_image
+from deeplab_tf.data.images import read_upright
 from deeplab_tf.data.preprocessing import Preprocessing, place
 from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.deployment.devices import arm64, browser_gpu, gpu, npu
@@ -115,7 +115,8 @@ def read_subject(
 
     Args:
         path: the file.
-        photos: images, placed on the file's canvas as in evaluation; () for built-in pictures.
+        photos: images, upright, placed on the file's canvas as in evaluation; () for built-in
+            pictures.
         preprocessing: normalization, or None for the file's own.
 
     Raises:
@@ -146,7 +147,7 @@ def _mask_contract(path: pathlib.Path) -> ModelContract | None:
 def _pictures(contract: ModelContract, photos: Sequence[pathlib.Path]) -> list[np.ndarray]:
     size = (contract.height, contract.width)
     if photos:
-        return [place(read_image(path, contract.channels), size)[0] for path in photos]
+        return [place(read_upright(path, contract.channels), size)[0] for path in photos]
     drawn = built_in_pictures((*size, contract.channels))[:_BUILT_IN]
     return [picture[0] for picture in drawn]
 
