@@ -42,7 +42,7 @@ FOR_TFLITE_TOOLS = (
 )
 """Parts of `deeplab_tf` that `tflite_tools` may import."""
 FIXED_SIGNATURES = {
-    # Called by position: Keras' quantizers, network builders, the pool, tf.data, Python itself.
+    # Called by position: Keras' quantizers, network builders, the pool, tf.data, PyTorch, Python.
     "deeplab_tf/data/augmentation.py": {"augment", "random_scale_crop", "random_flip"},
     "deeplab_tf/data/download/archives.py": {"write"},
     "deeplab_tf/data/pipeline.py": {"batches"},
@@ -51,6 +51,7 @@ FIXED_SIGNATURES = {
     "deeplab_tf/quantization/qat/quantizers.py": {"build"},
     "deeplab_tf/training/loop.py": {"build"},
     "export/conversion/source.py": {"model"},
+    "export/frameworks/workers/convert_pytorch.py": {"layer_norm"},
     "study/children.py": {"run"},
     "tflite_tools/benchmarking/timing.py": {"first_invoke"},
     "tflite_tools/diagnosis/finding.py": {"problem", "warning"},

@@ -15,6 +15,8 @@ _CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 _WIDE = ("FLOAT16", "FLOAT32", "FLOAT64", "INT16")
 """Activation types of more than 8 bits."""
+_MOST_SHOWN = 3
+"""Faults in the message of a refused file; one layer without an integer form can make dozens."""
 _INPUT_SCALE_TOLERANCE = 1e-6
 """Relative; scales are stored as float32, whose relative rounding is 6e-8."""
 
@@ -86,6 +88,16 @@ def check_mixed_precision(
         if operator.kind in _CONVERSIONS:
             faults += _unneeded_conversion(graph, operator, chosen=chosen)
     return faults
+
+
+def in_one_line(faults: list[str]) -> str:
+    """Returns the first faults of a file, and how many more there are.
+
+    Args:
+        faults: of `check_file` or `check_mixed_precision`.
+    """
+    more = len(faults) - _MOST_SHOWN
+    return "; ".join(faults[:_MOST_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def run_once(path: pathlib.Path) -> list[str]:

@@ -6,29 +6,30 @@ weights are read.
 """
 
 import contextlib
-import errno
 import json
 import pathlib
-import shutil
-import zipfile
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 import h5py
 import tf_keras as keras
 from tf_keras.src.saving.legacy import hdf5_format
 
-from deeplab_tf.graph.stock_layers import DEEPEST, NETWORKS, foreign_part
+from deeplab_tf.graph.stock_layers import DEEPEST, NETWORKS
 from deeplab_tf.scratch import scratch_folder
 from deeplab_tf.weights import hdf5 as hdf5_file
 from deeplab_tf.weights.hdf5 import open_hdf5
 from export.conversion.keras3_file import keras2_configuration, load_keras3_weights
+from export.conversion.keras_archive import (
+    WEIGHTS,
+    made_by_keras3,
+    open_keras_archive,
+    parse_configuration,
+    refuse_foreign_parts,
+)
 
-LARGEST_CONFIGURATION = 16_000_000
-"""Bytes; the largest of Keras Applications takes 1 MB."""
 _ZIP_SIGNATURE = b"PK\x03\x04"
 _ENDINGS = {".h5": "HDF5", ".hdf5": "HDF5", ".keras": "ZIP"}
-_WEIGHTS = "model.weights.h5"
 
 
 def read_keras_file(path: pathlib.Path) -> keras.Model:
@@ -87,8 +88,8 @@ def _read_hdf5(path: pathlib.Path) -> keras.Model:
                 f"{path}: not a Keras model file with its architecture; give a file of weights "
                 "only to --backbone_weights of a training"
             )
-        config = _parsed(path, content.attrs["model_config"])
-        if not _made_by_keras3(content.attrs.get("keras_version")):
+        config = _as_float32(path, parse_configuration(path, content.attrs["model_config"]))
+        if not made_by_keras3(content.attrs.get("keras_version")):
             model = _built_from_json(path, config)
             with _weights_errors(path):
                 hdf5_format.load_weights_from_hdf5_group(content["model_weights"], model)
@@ -108,18 +109,12 @@ def _load_by_name(model: keras.Model, group: h5py.Group) -> None:
     hdf5_format.load_weights_from_hdf5_group_by_name(group, model)
 
 
-def _made_by_keras3(version: Any) -> bool:
-    text = version.decode(errors="replace") if isinstance(version, bytes) else str(version)
-    return text.startswith("3")
-
-
 def _read_archive(path: pathlib.Path) -> keras.Model:
-    with _opened_archive(path) as archive:
-        metadata = _parsed(path, _member(archive, path, name="metadata.json"))
-        config = _parsed(path, _member(archive, path, name="config.json"))
+    with open_keras_archive(path) as archive:
+        config = _as_float32(path, archive.configuration)
         for key in ("compile_config", "build_config"):
             config.pop(key, None)  # not used here
-        if keras3 := _made_by_keras3(metadata.get("keras_version")):
+        if archive.made_by_keras3:
             config = _keras2_form(path, config)
             model = _built_from_json(path, config)
         else:
@@ -127,10 +122,10 @@ def _read_archive(path: pathlib.Path) -> keras.Model:
                 path, config, build=lambda: keras.saving.deserialize_keras_object(config)
             )
         with scratch_folder("keras") as folder:
-            weights = folder / _WEIGHTS
-            _extract(archive, path, target=weights)
+            weights = folder / WEIGHTS
+            archive.extract_weights(weights)
             with open_hdf5(weights, path) as content, _weights_errors(path):
-                if keras3:
+                if archive.made_by_keras3:
                     load_keras3_weights(model, config, group=content)
                 else:
                     model.load_weights(str(weights))
@@ -168,106 +163,17 @@ def _is_policy(value: Any) -> bool:
     return isinstance(value, str) and "float16" in value
 
 
-@contextlib.contextmanager
-def _opened_archive(path: pathlib.Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if len(set(names)) < len(names):
-                raise ValueError(
-                    f"{path}: the archive holds two files with the same name; save it again"
-                )
-            missing = {"metadata.json", "config.json", _WEIGHTS} - set(names)
-            if missing:
-                raise ValueError(
-                    f"{path}: not a Keras model file with its architecture; the archive holds no "
-                    + ", ".join(sorted(missing))
-                    + "; save the network again with model.save"
-                )
-            yield archive
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise
-        raise ValueError(f"{path}: a damaged archive ({error}); save the network again") from error
-
-
-def _member(archive: zipfile.ZipFile, path: pathlib.Path, *, name: str) -> bytes:
-    with _archive_errors(path, name), archive.open(name) as stream:
-        return stream.read(LARGEST_CONFIGURATION + 1)
-
-
-def _extract(archive: zipfile.ZipFile, path: pathlib.Path, *, target: pathlib.Path) -> None:
-    unpacked = archive.getinfo(target.name).file_size
-    size = path.stat().st_size
-    if unpacked > hdf5_file.LARGEST_EXPANSION * size:
-        raise ValueError(
-            f"{path}: {target.name} unpacks to {unpacked} bytes, expected at most "
-            f"{hdf5_file.LARGEST_EXPANSION} times the file's {size}; save the network again"
-        )
-    with (
-        _archive_errors(path, target.name),
-        archive.open(target.name) as stream,
-        target.open("wb") as copy,
-    ):
-        shutil.copyfileobj(stream, copy)
-
-
-@contextlib.contextmanager
-def _archive_errors(path: pathlib.Path, name: str) -> Iterator[None]:
-    """Turns the various errors of zipfile and zlib into a ValueError."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise  # EINVAL alone comes from the archive: an impossible place in the file
-        raise ValueError(
-            f"{path}: {name} in the archive cannot be read ({error}); save the network again"
-        ) from error
-
-
-def _parsed(path: pathlib.Path, text: bytes | str) -> dict:
-    """Parses a JSON object of bounded size."""
-    if not isinstance(text, bytes | str) or len(text) > LARGEST_CONFIGURATION:
-        raise ValueError(
-            f"{path}: not a Keras configuration: expected JSON of at most "
-            f"{LARGEST_CONFIGURATION} bytes"
-        )
-    try:
-        config = json.loads(text, parse_constant=_no_constant)
-    except RecursionError as error:
-        raise ValueError(
-            f"{path}: its configuration is nested too deeply for a network; save the network again"
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: its configuration is not JSON ({error}); save the network again"
-        ) from error
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"{path}: its configuration must be a JSON object, got {type(config).__name__}; save "
-            "the network again"
-        )
+def _as_float32(path: pathlib.Path, config: dict) -> dict:
     try:
         return _in_float32(config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; save the network again") from error
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"expected a finite number, got {name}")
-
-
 def _built(path: pathlib.Path, config: dict, *, build: Callable[[], keras.Model]) -> keras.Model:
     """Builds the network of a configuration after checking all of it."""
-    try:
-        found = foreign_part(config)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if found:
-        raise ValueError(
-            f"{path}: holds {found}, which is no stock Keras layer; loading it would run foreign "
-            "code; rebuild the network from stock layers and load the weights"
-        )
+    remedy = "rebuild the network from stock layers and load the weights"
+    refuse_foreign_parts(path, config, remedy=remedy)
     if config.get("class_name") not in NETWORKS:
         raise ValueError(
             f"{path}: expected a network ({', '.join(sorted(NETWORKS))}), got "

@@ -399,7 +399,7 @@ def _place(
             temporary.write_bytes(mixed)
             faults += gate.check_mixed_precision(temporary, integer, expected=types)
         if faults and not source.tolerated:
-            raise RuntimeError("refused by the gate: " + "; ".join(faults))
+            raise RuntimeError(f"refused by the gate: {gate.in_one_line(faults)}")
         if broken := gate.run_once(temporary):
             raise RuntimeError("refused by the gate: " + "; ".join(broken))
         for fault in faults:

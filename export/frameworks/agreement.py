@@ -21,8 +21,8 @@ class OutputAgreement:
         shape: in the file.
         largest_difference: of a value.
         value_range: largest minus smallest value of the framework.
-        equal_classes: share of positions with the same largest channel; of equal values where
-            there is one channel.
+        equal_classes: of images with several channels the share of positions with the same largest
+            one; of anything else that of values that are equal as far as is accepted.
         channels_first: whether the file still gives it with the channels first.
     """
 
@@ -47,9 +47,10 @@ class OutputAgreement:
 
     def line(self) -> str:
         """Returns the comparison in one line."""
+        of = "classes" if len(self.shape) == 4 and self.shape[-1] > 1 else "values"
         return (
             f"output {self.name!r} {list(self.shape)}: largest difference {self.deviation:.2g} of "
-            f"the range {self.value_range:.4g}, {100 * self.equal_classes:.3f}% of classes equal"
+            f"the range {self.value_range:.4g}, {100 * self.equal_classes:.3f}% of {of} equal"
         )
 
 
@@ -74,7 +75,7 @@ def compare_output(name: str, reference: np.ndarray, *, found: np.ndarray) -> Ou
     equal = difference <= LARGEST_DEVIATION * value_range
     if np.issubdtype(reference.dtype, np.integer):
         equal = difference == 0
-    elif reference.ndim > 3 and reference.shape[-1] > 1:
+    elif reference.ndim == 5 and reference.shape[-1] > 1:
         equal = reference.argmax(-1) == found.argmax(-1)
     return OutputAgreement(
         name,

@@ -16,7 +16,7 @@ from deeplab_tf.data.preprocessing import Preprocessing, place
 from deeplab_tf.scratch import scratch_folder
 from export.conversion.variants import Head, Variant
 from export.frameworks.agreement import OutputAgreement, match_outputs
-from export.frameworks.keras3_file import check_keras3_file
+from export.frameworks.keras3_file import checked_keras3_file
 from export.frameworks.request import MODEL, ConversionRequest, Framework
 from export.frameworks.worker import Worker
 from export.rewriting.channels_last import to_channels_last, transpose_output
@@ -119,7 +119,7 @@ def _damage_named(source: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _checked_source(request: ConversionRequest) -> Iterator[pathlib.Path]:
-    """Yields what may be loaded: the file itself, or a checked copy of a SavedModel."""
+    """Yields what may be loaded: the file itself, or a checked copy of what Keras reads."""
     if request.source.is_dir() and not request.trusted:
         from export.conversion.foreign_operators import checked_saved_model  # noqa: PLC0415
 
@@ -127,7 +127,9 @@ def _checked_source(request: ConversionRequest) -> Iterator[pathlib.Path]:
             yield checked
         return
     if request.source.suffix == ".keras" and request.python_file is None:
-        check_keras3_file(request.source)
+        with scratch_folder("keras3") as folder:
+            yield checked_keras3_file(request.source, folder=folder)
+        return
     yield request.source
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from export.frameworks.request import ConversionRequest, Framework
 _SCRIPTS = pathlib.Path(__file__).resolve().parent / "workers"
 _CONVERTED = "converted\n"
 _REFUSED = "refused: "
-_TAIL_LINES = 3
+_EXCEPTION = re.compile(r"[\w.]*(?:Error|Exception|Exit|Interrupt)\b")
+"""Start of the line of a traceback that names the exception."""
+_MOST_LINES = 3
 _FILE_COPIES = 30
 """A network in memory: its weights for each step of the conversion, and their graphs."""
 
@@ -111,9 +114,12 @@ class Worker:
             assert self._process.stdout is not None
             if not any(line == _CONVERTED for line in self._process.stdout):
                 self._raise("could not be converted")
-        result = bounded_file.read_json(self._folder / "result.json")
-        self.outputs, self.versions = tuple(result["outputs"]), result["versions"]
-        self.takes_pixels = bool(result.get("takes_pixels"))
+        path = self._folder / "result.json"
+        with bounded_file.read_as(path, "a result of the converter"):
+            result = bounded_file.read_json(path)
+            self.outputs = tuple(str(name) for name in result["outputs"])
+            self.versions = {str(k): str(v) for k, v in result["versions"].items()}
+            self.takes_pixels = bool(result.get("takes_pixels"))
 
     def run(self, inputs: np.ndarray) -> list[np.ndarray]:
         """Runs the framework's own network.
@@ -156,10 +162,12 @@ class Worker:
         assert self._process is not None
         status = self._process.wait()
         self._errors.seek(0)
-        lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
+        lines = [line.rstrip() for line in self._errors.read().splitlines() if line.strip()]
         if lines and lines[-1].startswith(_REFUSED):
-            raise ValueError(lines[-1].removeprefix(_REFUSED))
-        reason = " | ".join(lines[-_TAIL_LINES:]) or f"it ended with status {status}"
+            # A checked copy is named as the user knows it.
+            loaded, known = str(self._source.resolve()), str(self._request.source)
+            raise ValueError(lines[-1].removeprefix(_REFUSED).replace(loaded, known))
+        reason = _exception(lines) or f"it ended with status {status}"
         if self._late:
             reason = f"no result within {self._request.timeout_s:g} s; give a larger --timeout_s"
         raise RuntimeError(
@@ -172,3 +180,14 @@ def _size_of(source: pathlib.Path, weights: pathlib.Path | None) -> int:
     """Returns the bytes of all files of a network."""
     files = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in (*files, *([weights] if weights else [])))
+
+
+def _exception(lines: list[str]) -> str:
+    """Returns the message of the last exception in a traceback, in one line.
+
+    Args:
+        lines: of stderr, without empty ones.
+    """
+    starts = [place for place, line in enumerate(lines) if _EXCEPTION.match(line)]
+    shown = lines[starts[-1] :][:_MOST_LINES] if starts else lines[-_MOST_LINES:]
+    return " | ".join(line.strip() for line in shown)

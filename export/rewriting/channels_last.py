@@ -1,7 +1,8 @@
 """Makes a file take images as cameras give them, [1, height, width, channels]: no outer transposes.
 
 PyTorch and ONNX compute with [batch, channels, height, width]. Their converters leave a TRANSPOSE
-at the input, at the outputs, or pairs between that undo each other.
+at the input, at the outputs, or pairs between that undo each other, also across a RESHAPE: where a
+transformer makes rows of an image, and an image of rows.
 """
 
 import numpy as np
@@ -45,6 +46,7 @@ def to_channels_last(editor: Editor) -> list[str]:
     while _move_one_down(editor):
         pass
     _cancel_pairs(editor)
+    _cancel_across_reshapes(editor)
     changes += _outputs_to_channels_last(editor)
     after = len(editor.operators("TRANSPOSE"))
     if after != before:
@@ -112,6 +114,47 @@ def _cancel_pairs(editor: Editor) -> None:
         if _undoes(_permutation(editor, operator), _permutation(editor, first)):
             _replace_reads(editor, int(operator.outputs[0]), new=int(first.inputs[0]))
     editor.drop_unread_operators()
+
+
+def _cancel_across_reshapes(editor: Editor) -> None:
+    """Replaces TRANSPOSE, RESHAPE, TRANSPOSE by one RESHAPE where the values keep their order."""
+    for second in editor.operators("TRANSPOSE"):
+        producers = _producers(editor)
+        reshape = producers.get(int(second.inputs[0]))
+        if reshape is None or editor.kind(reshape) != "RESHAPE":
+            continue
+        first = producers.get(int(reshape.inputs[0]))
+        if first is None or not _keep_order(editor, first, reshape=reshape, second=second):
+            continue
+        end = int(second.outputs[0])
+        sizes = np.array(_shape(editor, end), "<i4")
+        shape = editor.add_constant(f"{editor.name(end)}_shape", sizes)
+        plain = editor.new_operator(
+            "RESHAPE",
+            [int(first.inputs[0]), shape],
+            outputs=[end],
+            options=schema.ReshapeOptionsT(),
+        )
+        editor.graph.operators = [plain if op is second else op for op in editor.graph.operators]
+    editor.drop_unread_operators()
+
+
+def _keep_order(
+    editor: Editor,
+    first: schema.OperatorT,
+    *,
+    reshape: schema.OperatorT,
+    second: schema.OperatorT,
+) -> bool:
+    before, after = _permutation(editor, first), _permutation(editor, second)
+    source = _shape(editor, int(first.inputs[0]))
+    between = _shape(editor, int(reshape.outputs[0]))
+    fits = len(before) == len(source) and len(after) == len(between)
+    if not before or not fits or min((*source, *between)) < 1:
+        return False
+    places = np.arange(np.prod(source), dtype=np.int32)
+    moved = places.reshape(source).transpose(before).reshape(between).transpose(after)
+    return np.array_equal(moved.ravel(), places)
 
 
 def _transpose_input(editor: Editor) -> None:
@@ -204,7 +247,8 @@ def _outputs_to_channels_last(editor: Editor) -> list[str]:
 def _transpose(
     editor: Editor, source: int, *, target: int, permutation: tuple[int, ...]
 ) -> schema.OperatorT:
-    axes = editor.add_constant("permutation", np.array(permutation, "<i4"))
+    name = f"{editor.name(target)}_permutation"  # of its own: some quantizers go by names
+    axes = editor.add_constant(name, np.array(permutation, "<i4"))
     return editor.new_operator(
         "TRANSPOSE", [source, axes], outputs=[target], options=schema.TransposeOptionsT()
     )

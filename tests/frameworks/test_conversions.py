@@ -52,7 +52,8 @@ def in_pytorch(code, folder):
 
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize(
-    "network", ["UNet", "FastSCNN", "lraspp", "deeplab", "smp_unet", "segformer"]
+    "network",
+    ["UNet", "FastSCNN", "YoloSegmentation", "lraspp", "deeplab", "smp_unet", "segformer"],
 )
 def test_a_pytorch_network_comes_in(network, tmp_path):
     flags = [f"--source={TORCH}", f"--module={network}", SIZE, "--normalization=imagenet"]
@@ -91,7 +92,8 @@ def test_an_exported_program_and_an_onnx_file_come_in(tmp_path):
         "import torch_networks\n"
         "network, image = torch_networks.UNet(4).eval(), torch.zeros(1, 3, 96, 128)\n"
         "torch.export.save(torch.export.export(network, (image,)), 'net.pt2')\n"
-        "torch.onnx.export(network, (image,), 'net.onnx', dynamo=False)",
+        "torch.onnx.export(network, (image,), 'net.onnx', dynamo=False, input_names=['image'],\n"
+        "    dynamic_axes={'image': {0: 'batch'}})",
         tmp_path,
     )
     program = convert(

@@ -20,6 +20,8 @@ import torch_networks
 
 MEAN = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
 STD = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
+WARM_UP = 0.05
+"""Share of the time in which the rate rises; transformers need it."""
 
 
 def sample(folder, line, size):
@@ -53,13 +55,16 @@ def main():
     random.seed(0)
     torch.manual_seed(0)
     network = getattr(torch_networks, options.network)().train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.1  # with torchvision's 0.01 a few hundred steps leave no statistics
     lines = (options.data / "train.txt").read_text().split("\n")
     lines = [line for line in lines if line.strip()]
     optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=1e-4)
     started, step, losses = time.monotonic(), 0, []
     while (share := (time.monotonic() - started) / (60 * options.minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = options.rate * (1 - share) ** 0.9
+            group["lr"] = options.rate * min(1, share / WARM_UP) * (1 - share) ** 0.9
         batch = [sample(options.data, random.choice(lines), size) for _ in range(options.batch)]
         images, labels = (torch.stack(part) for part in zip(*batch, strict=True))
         logits = logits_of(network(images))

@@ -16,7 +16,8 @@ import tf_keras as keras
 from deeplab_tf.graph.network import LAYER, Node
 from deeplab_tf.weights.matching import read_h5
 from deeplab_tf.weights.npz import read_weights
-from export.conversion.keras_file import LARGEST_CONFIGURATION, read_keras_file
+from export.conversion.keras_archive import LARGEST_CONFIGURATION
+from export.conversion.keras_file import read_keras_file
 from study.report.curves import count_parameters
 from tests.children import run_command
 

@@ -56,26 +56,36 @@ def gelu(view: OperatorView) -> list[Step]:
 @rule("MAXIMUM")
 def maximum(view: OperatorView) -> list[Step]:
     """Imports the maximum of two tensors, or of a tensor and one constant value."""
-    return [_limit(view, "maximum", bounds=lambda value: (value, float(np.finfo(np.float32).max)))]
+    largest = float(np.finfo(np.float32).max)
+    return _limit(view, "maximum", neutral=-np.inf, bounds=lambda value: (value, largest))
 
 
 @rule("MINIMUM")
 def minimum(view: OperatorView) -> list[Step]:
     """Imports the minimum of two tensors, or of a tensor and one constant value."""
-    return [_limit(view, "minimum", bounds=lambda value: (float(np.finfo(np.float32).min), value))]
+    smallest = float(np.finfo(np.float32).min)
+    return _limit(view, "minimum", neutral=np.inf, bounds=lambda value: (smallest, value))
 
 
 def _limit(
-    view: OperatorView, kind: str, *, bounds: Callable[[float], tuple[float, float]]
-) -> Step:
+    view: OperatorView,
+    kind: str,
+    *,
+    neutral: float,
+    bounds: Callable[[float], tuple[float, float]],
+) -> list[Step]:
+    """Imports a limit; a constant `neutral` is none: PyTorch's softmax holds one."""
     slots = [slot for slot in (0, 1) if view.is_constant(slot)]
     if not slots:
-        return Step(kind)
+        return [Step(kind)]
+    stored = view.input(slots[0]).data
+    if stored is not None and stored.size == 1 and stored.ravel()[0] == neutral:
+        return []
     constant = view.floats(slots[0])
     if constant.size != 1:
         raise ValueError(f"its constant has {constant.size} values; only one is supported")
     low, high = bounds(float(constant.ravel()[0]))
-    return Step("clip", {"minimum": low, "maximum": high})
+    return [Step("clip", {"minimum": low, "maximum": high})]
 
 
 def _binary(

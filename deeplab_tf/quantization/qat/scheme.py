@@ -23,6 +23,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 from absl import logging
@@ -94,6 +95,7 @@ OWN_RANGE = (
     layers.Subtract,
     layers.Softmax,
     layers.PReLU,
+    layers.Rescaling,
     graph_layers.HardSwish,
     graph_layers.ReduceMean,
     graph_layers.ElementwiseConstant,
@@ -150,6 +152,8 @@ def _why_unknown(layer: keras.layers.Layer) -> str:
         return type(layer).__name__
     if type(layer) is layers.ReLU and layer.negative_slope and layer.threshold:
         return "ReLU with a slope and a threshold"
+    if type(layer) is layers.Rescaling and np.any(layer.offset) and np.any(layer.scale != 1):
+        return "Rescaling with a scale and an offset"  # two operators, no range between them
     return ""
 
 

@@ -59,6 +59,20 @@ def fixed_shape(shape: list[int | None], request: dict[str, Any]) -> tuple[list[
     return ([1, channels, height, width] if first else [1, height, width, channels]), first
 
 
+def fix_shape(model: onnx.ModelProto, name: str, *, shape: list[int]) -> onnx.ModelProto:
+    """Returns the model with one shape of its input; the shapes of all other values follow.
+
+    onnx2tf would read the name of an unknown length, such as "batch", as a length.
+    """
+    (image,) = [value for value in model.graph.input if value.name == name]
+    for dimension, length in zip(image.type.tensor_type.shape.dim, shape, strict=True):
+        dimension.dim_value = length
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(model)
+
+
 def keep_outputs(model: onnx.ModelProto, kept: list[str]) -> list[str]:
     """Leaves only some outputs in a model, in its own order; returns all names that stay."""
     names = [value.name for value in model.graph.output]
@@ -79,6 +93,8 @@ def main() -> None:
     name, stored = image_input(model)
     shape, first = fixed_shape(stored, request)
     names = keep_outputs(model, request["outputs"])
+    if shape != stored:
+        model = fix_shape(model, name, shape=shape)
     fixed = folder / "fixed.onnx"
     onnx.save(model, str(fixed))
     session = onnxruntime.InferenceSession(str(fixed), providers=["CPUExecutionProvider"])
@@ -91,6 +107,8 @@ def main() -> None:
         input_onnx_file_path=str(fixed),
         output_folder_path=str(folder / "onnx2tf"),
         overwrite_input_shape=[f"{name}:{','.join(map(str, shape))}"],
+        # It takes every input for one with the channels first.
+        keep_shape_absolutely_input_names=None if first else [name],
         not_use_onnxsim=False,
         non_verbose=True,
     )

@@ -68,3 +68,11 @@ def test_class_maps_compare_as_numbers():
     other = classes.copy()
     other[0, 0, 0, 0] = (other[0, 0, 0, 0] + 1) % 11
     assert compare_output("out", classes, found=other).equal_classes == 47 / 48
+
+
+def test_matrices_have_values_and_no_classes():
+    boxes = RANDOM.normal(size=(2, 1, 4, 252)).astype(np.float32)
+    result = compare_output("boxes", boxes, found=boxes + np.float32(1e-6))
+    assert result.equal_classes == 1
+    assert result.line().endswith("100.000% of values equal")
+    assert compare_output("out", MASKS, found=MASKS).line().endswith("100.000% of classes equal")

@@ -55,7 +55,7 @@ def refusal(files, *flags):
         ("net.onnx", ["--normalization=imagenet", "--mean=0", "--std=1"], "exclude each other"),
         ("net.onnx", ["--mean=a", "--std=1"], "--mean: expected numbers, got a"),
         ("net.onnx", ["--labels=no.txt"], "no.txt: no such file"),
-        ("net.keras", ["--normalization=none"], "not a Keras file"),
+        ("net.keras", ["--normalization=none"], "net.keras: a damaged archive"),
     ],
 )
 def test_mistakes_are_one_line(files, source, flags, words):

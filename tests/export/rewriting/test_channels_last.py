@@ -36,6 +36,20 @@ def without_transpose(image):
     return tf.reduce_mean(image, 1), image * 2.0
 
 
+def rows(image):
+    """A layer on the rows of an image, as a transformer of PyTorch has them."""
+    x = tf.reshape(tf.transpose(image, (0, 3, 1, 2)), (1, 5, 96))
+    x = tf.tanh(tf.transpose(x, (0, 2, 1))) * np.float32([1, 2, 3, 4, 5])
+    x = tf.reshape(tf.transpose(x, (0, 2, 1)), (1, 5, 8, 12))
+    return tf.transpose(x, (0, 2, 3, 1))
+
+
+def turned_rows(image):
+    """The same shapes, but height and width change places: the transposes are needed."""
+    x = tf.reshape(tf.transpose(image, (0, 3, 2, 1)), (1, 5, 96))
+    return tf.tanh(tf.transpose(x, (0, 2, 1))) * np.float32([1, 2, 3, 4, 5])
+
+
 def edited(function):
     content = converted(function, (1, 3, 8, 12))
     editor = Editor(content)
@@ -125,3 +139,16 @@ def test_a_file_with_the_channels_last_is_left_alone():
 )
 def test_which_shapes_have_the_channels_first(shape, expected):
     assert is_channels_first(shape) is expected
+
+
+@pytest.mark.parametrize(("function", "left"), [(rows, 0), (turned_rows, 2)])
+def test_transposes_around_a_reshape_go_where_values_keep_their_order(function, left, tmp_path):
+    image = RANDOM.normal(size=(1, 8, 12, 5)).astype(np.float32)
+    content = converted(function, (1, 8, 12, 5))
+    assert kinds(content).count("TRANSPOSE") >= 2
+    editor = Editor(content)
+    to_channels_last(editor)
+    new = editor.to_bytes()
+    assert kinds(new).count("TRANSPOSE") == left
+    (expected,), (found,) = outputs(content, image, tmp_path), outputs(new, image, tmp_path)
+    np.testing.assert_array_equal(found, expected)

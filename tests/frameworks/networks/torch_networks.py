@@ -1,5 +1,7 @@
 """PyTorch networks that prove the conversion; their file is code, as a user's would be."""
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -176,3 +178,112 @@ class FastSCNN(nn.Module):
         )
         x = self.classify(torch.relu(self.low(low) + self.deep(deep)))
         return nn.functional.interpolate(x, image.shape[2:], mode="bilinear", align_corners=True)
+
+
+class _Split(nn.Module):
+    """Half of the channels pass two more convolutions; all stages are joined (YOLO's C2f)."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.half = after // 2
+        self.enter = _YoloConv(before, after, 1)
+        self.steps = nn.ModuleList(
+            nn.Sequential(_YoloConv(self.half, self.half), _YoloConv(self.half, self.half))
+            for _ in range(2)
+        )
+        self.leave = _YoloConv(4 * self.half, after, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = list(self.enter(x).split(self.half, dim=1))
+        for step in self.steps:
+            parts.append(parts[-1] + step(parts[-1]))
+        return self.leave(torch.cat(parts, dim=1))
+
+
+class _YoloConv(nn.Sequential):
+    """A convolution with batch norm and SiLU."""
+
+    def __init__(self, before: int, after: int, kernel: int = 3, stride: int = 1) -> None:
+        convolution = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)
+        super().__init__(convolution, nn.BatchNorm2d(after), nn.SiLU(inplace=True))
+
+
+class YoloSegmentation(nn.Module):
+    """The form of a YOLO that segments: boxes, scores, mask coefficients, mask prototypes.
+
+    Prototypes: Bolya et al. 2019, YOLACT, arXiv:1904.02689. A distance to a side of a box is the
+    mean of a distribution over bins: Li et al. 2020, arXiv:2006.04388.
+    """
+
+    BINS, COEFFICIENTS = 16, 32
+    STRIDES = (8, 16, 32)
+
+    def __init__(self, width: int = 16, classes: int = CLASSES) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(5)]
+        self.stem = _YoloConv(3, widths[0], stride=2)
+        self.down = nn.ModuleList(
+            nn.Sequential(_YoloConv(before, after, stride=2), _Split(after, after))
+            for before, after in itertools.pairwise(widths)
+        )
+        self.up = nn.ModuleList(
+            _Split(deep + shallow, shallow)
+            for deep, shallow in zip(widths[:2:-1], widths[-2:1:-1], strict=False)
+        )
+        levels = widths[2:]
+        sizes = {
+            "boxes": 4 * self.BINS,
+            "scores": classes,
+            "coefficients": self.COEFFICIENTS,
+        }
+        self.heads = nn.ModuleDict(
+            {
+                name: nn.ModuleList(
+                    nn.Sequential(_YoloConv(level, 32), nn.Conv2d(32, size, 1)) for level in levels
+                )
+                for name, size in sizes.items()
+            }
+        )
+        self.prototypes = nn.Sequential(
+            _YoloConv(levels[0], 32),
+            nn.ConvTranspose2d(32, 32, 2, stride=2),
+            _YoloConv(32, 32),
+            nn.Conv2d(32, self.COEFFICIENTS, 1),
+        )
+
+    def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        x, kept = self.stem(image), []
+        for down in self.down:
+            x = down(x)
+            kept.append(x)
+        levels = [x]
+        for up, skip in zip(self.up, kept[-2:0:-1], strict=True):
+            x = up(torch.cat([nn.functional.interpolate(x, scale_factor=2), skip], dim=1))
+            levels.insert(0, x)
+        found = {
+            name: torch.cat(
+                [head(level).flatten(2) for head, level in zip(heads, levels, strict=True)], dim=2
+            )
+            for name, heads in self.heads.items()
+        }
+        return {
+            "boxes": self._boxes(found["boxes"], levels),
+            "scores": found["scores"].sigmoid(),
+            "coefficients": found["coefficients"],
+            "prototypes": self.prototypes(levels[0]),
+        }
+
+    def _boxes(self, bins: torch.Tensor, levels: list[torch.Tensor]) -> torch.Tensor:
+        """Returns x, y of the centre, width and height in pixels, [1, 4, anchors]."""
+        bins = bins.view(1, 4, self.BINS, -1).transpose(1, 2).softmax(dim=1)
+        weights = torch.arange(self.BINS, dtype=torch.float32)[None, :, None, None]
+        left_top, right_bottom = (bins * weights).sum(dim=1).chunk(2, dim=1)
+        centres, strides = [], []
+        for level, stride in zip(levels, self.STRIDES, strict=True):
+            rows, columns = (torch.arange(size) + 0.5 for size in level.shape[2:])
+            grid = torch.meshgrid(rows, columns, indexing="ij")
+            centres.append(torch.stack(grid[::-1]).flatten(1))
+            strides.append(torch.full((1, rows.numel() * columns.numel()), float(stride)))
+        centre, stride = torch.cat(centres, dim=1), torch.cat(strides, dim=1)
+        low, high = centre - left_top, centre + right_bottom
+        return torch.cat([(low + high) / 2, high - low], dim=1) * stride

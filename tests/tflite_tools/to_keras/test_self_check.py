@@ -12,7 +12,7 @@ import tensorflow as tf
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.to_keras import convert as to_keras
-from tflite_tools.to_keras import file_tensors
+from tflite_tools.to_keras import file_tensors, self_check
 from tflite_tools.to_keras.importer import import_graph
 from tflite_tools.to_keras.pictures import built_in_pictures
 from tflite_tools.to_keras.rules import RULES
@@ -171,3 +171,11 @@ def test_every_part_of_a_split_is_checked_as_itself(convert, tmp_path):
         assert output["largest_difference"] == 0.0
     network = import_graph(conversion.graph)
     assert network.rows[0].index == second.index
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes"),
+    [((1, 8, 9, 4), True), ((1, 1344, 4), True), ((1, 4, 1344), False), ((1, 8, 9, 1), False)],
+)
+def test_classes_are_on_the_last_axis_unless_it_holds_positions(shape, classes):
+    assert self_check._has_classes(shape) is classes

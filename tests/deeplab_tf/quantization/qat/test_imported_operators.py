@@ -66,6 +66,8 @@ CASES = {
             attributes={"operation": "multiply", "shape": [24]},
         ),
     ),
+    "rescaling": (Node("x", "rescaling", inputs=("c",), attributes={"scale": 1 / 6}),),
+    "offset": (Node("x", "rescaling", inputs=("c",), attributes={"scale": 1, "offset": 0.5}),),
     "slice": (
         Node(
             "x",
