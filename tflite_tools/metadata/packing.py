@@ -23,7 +23,7 @@ def add(content: bytes, metadata: SegmenterMetadata) -> bytes:
         metadata: to add.
 
     Raises:
-        ValueError: the file keeps its weights outside the flatbuffer (above 2 GB).
+        ValueError: the file is damaged, or its weights are too large to lie inside the tables.
     """
     values = {
         "name": metadata.name,
