@@ -12,7 +12,7 @@ import tensorflow as tf
 from tflite_tools.flatbuffer.graph import read_graph
 from tflite_tools.runtime.interpreter import Kernels
 from tflite_tools.to_keras import convert as to_keras
-from tflite_tools.to_keras import file_tensors
+from tflite_tools.to_keras import file_tensors, self_check
 from tflite_tools.to_keras.importer import import_graph
 from tflite_tools.to_keras.pictures import built_in_pictures
 from tflite_tools.to_keras.rules import RULES
@@ -171,3 +171,21 @@ def test_every_part_of_a_split_is_checked_as_itself(convert, tmp_path):
         assert output["largest_difference"] == 0.0
     network = import_graph(conversion.graph)
     assert network.rows[0].index == second.index
+
+
+def test_a_file_that_takes_four_images_at_once_is_checked(tmp_path):
+    function = tf.function(
+        lambda x: tf.nn.relu(x[:, 1:]), input_signature=[tf.TensorSpec((4, 5, 6, 3), tf.float32)]
+    )
+    path = tmp_path / "four.tflite"
+    path.write_bytes(
+        tf.lite.TFLiteConverter.from_concrete_functions(
+            [function.get_concrete_function()], None
+        ).convert()
+    )
+    graph = read_graph(path)
+    image = np.random.default_rng(0).normal(size=(1, 5, 6, 3)).astype(np.float32)
+    found = self_check.check(graph, import_graph(graph), inputs=[image], description="noise")
+    assert not found.not_run
+    assert found.outputs[0].agreement == 1.0
+    assert found.outputs[0].value_range > 1
