@@ -17,6 +17,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.file_bytes import check_header, read_model_bytes
+from tflite_tools.flatbuffer.foreign_parts import why_several_subgraphs
 from tflite_tools.flatbuffer.graph_checks import check_graph
 from tflite_tools.flatbuffer.operators import NAMES
 from tflite_tools.flatbuffer.outside_weights import bring_inside
@@ -259,9 +260,7 @@ def verified_root(content: bytes, name: str) -> schema.Model:
 def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int) -> Graph:
     subgraphs = model.subgraphs or []
     if len(subgraphs) != 1:
-        raise ValueError(
-            f"{path}: {len(subgraphs)} subgraphs (control flow); only files with one are supported"
-        )
+        raise ValueError(f"{path}: {why_several_subgraphs(model)}")
     subgraph = subgraphs[0]
     values = StoredValues(model.buffers or [], path)
     tensors = tuple(
