@@ -209,6 +209,12 @@ def _define_start_flags() -> None:
     )
     define_normalization_flags()
     flags.DEFINE_string(
+        "output",
+        "",
+        "Which of several outputs of a network in --init_from is trained; default: the first that "
+        "is a segmentation.",
+    )
+    flags.DEFINE_string(
         "backbone_weights",
         _RUN.start.backbone_weights,
         "imagenet (downloads), none, or a .tflite, .npz or .h5 file.",
@@ -314,6 +320,7 @@ def _import_start(dataset: SegmentationDataset) -> None:
             data_dir=FLAGS.data_dir,
             preprocessing=preprocessing,
             batch_norm=FLAGS.quantize_delay_step != 0,
+            output=FLAGS.output,
         )
     )
 

@@ -52,6 +52,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("input_arrays", "", "Input array of --frozen_graph.")
     flags.DEFINE_string("output_arrays", "", "Output array of --frozen_graph.")
     flags.DEFINE_string("output", "", "Which of several outputs of --keras_file, --saved_model.")
+    flags.DEFINE_bool("keep_outputs", False, "Keep the other outputs of --keras_file, too.")
     flags.DEFINE_bool(
         "trust_saved_model",
         False,
@@ -156,7 +157,7 @@ def _open_source() -> "Source":
     if given[0] == "run_dir":
         return source.RunSource(RunFolder(path), FLAGS.checkpoint == "best")
     if given[0] == "keras_file":
-        return source.KerasFileSource(path, FLAGS.output)
+        return source.KerasFileSource(path, FLAGS.output, keep_outputs=FLAGS.keep_outputs)
     if given[0] == "saved_model":
         return source.SavedModelSource(path, FLAGS.trust_saved_model, output=FLAGS.output)
     if FLAGS.output:

@@ -28,6 +28,7 @@ from tflite_tools.input_contract import (
     read_description,
 )
 from tflite_tools.output_form import OutputForm, output_form
+from tflite_tools.runtime.fixed_inputs import inputs_advice
 from tflite_tools.runtime.fixed_size import has_any_size, size_advice
 from tflite_tools.runtime.memory import UNKNOWN, needed_bytes
 from tflite_tools.runtime.runtime_shapes import with_known_shapes
@@ -164,8 +165,8 @@ def read_contract(
         name: for tables; default: the file's stem.
         alignment: how the training resizes logits; default: the manifest's.
         any_output: also accept files whose output is not a segmentation, to time them.
-        output: name or number of the output to read, of a file with several; "" for the first that
-            is a segmentation.
+        output: name or number of the output to read, of a file with several; "" for the one that
+            its manifest names, else the first that is a segmentation.
 
     Raises:
         FileNotFoundError: no such file.
@@ -176,8 +177,7 @@ def read_contract(
     graph = with_known_shapes(read_graph(path), outputs=not any_output)
     if len(graph.inputs) != 1:
         raise ValueError(
-            f"{path}: expected one input, got {len(graph.inputs)}; models with several "
-            "are not evaluated"
+            f"{path}: expected one input, got {len(graph.inputs)}; {inputs_advice(graph)}"
         )
     image = graph.tensors[graph.inputs[0]]
     channels_first = channels_first_input(graph)
@@ -185,10 +185,12 @@ def read_contract(
         batch, channels, height, width = image.shape
         image = dataclasses.replace(image, shape=(batch, height, width, channels))
     input_dtype = _check_input(path, image)
+    description = read_description(path, image.shape[3])
     first = graph.tensors[graph.outputs[0]]
     form = OutputForm(first.shape, False, num_classes=None, probabilities=False)
     if not any_output:
-        chosen = output if len(graph.outputs) > 1 else ""
+        own = (description.manifest and description.manifest.output_name) or ""
+        chosen = (output or own) if len(graph.outputs) > 1 else ""
         form = output_form(path, graph, size=(image.shape[1], image.shape[2]), output=chosen)
         if min(form.shape) < 1:
             raise ValueError(f"{path}: its output has no usable size {list(form.shape)}")
@@ -201,7 +203,6 @@ def read_contract(
             "its input is stored as [1, channels, height, width]: pixels are transposed before it; "
             "tflite_tools.to_keras rebuilds it with channels last, which cameras give"
         )
-    description = read_description(path, image.shape[3])
     manifest = description.manifest
     label_set, unnamed = _label_set(
         description, class_count(graph, form.num_classes, output=read.index)

@@ -62,6 +62,7 @@ def define_evaluation_flags(*, run_dir_required: bool = False) -> None:
     flags.DEFINE_string("data_dir", "", "Folder of --dataset.")
     flags.DEFINE_string("split", "val", "List to score on.")
     flags.DEFINE_integer("limit", 0, "Only the first so many samples; 0 = all.")
+    flags.DEFINE_string("output", "", "Name or number of the output to score, of several.")
     flags.DEFINE_list("mean_over", "", "Classes that mIoU is the mean of; default: all.")
     flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one per core.")
 
@@ -100,6 +101,7 @@ def read_request(**options: Any) -> EvaluationRequest:
         dataset=FLAGS.dataset,
         data_dir=FLAGS.data_dir,
         split=FLAGS.split,
+        output=FLAGS.output,
         preprocessing=read_preprocessing(),
         options=EvaluationOptions(
             processes=FLAGS.processes or default_processes(),

@@ -50,6 +50,8 @@ class Manifest:
             on record.
         sensor: of the range images that it was trained on; None for camera images.
         recipe: digest of everything that the file's content depends on, or None.
+        outputs: names of several outputs, in the file's order; empty where there is one.
+        output_name: which of them is the segmentation that the manifest describes.
     """
 
     variant: str
@@ -71,6 +73,8 @@ class Manifest:
     resize: str | None = None
     sensor: Sensor | None = None
     recipe: str | None = None
+    outputs: tuple[str, ...] = ()
+    output_name: str | None = None
 
     def __post_init__(self) -> None:
         check_field_types(self)
@@ -98,7 +102,9 @@ class Manifest:
                 "dtype": self.output_dtype,
                 "quantization": self.output_quantization,
                 "resize": self.resize,
+                "name": self.output_name,
             },
+            "outputs": self.outputs,
             "labels": self.label_set.names,
             "colors": self.label_set.colors,
             "calibration": self.calibration,
@@ -152,6 +158,8 @@ class Manifest:
             resize=output.get("resize"),
             sensor=Sensor.from_json(values["sensor"]) if values.get("sensor") else None,
             recipe=values.get("recipe"),
+            outputs=tuple(values.get("outputs", ())),
+            output_name=output.get("name"),
         )
 
 

@@ -146,6 +146,8 @@ def _image_shape(output: Tensor, size: tuple[int, int]) -> tuple[int, int, int, 
     scores = output.is_float or output.quantization is not None
     if not shape or shape[0] != 1 or output.dtype is None:
         return None
+    if len(shape) == 4 and shape[1:3] == (1, 1) != size:
+        return None  # boxes or classes of the whole image
     if len(shape) == 4 and (shape[3] > 1 or scores):
         return (1, shape[1], shape[2], shape[3])
     if not scores:

@@ -183,7 +183,7 @@ def insert_batch_norms(
 
 def _after_global_pool(description: NetworkGraph) -> set[str]:
     """Returns the nodes whose value is one pixel high and wide."""
-    model = build_model(description)
+    model = build_model(description, all_outputs=True)
     return {layer.name for layer in model.layers if tuple(layer.output.shape[1:-1]) == (1, 1)}
 
 

@@ -64,6 +64,17 @@ def build_model(
     return keras.Model(image, output, name="imported")
 
 
+def main_output(model: keras.Model) -> keras.Model:
+    """Returns the part of a model that its first output needs; the layers are the same ones.
+
+    Args:
+        model: with one or several outputs.
+    """
+    if len(model.outputs) == 1:
+        return model
+    return keras.Model(model.inputs, model.outputs[0], name=f"{model.name}_main")
+
+
 def _check_depth(description: NetworkGraph) -> None:
     """Refuses a chain that Keras' recursive functions could not follow to its end."""
     depth = {description.input_name: 0}

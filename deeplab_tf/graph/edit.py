@@ -12,7 +12,7 @@ from deeplab_tf.graph.network import CLASSIFIER, CONVOLUTIONS, RESIZE, NetworkGr
 def cut_after(
     description: NetworkGraph, arrays: dict[str, np.ndarray], *, name: str
 ) -> tuple[NetworkGraph, dict[str, np.ndarray]]:
-    """Cuts the network after a node.
+    """Cuts the network after a node, which becomes its only output.
 
     Args:
         description: the network.
@@ -25,10 +25,31 @@ def cut_after(
     Raises:
         ValueError: no such node.
     """
+    alone = dataclasses.replace(description, further_outputs=(), named_outputs=())
+    return cut_output(alone, arrays, name=name)
+
+
+def cut_output(
+    description: NetworkGraph, arrays: dict[str, np.ndarray], *, name: str
+) -> tuple[NetworkGraph, dict[str, np.ndarray]]:
+    """Cuts the output back to a node before it; the further outputs stay.
+
+    Args:
+        description: the network.
+        arrays: its weights.
+        name: the node whose value becomes the output. A further output with that value is dropped.
+
+    Returns:
+        The shorter network, and the arrays that it still needs.
+
+    Raises:
+        ValueError: no such node.
+    """
     by_name = {node.name: node for node in description.nodes}
     if name not in by_name:
         raise ValueError(f"no node is named {name!r}; the last are {', '.join(list(by_name)[-8:])}")
-    needed, waiting = set(), [name]
+    old, further = description.output_name, [n for n in description.further_outputs if n != name]
+    needed, waiting = set(), [name, *further]
     while waiting:
         current = waiting.pop()
         if current in needed or current not in by_name:
@@ -37,7 +58,16 @@ def cut_after(
         waiting += by_name[current].inputs
     nodes = [node for node in description.nodes if node.name in needed]
     kept = tuple(_without_lost_like(node, {*needed, description.input_name}) for node in nodes)
-    shorter = dataclasses.replace(description, nodes=kept, output_name=name, further_outputs=())
+    named = [pair for pair in description.named_outputs if pair[0] in (old, *further)]
+    shorter = dataclasses.replace(
+        description,
+        nodes=kept,
+        output_name=name,
+        further_outputs=tuple(further),
+        named_outputs=tuple((name if node == old else node, text) for node, text in named)
+        if further
+        else (),
+    )
     return shorter, {k: v for k, v in arrays.items() if k.rpartition("/")[0] in needed}
 
 
@@ -105,7 +135,8 @@ def append_classifier(
         kernel_shape = (shape[-1], num_classes)
     node = Node(name, kind, inputs=(description.output_name,), attributes=attributes)
     kernel = np.random.default_rng(seed).normal(0, 0.01, kernel_shape).astype(np.float32)
-    longer = dataclasses.replace(description, nodes=(*description.nodes, node), output_name=name)
+    outputs = description.renamed_outputs({description.output_name: name})
+    longer = dataclasses.replace(description, nodes=(*description.nodes, node), **outputs)
     return longer, arrays | {
         f"{name}/kernel": kernel,
         f"{name}/bias": np.zeros(num_classes, np.float32),
@@ -129,8 +160,6 @@ def insert_after(description: NetworkGraph, additions: dict[str, Node]) -> Netwo
         nodes.append(dataclasses.replace(node, inputs=inputs))
         if node.name in additions:
             nodes.append(additions[node.name])
-    output = renamed.get(description.output_name, description.output_name)
-    further = tuple(renamed.get(name, name) for name in description.further_outputs)
     return dataclasses.replace(
-        description, nodes=tuple(nodes), output_name=output, further_outputs=further
+        description, nodes=tuple(nodes), **description.renamed_outputs(renamed)
     )

@@ -73,11 +73,7 @@ def fold_batch_norms(description: NetworkGraph, arrays: dict[str, np.ndarray]) -
         for node in description.nodes
         if node.name not in replaced
     )
-    output = replaced.get(description.output_name, description.output_name)
-    further = tuple(replaced.get(name, name) for name in description.further_outputs)
-    folded = dataclasses.replace(
-        description, nodes=nodes, output_name=output, further_outputs=further
-    )
+    folded = dataclasses.replace(description, nodes=nodes, **description.renamed_outputs(replaced))
     return Folding(folded, arrays, statistics=statistics, left=tuple(left))
 
 

@@ -30,19 +30,16 @@ def graph_from_keras(model: keras.Model) -> tuple[NetworkGraph, dict[str, np.nda
     A convolution with a fused activation becomes two nodes, "<name>_linear" and "<name>".
 
     Args:
-        model: flat Functional graph with one input and one output.
+        model: flat Functional graph with one input; its first output is the network's own.
 
     Returns:
         The description, and float32 "layer/weight" arrays.
 
     Raises:
-        ValueError: several inputs or outputs, a nested model, or a layer that is used twice.
+        ValueError: several inputs, a nested model, or a layer that is used twice.
     """
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise ValueError(
-            f"expected a model with one input and one output, got {len(model.inputs)} inputs and "
-            f"{len(model.outputs)} outputs"
-        )
+    if len(model.inputs) != 1:
+        raise ValueError(f"expected a model with one input, got {len(model.inputs)}")
     nodes: list[Node] = []
     arrays: dict[str, np.ndarray] = {}
     for layer in model.layers:
@@ -57,8 +54,15 @@ def graph_from_keras(model: keras.Model) -> tuple[NetworkGraph, dict[str, np.nda
         for variable, value in zip(layer.weights, layer.get_weights(), strict=True):
             arrays[f"{owner}/{variable.name.split('/')[-1].split(':')[0]}"] = value
     shape = tuple(model.inputs[0].shape[1:])
-    output = model.outputs[0]._keras_history.layer.name
-    return NetworkGraph(model.input_names[0], shape, nodes=tuple(nodes), output_name=output), arrays
+    output, *further = (tensor._keras_history.layer.name for tensor in model.outputs)
+    network = NetworkGraph(
+        model.input_names[0],
+        shape,
+        nodes=tuple(nodes),
+        output_name=output,
+        further_outputs=tuple(further),
+    )
+    return network, arrays
 
 
 def _check_flat(layer: keras.layers.Layer) -> None:

@@ -139,7 +139,7 @@ def stock_layer(class_name: Any, node_name: str) -> type[keras.layers.Layer]:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkGraph:
-    """A network with one input and one output, which training and edits follow.
+    """A network with one input and one output that is trained, and perhaps further outputs.
 
     Attributes:
         input_name: of the input layer.
@@ -147,7 +147,9 @@ class NetworkGraph:
         nodes: in the order of execution.
         output_name: node whose value is the network's output.
         further_outputs: nodes whose values an imported file gives as well; `build_model` returns
-            them on demand, and whatever cuts the network drops those that are no longer computed.
+            them on demand. `cut_after` drops them, `cut_output` keeps them.
+        named_outputs: (node, name in the file) of every output in the file's order; empty where
+            there is one output.
 
     Raises:
         ValueError: two nodes have one name, or a node reads a value that no earlier node computes.
@@ -158,6 +160,7 @@ class NetworkGraph:
     nodes: tuple[Node, ...]
     output_name: str
     further_outputs: tuple[str, ...] = ()
+    named_outputs: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         check_field_types(self)
@@ -173,11 +176,28 @@ class NetworkGraph:
         for name in self.outputs:
             if not self.nodes or name not in known - {self.input_name}:
                 raise ValueError(f"output {name!r} is not a node of the network")
+        named = [node for node, _ in self.named_outputs]
+        if named and sorted(named) != sorted(self.outputs):
+            raise ValueError(f"the named outputs {named} are not the outputs {list(self.outputs)}")
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """The nodes of all outputs, the one that is trained first."""
         return (self.output_name, *self.further_outputs)
+
+    def renamed_outputs(self, renamed: dict[str, str]) -> dict[str, Any]:
+        """Returns the fields of the outputs where nodes got other names.
+
+        Args:
+            renamed: {old name: new name} of some nodes.
+        """
+        return {
+            "output_name": renamed.get(self.output_name, self.output_name),
+            "further_outputs": tuple(renamed.get(name, name) for name in self.further_outputs),
+            "named_outputs": tuple(
+                (renamed.get(node, node), name) for node, name in self.named_outputs
+            ),
+        }
 
     def node(self, name: str) -> Node:
         """Returns the node of a name.
@@ -212,10 +232,11 @@ class NetworkGraph:
         return found[0] if len(found) == 1 and name not in self.outputs else None
 
     def to_json(self) -> dict:
-        """Returns the network as JSON values; without further outputs, their key is left out."""
+        """Returns the network as JSON values; keys of further outputs only where there are any."""
         values = dataclasses.asdict(self)
-        if not self.further_outputs:
-            del values["further_outputs"]
+        for key in ("further_outputs", "named_outputs"):
+            if not values[key]:
+                del values[key]
         return values
 
     @classmethod
@@ -233,9 +254,12 @@ class NetworkGraph:
                 Node(**{**node, "inputs": tuple(node["inputs"])}) for node in values["nodes"]
             )
             shape = tuple(values["input_shape"])
-            further = tuple(values.get("further_outputs", ()))
-            return cls(
-                **{**values, "nodes": nodes, "input_shape": shape, "further_outputs": further}
-            )
+            outputs: dict[str, Any] = {
+                "further_outputs": tuple(values.get("further_outputs", ())),
+                "named_outputs": tuple(
+                    (str(node), str(name)) for node, name in values.get("named_outputs", ())
+                ),
+            }
+            return cls(**{**values, "nodes": nodes, "input_shape": shape, **outputs})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not the description of a network ({error})") from error

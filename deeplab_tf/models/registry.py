@@ -34,10 +34,11 @@ class Network:
 
 
 def _build_imported(config: ImportedConfig, size: tuple[int, int]) -> keras.Model:
-    model = build_model(config.description, size)
-    if len(model.output_shape) != 4 or model.output_shape[-1] != config.num_classes:
+    model = build_model(config.description, size, all_outputs=True)
+    shape = tuple(model.outputs[0].shape)
+    if len(shape) != 4 or shape[-1] != config.num_classes:
         raise ValueError(
-            f"the imported network gives {list(model.output_shape[1:])}, not logits "
+            f"the imported network gives {list(shape[1:])}, not logits "
             f"[h, w, {config.num_classes}]; import it with --trim_head and --num_classes"
         )
     return model
@@ -63,7 +64,9 @@ def build_network(config: ModelConfig, size: tuple[int, int]) -> keras.Model:
         size: (height, width) of the input.
 
     Returns:
-        image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes].
+        image float32 [batch, height, width, channels] -> logits float32 [batch, h, w, classes]. An
+        imported network gives its further outputs as well, behind the logits, in a list;
+        `main_output` leaves them out.
 
     Raises:
         ValueError: a size that the network does not take.

@@ -12,6 +12,7 @@ from absl import logging
 
 from deeplab_tf import bounded_file
 from deeplab_tf.graph.batch_norm import adopt_statistics
+from deeplab_tf.graph.build import main_output
 from deeplab_tf.models.backbones.registry import build_backbone
 from deeplab_tf.models.config import BackboneConfig, ModelConfig
 from deeplab_tf.models.registry import build_network
@@ -207,7 +208,9 @@ def teacher_maker(
         if report.missing or report.mismatched:
             raise ValueError(f"{folder.path}: its weights do not fit ({report.lines()[1]})")
         model.trainable = False
-        return Teacher(model, student.distillation, alignment=source.model.logits_alignment)
+        return Teacher(
+            main_output(model), student.distillation, alignment=source.model.logits_alignment
+        )
 
     return make
 

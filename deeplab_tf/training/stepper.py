@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from deeplab_tf.graph.build import main_output
 from deeplab_tf.runs.choices import Distribution
 from deeplab_tf.runs.config import TrainingConfig
 from deeplab_tf.training.distillation import Teacher, distillation_loss
@@ -99,6 +100,7 @@ class Stepper:
             average: decay of a moving average of the weights; 0 = none.
         """
         self.model = model
+        network = main_output(model)  # branches of further outputs are neither run nor trained
         self.schedule = schedule
         self.first_step = first_step
         self.step = tf.Variable(first_step, dtype=tf.int64, trainable=False, name="step")
@@ -108,7 +110,7 @@ class Stepper:
             weight_decay=config.optimization.weight_decay,
             average=average,
         )
-        variables = learning_variables(model)
+        variables = learning_variables(network)
         self._learning = variables
         self._average = average
         self._optimizer.build(variables)
@@ -122,7 +124,7 @@ class Stepper:
         def replica_step(image: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
             target = teacher.model(image, training=False) if teacher else None
             with tf.GradientTape() as tape:
-                logits = model(image, training=True)
+                logits = network(image, training=True)
                 loss = cross_entropy = segmentation_loss(
                     label,
                     logits,

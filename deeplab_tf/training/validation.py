@@ -8,6 +8,7 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.pipeline import validation_batches
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.graph.build import main_output
 from deeplab_tf.graph.resize import resize_bilinear
 from deeplab_tf.metrics import confusion
 
@@ -48,9 +49,11 @@ class Validator:
             dataset, preprocessing, height=height, width=width, batch_size=batch_size
         )
 
+        network = main_output(model)
+
         @tf.function
         def predict(image: tf.Tensor) -> tf.Tensor:
-            low = model(image, training=False)
+            low = network(image, training=False)
             logits = resize_bilinear(low, (height, width), alignment=alignment)
             return tf.argmax(logits, axis=-1, output_type=tf.int32)
 

@@ -35,26 +35,26 @@ def freeze_model(
     """Freezes a network with a head.
 
     Args:
-        model: image float32 [batch, height, width, channels] -> logits [batch, h, w, classes].
+        model: image float32 [batch, height, width, channels] -> logits [batch, h, w, classes], and
+            perhaps further outputs behind them.
         head: which head.
         alignment: convention by which logits are resized.
 
     Returns:
-        concrete function float32 [1, height, width, channels] -> one output.
+        concrete function float32 [1, height, width, channels] -> the head's output, and the
+        further outputs as they are.
     """
     _, height, width, channels = model.input_shape
     threshold = 0.5 if _ends_in_sigmoid(model) else 0.0
 
     @tf.function
-    def serve(image: tf.Tensor) -> tf.Tensor:
-        return apply_head(
-            model(image, training=False),
-            head,
-            height=height,
-            width=width,
-            alignment=alignment,
-            threshold=threshold,
+    def serve(image: tf.Tensor) -> tf.Tensor | list[tf.Tensor]:
+        values = model(image, training=False)
+        logits, *further = values if isinstance(values, list) else [values]
+        output = apply_head(
+            logits, head, height=height, width=width, alignment=alignment, threshold=threshold
         )
+        return [output, *further] if further else output
 
     spec = tf.TensorSpec([1, height, width, channels], tf.float32, name=INPUT_NAME)
     return convert_variables_to_constants_v2(serve.get_concrete_function(spec))

@@ -101,23 +101,23 @@ def in_one_line(faults: list[str]) -> str:
 
 
 def run_once(path: pathlib.Path) -> list[str]:
-    """Runs a file once, on seeded noise in a child process, and checks its output.
+    """Runs a file once, on seeded noise in a child process, and checks its outputs.
 
     Args:
         path: the file.
 
     Returns:
-        one line per fault: the runtime refuses the file or crashes, or the output holds NaN or
+        one line per fault: the runtime refuses the file or crashes, or an output holds NaN or
         infinity.
     """
     graph = read_graph(path)
     image = graph.tensors[graph.inputs[0]]
     noise = np.random.default_rng(0).uniform(-1, 1, image.shape).astype(np.float32)
     try:
-        output = FileRunner(path)(noise)
+        outputs = FileRunner(path).outputs(noise)
     except (ValueError, RuntimeError) as error:
         return [f"the runtime does not run it: {error}"]
-    if not np.isfinite(output).all():
+    if not all(np.isfinite(output).all() for output in outputs):
         return [
             "expected finite outputs for noise between -1 and 1, got NaN or infinity; a weight or "
             "a range is broken"

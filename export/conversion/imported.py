@@ -5,6 +5,7 @@ the schema, which the importer knows. Batch norms are folded on the way.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,22 +18,30 @@ from deeplab_tf.weights.matching import load_named
 from export.conversion.convert import Conversion, ConverterProcess
 from export.conversion.freeze import write_saved_model
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
+from export.rewriting.named_outputs import name_outputs
 from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
 from tflite_tools.to_keras import self_check
-from tflite_tools.to_keras.importer import import_graph
+from tflite_tools.to_keras.importer import ImportedNetwork, import_graph
 
 _SEED = 0
 
 
-def imported_network(frozen: tf.types.experimental.ConcreteFunction, name: str) -> keras.Model:
+def imported_network(
+    frozen: tf.types.experimental.ConcreteFunction,
+    name: str,
+    *,
+    named_outputs: Sequence[tuple[int, str]] = (),
+) -> keras.Model:
     """Returns a frozen network as a flat Keras network, after comparing what both compute.
 
     Args:
         frozen: float32 [1, height, width, channels] -> one output.
         name: of the source, for messages.
+        named_outputs: of several outputs, see `Source.named_outputs`.
 
     Returns:
-        float32 [batch, height, width, channels] -> float32 scores [batch, h, w, classes].
+        float32 [batch, height, width, channels] -> float32 scores [batch, h, w, classes], and the
+        further outputs in the source's order.
 
     Raises:
         ValueError: an operator cannot be imported, the output is no map of scores, or the
@@ -41,29 +50,48 @@ def imported_network(frozen: tf.types.experimental.ConcreteFunction, name: str) 
     """
     with scratch_folder("import") as folder:
         path = folder / f"{pathlib.Path(name).name}.tflite"
-        path.write_bytes(float_file(frozen))
+        path.write_bytes(float_file(frozen, named_outputs))
         try:
             graph = read_checked_graph(path)
-            network = import_graph(graph)
+            network = import_graph(graph, output=_own(named_outputs))
             self_check.check(graph, network, inputs=_inputs(graph), description="2 random inputs")
         except ValueError as error:
             raise ValueError(str(error).replace(str(path), name)) from error
-    model = build_model(network.description)
+    model = _in_order(build_model(network.description, all_outputs=True), network, named_outputs)
     load_named(model, network.arrays)
-    if len(model.output_shape) != 4 or not model.outputs[0].dtype.is_floating:
+    scores = model.outputs[0]
+    if scores.shape.rank != 4 or not scores.dtype.is_floating:
         raise ValueError(
             f"{name}: post-training steps expected scores [batch, height, width, classes], got "
-            f"{model.outputs[0].dtype.name} {list(model.output_shape)}; give the network without "
+            f"{scores.dtype.name} {list(scores.shape)}; give the network without "
             "its last steps"
         )
     return model
 
 
-def float_file(frozen: tf.types.experimental.ConcreteFunction) -> bytes:
+def _own(named_outputs: Sequence[tuple[int, str]]) -> str:
+    return next((name for number, name in named_outputs if number == 0), "")
+
+
+def _in_order(
+    model: keras.Model, network: ImportedNetwork, named_outputs: Sequence[tuple[int, str]]
+) -> keras.Model:
+    """Returns the imported model with its outputs in the order of the source's model."""
+    if not named_outputs:
+        return model
+    node_of = {name: node for node, name in network.description.named_outputs}
+    outputs = dict(zip(network.description.outputs, model.outputs, strict=True))
+    return keras.Model(model.inputs, [outputs[node_of[name]] for _, name in sorted(named_outputs)])
+
+
+def float_file(
+    frozen: tf.types.experimental.ConcreteFunction, named_outputs: Sequence[tuple[int, str]] = ()
+) -> bytes:
     """Converts a frozen network to a float32 `.tflite`.
 
     Args:
-        frozen: [1, height, width, channels] -> one output.
+        frozen: [1, height, width, channels] -> one output, or those of `named_outputs`.
+        named_outputs: of several outputs, see `Source.named_outputs`.
 
     Raises:
         RuntimeError: the converter refuses.
@@ -77,7 +105,8 @@ def float_file(frozen: tf.types.experimental.ConcreteFunction) -> bytes:
             calibration_file=None,
             preprocessing=Preprocessing.of(int(frozen.inputs[0].shape[-1])),
         )
-        return converter.convert(conversion)
+        content = converter.convert(conversion)
+    return name_outputs(content, named_outputs) if named_outputs else content
 
 
 def _inputs(graph: Graph) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ import tf_keras as keras
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.preprocessing import Preprocessing
+from deeplab_tf.graph.build import main_output
 from deeplab_tf.graph.resize import resize_bilinear
 from deeplab_tf.metrics.signal_to_noise import snr_db
 from deeplab_tf.scratch import scratch_folder
@@ -48,7 +49,8 @@ def measure_parity(
     """Converts a quantization-aware network and runs both on the same images.
 
     Args:
-        model: float32 [batch, height, width, channels] -> logits [batch, h, w, classes].
+        model: float32 [batch, height, width, channels] -> logits [batch, h, w, classes]; further
+            outputs are left out.
         images: uint8 [count, height, width, channels].
         preprocessing: normalization of the network's input.
         alignment: convention by which logits are resized.
@@ -59,6 +61,7 @@ def measure_parity(
     Raises:
         RuntimeError: the converter refuses, or the file does not run.
     """
+    model = main_output(model)
     spec = FileSpec(
         Variant.QAT_INT8, Head.LOGITS_LOW, input_dtype=IoDtype.UINT8, output_dtype=IoDtype.FLOAT32
     )

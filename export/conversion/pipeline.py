@@ -30,6 +30,7 @@ from export.conversion.source import Source
 from export.conversion.variants import RULES, FileSpec, Head, Target, Variant
 from export.rewriting.edgetpu_resizes import fit_edgetpu
 from export.rewriting.mixed_precision import apply_mixed_precision, mixed_precision_positions
+from export.rewriting.named_outputs import name_outputs
 from tflite_tools.flatbuffer.graph import Tensor, read_graph
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
@@ -162,6 +163,8 @@ def export_files(source: Source, plan: ExportPlan) -> list[ExportedFile]:
                     planned=graphs.planned(spec),
                 )
                 content = converter.convert(conversion)
+                if source.named_outputs:
+                    content = name_outputs(content, source.named_outputs)
                 record = calibration if rule.calibrated else None
                 steps = graphs.steps if graphs.planned(spec) else None
                 content = _fit_target(plan, spec, content=content)
@@ -423,13 +426,14 @@ def _manifest(
     steps: dict | None,
 ) -> Manifest:
     graph = read_graph(path)
-    shape = graph.tensors[graph.outputs[0]].shape
+    own = next((place for place, (number, _) in enumerate(source.named_outputs) if not number), 0)
+    image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[own]]
+    shape = output.shape
     if len(shape) == 4 and shape[-1] > 1 and shape[-1] != plan.label_set.num_classes:
         raise ValueError(
             f"expected {plan.label_set.num_classes} classes as in the label list, got an output of "
             f"{shape[-1]}; give --labels with one name per class"
         )
-    image, output = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
     return Manifest(
         variant=spec.variant.value,
         head=spec.head.value,
@@ -450,6 +454,8 @@ def _manifest(
         # How a graph with its own head resizes is not known.
         resize=source.logits_alignment.value if source.choosable_heads else None,
         sensor=source.sensor,
+        outputs=tuple(name for _, name in source.named_outputs),
+        output_name=output.name if source.named_outputs else None,
     )
 
 

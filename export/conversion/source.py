@@ -13,8 +13,10 @@ from absl import logging
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.lidar.sensor import Sensor
+from deeplab_tf.graph.build import main_output
 from deeplab_tf.graph.from_keras import graph_from_keras
 from deeplab_tf.graph.network import LAYER
+from deeplab_tf.models.config import ImportedConfig
 from deeplab_tf.models.registry import build_network
 from deeplab_tf.quantization.qat.apply import float_arrays_inside, quantize_aware
 from deeplab_tf.quantization.qat.weight_ranges import fit_weight_ranges
@@ -69,8 +71,17 @@ class Source(abc.ABC):
             width: of the input.
 
         Returns:
-            concrete function float32 [1, height, width, channels] -> one output.
+            concrete function float32 [1, height, width, channels] -> one output, or those of
+            `named_outputs`.
         """
+
+    @property
+    def named_outputs(self) -> tuple[tuple[int, str], ...]:
+        """(number of the model's output, name) of several outputs, in the files' order.
+
+        Number 0 is the output that the head belongs to. Empty where there is one output.
+        """
+        return ()
 
     def training_minutes(self, phase: Phase) -> float | None:
         """Returns how long the steps of a phase took; None where that is not recorded."""
@@ -101,7 +112,7 @@ class Source(abc.ABC):
             ValueError: the network cannot be imported as one graph.
         """
         frozen = self.frozen(Phase.FLOAT, Head.LOGITS_LOW, height=height, width=width)
-        return imported_network(frozen, self.description)
+        return imported_network(frozen, self.description, named_outputs=self.named_outputs)
 
 
 @dataclasses.dataclass
@@ -138,6 +149,14 @@ class RunSource(Source):
     def training_minutes(self, phase: Phase) -> float | None:
         """Returns how long the steps of a phase took; None where that is not recorded."""
         return read_training_minutes(self.folder.path, phase.value)
+
+    @property
+    def named_outputs(self) -> tuple[tuple[int, str], ...]:
+        """The outputs of an imported file, by their names there."""
+        if not isinstance(self._config.model, ImportedConfig):
+            return ()
+        graph = self._config.model.description
+        return tuple((graph.outputs.index(node), name) for node, name in graph.named_outputs)
 
     def _weights(self, phase: Phase) -> pathlib.Path:
         return (self.folder.best_weights if self.best else self.folder.weights)(phase)
@@ -235,10 +254,12 @@ class KerasFileSource(Source):
         path: of the file.
         output: layer that gives the output, where there are several; "" for the largest, of
             equal ones the first.
+        keep_outputs: whether the files also give the other outputs.
     """
 
     path: pathlib.Path
     output: str = ""
+    keep_outputs: bool = False
     choosable_heads = True
 
     def fingerprint(self) -> str:
@@ -247,8 +268,9 @@ class KerasFileSource(Source):
 
     def __post_init__(self) -> None:
         self.description = self.path.name
-        self._model = self._with_one_output(read_keras_file(self.path))
-        shapes = [self._model.input_shape, self._model.output_shape]
+        self._named: tuple[tuple[int, str], ...] = ()
+        self._model = self._with_chosen_output(read_keras_file(self.path))
+        shapes = [self._model.input_shape, main_output(self._model).output_shape]
         if any(isinstance(shape, list) or len(shape) != 4 for shape in shapes):
             raise ValueError(
                 f"{self.path}: expected one input [batch, height, width, channels] and one output "
@@ -263,17 +285,27 @@ class KerasFileSource(Source):
                     f"{self.path}: {weight.name} holds NaN or infinity; the training diverged"
                 )
 
-    def _with_one_output(self, model: keras.Model) -> keras.Model:
-        """Returns the network up to the chosen output."""
+    @property
+    def named_outputs(self) -> tuple[tuple[int, str], ...]:
+        """The outputs that are kept, by the names of their layers."""
+        return self._named
+
+    def _with_chosen_output(self, model: keras.Model) -> keras.Model:
+        """Returns the network up to the chosen output, or with that output as its first."""
         names = list(model.output_names)
         if self.output and self.output not in names:
             raise ValueError(f"{self.path}: no output {self.output!r}; it has {', '.join(names)}")
         if len(names) == 1:
             return model
         chosen = names.index(self.output) if self.output else _largest(model.outputs)
+        if self.keep_outputs:
+            order = [chosen, *(place for place in range(len(names)) if place != chosen)]
+            self._named = tuple((order.index(place), name) for place, name in enumerate(names))
+            return keras.Model(model.inputs, [model.outputs[place] for place in order])
         if not self.output:
             logging.warning(
-                "%s has %d outputs (%s); %s is exported, --output chooses another",
+                "%s has %d outputs (%s); %s is exported, --output chooses another, --keep_outputs "
+                "keeps all",
                 self.path,
                 len(names),
                 ", ".join(names),

@@ -42,6 +42,7 @@ def import_start(
     data_dir: str,
     preprocessing: Preprocessing | None,
     batch_norm: bool,
+    output: str = "",
 ) -> pathlib.Path:
     """Imports a network into `<run_dir>/start`, once for each content and setting.
 
@@ -52,6 +53,7 @@ def import_start(
         data_dir: its folder.
         preprocessing: normalization of the network's input; None for the file's own.
         batch_norm: put batch norms back, which float training needs.
+        output: which of several outputs is trained; "" for the first that is a segmentation.
 
     Returns:
         the folder.
@@ -68,13 +70,19 @@ def import_start(
         "batch_norm": batch_norm,
         "mean": preprocessing and list(preprocessing.mean),
         "std": preprocessing and list(preprocessing.std),
+        "output": output,
     }
     stored = folder / _RECORD
     if _is_done(stored, record):
         return folder
     model = path
     if path.suffix != ".tflite":
-        source: Source = SavedModelSource(path) if path.is_dir() else KerasFileSource(path)
+        source: Source = (
+            SavedModelSource(path, output=output)
+            if path.is_dir()
+            else KerasFileSource(path, output, keep_outputs=True)
+        )
+        output = next((name for number, name in source.named_outputs if number == 0), "")
         model = run_dir / _CONVERTED
         _write_float_file(source, model, size=dataset.image(0).shape[:2])
     logging.info("%s is imported into %s", path, folder)
@@ -88,6 +96,7 @@ def import_start(
             split=dataset.split,
             calibration_images=min(_BATCH_NORM_IMAGES, len(dataset)),
             preprocessing=preprocessing,
+            output=output,
             overwrite=True,
         )
     )
@@ -99,7 +108,7 @@ def _write_float_file(source: Source, path: pathlib.Path, *, size: tuple[int, in
     """Converts a network to a float `.tflite` at its own size, else at the given one."""
     height, width = source.fixed_size or size
     frozen = source.frozen(Phase.FLOAT, Head.LOGITS_LOW, height=height, width=width)
-    atomic_file.write_bytes(path, float_file(frozen))
+    atomic_file.write_bytes(path, float_file(frozen, source.named_outputs))
 
 
 def _digest(path: pathlib.Path) -> str:

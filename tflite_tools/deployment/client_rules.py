@@ -77,8 +77,8 @@ class InspectedFile:
 
     @property
     def output(self) -> Tensor:
-        """The first output tensor."""
-        return self.graph.tensors[self.graph.outputs[0]]
+        """The output that is read."""
+        return self.graph.tensors[self.graph.outputs[self.contract.output_position]]
 
 
 def check_file(path: str | pathlib.Path, client: Client) -> list[Finding]:

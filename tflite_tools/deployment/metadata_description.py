@@ -26,7 +26,10 @@ def describe(
     Raises:
         ValueError: labels are missing, empty or repeated, or not as many as the model's classes.
     """
-    check_labels(labels, class_count(graph, contract.num_classes), name=str(contract.path))
+    read = graph.outputs[contract.output_position]
+    classes = class_count(graph, contract.num_classes, output=read)
+    check_labels(labels, classes, name=str(contract.path))
+    outputs = tuple(graph.tensors[index].name for index in graph.outputs)
     form = "class map" if contract.classes_output else "logits"
     return SegmenterMetadata(
         name=name or contract.name,
@@ -41,6 +44,8 @@ def describe(
         labels=labels,
         classes_output=contract.classes_output,
         activation=Activation.NONE if contract.classes_output else Activation.SOFTMAX,
+        outputs=outputs if len(outputs) > 1 else (),
+        position=contract.output_position,
     )
 
 

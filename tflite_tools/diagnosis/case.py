@@ -105,14 +105,15 @@ def open_case(
     names = read_label_list(labels) if labels else ()
     if not names and contract.label_set:
         names = contract.label_set.names
+    other = _reference_contract(reference, contract) if reference else None
     case = Case(
-        graph=with_known_shapes(read_graph(model)),
+        graph=_graph(contract),
         contract=contract,
         manifest=manifest,
         given_preprocessing=preprocessing is not None,
         labels=names,
-        reference_graph=with_known_shapes(read_graph(reference)) if reference else None,
-        reference=_reference_contract(reference, contract) if reference else None,
+        reference_graph=_graph(other) if other else None,
+        reference=other,
         dataset=_fitting(dataset, contract.channels),
     )
     if reference and dataclasses.replace(case, graph=case.reference_graph).is_integer:  # type: ignore[arg-type]
@@ -121,6 +122,13 @@ def open_case(
             "give the float file"
         )
     return case
+
+
+def _graph(contract: ModelContract) -> Graph:
+    """Reads the graph of a file; of several outputs the one that is read comes first."""
+    graph = with_known_shapes(read_graph(contract.path))
+    own = graph.outputs[contract.output_position]
+    return dataclasses.replace(graph, outputs=tuple(dict.fromkeys((own, *graph.outputs))))
 
 
 def _fitting(dataset: SegmentationDataset | None, channels: int) -> SegmentationDataset | None:

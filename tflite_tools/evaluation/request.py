@@ -26,6 +26,8 @@ class EvaluationRequest:
         data_dir: folder of the data set; "" for the run's own.
         split: list of the data set.
         preprocessing: pixel normalization (mean, std); None for each file's own.
+        output: name or number of the output to score, of files with several; "" for each file's
+            own.
         options: how the files are run and scored.
     """
 
@@ -36,6 +38,7 @@ class EvaluationRequest:
     data_dir: str = ""
     split: str = "val"
     preprocessing: Preprocessing | None = None
+    output: str = ""
     options: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
 
     def paths(self) -> list[pathlib.Path]:
@@ -77,7 +80,11 @@ class EvaluationRequest:
         if self.reference and self.reference not in paths:
             paths.insert(0, self.reference)
         return read_contracts(
-            paths, table_names(paths), preprocessing=self.preprocessing, needed=self.reference
+            paths,
+            table_names(paths),
+            preprocessing=self.preprocessing,
+            needed=self.reference,
+            output=self.output,
         )
 
     def open_dataset(self) -> SegmentationDataset:

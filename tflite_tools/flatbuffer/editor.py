@@ -19,6 +19,10 @@ from tflite_tools.flatbuffer.graph import parse_model
 from tflite_tools.flatbuffer.graph_checks import LEFT_OUT
 from tflite_tools.flatbuffer.operators import NAMES, number_of, traits
 from tflite_tools.flatbuffer.pack import pack
+from tflite_tools.flatbuffer.small_integers import BITS
+from tflite_tools.flatbuffer.small_integers import pack as pack_integers
+from tflite_tools.flatbuffer.small_integers import unpack as unpack_integers
+from tflite_tools.flatbuffer.stored_values import TYPE_NAMES
 
 _DTYPES = {
     schema.TensorType.FLOAT32: "<f4",
@@ -31,6 +35,8 @@ _DTYPES = {
 _LARGEST_PACKED_FILES = 64_000_000
 """Bytes of all files in the ZIP behind a graph, such as lists of labels, once unpacked."""
 _TYPES = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
+_DTYPES_READ = _DTYPES | dict.fromkeys((schema.TensorType.INT4, schema.TensorType.INT2), "i1")
+"""Integers of fewer than 8 bits are read as 8 bits; `add_constant` adds those of 8."""
 
 
 class Editor:
@@ -99,9 +105,12 @@ class Editor:
         if not self.is_constant(index):
             return None
         tensor = self.tensor(index)
-        data = np.asarray(self.model.buffers[tensor.buffer].data, np.uint8).tobytes()
+        data = np.asarray(self.model.buffers[tensor.buffer].data, np.uint8)
         shape = () if tensor.shape is None else [int(size) for size in tensor.shape]
-        return np.frombuffer(data, _DTYPES[tensor.type]).reshape(shape)
+        if (type_name := TYPE_NAMES[tensor.type]) in BITS:
+            count = int(np.prod(shape, dtype=np.int64))
+            return unpack_integers(data, count, type_name=type_name).reshape(shape)
+        return np.frombuffer(data.tobytes(), _DTYPES_READ[tensor.type]).reshape(shape)
 
     def real_constant(self, index: int) -> np.ndarray:
         """Returns the stored value of a tensor, dequantized.
@@ -247,7 +256,9 @@ class Editor:
         """
         index = int(operator.inputs[slot])
         tensor = self.tensor(index)
-        stored = _bytes_of(values.astype(_DTYPES[tensor.type]))
+        stored = _bytes_of(values.astype(_DTYPES_READ[tensor.type]))
+        if TYPE_NAMES[tensor.type] in BITS:
+            stored = pack_integers(values, type_name=TYPE_NAMES[tensor.type])
         if self._readers()[index] > 1:
             tensor = copy.copy(tensor)
             operator.inputs = list(operator.inputs)

@@ -4,8 +4,8 @@ import pathlib
 
 from deeplab_tf import bounded_file
 
-LARGEST_FILE_BYTES = 2**31 - 1
-"""Offsets of a flatbuffer have 32 bits, one of them for the sign."""
+LARGEST_FILE_BYTES = 2**33
+"""8 GB. The tables of a flatbuffer end at 2 GB, weights may follow them (`outside_weights`)."""
 FILE_IDENTIFIER = b"TFL3"
 _HEADER_BYTES = 16
 

@@ -5,6 +5,7 @@ crash on an invalid index, so indices and buffer sizes are checked before any in
 the file.
 """
 
+import copy
 import dataclasses
 import functools
 import math
@@ -16,33 +17,17 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from tflite_tools.flatbuffer.file_bytes import check_header, read_model_bytes
+from tflite_tools.flatbuffer.foreign_parts import why_several_subgraphs
 from tflite_tools.flatbuffer.graph_checks import check_graph
 from tflite_tools.flatbuffer.operators import NAMES
-from tflite_tools.flatbuffer.sparse import to_dense
+from tflite_tools.flatbuffer.outside_weights import bring_inside
+from tflite_tools.flatbuffer.stored_values import DTYPES, TYPE_NAMES, StoredValues
 from tflite_tools.flatbuffer.verifier import verify
 from tflite_tools.manifest import read_manifest
 
 MAX_RANK = 8
 LARGEST_TENSOR_BYTES = 2**31 - 1
 """On many devices the runtime counts the bytes of a tensor in 32 bits."""
-
-_DTYPES = {
-    schema.TensorType.FLOAT32: np.float32,
-    schema.TensorType.FLOAT16: np.float16,
-    schema.TensorType.FLOAT64: np.float64,
-    schema.TensorType.INT8: np.int8,
-    schema.TensorType.UINT8: np.uint8,
-    schema.TensorType.INT16: np.int16,
-    schema.TensorType.UINT16: np.uint16,
-    schema.TensorType.INT32: np.int32,
-    schema.TensorType.UINT32: np.uint32,
-    schema.TensorType.INT64: np.int64,
-    schema.TensorType.UINT64: np.uint64,
-    schema.TensorType.BOOL: np.bool_,
-}
-_TYPE_NAMES = {
-    value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +60,8 @@ class Tensor:
         shape: as stored. A dynamic dimension is stored as 1; a computed tensor with an unknown
             number of dimensions has [], like a scalar.
         shape_signature: the shape with -1 for dynamic dimensions.
-        dtype: NumPy dtype, or None for types that NumPy lacks (`type_name` has the name).
+        dtype: NumPy dtype of `data`: integers of fewer than 8 bits have 8; None for other types
+            that NumPy lacks (`type_name` has the name).
         type_name: name in the schema.
         quantization: None for float tensors.
         data: constant value with `shape`, or None for a computed tensor.
@@ -177,8 +163,8 @@ class Graph:
 
 _last: list[Any] = []
 """Bytes and graph of the file that was read last: unpacking 30,000 operators takes seconds."""
-_verified: list[bytes] = []
-"""The bytes that were verified last."""
+_verified: list[Any] = []
+"""The bytes that were verified last, and the allowance that was left."""
 
 
 def read_graph(path: str | pathlib.Path) -> Graph:
@@ -224,6 +210,8 @@ def read_checked_graph(path: str | pathlib.Path) -> Graph:
 def parse_model(content: bytes, name: str) -> schema.ModelT:
     """Unpacks a flatbuffer in a time that is bounded by its size.
 
+    Weights behind the tables become the buffers' own data.
+
     Args:
         content: the `.tflite`.
         name: name of the file, for messages.
@@ -235,7 +223,7 @@ def parse_model(content: bytes, name: str) -> schema.ModelT:
     verified_root(content, name)
     try:
         model = schema.ModelT.InitFromPackedBuf(content, 0)
-        _refuse_data_outside(model)
+        bring_inside(model, content, allowance=copy.copy(_verified[1]))
         return model
     except ValueError as error:
         raise ValueError(f"{name}: damaged .tflite ({error}); fetch it again") from error
@@ -258,48 +246,25 @@ def verified_root(content: bytes, name: str) -> schema.Model:
     check_header(content, name)
     if not (_verified and _verified[0] is content):
         try:
-            verify(content)
+            allowance = verify(content)
         except ValueError as error:
             raise ValueError(f"{name}: damaged .tflite ({error}); fetch it again") from error
         except Exception as error:
             raise ValueError(
                 f"{name}: damaged .tflite ({type(error).__name__} while unpacking); fetch it again"
             ) from error
-        _verified[:] = [content]
+        _verified[:] = content, allowance
     return schema.Model.GetRootAs(content, 0)
-
-
-def _refuse_data_outside(model: schema.ModelT) -> None:
-    """Refuses data that a file stores by a position in it, behind its tables.
-
-    Converters do so above 2 GB only. The position may also be that of a table: then the runtime
-    takes parts of the graph for weights.
-    """
-    for number, buffer in enumerate(model.buffers or []):
-        if buffer.offset > 1 or buffer.size > 1:
-            raise ValueError(
-                f"buffer {number} is stored at byte {buffer.offset} of the file, outside the "
-                "tables, which is read for no file; convert the model to less than 2 GB"
-            )
-    for subgraph in model.subgraphs or []:
-        for operator in subgraph.operators or []:
-            if operator.largeCustomOptionsOffset > 1:
-                raise ValueError(
-                    "the options of a custom operator are stored outside the tables, which is read "
-                    "for no file; convert the model to less than 2 GB"
-                )
 
 
 def _read_subgraph(model: schema.ModelT, path: pathlib.Path, *, size_bytes: int) -> Graph:
     subgraphs = model.subgraphs or []
     if len(subgraphs) != 1:
-        raise ValueError(
-            f"{path}: {len(subgraphs)} subgraphs (control flow); only files with one are supported"
-        )
+        raise ValueError(f"{path}: {why_several_subgraphs(model)}")
     subgraph = subgraphs[0]
-    buffers = model.buffers or []
+    values = StoredValues(model.buffers or [], path)
     tensors = tuple(
-        _read_tensor(index, tensor, buffers=buffers, path=path)
+        _read_tensor(index, tensor, values=values, path=path)
         for index, tensor in enumerate(_items(subgraph.tensors))
     )
     inputs, outputs = _indices(subgraph.inputs), _indices(subgraph.outputs)
@@ -329,31 +294,17 @@ def _indices(vector: Iterable[int] | None) -> tuple[int, ...]:
 
 
 def _read_tensor(
-    index: int, tensor: schema.TensorT, *, buffers: list[schema.BufferT], path: pathlib.Path
+    index: int, tensor: schema.TensorT, *, values: StoredValues, path: pathlib.Path
 ) -> Tensor:
     shape = _indices(tensor.shape)
     name = (tensor.name or b"").decode(errors="replace")
     if len(shape) > MAX_RANK or min(shape, default=0) < 0:
         raise ValueError(f"{path}: damaged .tflite (tensor {name!r} has shape {list(shape)})")
-    type_name = _TYPE_NAMES.get(tensor.type, f"type {tensor.type}")
-    dtype = _DTYPES.get(tensor.type)
+    type_name = TYPE_NAMES.get(tensor.type, f"type {tensor.type}")
+    dtype = DTYPES.get(tensor.type)
     width = np.dtype(dtype).itemsize if dtype else 1
     if math.prod(shape) * width > LARGEST_TENSOR_BYTES:
         raise ValueError(f"{path}: tensor {name!r} of shape {list(shape)} is larger than 2 GB")
-    if not 0 <= tensor.buffer < len(buffers):
-        raise ValueError(f"{path}: damaged .tflite (tensor {name!r} has no buffer)")
-    raw = buffers[tensor.buffer].data
-    data = None
-    if raw is not None and len(raw):
-        data = _constant(
-            name,
-            shape,
-            dtype=dtype,
-            type_name=type_name,
-            raw=raw,
-            sparsity=tensor.sparsity,
-            path=path,
-        )
     return Tensor(
         index,
         name,
@@ -364,42 +315,8 @@ def _read_tensor(
         quantization=_read_quantization(
             name, shape, quantization=tensor.quantization, dtype=dtype, path=path
         ),
-        data=data,
+        data=values.value(tensor, shape, name=name),
     )
-
-
-def _constant(
-    name: str,
-    shape: tuple[int, ...],
-    *,
-    dtype: type[np.generic] | None,
-    type_name: str,
-    raw: np.ndarray,
-    sparsity: schema.SparsityParametersT | None,
-    path: pathlib.Path,
-) -> np.ndarray | None:
-    if dtype is None:
-        if type_name in ("STRING", "RESOURCE", "VARIANT"):
-            return None
-        raise ValueError(
-            f"{path}: tensor {name!r} has {type_name} weights, which are not supported; "
-            "convert the model with int8 or float weights"
-        )
-    if sparsity is not None:
-        try:
-            return to_dense(np.frombuffer(raw, dtype), shape, sparsity=sparsity)
-        except (ValueError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}: damaged .tflite (sparse tensor {name!r} of shape {list(shape)}: {error})"
-            ) from error
-    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    if len(raw) != expected:
-        raise ValueError(
-            f"{path}: damaged .tflite (tensor {name!r} of shape {list(shape)}: expected "
-            f"{expected} bytes, got {len(raw)})"
-        )
-    # A view: tensors may share a buffer, and copies of a large one would fill the memory.
-    return np.frombuffer(raw, dtype).reshape(shape)
 
 
 def _read_quantization(
@@ -410,6 +327,11 @@ def _read_quantization(
     dtype: type[np.generic] | None,
     path: pathlib.Path,
 ) -> Quantization | None:
+    if quantization is not None and quantization.details is not None:
+        raise ValueError(
+            f"{path}: tensor {name!r} has {type(quantization.details).__name__.removesuffix('T')}, "
+            "which is not supported; convert the model with one scale per tensor or per channel"
+        )
     if quantization is None or quantization.scale is None or not len(quantization.scale):
         return None
     scale = np.asarray(quantization.scale, np.float32)

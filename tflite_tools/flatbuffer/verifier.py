@@ -39,19 +39,25 @@ class Allowance:
     Attributes:
         tables: tables that are left.
         bytes: bytes that are left.
+        last_table: position of the last table that was visited.
     """
 
     def __init__(self, size_bytes: int) -> None:
         self.tables = min(MAX_TABLES, size_bytes // TABLE_BYTES)
         self.bytes = MAX_GROWTH * size_bytes
+        self.last_table = 0
 
-    def take_table(self) -> None:
+    def take_table(self, position: int = 0) -> None:
         """Takes one table.
+
+        Args:
+            position: of the table in the file.
 
         Raises:
             ValueError: none is left.
         """
         self.tables -= 1
+        self.last_table = max(self.last_table, position)
         if self.tables < 0:
             raise ValueError("more tables than its size allows: references to the same ones")
 
@@ -90,7 +96,7 @@ def verify(content: bytes) -> Allowance:
 
 
 def _visit(table: Any, allowance: Allowance) -> None:
-    allowance.take_table()
+    allowance.take_table(table._tab.Pos)
     for field, is_vector, as_numpy in _fields(table.__class__):
         if as_numpy:
             allowance.take_bytes(getattr(getattr(table, as_numpy)(), "nbytes", 0))

@@ -18,7 +18,9 @@ from flatbuffers import number_types as numbers
 from flatbuffers.table import Table
 
 from tflite_tools.flatbuffer.file_bytes import FILE_IDENTIFIER
-from tflite_tools.flatbuffer.graph import verified_root
+from tflite_tools.flatbuffer.graph import parse_model, verified_root
+from tflite_tools.flatbuffer.outside_weights import UNSET_OFFSETS, has_outside_weights, part
+from tflite_tools.flatbuffer.pack import LARGEST_INSIDE, pack
 
 METADATA_NAME = b"TFLITE_METADATA"
 ALIGNMENT = 16
@@ -45,11 +47,12 @@ def attach(content: bytes, metadata: bytes, *, files: dict[str, bytes]) -> bytes
         files: associated files by name.
 
     Raises:
-        ValueError: the file keeps its weights outside the flatbuffer (above 2 GB).
+        ValueError: the file is damaged, or its weights are too large to lie inside the tables.
     """
     content = detach(content)
     content += bytes(-len(content) % ALIGNMENT)
-    _check_weights_inside(content)
+    parse_model(content, "model")  # checks it
+    content = _with_weights_inside(content)
     builder = _builder_before(content)
     root = _root(content)
     buffers, entries = _targets(root, _BUFFERS), _targets(root, _METADATA)
@@ -64,13 +67,21 @@ def attach(content: bytes, metadata: bytes, *, files: dict[str, bytes]) -> bytes
     return _append_zip(bytes(builder.Output()), files)
 
 
-def _check_weights_inside(content: bytes) -> None:
-    model = verified_root(content, "model")
-    if any(model.Buffers(number).Offset() > 1 for number in range(model.BuffersLength())):
+def _with_weights_inside(content: bytes) -> bytes:
+    """Returns the file with weights inside the flatbuffer: a table is written in front of it.
+
+    Raises:
+        ValueError: they are too large for it.
+    """
+    if not has_outside_weights(content):
+        return content
+    inside = pack(parse_model(content, "model"), len(content))
+    if has_outside_weights(inside):
         raise ValueError(
-            "expected weights inside the flatbuffer, got weights behind it, as in files above "
-            "2 GB; metadata can only be added to smaller files"
+            f"expected at most {LARGEST_INSIDE >> 20} MB of weights, got {len(content) >> 20} MB; "
+            "metadata can only be added to smaller files"
         )
+    return inside + bytes(-len(inside) % ALIGNMENT)
 
 
 def _root(content: bytes, start: int = 0) -> Table:
@@ -221,6 +232,8 @@ def extract(content: bytes, name: str) -> tuple[bytes | None, dict[str, bytes]]:
                 raise ValueError(f"{name}: damaged .tflite (its metadata has no buffer)")
             buffer = model.Buffers(entry.Buffer())
             metadata = b"" if buffer.DataIsNone() else buffer.DataAsNumpy().tobytes()
+            if buffer.Offset() not in UNSET_OFFSETS:
+                metadata = part(content, buffer.Offset(), size=buffer.Size()).tobytes()
     return metadata, _read_zip(content, name)
 
 

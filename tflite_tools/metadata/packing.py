@@ -23,7 +23,7 @@ def add(content: bytes, metadata: SegmenterMetadata) -> bytes:
         metadata: to add.
 
     Raises:
-        ValueError: the file keeps its weights outside the flatbuffer (above 2 GB).
+        ValueError: the file is damaged, or its weights are too large to lie inside the tables.
     """
     values = {
         "name": metadata.name,
@@ -32,7 +32,7 @@ def add(content: bytes, metadata: SegmenterMetadata) -> bytes:
         "subgraph_metadata": [
             {
                 "input_tensor_metadata": [_input(metadata)],
-                "output_tensor_metadata": [_output(metadata)],
+                "output_tensor_metadata": _outputs(metadata),
                 "custom_metadata": _custom(metadata),
             }
         ],
@@ -60,6 +60,15 @@ def _input(metadata: SegmenterMetadata) -> dict:
     if metadata.input_range is not None:
         values["stats"] = {"min": metadata.input_range[0], "max": metadata.input_range[1]}
     return values
+
+
+def _outputs(metadata: SegmenterMetadata) -> list[dict]:
+    """Describes every output: readers expect as many descriptions as the file has outputs."""
+    found = [{"name": name, "description": "further output"} for name in metadata.outputs]
+    if not found:
+        return [_output(metadata)]
+    found[metadata.position] = _output(metadata)
+    return found
 
 
 def _output(metadata: SegmenterMetadata) -> dict:
@@ -175,8 +184,10 @@ def parse(encoded: bytes, files: dict[str, bytes]) -> SegmenterMetadata:
     values = codec.decode(encoded, "ModelMetadata", identifier=schema.MODEL_IDENTIFIER)
     subgraph = _first(values.get("subgraph_metadata"))
     image = _first(subgraph.get("input_tensor_metadata"))
-    output = _first(subgraph.get("output_tensor_metadata"))
-    labels, classes_output = _labels(output, files)
+    outputs = subgraph.get("output_tensor_metadata") or [{}]
+    named = [place for place, output in enumerate(outputs) if output.get("associated_files")]
+    position = named[0] if named else 0
+    labels, classes_output = _labels(outputs[position], files)
     stats = image.get("stats", {})
     low, high = (tuple(stats.get(edge, ())) for edge in ("min", "max"))
     return SegmenterMetadata(
@@ -188,6 +199,8 @@ def parse(encoded: bytes, files: dict[str, bytes]) -> SegmenterMetadata:
         labels=labels,
         classes_output=classes_output,
         activation=_activation(subgraph.get("custom_metadata", [])),
+        outputs=tuple(output.get("name", "") for output in outputs) if len(outputs) > 1 else (),
+        position=position,
     )
 
 

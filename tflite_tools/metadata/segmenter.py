@@ -26,6 +26,8 @@ class SegmenterMetadata:
         classes_output: True if labels name the output's values (a class map), False if they name
             its channels (logits).
         activation: SOFTMAX for logits, None if not stated.
+        outputs: names of several outputs in the file's order; empty where there is one.
+        position: of the output that the other fields describe.
     """
 
     name: str
@@ -36,3 +38,5 @@ class SegmenterMetadata:
     labels: tuple[str, ...]
     classes_output: bool
     activation: Activation | None
+    outputs: tuple[str, ...] = ()
+    position: int = 0

@@ -120,20 +120,26 @@ class FileInterpreter:
         """
         return self._interpreter.get_tensor(index)
 
-    def run_real(self, real: np.ndarray) -> np.ndarray:
+    def run_real(self, real: np.ndarray) -> list[np.ndarray]:
         """Runs the file on one input.
 
         Args:
             real: float32 [1, ...], the network's input before quantization.
 
         Returns:
-            The output as real values.
+            All outputs as real values, in the file's order.
         """
         self.set_input(_quantize(real, self._inputs[0]))
         self.invoke()
-        value = self.output()
-        scale, zero_point = self._outputs[0]["quantization"]
-        return value if not scale else np.float32(scale) * (value.astype(np.float32) - zero_point)
+        return [
+            _real(value, details)
+            for value, details in zip(self.outputs(), self._outputs, strict=True)
+        ]
+
+
+def _real(value: np.ndarray, details: dict) -> np.ndarray:
+    scale, zero_point = details["quantization"]
+    return value if not scale else np.float32(scale) * (value.astype(np.float32) - zero_point)
 
 
 def _quantize(real: np.ndarray, details: dict) -> np.ndarray:
@@ -182,7 +188,18 @@ class FileRunner:
             real: float32 [1, ...], the network's input before quantization.
 
         Returns:
-            The file's output as real values.
+            The file's output as real values, the first of several.
+        """
+        return self.outputs(real)[0]
+
+    def outputs(self, real: np.ndarray) -> list[np.ndarray]:
+        """Runs the file on one input.
+
+        Args:
+            real: float32 [1, ...], the network's input before quantization.
+
+        Returns:
+            All outputs as real values, in the file's order.
         """
         return self._run(FileInterpreter.run_real, real)
 

@@ -18,6 +18,7 @@ FLAGS = flags.FLAGS
 _SAME_NAME = (  # flags with the name and the value of a field of ImportConfig
     "trim_head",
     "output",
+    "keep_outputs",
     "num_classes",
     "seed",
     "unfold_batch_norm",
@@ -36,6 +37,7 @@ def _define_flags() -> None:
     flags.DEFINE_string("output_dir", None, "Folder to write.", required=True)
     flags.DEFINE_string("trim_head", "", "Cut the network after this tensor.")
     flags.DEFINE_string("output", "", "Which of several outputs a run trains; default: the first.")
+    flags.DEFINE_bool("keep_outputs", True, "Exports give the other outputs as well, frozen.")
     flags.DEFINE_integer("num_classes", 0, "Classes of a new classifier at the cut; 0 = none.")
     flags.DEFINE_integer("seed", 0, "Seed of the new classifier's weights.")
     flags.DEFINE_bool(
@@ -68,8 +70,8 @@ def main() -> None:
     if result.fidelity:
         logging.info(
             "%.3f%% of the classes equal the file's on %d images",
-            100 * result.fidelity.equal_classes,
-            result.fidelity.images,
+            100 * result.fidelity[0].equal_classes,
+            result.fidelity[0].images,
         )
     logging.info("done: %d nodes in %s", len(result.description.nodes), config.output_dir)
 

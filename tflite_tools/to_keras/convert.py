@@ -25,6 +25,7 @@ from deeplab_tf.weights.matching import load_named, named_arrays
 from tflite_tools.flatbuffer.graph import Graph, read_checked_graph
 from tflite_tools.input_contract import InputContract, PreprocessingSource, read_input_contract
 from tflite_tools.manifest import read_manifest
+from tflite_tools.output_form import form_of_output
 from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.to_keras import fidelity, self_check
 from tflite_tools.to_keras.channels_last import channels_last
@@ -44,7 +45,8 @@ class ImportConfig:
         model: the `.tflite`.
         output_dir: folder to write.
         trim_head: tensor to cut after; empty for the whole network.
-        output: which of several outputs a run trains; empty for the first.
+        output: which of several outputs a run trains; empty for the first that is a segmentation.
+        keep_outputs: whether a run's exports give the other outputs as well.
         num_classes: classes of a new classifier at the cut; 0 for none.
         seed: seed of the new classifier's kernel.
         unfold_batch_norm: insert a batch norm after every convolution.
@@ -62,6 +64,7 @@ class ImportConfig:
     output_dir: pathlib.Path
     trim_head: str = ""
     output: str = ""
+    keep_outputs: bool = True
     num_classes: int = 0
     seed: int = 0
     unfold_batch_norm: bool = False
@@ -91,10 +94,8 @@ class ImportConfig:
             raise ValueError("unfold_batch_norm and compare need images: give --dataset")
         if self.calibration_images < 1:
             raise ValueError(f"calibration_images must be positive; got {self.calibration_images}")
-        if self.compare and (self.trim_head or self.output):
-            raise ValueError(
-                "compare looks at the file's first output: leave --trim_head and --output out"
-            )
+        if self.compare and self.trim_head:
+            raise ValueError("compare looks at the file's outputs: leave --trim_head out")
         if self.output and self.trim_head:
             raise ValueError(
                 "output and trim_head exclude each other; a cut network has one output"
@@ -118,11 +119,25 @@ def convert(config: ImportConfig) -> Result:
         contract = read_input_contract(config.model, graph, given=config.preprocessing)
         for warning in contract.warnings:
             logging.warning("%s: %s", config.model, warning)
-        network = import_graph(graph, config.trim_head, output=config.output)
+        output = config.output or ("" if config.trim_head else _first_segmentation(graph))
+        network = import_graph(graph, config.trim_head, output=output)
         network = dataclasses.replace(network, contract=contract)
         result = _result(config, graph, network=network)
     write_result(result, config.output_dir)
     return result
+
+
+def _first_segmentation(graph: Graph) -> str:
+    """Returns the name of the first of several outputs that is a segmentation; "" for the first.
+
+    A network for segmentation may give boxes or classes of the whole image before the masks.
+    """
+    _, *size = graph.tensors[graph.inputs[0]].shape
+    if len(set(graph.outputs)) > 1 and len(size) == 3:
+        for position, index in enumerate(graph.outputs):
+            if form_of_output(graph, position, size=(size[0], size[1])) is not None:
+                return graph.tensors[index].name
+    return ""
 
 
 def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> Result:
@@ -136,7 +151,13 @@ def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> 
     if description.further_outputs:
         steps.append(
             f"{len(description.outputs)} outputs: {', '.join(description.outputs)}; a run trains "
-            f"and exports {description.output_name} alone (--output chooses another)"
+            f"{description.output_name} (--output chooses another); "
+            + (
+                "its files give the others, too, with the weights that only they need as in the "
+                "file (--nokeep_outputs leaves them out)"
+                if config.keep_outputs
+                else "its files give no other"
+            )
         )
     if config.num_classes:
         description, arrays = append_classifier(
@@ -152,11 +173,14 @@ def _result(config: ImportConfig, graph: Graph, *, network: ImportedNetwork) -> 
             raise ValueError(f"{config.model} has no integer activations to simulate")
         description = simulate_quantization(description, network.ranges)
         steps.append("every quantized tensor rounded as XNNPACK's integer kernels round")
-    agreement = None
+    agreement: tuple[fidelity.Fidelity, ...] = ()
     if config.compare:
-        model = build_model(description)
+        model = build_model(description, all_outputs=True)
         load_named(model, arrays)
-        agreement = fidelity.measure(FileRunner(graph.path), model, real_inputs=batches)
+        places = [graph.outputs.index(index) for index in network.output_tensors]
+        agreement = fidelity.measure_all(
+            FileRunner(graph.path), model, real_inputs=batches, places=places
+        )
     run, no_run = _run(config, network, description=description, arrays=arrays)
     return Result(
         config.model,
@@ -212,6 +236,7 @@ def _run(
             dataset=config.dataset,
             data_dir=config.data_dir,
             sensor=manifest.sensor if manifest else None,
+            keep_outputs=config.keep_outputs,
         )
     except ValueError as error:
         return None, f"{error}; change its head with --trim_head and --num_classes"

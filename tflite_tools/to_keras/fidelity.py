@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import tf_keras as keras
 
+from tflite_tools.runtime.file_interpreter import FileRunner
 from tflite_tools.runtime.interpreter import Kernels
 
 
@@ -50,6 +51,38 @@ def measure(
         raise ValueError("no images to compare on; give at least one")
     kernels = getattr(run_file, "kernels", Kernels.XNNPACK)
     return dataclasses.replace(compare(pairs), kernels=kernels)
+
+
+def measure_all(
+    runner: FileRunner,
+    model: keras.Model,
+    *,
+    real_inputs: Iterable[np.ndarray],
+    places: Sequence[int],
+) -> tuple[Fidelity, ...]:
+    """Compares all outputs of a file with those of its imported network.
+
+    Args:
+        runner: of the file.
+        model: the network.
+        real_inputs: float32 [1, ...] each.
+        places: in the file, of each of the model's outputs.
+
+    Returns:
+        One per output of the model.
+
+    Raises:
+        ValueError: there are no inputs.
+    """
+    pairs: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in places]
+    for real in real_inputs:
+        references, values = runner.outputs(real), model(real, training=False)
+        rebuilt = values if isinstance(values, list) else [values]
+        for number, place in enumerate(places):
+            pairs[number].append((references[place], np.asarray(rebuilt[number])))
+    if not pairs[0]:
+        raise ValueError("no images to compare on; give at least one")
+    return tuple(dataclasses.replace(compare(one), kernels=runner.kernels) for one in pairs)
 
 
 def compare(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Fidelity:

@@ -12,6 +12,7 @@ import numpy as np
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.graph.build import build_model
 from deeplab_tf.graph.network import KINDS, NetworkGraph, Node
+from tflite_tools.flatbuffer.foreign_parts import has_foreign_types, why_foreign
 from tflite_tools.flatbuffer.graph import Graph, Operator, Tensor, read_checked_graph
 from tflite_tools.flatbuffer.operators import traits
 from tflite_tools.input_contract import (
@@ -20,6 +21,7 @@ from tflite_tools.input_contract import (
     input_contract,
     read_input_contract,
 )
+from tflite_tools.runtime.fixed_inputs import inputs_advice
 from tflite_tools.runtime.fixed_size import has_any_size, size_advice
 from tflite_tools.runtime.runtime_shapes import (
     with_constant_values,
@@ -230,7 +232,7 @@ def _needed_operators(graph: Graph, outputs: Sequence[int]) -> list[Operator]:
         seen.add(index)
         operator = producers[index]
         needed[operator.position] = operator
-        if rule_of(operator.kind) is None:
+        if rule_of(operator.kind) is None or has_foreign_types(_types(graph, operator)):
             unknown.append(operator)
         try:
             waiting += data_inputs(graph, operator)
@@ -243,12 +245,25 @@ def _needed_operators(graph: Graph, outputs: Sequence[int]) -> list[Operator]:
 
 def _unknown(graph: Graph, operator: Operator) -> str:
     """Returns what is not supported, and the longest part in front of it that is."""
-    text = _problem(graph, operator, reason="not supported")
-    before = [index for index in operator.inputs if index >= 0 and graph.producer(index)]
+    why = why_foreign(operator.kind, _types(graph, operator))
+    text = _problem(graph, operator, reason=f"not supported{why and ': '}{why}")
+    before = [
+        index
+        for index in operator.inputs
+        if index >= 0 and graph.producer(index) and not has_foreign_types([_type(graph, index)])
+    ]
     if not before:
         return text
     name = graph.tensors[before[0]].name
     return f"{text}; the network up to {name!r} can be imported: --trim_head={name!r}"
+
+
+def _type(graph: Graph, index: int) -> str:
+    return graph.tensors[index].type_name
+
+
+def _types(graph: Graph, operator: Operator) -> set[str]:
+    return {_type(graph, i) for i in (*operator.inputs, *operator.outputs) if i >= 0}
 
 
 def _problem(graph: Graph, operator: Operator, *, reason: str) -> str:
@@ -305,7 +320,8 @@ class _Builder:
         if len(used) != 1:
             names = ", ".join(repr(graph.tensors[index].name) for index in sorted(used)) or "none"
             raise ValueError(
-                f"{graph.path}: {len(used)} inputs are used ({names}); only one is supported"
+                f"{graph.path}: {len(used)} inputs are used ({names}); expected one"
+                + (f"; {inputs_advice(graph)}" if used else "")
             )
         tensor = graph.tensors[used.pop()]
         if has_any_size(tensor):
@@ -484,12 +500,19 @@ class _Builder:
                 )
             tensors.setdefault(self._names[index], index)
         output, *further = tensors
+        names_of_file = {
+            name: self._graph.tensors[index].name
+            for index in self._graph.outputs
+            for name, known in tensors.items()
+            if known == index
+        }
         description = NetworkGraph(
             layer_name(self._input),
             self._input.shape[1:],
             nodes=tuple(self._nodes),
             output_name=output,
             further_outputs=tuple(further),
+            named_outputs=tuple(names_of_file.items()) if further else (),
         )
         return ImportedNetwork(
             description,

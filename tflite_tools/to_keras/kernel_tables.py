@@ -1,11 +1,12 @@
 """Computes the output of the runtime's activation kernels for each of the 256 8-bit values.
 
-XNNPACK computes LEAKY_RELU. RELU and its variants, HARD_SWISH and a QUANTIZE between int8 and
-uint8 are computed by the built-in kernels, which multiply by 31-bit fixed-point numbers (Jacob et
-al. 2018, arXiv:1712.05877, section 2.2).
+XNNPACK computes LEAKY_RELU, LOGISTIC and TANH. RELU and its variants, HARD_SWISH and a QUANTIZE
+between int8 and uint8 are computed by the built-in kernels, which multiply by 31-bit fixed-point
+numbers (Jacob et al. 2018, arXiv:1712.05877, section 2.2).
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,6 +19,12 @@ _LIMITS = {
     "RELU_N1_TO_1": (-1.0, 1.0),
     "RELU_0_TO_1": (0.0, 1.0),
 }
+_SMOOTH: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "LOGISTIC": lambda real: np.float32(1) / (np.float32(1) + np.exp(-real)),
+    "TANH": np.tanh,
+}
+"""Computed in float32 for each of the 256 values, once; TensorFlow's own differ in the last bits,
+which moves a value that is nearly a tie."""
 _INT16 = 2**15
 
 
@@ -41,6 +48,9 @@ def kernel_table(view: OperatorView) -> list[int] | None:
         steps = leaky_relu(
             values, _scale(source) / _scale(target), alpha=np.float32(view.options.alpha)
         )
+    elif kind in _SMOOTH:
+        real = _scale(source) * values.astype(np.float32)
+        steps = np.rint(_SMOOTH[kind](real) / _scale(target)).astype(np.int64)
     elif kind in _LIMITS:
         steps = fixed_point_product(values, float(_scale(source) / _scale(target)))
         low, high = (end / float(_scale(target)) for end in _LIMITS[kind])

@@ -33,7 +33,7 @@ class Result:
         arrays: its weights.
         labels: class names of the manifest, else of the file, or ().
         steps: edits of the network, in words.
-        fidelity: agreement with the file, where a comparison was requested.
+        fidelity: agreement of each output with the file; empty where no comparison was requested.
         versions: {package: version}.
         run: the network as a training run, or None.
         no_run: why there is no run, or "".
@@ -46,7 +46,7 @@ class Result:
     arrays: dict[str, np.ndarray]
     labels: tuple[str, ...]
     steps: tuple[str, ...]
-    fidelity: Fidelity | None
+    fidelity: tuple[Fidelity, ...]
     versions: dict[str, str]
     run: ImportedRun | None = None
     no_run: str = ""
@@ -66,7 +66,15 @@ class Result:
             "labels": self.labels or None,
             "steps": self.steps,
             "operators": [_row_to_json(row) for row in self.network.rows],
-            "fidelity": dataclasses.asdict(self.fidelity) if self.fidelity else None,
+            "fidelity": dataclasses.asdict(self.fidelity[0]) if self.fidelity else None,
+            "fidelity_of_further_outputs": {
+                name: dataclasses.asdict(one)
+                for name, one in zip(
+                    self.network.description.further_outputs, self.fidelity[1:], strict=True
+                )
+            }
+            if self.fidelity
+            else {},
             "self_check": dataclasses.asdict(self.self_check) if self.self_check else None,
             "weights": int(sum(value.size for value in self.arrays.values())),
             "versions": self.versions,
@@ -126,7 +134,11 @@ def to_markdown(result: Result) -> str:
     if result.self_check:
         lines += ["", *(f"- {line}" for line in result.self_check.lines())]
     if result.fidelity:
-        lines += ["", _fidelity_line(result.fidelity)]
+        lines.append("")
+        lines += [
+            _fidelity_line(one, name if result.fidelity[1:] else "")
+            for name, one in zip(result.network.description.outputs, result.fidelity, strict=True)
+        ]
     lines += ["", "| position | operator | tensor | became |", "|---:|---|---|---|"]
     lines += [
         f"| {row.position} | {row.operator} | {_cell(row.tensor)} | {_cell(row.became)} |"
@@ -186,9 +198,10 @@ def _run_line(result: Result) -> str:
     return words
 
 
-def _fidelity_line(fidelity: Fidelity) -> str:
+def _fidelity_line(fidelity: Fidelity, output: str) -> str:
     text = (
-        f"Compared with the file ({fidelity.kernels} kernels) on {fidelity.images} images: "
+        (f"- {output}: compared" if output else "Compared")
+        + f" with the file ({fidelity.kernels} kernels) on {fidelity.images} images: "
         f"{100 * fidelity.equal_classes:.3f}% of the classes equal"
     )
     if fidelity.largest_difference is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from deeplab_tf.data.labels import LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.graph.build import build_model
+from deeplab_tf.graph.edit import cut_after
 from deeplab_tf.graph.network import RESIZE, NetworkGraph
 from deeplab_tf.models.config import ImportedConfig
 from deeplab_tf.runs.config import DataConfig, TrainingConfig
@@ -41,6 +42,7 @@ def as_run(
     dataset: str = "",
     data_dir: str = "",
     sensor: Sensor | None = None,
+    keep_outputs: bool = True,
 ) -> ImportedRun:
     """Returns an imported network as a run.
 
@@ -52,11 +54,14 @@ def as_run(
         dataset: default data set of export and evaluation.
         data_dir: folder of that data set.
         sensor: sensor of the range images that the network was trained on; None for photos.
+        keep_outputs: whether its files also give the further outputs.
 
     Raises:
         ValueError: the network does not end in logits of an image.
     """
     shorter, _, alignment, head = split_head(description, arrays)
+    if not keep_outputs:
+        shorter, _ = cut_after(shorter, {}, name=shorter.output_name)
     kinds = {node.name: node.kind for node in description.nodes}
     if RESIZE not in [kinds[name] for name in head]:  # only the manifest specifies it then
         alignment = contract.alignment or alignment

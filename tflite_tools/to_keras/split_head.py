@@ -4,7 +4,7 @@ import numpy as np
 
 from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.graph.build import build_model
-from deeplab_tf.graph.edit import cut_after
+from deeplab_tf.graph.edit import cut_output
 from deeplab_tf.graph.network import IDENTITY, RESIZE, NetworkGraph, Node
 
 _AFTER_LOGITS = ("argmax", "cast", "softmax", "reshape", IDENTITY)
@@ -20,7 +20,8 @@ def split_head(
         arrays: its weights.
 
     Returns:
-        The network up to its logits [h, w, classes], the arrays that it still needs, the
+        The network up to its logits [h, w, classes] and its further outputs, the arrays that it
+        still needs, the
         convention of the removed resize (half-pixel where there was none), and the names of the
         removed nodes.
 
@@ -40,7 +41,7 @@ def split_head(
         node = by_name[node.inputs[0]]
         while node.kind == IDENTITY and node.inputs[0] in by_name:
             node = by_name[node.inputs[0]]
-    shorter, kept = cut_after(description, arrays, name=node.name)
+    shorter, kept = cut_output(description, arrays, name=node.name)
     shape = build_model(shorter).output_shape[1:]
     if len(shape) != 3 or tuple(shape[:2]) == (1, 1):
         raise ValueError(f"it ends in {list(shape)}, not in logits [h, w, classes] of an image")

@@ -145,7 +145,7 @@ def quantize_post_training(
     if plan.absorb:
         _absorb(network, plan, images=images)
     by_node = _with_node_names(plan, network)
-    source = build_model(network.description)
+    source = build_model(network.description, all_outputs=True)
     unknown = scheme.unknown_layers(source)
     network.report += [f"stays float, unknown: {name} ({kind})" for name, kind in unknown.items()]
     by_node = dataclasses.replace(by_node, keep_float=(*by_node.keep_float, *unknown))

@@ -86,7 +86,7 @@ def find_units(description: NetworkGraph, arrays: dict[str, np.ndarray]) -> list
     Returns:
         The units.
     """
-    plans = scheme.plan_layers(build_model(description))
+    plans = scheme.plan_layers(build_model(description, all_outputs=True))
     nodes = {node.name: node for node in description.nodes}
     units: list[Unit] = []
     taken: set[str] = set()

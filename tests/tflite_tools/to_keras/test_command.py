@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_without_the_flag(conversion, tmp_path):
         ({"calibration_images": 0}, "must be positive"),
         (
             {"compare": True, "dataset": "voc", "trim_head": "x"},
-            "leave --trim_head and --output out",
+            "leave --trim_head out",
         ),
     ],
 )

@@ -12,6 +12,11 @@ from tflite_tools.to_keras.importer import import_graph
 from tflite_tools.to_keras.kernel_tables import fixed_point_product, hard_swish
 
 _FIRST_VERSION = ("HARD_SWISH", "RELU_N1_TO_1")
+_FIXED_SCALES = {
+    "LOGISTIC": {"INT8": (1 / 256, -128), "UINT8": (1 / 256, 0)},
+    "TANH": {"INT8": (1 / 128, 0), "UINT8": (1 / 128, 128)},
+}
+"""{operator: {type: the only scale and zero point of its output}}."""
 _ENDS = {"INT8": (-128, 127), "UINT8": (0, 255)}
 
 
@@ -77,7 +82,7 @@ def _simulated_integers(build_loaded, path, values: np.ndarray) -> np.ndarray:
 
 _PAIRS = (
     *((kind, one, one) for kind in ("HARD_SWISH", "LEAKY_RELU") for one in ("INT8", "UINT8")),
-    *(("RELU", one, one) for one in ("INT8", "UINT8")),
+    *((kind, one, one) for kind in ("RELU", "LOGISTIC", "TANH") for one in ("INT8", "UINT8")),
     *((kind, "INT8", "INT8") for kind in ("RELU6", "RELU_N1_TO_1", "QUANTIZE")),
     *(("QUANTIZE", *pair) for pair in (("INT8", "UINT8"), ("UINT8", "INT8"))),
 )
@@ -99,6 +104,8 @@ def test_every_8_bit_value_gives_the_runtimes_output(build_loaded, tmp_path, kin
         out_scale = np.float32(scale * ratio)
         if kind == "HARD_SWISH":
             out_scale = np.float32(scale * (0.4 + 0.3 * ratio))
+        if kind in _FIXED_SCALES:
+            out_scale, ends[1] = _FIXED_SCALES[kind][target]
         content = _file(
             kind,
             [_tensor("x", source, (1, 256), scale, ends[0])],

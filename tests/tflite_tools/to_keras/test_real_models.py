@@ -182,3 +182,8 @@ def test_hair_segmentation_places_values_where_the_runtime_does(shared_dir):
     (output,) = found.outputs
     assert output.largest_difference <= 1e-5 * output.value_range
     assert output.agreement == 1.0
+    assert found.inputs == "noise"
+    pictures = [np.float32(picture) / 255 for picture in built_in_pictures((512, 512, 4))[:2]]
+    found = self_check.check(graph, network, inputs=pictures, description="two pictures")
+    assert found.inputs.startswith("noise, since")
+    assert found.outputs[0].largest_difference <= 1e-4 * found.outputs[0].value_range

@@ -179,3 +179,21 @@ def test_every_part_of_a_split_is_checked_as_itself(convert, tmp_path):
 )
 def test_classes_are_on_the_last_axis_unless_it_holds_positions(shape, classes):
     assert self_check._has_classes(shape) is classes
+
+
+def test_a_file_that_takes_four_images_at_once_is_checked(tmp_path):
+    function = tf.function(
+        lambda x: tf.nn.relu(x[:, 1:]), input_signature=[tf.TensorSpec((4, 5, 6, 3), tf.float32)]
+    )
+    path = tmp_path / "four.tflite"
+    path.write_bytes(
+        tf.lite.TFLiteConverter.from_concrete_functions(
+            [function.get_concrete_function()], None
+        ).convert()
+    )
+    graph = read_graph(path)
+    image = np.random.default_rng(0).normal(size=(1, 5, 6, 3)).astype(np.float32)
+    found = self_check.check(graph, import_graph(graph), inputs=[image], description="noise")
+    assert not found.not_run
+    assert found.outputs[0].agreement == 1.0
+    assert found.outputs[0].value_range > 1
