@@ -24,7 +24,7 @@ LAYERS = (
     {"models"},
     {"weights"},
     {"runs"},
-    {"quantization"},
+    {"pruning", "quantization"},
     {"training"},
 )
 """Inside `deeplab_tf`: each may import those before it."""

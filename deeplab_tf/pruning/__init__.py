@@ -1,0 +1,1 @@
+"""Structured pruning of network graphs: groups of channels, which to remove, reconstruction."""
