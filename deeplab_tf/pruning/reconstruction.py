@@ -17,7 +17,7 @@ from deeplab_tf.graph.executor import Executor, Run
 from deeplab_tf.graph.kernels import bias_key, kernel_key
 from deeplab_tf.graph.network import IDENTITY, NetworkGraph, Node
 from deeplab_tf.pruning.channel_groups import ChannelMap, mixes_channels
-from deeplab_tf.pruning.layer_inputs import as_kernel, as_matrix, evenly, input_rows
+from deeplab_tf.pruning.layer_inputs import Moments, as_kernel, as_matrix, evenly, input_rows
 from deeplab_tf.pruning.selection import ridge_of
 
 Network = tuple[NetworkGraph, dict[str, np.ndarray]]
@@ -123,22 +123,23 @@ def _fitted(
     kernel = arrays[kernel_key(node)]
     if not mixes_channels(node) or node.kind == "conv2d_transpose":
         return _corrected_bias(node, targets, smaller, executor=executor, arrays=arrays)
-    count, sums_x, sums_y, products_x, products_y = 0, 0.0, 0.0, 0.0, 0.0
+    first = as_matrix(node, kernel)
+    inputs = Moments(0, np.zeros(len(first)), np.zeros((len(first), len(first))))
+    sums, products = np.zeros(first.shape[1]), np.zeros(first.shape)
     for index, target in enumerate(targets):
         x = evenly(input_rows(node, smaller.value(node.inputs[0], index), kernel=kernel))
-        x, y = x.astype(np.float64), evenly(target).astype(np.float64)
-        count += len(x)
-        sums_x, sums_y = sums_x + x.sum(0), sums_y + y.sum(0)
-        products_x, products_y = products_x + x.T @ x, products_y + x.T @ y
-    mean_x, mean_y = np.asarray(sums_x) / count, np.asarray(sums_y) / count
-    covariance = np.asarray(products_x) / count - np.outer(mean_x, mean_x)
-    mixed = np.asarray(products_y) / count - np.outer(mean_x, mean_y)
+        y = evenly(target).astype(np.float64)
+        inputs += Moments.of(x)
+        sums += y.sum(0)
+        products += x.astype(np.float64).T @ y
+    mean, covariance = sums / inputs.count, inputs.covariance
+    mixed = products / inputs.count - np.outer(inputs.mean, mean)
     ridge = ridge_of(covariance)
     covariance[np.diag_indices_from(covariance)] += ridge
-    weights = np.linalg.solve(covariance, mixed + ridge * as_matrix(node, kernel))
+    weights = np.linalg.solve(covariance, mixed + ridge * first)
     return {
         kernel_key(node): as_kernel(node, weights, shape=kernel.shape),
-        bias_key(node): (mean_y - mean_x @ weights).astype(np.float32),
+        bias_key(node): (mean - inputs.mean @ weights).astype(np.float32),
     }
 
 

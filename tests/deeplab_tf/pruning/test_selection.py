@@ -172,7 +172,7 @@ def test_taylor_importance_is_the_first_order_change_of_the_loss():
 
 
 def test_reconstruction_follows_the_unpruned_network():
-    """Two residual blocks; what a removed channel of the first costs, later layers make up for."""
+    """Two residual blocks; of the first, half of the channels are copies of the other half."""
     keras.utils.set_random_seed(5)
     image = keras.Input((*SIZE, 3), name="image")
     x = layers.Conv2D(8, 3, padding="same", name="start")(image)
@@ -182,6 +182,11 @@ def test_reconstruction_follows_the_unpruned_network():
         x = layers.Add(name=f"{block}_sum")([x, layers.Conv2D(8, 1, name=f"{block}_project")(y)])
     model = keras.Model(image, layers.Conv2D(3, 1, name="scores")(x))
     description, arrays = with_biases(*graph_from_keras(model))
+    for key in ("a_expand_linear/kernel", "a_expand_linear/bias"):
+        arrays[key][..., 12:] = arrays[key][..., :12]
+    arrays["a_depth_linear/depthwise_kernel"][:, :, 12:] = (
+        1.5 * arrays["a_depth_linear/depthwise_kernel"][:, :, :12]
+    )
     channels = find_channels(description, arrays)
     group = next(group for group in channels.groups if group.name == "a_expand")
     removed = group.channels[:12]
@@ -195,7 +200,7 @@ def test_reconstruction_follows_the_unpruned_network():
         float(np.square(np.asarray(Executor(small[0], each).run(photos[3])) - whole).mean())
         for each in (small[1], fitted)
     ]
-    assert errors[1] < 0.2 * errors[0]
+    assert errors[1] < 0.01 * errors[0]
     np.testing.assert_array_equal(fitted["start/kernel"], arrays["start/kernel"])
     np.testing.assert_array_equal(
         fitted["a_expand_linear/kernel"], small[1]["a_expand_linear/kernel"]
