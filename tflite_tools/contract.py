@@ -14,6 +14,7 @@ from deeplab_tf.data.alignment import Alignment
 from deeplab_tf.data.labels import MAX_CLASSES, LabelSet
 from deeplab_tf.data.lidar.sensor import Sensor
 from deeplab_tf.data.preprocessing import Preprocessing
+from tflite_tools.download_size import download_bytes
 from tflite_tools.flatbuffer.graph import Graph, Tensor, read_graph
 from tflite_tools.flatbuffer.layout import channels_first_input
 from tflite_tools.flatbuffer.operators import CONVOLUTIONS, traits
@@ -93,6 +94,11 @@ class ModelContract:
     channels_first: bool = False
     output_channels_first: bool = False
     memory_bytes: int = UNKNOWN
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes of the deflated file, as shops and browsers send it."""
+        return download_bytes(self.path)
 
     @property
     def gives_logits(self) -> bool:

@@ -31,6 +31,7 @@ from export.conversion.variants import RULES, FileSpec, Head, Target, Variant
 from export.rewriting.edgetpu_resizes import fit_edgetpu
 from export.rewriting.mixed_precision import apply_mixed_precision, mixed_precision_positions
 from export.rewriting.named_outputs import name_outputs
+from tflite_tools.download_size import download_bytes
 from tflite_tools.flatbuffer.graph import Tensor, read_graph
 from tflite_tools.manifest import Manifest, manifest_path, sha256_of
 
@@ -469,4 +470,10 @@ def _log(result: ExportedFile) -> None:
     if result.failure:
         logging.error("%s FAILED: %s", result.spec.file_name, result.failure)
     else:
-        logging.info("%s: %.2f MB", result.spec.file_name, result.size_bytes / 1e6)
+        download = download_bytes(result.path) if result.path else 0
+        logging.info(
+            "%s: %.2f MB, download %.2f MB",
+            result.spec.file_name,
+            result.size_bytes / 1e6,
+            download / 1e6,
+        )

@@ -35,7 +35,14 @@ NEAR_FLOAT = 3.0
 _HEADER = [
     *[("quantization", "<"), ("mIoU %", ">"), ("from float", ">"), ("95 % interval", ">")],
     ("over", ">"),
-    *[("worst class", ">"), ("dB", ">"), ("MB", ">"), ("ms", ">"), ("minutes", ">")],
+    *[
+        ("worst class", ">"),
+        ("dB", ">"),
+        ("MB", ">"),
+        ("download MB", ">"),
+        ("ms", ">"),
+        ("minutes", ">"),
+    ],
 ]
 
 
@@ -62,7 +69,7 @@ def comparison_table(
     lines, uneven = [], []
     for row in rows:
         if row.failure or row.result is None or row.result.matrix is None:
-            lines.append([row.name, "failed", *["-"] * 8])
+            lines.append([row.name, "failed", *["-"] * 9])
             continue
         score, counted = confusion.mean_iou(row.result.matrix, classes)
         change = row.difference
@@ -82,6 +89,7 @@ def comparison_table(
                 _worst_class(row.result, base, dataset=dataset) if change else "",
                 f"{row.snr_db:.1f}" if row.snr_db is not None else "",
                 f"{row.result.contract.size_bytes / 1e6:.2f}",
+                f"{row.result.contract.download_bytes / 1e6:.2f}",
                 f"{latency.median:.1f}" if latency else "-",
                 f"{row.minutes:.1f}",
             ]
@@ -220,6 +228,7 @@ def _documents(
                 "iou_change": _class_changes(row.result, base, dataset=dataset),
                 "snr_db": row.snr_db,
                 "size_bytes": row.result.contract.size_bytes,
+                "download_bytes": row.result.contract.download_bytes,
                 "latency_ms": latency.median if latency else None,
                 "images": row.result.images,
             }
@@ -230,7 +239,10 @@ def _documents(
 def _csv(documents: list[dict]) -> str:
     stream = io.StringIO()
     writer = CsvWriter(stream)
-    columns = ("name", "miou", "snr_db", "size_bytes", "latency_ms", "minutes", "images", "failure")
+    columns = (
+        *("name", "miou", "snr_db", "size_bytes", "download_bytes", "latency_ms", "minutes"),
+        *("images", "failure"),
+    )
     ends = ("difference", "low", "high", "unit", "units", "independent")
     changed = list(dict.fromkeys(c for values in documents for c in values.get("iou_change", ())))
     writer.writerow([*columns, *ends, *(f"change {name}" for name in changed)])

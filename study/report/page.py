@@ -21,7 +21,8 @@ _TEMPLATES = pathlib.Path(__file__).parent / "templates"
 _CELL_COLUMNS = ("state", "failure", "parameters", "train_steps", "train_loss", "train_threads")
 _FILE_COLUMNS = (
     *("file", "images", "miou", "miou_low", "miou_high", "classes_counted"),
-    *("mean_loss", "pixel_accuracy", "mean_class_accuracy", "agreement", "size_bytes", "memory_mb"),
+    *("mean_loss", "pixel_accuracy", "mean_class_accuracy", "agreement", "size_bytes"),
+    *("download_bytes", "memory_mb"),
 )
 _STAGES = ("train", "export", "evaluate")
 _ENDS = ("difference", "low", "high")
@@ -138,7 +139,9 @@ def study_table(document: dict) -> str:
     """Formats the document for the terminal: one line per cell with mIoU and ms per variant."""
     variants = document["variants"]
     header = [("#", ">"), ("cell", "<"), ("state", "<"), ("parameters", ">"), ("train s", ">")]
-    header += [(f"{v} {what}", ">") for v in variants for what in ("mIoU %", "MB", "ms")]
+    header += [
+        (f"{v} {what}", ">") for v in variants for what in ("mIoU %", "MB", "download MB", "ms")
+    ]
     rows = []
     for cell in document["cells"]:
         seconds = cell["seconds"]["train"]
@@ -147,11 +150,13 @@ def study_table(document: dict) -> str:
         for variant in variants:
             file = cell["files"].get(variant)
             if file is None:
-                row += ["-", "-", "-"]
+                row += ["-", "-", "-", "-"]
                 continue
             latency = file["latency_ms"]
             row += [f"{100 * file['miou']:.2f}" if file.get("miou") is not None else "-"]
             row += [f"{file['size_bytes'] / 1e6:.2f}"]
+            download = file.get("download_bytes")  # results of older versions have none
+            row += [f"{download / 1e6:.2f}" if download else "-"]
             row += [f"{latency['median']:.1f}" if latency else "-"]
         rows.append(row)
     notes = [f"{c['name']}: {c['failure']}" for c in document["cells"] if c["failure"]]

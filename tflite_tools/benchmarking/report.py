@@ -17,7 +17,14 @@ _TIMES = (
     *(("median", ">"), ("min", ">"), ("p10", ">"), ("p90", ">"), ("first", ">")),
     *(("GMAC/s", ">"), ("of peak", ">"), ("cores", ">"), ("speed-up", ">")),
 )
-_SIZES = (("model", "<"), ("size MB", ">"), ("GMAC", ">"), ("memory MB", ">"), ("peak", "<"))
+_SIZES = (
+    ("model", "<"),
+    ("size MB", ">"),
+    ("download MB", ">"),
+    ("GMAC", ">"),
+    ("memory MB", ">"),
+    ("peak", "<"),
+)
 RESIZES = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 ARGMAX = ("ARG_MAX",)
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE", "CAST")
@@ -89,6 +96,7 @@ def _size_row(result: Benchmark) -> list[str]:
     return [
         result.contract.name,
         f"{result.contract.size_bytes / 1e6:.2f}",
+        f"{result.contract.download_bytes / 1e6:.2f}",
         f"{result.multiply_adds / 1e9:.3f}",
         "-" if result.memory_mb is None else f"{result.memory_mb:.0f}",
         "int8" if result.integer else "float32",
@@ -313,6 +321,7 @@ def _result_json(result: Benchmark, peaks: dict[bool, Benchmark]) -> dict:
         "model": result.contract.name,
         "file": result.contract.path.name,
         "size_bytes": result.contract.size_bytes,
+        "download_bytes": result.contract.download_bytes,
         "multiply_adds": result.multiply_adds,
         "peak": "int8" if result.integer else "float32",
         "memory_mb": result.memory_mb,

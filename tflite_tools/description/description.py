@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import math
 import pathlib
-import zlib
 
 from deeplab_tf.data.preprocessing import Preprocessing
 from tflite_tools.benchmarking.profile import Profile, profile
@@ -12,7 +11,7 @@ from tflite_tools.contract import ModelContract, guess_variant, read_contract
 from tflite_tools.description.advice import Advice, advise
 from tflite_tools.description.feeding_code import kotlin_lines, python_lines
 from tflite_tools.description.outputs import OutputDescription, describe_outputs
-from tflite_tools.flatbuffer.file_bytes import read_model_bytes
+from tflite_tools.download_size import download_bytes
 from tflite_tools.flatbuffer.graph import Graph, read_graph
 from tflite_tools.flatbuffer.layout import channels_first_input
 from tflite_tools.flatbuffer.multiply_adds import multiply_adds
@@ -165,7 +164,7 @@ def describe(
     return Description(
         path=path,
         size_bytes=graph.size_bytes,
-        download_bytes=len(zlib.compress(read_model_bytes(path))),
+        download_bytes=download_bytes(path),
         inputs=_inputs(graph, channels_first),
         contract=contract,
         certainty=certainty,

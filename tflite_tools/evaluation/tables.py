@@ -28,6 +28,7 @@ _SUMMARY = (
     ("agree %", ">"),
     ("mean loss", ">"),
     ("size MB", ">"),
+    ("download MB", ">"),
     ("ms median", ">"),
     ("ms p90", ">"),
     ("memory MB", ">"),
@@ -64,6 +65,7 @@ def _summary_row(result: ModelResult, mean_over: tuple[int, ...]) -> list[str]:
     latency = result.latency
     columns += [
         f"{contract.size_bytes / 1e6:.2f}",
+        f"{contract.download_bytes / 1e6:.2f}",
         f"{latency.median:.1f}" if latency else "-",
         f"{latency.p90:.1f}" if latency else "-",
         f"{result.memory_mb:.0f}" if result.memory_mb is not None else "-",
@@ -211,6 +213,7 @@ def result_to_json(
         "file": contract.path.name,
         "variant": contract.variant,
         "size_bytes": contract.size_bytes,
+        "download_bytes": contract.download_bytes,
         "input": {
             "dtype": str(contract.input_dtype),
             "size": [contract.height, contract.width, contract.channels],
@@ -285,7 +288,8 @@ def write_metrics(
     names = dataset.label_set.names
     writer.writerow(
         ["model", "images", "miou", "classes_counted", "pixel_accuracy", "mean_class_accuracy"]
-        + ["agreement", "mean_loss", "size_bytes", "latency_ms_median", "memory_mb", "failure"]
+        + ["agreement", "mean_loss", "size_bytes", "download_bytes", "latency_ms_median"]
+        + ["memory_mb", "failure"]
         + [f"iou {name}" for name in names]
     )
     for model in models:
@@ -294,10 +298,10 @@ def write_metrics(
             [model["model"], model["images"]]
             + [model.get(k, "") for k in ("miou", "classes_counted", "pixel_accuracy")]
             + [model.get("mean_class_accuracy", ""), model["agreement"], model["mean_loss"]]
-            + [model["size_bytes"]]
+            + [model["size_bytes"], model["download_bytes"]]
             + [latency["median"] if latency else "", model["memory_mb"], model["failure"]]
             + [model.get("iou", {}).get(name, "") for name in names]
         )
     for file in unread or []:  # only name and failure are known
-        writer.writerow([file.name, 0, *[""] * 9, file.failure, *[""] * len(names)])
+        writer.writerow([file.name, 0, *[""] * 10, file.failure, *[""] * len(names)])
     atomic_file.write_text(output_dir / "metrics.csv", stream.getvalue())

@@ -27,6 +27,7 @@ _COLUMNS = (
     "agreement",
     "boundary_miou",
     "size_bytes",
+    "download_bytes",
     "memory_mb",
     "failure",
 )
