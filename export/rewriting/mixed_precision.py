@@ -37,6 +37,21 @@ class Precision(enum.Enum):
     """Symmetric 16-bit activations, int8 weights, int64 bias."""
 
 
+def layer_positions(content: bytes) -> dict[str, int]:
+    """Returns {layer that is named in an output tensor: first such operator's position}.
+
+    Args:
+        content: the `.tflite`.
+    """
+    editor = Editor(content)
+    positions: dict[str, int] = {}
+    for position, operator in enumerate(editor.operators()):
+        for token in editor.name(operator.outputs[0]).split(";"):
+            for part in token.split("/"):
+                positions.setdefault(part.removeprefix(WRAPPER_PREFIX), position)
+    return positions
+
+
 def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
     """Finds the operator that computes each named Keras layer.
 
@@ -52,12 +67,7 @@ def find_layers(content: bytes, names: list[str]) -> dict[str, int]:
     Raises:
         ValueError: the file has no operator of its own for a layer; the message names similar ones.
     """
-    editor = Editor(content)
-    positions: dict[str, int] = {}
-    for position, operator in enumerate(editor.operators()):
-        for token in editor.name(operator.outputs[0]).split(";"):
-            for part in token.split("/"):
-                positions.setdefault(part.removeprefix(WRAPPER_PREFIX), position)
+    positions = layer_positions(content)
     for name in names:
         if name not in positions:
             near = difflib.get_close_matches(name, positions, 3, 0.5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -88,6 +89,12 @@ class FileInterpreter:
     def invoke(self) -> None:
         """Runs the network once."""
         self._interpreter.invoke()
+
+    def invoke_ms(self) -> float:
+        """Runs the network once; returns the milliseconds that it takes."""
+        started = time.perf_counter()
+        self.invoke()
+        return (time.perf_counter() - started) * 1e3
 
     def output(self, position: int = 0) -> np.ndarray:
         """Returns a raw output of the last `invoke`.
