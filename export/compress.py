@@ -91,11 +91,15 @@ def main() -> int:
     budgets = Budgets(**{name: FLAGS[name].value for name in names})
     formats = _formats()
     check_subject()
-    run_dir = pathlib.Path(FLAGS.run_dir or ".")
-    if FLAGS.run_dir and not FLAGS.output_dir:
-        FLAGS.output_dir = str(run_dir / "compressed")
+    given = FLAGS.run_dir or FLAGS.model or FLAGS.keras_file or FLAGS.saved_model
+    run_dir = pathlib.Path(given)
+    if not FLAGS.output_dir:
+        stem = run_dir / "compressed" if FLAGS.run_dir else f"{run_dir.stem}_compressed"
+        FLAGS.output_dir = str(stem)
     output_dir = pathlib.Path(FLAGS.output_dir)
-    if FLAGS.output_dir and (output_dir / "config.json").exists() and not FLAGS.overwrite:
+    if output_dir.resolve() == run_dir.resolve():
+        raise ValueError(f"--output_dir would replace {run_dir}; choose another")
+    if (output_dir / "config.json").exists() and not FLAGS.overwrite:
         raise FileExistsError(f"{output_dir} holds a run; give another --output_dir or --overwrite")
     from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
     from export.compression.compression import CompressionPlan, compress  # noqa: PLC0415

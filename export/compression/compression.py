@@ -182,6 +182,7 @@ def compress(plan: CompressionPlan) -> Compression:
         RuntimeError: a file is refused by the gate.
     """
     network = _read(plan)
+    shutil.rmtree(plan.output_dir / ATTEMPTS, ignore_errors=True)  # of an interrupted command
     base_file = _export(
         plan, plan.run.source, variants=[Variant.INT8], folder=plan.output_dir / UNCOMPRESSED
     )

@@ -116,6 +116,7 @@ def test_an_earlier_result_is_not_replaced(compressed):
         (("--time=0.5", "--formats=int4"), "--formats: unknown 'int4'"),
         (("--time=0.5", "--split=val"), "--split=val is a list that results are reported on"),
         (("--time=0.5", "--model=b"), "expected one of --run_dir, --model"),
+        (("--time=0.5", f"--output_dir={CAMVID}", "--overwrite"), "--output_dir would replace"),
     ],
 )
 def test_bad_input(tmp_path, flags, message):
