@@ -20,7 +20,13 @@ from deeplab_tf.data.dataset import SegmentationDataset, hold_out
 from export.compression.budgets import Budgets
 from export.compression.number_format import NumberFormat
 from export.conversion.variants import Head
-from export.subject_flags import check_subject, define_subject_flags, open_subject
+from export.subject_flags import (
+    check_subject,
+    define_subject_flags,
+    open_subject,
+    results_folder,
+    subject_path,
+)
 
 if TYPE_CHECKING:  # loads TensorFlow; flags are checked first
     from export.experiments.experiment_run import ExperimentRun
@@ -91,14 +97,9 @@ def main() -> int:
     budgets = Budgets(**{name: FLAGS[name].value for name in names})
     formats = _formats()
     check_subject()
-    given = FLAGS.run_dir or FLAGS.model or FLAGS.keras_file or FLAGS.saved_model
-    run_dir = pathlib.Path(given)
-    if not FLAGS.output_dir:
-        stem = run_dir / "compressed" if FLAGS.run_dir else f"{run_dir.stem}_compressed"
-        FLAGS.output_dir = str(stem)
-    output_dir = pathlib.Path(FLAGS.output_dir)
-    if output_dir.resolve() == run_dir.resolve():
-        raise ValueError(f"--output_dir would replace {run_dir}; choose another")
+    source, output_dir = subject_path(), results_folder("compressed")
+    if output_dir.resolve() == source.resolve():
+        raise ValueError(f"--output_dir would replace {source}; choose another")
     if (output_dir / "config.json").exists() and not FLAGS.overwrite:
         raise FileExistsError(f"{output_dir} holds a run; give another --output_dir or --overwrite")
     from deeplab_tf.runs.config import read_config  # noqa: PLC0415 - flags are checked first
@@ -106,8 +107,8 @@ def main() -> int:
     from export.compression.losses import Importance  # noqa: PLC0415
     from export.compression.report import PLOT, text_of, write_report  # noqa: PLC0415
 
-    if FLAGS.run_dir:
-        reported = read_config(run_dir).data.validation_split
+    if source.is_dir() and (source / "config.json").is_file():
+        reported = read_config(source).data.validation_split
         if FLAGS.split in {"val", "test", reported}:
             raise ValueError(f"--split={FLAGS.split} is a list that results are reported on")
     run = open_subject(FLAGS.split)

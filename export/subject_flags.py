@@ -45,6 +45,23 @@ def check_subject() -> None:
         raise ValueError("--mean and --std are for files; a run states its own")
 
 
+def subject_path() -> pathlib.Path:
+    """Returns the run folder or file that the flags name."""
+    return pathlib.Path(next(FLAGS[n].value for n in ("run_dir", *_FILES) if FLAGS[n].value))
+
+
+def results_folder(name: str) -> pathlib.Path:
+    """Returns --output_dir; where it is not given it becomes <run_dir>/name, or <file>_name.
+
+    Args:
+        name: of the kind of results.
+    """
+    if not FLAGS.output_dir:
+        path = subject_path()
+        FLAGS.output_dir = str(path / name if FLAGS.run_dir else f"{path.stem}_{name}")
+    return pathlib.Path(FLAGS.output_dir)
+
+
 def open_subject(split: str) -> "ExperimentRun":
     """Opens the network; a file is imported into the folder of the results first.
 

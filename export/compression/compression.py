@@ -455,7 +455,7 @@ def _make(
     folder = plan.output_dir / ATTEMPTS / str(number + 1)
     if plan.batch_norm:
         small = unfold_batch_norm(*small, batches=network.calibration.images)
-    write_run(plan.run, *small, folder=folder)
+    write_run(plan.run, small, folder=folder)
     path = _export(
         plan,
         RunSource(RunFolder(folder)),
@@ -482,20 +482,16 @@ def _written_name(name: str, description: NetworkGraph, *, batch_norm: bool) -> 
 
 
 def write_run(
-    run: ExperimentRun,
-    description: NetworkGraph,
-    arrays: dict[str, np.ndarray],
-    *,
-    folder: pathlib.Path,
+    run: ExperimentRun, network: tuple[NetworkGraph, dict[str, np.ndarray]], *, folder: pathlib.Path
 ) -> None:
     """Writes a network as a run that training, export and evaluation take.
 
     Args:
         run: the run that it was made from: classes, data set, preprocessing.
-        description: the network.
-        arrays: its weights.
+        network: the graph and its weights.
         folder: of the new run.
     """
+    description, arrays = network
     source = run.config
     height, width, channels = description.input_shape
     config = TrainingConfig(
