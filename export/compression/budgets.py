@@ -55,6 +55,10 @@ class Budgets:
         }
         return {name: value for name, value in found.items() if value is not None}
 
+    def loss_limit(self) -> dict[str, float]:
+        """Returns {`MIOU`: largest loss}; empty without one."""
+        return {} if self.max_loss is None else {MIOU: self.max_loss}
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -93,7 +97,5 @@ def excess(measured: Measured, base: Measured, *, budgets: Budgets) -> dict[str,
         base: the uncompressed one, timed in the same run.
         budgets: of the compression.
     """
-    limits = budgets.limits(base)
-    if budgets.max_loss is not None:
-        limits[MIOU] = budgets.max_loss
+    limits = budgets.limits(base) | budgets.loss_limit()
     return {name: measured.value(name, base) / limit for name, limit in limits.items()}

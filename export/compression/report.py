@@ -107,7 +107,7 @@ def text_of(result: Compression, plan: CompressionPlan) -> str:
             align(header, lines),
             "\n".join(notes),
             _measured_table(attempt, result),
-            "\n".join(_verdict(attempt)),
+            "\n".join(_verdict(attempt, plan)),
         ]
     )
 
@@ -138,15 +138,16 @@ def _measured_table(attempt: Attempt, result: Compression) -> str:
     return align(header, rows)
 
 
-def _verdict(attempt: Attempt) -> list[str]:
+def _verdict(attempt: Attempt, plan: CompressionPlan) -> list[str]:
     """Returns one line per budget: met or MISSED, with the numbers."""
+    limits = plan.budgets.limits(attempt.base) | plan.budgets.loss_limit()
     lines = []
     for name, part in attempt.excess.items():
         unit, factor = _UNITS[name]
         value = factor * attempt.measured.value(name, attempt.base)
         word = "met" if part <= 1 else "MISSED"
-        limit = value / part if part else math.nan
-        lines.append(f"{_WORDS[name]}: {word}, {value:.3g} {unit} of {limit:.3g} {unit}")
+        limit = factor * limits[name]
+        lines.append(f"{_WORDS[name]}: {word}, {value:.4g} {unit} of {limit:.4g} {unit}")
     return lines
 
 
