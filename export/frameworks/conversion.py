@@ -334,6 +334,16 @@ def _manifest(
         )
         return None
     output = graph.tensors[graph.outputs[form.position]]
+    others = [graph.tensors[index] for index in graph.outputs if index != output.index]
+    if not request.labels and (lists := [other for other in others if len(other.shape) == 3]):
+        logging.warning(
+            "no manifest: beside %r the network gives the list %r %s, as of boxes, so the channels "
+            "need not be classes; if they are, give --labels",
+            output.name,
+            lists[0].name,
+            list(lists[0].shape),
+        )
+        return None
     count = class_count(graph, form.num_classes, output=output.index)
     labels = request.labels or tuple(f"class_{index}" for index in range(count or 0))
     if count is not None and len(labels) != count:

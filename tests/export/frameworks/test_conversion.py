@@ -197,3 +197,26 @@ def test_an_integer_file_is_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="expected a float32 image input"):
         convert(request)
+
+
+def boxes_and_masks(image):
+    """What a network that detects and segments gives."""
+    main = tf.nn.conv2d(tf.transpose(image, (0, 2, 3, 1)), KERNEL, 1, "SAME")
+    return tf.reshape(main[:, :4, :4, :4], (1, 4, 16)), main
+
+
+@pytest.mark.parametrize("labels", [(), ("a", "b", "c", "d", "e")])
+def test_masks_beside_boxes_are_classes_only_if_the_user_says_so(tmp_path, labels, caplog):
+    source = tmp_path / "boxes.tflite"
+    source.write_bytes(converted(boxes_and_masks, SHAPE))
+    result = convert(
+        ConversionRequest(
+            source=source,
+            output_dir=tmp_path / "out",
+            environments=tmp_path,
+            preprocessing=NORMALIZATIONS["zero_to_one"],
+            labels=labels,
+        )
+    )
+    assert result.has_manifest is bool(labels)
+    assert ("as of boxes" in caplog.text) is not bool(labels)
