@@ -8,6 +8,9 @@ import os
 
 from deeplab_tf import quiet_start
 
+__version__ = "0.1.0"
+"""Of the distribution; pyproject.toml reads it here."""
+
 quiet_start.end_at_interrupt()
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") == "2":  # else all that it asks for is shown

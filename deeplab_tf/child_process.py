@@ -1,5 +1,6 @@
 """What every child process does first: it ends with its parent, and its memory is limited."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import multiprocessing.connection
@@ -10,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+import types
+from collections.abc import Iterator
 
 MEMORY_VARIABLE = "DEEPLAB_CHILD_MEMORY_MB"
 """Environment variable: memory that a child process may take, in 10^6 bytes; 0: no limit."""
@@ -24,6 +27,28 @@ WHOLE_MACHINE = 1 << 50
 """More memory than any machine has: what it has is then the limit."""
 _SET_PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
+
+
+_STARTING = threading.Lock()
+
+
+@contextlib.contextmanager
+def without_script() -> Iterator[None]:
+    """Starts children of `multiprocessing` that do not run the caller's script a second time.
+
+    A spawned child imports its parent's main module. No work of a child lies there, and a script
+    that calls this library without `if __name__ == "__main__"` would start from its first line.
+    """
+    with _STARTING:
+        main = sys.modules["__main__"]
+        if getattr(main, "__spec__", None) is not None:  # `python -m`: importing it runs nothing
+            yield
+            return
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
 
 
 def started_by_main_thread() -> bool:

@@ -5,6 +5,7 @@ import enum
 import errno
 import functools
 import logging as stdlib_logging
+import pathlib
 import re
 import signal
 import sys
@@ -14,13 +15,14 @@ from typing import TypeVar
 
 from absl import app, flags, logging
 
-from deeplab_tf import child_process, quiet_start, sandbox
+from deeplab_tf import __version__, child_process, quiet_start, sandbox
 from deeplab_tf.terminal import printable, protect_terminal
 
 _Member = TypeVar("_Member", bound=enum.Enum)
 USER_ERRORS = (ValueError, OSError, RuntimeError, MemoryError)
 """RecursionError is a RuntimeError."""
 RUN_AGAIN = "run the same command again"
+_OURS = str(pathlib.Path(__file__).parents[1])
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _MISSING_FLAG = re.compile(r"Flag --(\w+) must have a value other than None\.")
 """In absl's message about required flags."""
@@ -66,6 +68,9 @@ def _terminate(number: int, frame: types.FrameType | None) -> None:
 
 
 def _parse_flags(argv: list[str], *, positional: str = "") -> list[str]:
+    if argv[1:] == ["--version"]:
+        sys.stdout.write(f"deeplab-tflite {__version__}\n")
+        sys.exit(0)
     try:
         rest = _parsed(argv)
         if positional and len(rest) == 2 and not flags.FLAGS[positional].present:
@@ -104,7 +109,9 @@ def _parsed(argv: list[str]) -> list[str]:
 def _not_from_tensorflow(record: stdlib_logging.LogRecord) -> bool:
     """Keeps TensorFlow's own messages about files and fingerprints out of the log."""
     record.msg, record.args = printable(record.getMessage()), ()
-    return record.levelno >= stdlib_logging.WARNING or "site-packages" not in record.pathname
+    # Installed, this project lies in site-packages itself; in a checkout, the others may lie below.
+    inside = record.pathname.removeprefix(_OURS)
+    return record.levelno >= stdlib_logging.WARNING or "site-packages" not in inside
 
 
 def _guarded(main: collections.abc.Callable[[], int | None], resume: str = RUN_AGAIN) -> int:

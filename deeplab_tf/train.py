@@ -6,7 +6,6 @@
 The same command resumes a run that was stopped.
 """
 
-import dataclasses
 import enum
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ import tf_keras as keras
 from absl import flags, logging
 
 from deeplab_tf import command
-from deeplab_tf.data.augmentation import Augmentation
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import DATASETS, open_dataset
@@ -39,6 +37,7 @@ from deeplab_tf.runs.choices import (
     Schedule,
 )
 from deeplab_tf.runs.config import DataConfig, Distillation, TrainingConfig, read_config
+from deeplab_tf.runs.new_run import augmentation_for
 from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 
 if TYPE_CHECKING:
@@ -73,6 +72,7 @@ _SAME_NAME = (  # flags that are settings of a run as they are
     "summary_interval",
     "cache_mb",
 )
+_AUGMENTATION = ("min_scale", "max_scale", "flip", "color_jitter")
 _MODEL = DeepLabConfig(num_classes=1)
 _MODEL_FLAGS = (
     "backbone",
@@ -278,7 +278,9 @@ def config_from_flags() -> TrainingConfig:
         preprocessing=imported.data.preprocessing
         if imported
         else Preprocessing.of(dataset.channels),
-        augmentation=_augmentation_from_flags(dataset),
+        augmentation=augmentation_for(
+            dataset, {name: FLAGS[name].value for name in _AUGMENTATION if FLAGS[name].present}
+        ),
         sensor=dataset.sensor,
         crop_height=crop[0],
         crop_width=crop[1],
@@ -348,33 +350,6 @@ def _imported_run() -> TrainingConfig | None:
     return None
 
 
-def _augmentation_from_flags(dataset: SegmentationDataset) -> Augmentation:
-    """Returns the augmentation; by default, measurements keep their values and their size."""
-    chosen = Augmentation(
-        FLAGS.min_scale, FLAGS.max_scale, flip=FLAGS.flip, color_jitter=FLAGS.color_jitter
-    )
-    if dataset.photographs:
-        return chosen
-    if FLAGS["color_jitter"].present and FLAGS.color_jitter:
-        raise ValueError(
-            f"--color_jitter={FLAGS.color_jitter} would falsify the measurements of "
-            f"{dataset.name}; leave it out"
-        )
-    flip = FLAGS.flip
-    if flip and dataset.antisymmetric_channels is None:
-        if FLAGS["flip"].present:
-            raise ValueError(
-                f"--flip would falsify {dataset.name}: this sensor looks along neither axis, so "
-                "it could not record the mirrored image; leave it out"
-            )
-        flip = False
-    scales = {
-        name: FLAGS[name].value if FLAGS[name].present else 1.0
-        for name in ("min_scale", "max_scale")
-    }
-    return dataclasses.replace(chosen, color_jitter=0.0, flip=flip, **scales)
-
-
 def _model_from_flags(dataset: SegmentationDataset) -> ModelConfig:
     settings = {name: FLAGS[name].value for name in _MODEL_FLAGS}
     settings["output_stride"] = int(FLAGS.output_stride)
@@ -414,13 +389,22 @@ def _parity_check(config: TrainingConfig) -> "ParityCheck | None":
     return check
 
 
-def main() -> int:
-    """Trains the run that the flags describe.
+def train_run(config: TrainingConfig, run_dir: pathlib.Path) -> float:
+    """Trains a network, or resumes a run that was stopped.
+
+    Args:
+        config: configuration of the run.
+        run_dir: its folder; created if it is missing.
 
     Returns:
-        exit status.
+        mIoU of the last validation, a fraction.
+
+    Raises:
+        FileExistsError: the folder holds a run with other settings.
+        FileNotFoundError: images, or the first weights, are missing.
+        RuntimeError: another process trains in the folder.
+        ValueError: settings that do not fit the data or the first weights.
     """
-    config = config_from_flags()
     from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415
     from deeplab_tf.training.loop import TrainingRun  # noqa: PLC0415 - flags are checked first
     from deeplab_tf.training.start import (  # noqa: PLC0415
@@ -429,7 +413,6 @@ def main() -> int:
         teacher_maker,
     )
 
-    folder = RunFolder(pathlib.Path(FLAGS.run_dir))
     start = initializer(config, _read_folded)
     teacher = None
     if config.distillation.teacher:
@@ -439,15 +422,25 @@ def main() -> int:
         teacher = teacher_maker(config, labels.names)
     run = TrainingRun(
         config,
-        folder,
+        RunFolder(run_dir),
         initialize=start,
         known_ranges=initial_ranges(config),
         make_teacher=teacher,
         check_parity=_parity_check(config),
     )
-    score = run.train()
-    logging.info("done: validation mIoU %.4f; run folder %s", score, folder.path)
-    logging.info("next: python -m export.to_tflite --run_dir=%s", folder.path)
+    return run.train()
+
+
+def main() -> int:
+    """Trains the run that the flags describe.
+
+    Returns:
+        exit status.
+    """
+    config = config_from_flags()
+    score = train_run(config, pathlib.Path(FLAGS.run_dir))
+    logging.info("done: validation mIoU %.4f; run folder %s", score, FLAGS.run_dir)
+    logging.info("next: python -m export.to_tflite --run_dir=%s", FLAGS.run_dir)
     return 0
 
 

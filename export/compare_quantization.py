@@ -13,18 +13,12 @@ held out of --calibration_split and then only float and the best of them on --sp
 
 import pathlib
 import sys
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from deeplab_tf import command
 from export.adaround_flags import adaround_options, define_adaround_flags
 from export.subject_flags import check_subject, define_subject_flags, open_subject
-
-if TYPE_CHECKING:  # loads TensorFlow; flags are checked first
-    from deeplab_tf.data.dataset import SegmentationDataset
-    from export.experiments.comparison import Method
-    from export.experiments.experiment_run import ExperimentRun
 
 FLAGS = flags.FLAGS
 
@@ -71,25 +65,6 @@ def _runs() -> dict[str, pathlib.Path]:
     return runs
 
 
-def _chosen(methods: list["Method"]) -> list["Method"]:
-    """Returns the methods that --methods names, and float32; all where it is empty."""
-    names = [name for name in FLAGS.methods if name]
-    known = [method.name for method in methods]
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"--methods: unknown {', '.join(unknown)}; known: {', '.join(known)}")
-    return [method for method in methods if not names or method.name in (*names, "float32")]
-
-
-def _selection(
-    run: "ExperimentRun", calibration: "SegmentationDataset"
-) -> tuple["SegmentationDataset", "SegmentationDataset | None"]:
-    """Splits the images that a method is chosen on off the calibration list."""
-    if not FLAGS.select_on:
-        return calibration, None
-    groups = [name for name in FLAGS.holdout_groups if name]
-    return run.hold_out(calibration, FLAGS.holdout_images, groups=groups)
-
-
 def main() -> int:
     """Runs the command.
 
@@ -107,68 +82,40 @@ def main() -> int:
         return 0
     runs = _runs()
     check_subject()
-    if FLAGS.calibration_split == FLAGS.split:
-        raise ValueError(
-            f"--calibration_split and --split are both {FLAGS.split}; a score on the calibration "
-            "list is meaningless, choose another list"
-        )
-    if (any(FLAGS.holdout_groups) or FLAGS.holdout_images) and not FLAGS.select_on:
-        raise ValueError("--holdout_images and --holdout_groups need --select_on=holdout")
-    from deeplab_tf.runs.folder import RunFolder  # noqa: PLC0415 - flags are checked first
-    from export.conversion.pipeline import ExportPlan  # noqa: PLC0415
-    from export.conversion.source import RunSource  # noqa: PLC0415
-    from export.conversion.variants import Variant  # noqa: PLC0415
-    from export.experiments import comparison, comparison_report  # noqa: PLC0415
+    from export.experiments import comparison_report  # noqa: PLC0415 - flags are checked first
+    from export.experiments.comparison import compare_methods  # noqa: PLC0415
+    from export.experiments.comparison_request import ComparisonRequest  # noqa: PLC0415
     from tflite_tools.evaluation.evaluation import (  # noqa: PLC0415
         EvaluationOptions,
         default_processes,
     )
 
-    run = open_subject(FLAGS.calibration_split)
-    methods = comparison.post_training_methods(adaround_options())
-    if run.source.quantization_aware:
-        methods.append(comparison.Method("qat", Variant.QAT_INT8, steps=None, source=run.source))
-    for name, path in runs.items():
-        methods.append(
-            comparison.Method(name, Variant.QAT_INT8, steps=None, source=RunSource(RunFolder(path)))
-        )
-    methods = _chosen(methods)
-    calibration, evaluation = run.open_list(FLAGS.calibration_split), run.open_list(FLAGS.split)
-    calibration, selection = _selection(run, calibration)
-    options = EvaluationOptions(
-        processes=default_processes(),
-        num_threads=FLAGS.num_threads,
-        latency_repeats=FLAGS.latency_repeats,
-        limit=FLAGS.limit,
-        mean_over=tuple(name for name in FLAGS.mean_over if name),
-        block_length=FLAGS.block_length,
-    )
-    options.mean_indices(evaluation)
-    output_dir = run.output_dir
-    height, width = run.input_size(calibration)
-    plan = ExportPlan(
-        output_dir=output_dir,
-        height=height,
-        width=width,
-        files=[],
-        preprocessing=run.config.data.preprocessing,
-        label_set=run.folder.read_labels(),
-        calibration_dataset=calibration,
-        calibration_images=min(FLAGS.calibration_images, len(calibration)),
+    request = ComparisonRequest(
+        methods=tuple(name for name in FLAGS.methods if name),
+        runs=runs,
+        adaround=adaround_options(),
+        calibration_split=FLAGS.calibration_split,
+        calibration_images=FLAGS.calibration_images,
         calibration_seed=FLAGS.calibration_seed,
+        split=FLAGS.split,
+        select_on_holdout=bool(FLAGS.select_on),
+        holdout_images=FLAGS.holdout_images,
+        holdout_groups=tuple(name for name in FLAGS.holdout_groups if name),
+        options=EvaluationOptions(
+            processes=default_processes(),
+            num_threads=FLAGS.num_threads,
+            latency_repeats=FLAGS.latency_repeats,
+            limit=FLAGS.limit,
+            mean_over=tuple(name for name in FLAGS.mean_over if name),
+            block_length=FLAGS.block_length,
+        ),
         overwrite=FLAGS.overwrite,
     )
-    request = comparison.Comparison(
-        run.source,
-        methods,
-        plan=plan,
-        evaluation=evaluation,
-        options=options,
-        selection=selection,
-    )
-    result = comparison.compare_methods(request)
-    comparison_report.write_comparison(result, request, output_dir=output_dir)
-    sys.stdout.write(comparison_report.comparison_text(result, request) + "\n")
+    comparison = request.comparison(open_subject(FLAGS.calibration_split))
+    output_dir = comparison.plan.output_dir
+    result = compare_methods(comparison)
+    comparison_report.write_comparison(result, comparison, output_dir=output_dir)
+    sys.stdout.write(comparison_report.comparison_text(result, comparison) + "\n")
     sys.stdout.write(
         f"\nnumbers: {output_dir / comparison_report.JSON}, "
         f"plot: {output_dir / comparison_report.PLOT}\n"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from deeplab_tf.data.registry import DATASETS, open_dataset
+from deeplab_tf.data.registry import DATASETS
 from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
 
 if TYPE_CHECKING:  # loads TensorFlow; flags are checked first
@@ -72,21 +72,18 @@ def open_subject(split: str) -> "ExperimentRun":
         FileNotFoundError: no such file or folder.
         ValueError: the network cannot be read.
     """
-    from export.conversion.start_file import import_start  # noqa: PLC0415 - flags come first
-    from export.experiments.experiment_run import ExperimentRun  # noqa: PLC0415
+    from export.experiments import experiment_run  # noqa: PLC0415 - flags are checked first
 
     if FLAGS.run_dir:
-        return ExperimentRun(
+        return experiment_run.ExperimentRun(
             FLAGS.run_dir, FLAGS.dataset, data_dir=FLAGS.data_dir, output_dir=FLAGS.output_dir
         )
     path = pathlib.Path(next(FLAGS[name].value for name in _FILES if FLAGS[name].value))
-    output_dir = FLAGS.output_dir or f"{path.stem}_quantization"
-    folder = import_start(
+    return experiment_run.experiment_on_file(
         path,
-        pathlib.Path(output_dir),
-        dataset=open_dataset(FLAGS.dataset, FLAGS.data_dir, split=split),
+        FLAGS.dataset,
         data_dir=FLAGS.data_dir,
+        output_dir=FLAGS.output_dir,
+        split=split,
         preprocessing=read_preprocessing(),
-        batch_norm=False,
     )
-    return ExperimentRun(str(folder), FLAGS.dataset, data_dir=FLAGS.data_dir, output_dir=output_dir)

@@ -5,7 +5,6 @@
 makes every variant with full-size logits and with a class map, in <run_dir>/tflite.
 """
 
-import difflib
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -13,11 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 from absl import flags, logging
 
 from deeplab_tf import command, sandbox
-from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.label_list import read_label_list
 from deeplab_tf.data.labels import LabelSet
-from deeplab_tf.data.preprocessing import Preprocessing
-from deeplab_tf.data.registry import DATASETS, open_dataset
+from deeplab_tf.data.registry import DATASETS
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
 from deeplab_tf.quantization.ptq.post_training import BiasMethod, PostTraining
@@ -27,18 +24,14 @@ from export.adaround_flags import (
     adaround_options,
     define_adaround_flags,
 )
-from export.conversion.variants import RULES, Head, IoDtype, Target, Variant, plan_files
+from export.conversion.variants import Head, IoDtype, Target, Variant
 
 if TYPE_CHECKING:  # both load TensorFlow; flags are checked first
-    from deeplab_tf.runs.config import TrainingConfig
+    from export.conversion.request import ExportRequest
     from export.conversion.source import Source
 
 FLAGS = flags.FLAGS
 _Number = TypeVar("_Number", int, float)
-REPORTED_SPLITS = {"val", "validation", "test"}
-"""Lists that results are reported on; calibration must not use them."""
-DEFAULT_CALIBRATION_IMAGES = 100
-LARGEST_DEFAULT_PIXELS = 4_000_000
 _NO_RUN = "For --keras_file, --saved_model and --frozen_graph: "
 
 
@@ -129,20 +122,6 @@ def _numbers(name: str, kind: Callable[[str], _Number]) -> tuple[_Number, ...]:
         raise ValueError(f"--{name}: expected numbers, got {text}") from error
 
 
-def _given_preprocessing(channels: int) -> Preprocessing:
-    """Returns the normalization that the flags name: a number for all channels, or one for each."""
-    values = []
-    for name in ("mean", "std"):
-        numbers = _numbers(name, float)
-        if len(numbers) not in (1, channels):
-            raise ValueError(
-                f"--{name}: expected one number, or {channels} for images of {channels} "
-                f"channel(s), got {len(numbers)}"
-            )
-        values.append(numbers * channels if len(numbers) == 1 else numbers)
-    return Preprocessing(*values)
-
-
 def _open_source() -> "Source":
     from export.conversion import source  # noqa: PLC0415 - flags are checked first
 
@@ -169,89 +148,41 @@ def _open_source() -> "Source":
     )
 
 
-def _calibration_dataset(
-    config: "TrainingConfig | None", variants: list[Variant], *, labels_known: bool
-) -> SegmentationDataset | None:
-    """Opens the list that images are chosen from; None where nothing needs one."""
-    needed = any(RULES[variant].calibrated for variant in variants)
-    size_known = any(FLAGS.size) or (config is not None and config.model.fixed_size is not None)
-    if not needed and labels_known and size_known:
+def _size() -> tuple[int, int] | None:
+    if not any(FLAGS.size):
         return None
-    dataset = FLAGS.dataset or (config.data.dataset if config else None)
-    if not dataset:
-        return None
-    data_dir = FLAGS.data_dir or (config.data.data_dir if config else "")
-    reported = REPORTED_SPLITS | ({config.data.validation_split} if config else set())
-    if needed and FLAGS.calibration_split in reported and not FLAGS.calibrate_on_evaluation:
-        raise ValueError(
-            f"--calibration_split={FLAGS.calibration_split} is a list that results are reported "
-            "on; choose another, or give --calibrate_on_evaluation"
-        )
-    return open_dataset(dataset, data_dir, split=FLAGS.calibration_split)
+    size = _numbers("size", int)
+    if len(size) != 2:
+        raise ValueError(f"--size: expected height,width, got {','.join(FLAGS.size)}")
+    return size[0], size[1]
 
 
-def _size(config: "TrainingConfig | None", dataset: SegmentationDataset | None) -> tuple[int, int]:
-    if [value for value in FLAGS.size if value]:
-        size = _numbers("size", int)
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"--size: expected height,width, got {','.join(FLAGS.size)}")
-        height, width = size
-        return height, width
-    if config is not None and config.model.fixed_size is not None:
-        return config.model.padded_size(1, 1)
-    if config is None or dataset is None:
-        raise ValueError("the size of the input is not known; give --size=height,width")
-    height, width = config.model.padded_size(*dataset.image(0).shape[:2])
-    if height * width > LARGEST_DEFAULT_PIXELS:
-        raise ValueError(
-            f"the first image gives an input of {height} x {width}, expected at most "
-            f"{LARGEST_DEFAULT_PIXELS} pixels; choose a size that the device can run with "
-            "--size=height,width"
-        )
-    return height, width
+def _request() -> "ExportRequest":
+    from export.conversion.request import ExportRequest  # noqa: PLC0415 - flags are checked first
 
-
-def _protect_source() -> None:
-    """Raises ValueError where the SavedModel that is read would be overwritten."""
-    from export.conversion.pipeline import SAVED_MODELS  # noqa: PLC0415
-
-    if not FLAGS.saved_model:
-        return
-    given = pathlib.Path(FLAGS.saved_model).resolve()
-    for name in SAVED_MODELS.values():
-        if (pathlib.Path(FLAGS.output_dir) / name).resolve() == given:
-            raise ValueError(f"--output_dir would replace {FLAGS.saved_model}; choose another")
-
-
-def _check_layers(source: "Source", height: int, *, width: int) -> None:
-    """Raises ValueError for a layer in --keep_float or --int16 that the network does not have."""
-    chosen = [name for name in (*FLAGS.keep_float, *FLAGS.int16) if name]
-    if not chosen:
-        return
-    known = {layer.name for layer in source.float_model(height, width).layers}
-    for name in chosen:
-        if name.removesuffix("_linear") not in known and name not in known:
-            near = difflib.get_close_matches(name, known)
-            raise ValueError(
-                f"--keep_float, --int16: the network has no layer {name}"
-                + (
-                    f"; did you mean {', '.join(near)}?"
-                    if near
-                    else "; export.sensitivity lists the layers"
-                )
-            )
-
-
-def _labels(dataset: SegmentationDataset | None) -> LabelSet:
-    if FLAGS.run_dir:
-        return RunFolder(pathlib.Path(FLAGS.run_dir)).read_labels()
-    if FLAGS.labels:
-        return LabelSet.from_names(read_label_list(pathlib.Path(FLAGS.labels)))
-    if dataset is None:
-        raise ValueError(
-            "the classes are not known; give --labels=FILE, one class name per line, or --dataset"
-        )
-    return dataset.label_set
+    variants = command.enum_members("variants", FLAGS.variants, kind=Variant)
+    heads = command.enum_members("heads", FLAGS.heads, kind=Head) or list(Head)
+    labels = read_label_list(pathlib.Path(FLAGS.labels)) if FLAGS.labels else ()
+    return ExportRequest(
+        output_dir=pathlib.Path(FLAGS.output_dir) if FLAGS.output_dir else None,
+        variants=tuple(variants),
+        heads=tuple(heads) if FLAGS["heads"].present else None,
+        target=Target(FLAGS.target),
+        input_dtype=IoDtype(FLAGS.input_dtype),
+        output_dtype=IoDtype(FLAGS.output_dtype),
+        size=_size(),
+        dataset=FLAGS.dataset,
+        data_dir=FLAGS.data_dir,
+        calibration_split=FLAGS.calibration_split,
+        calibration_images=FLAGS.calibration_images,
+        calibration_seed=FLAGS.calibration_seed,
+        calibrate_on_evaluation=FLAGS.calibrate_on_evaluation,
+        mean=_numbers("mean", float),
+        std=_numbers("std", float),
+        label_set=LabelSet.from_names(labels) if labels else None,
+        post_training=_post_training(),
+        overwrite=FLAGS.overwrite,
+    )
 
 
 def main() -> int:
@@ -263,92 +194,21 @@ def main() -> int:
     Raises:
         ValueError: flags that do not fit together.
     """
-    variants = command.enum_members("variants", FLAGS.variants, kind=Variant) or list(Variant)
-    heads = command.enum_members("heads", FLAGS.heads, kind=Head) or list(Head)
-    target = Target(FLAGS.target)
-    if target is Target.EDGETPU:
-        variants, heads = _for_edgetpu(variants, heads)
-    if _post_training() is not None and Variant.INT8 not in variants:
-        raise ValueError(
-            "--keep_float, --int16, --equalize, --absorb_biases, --correct_biases, --adaround, "
-            "--activation_ranges and --noper_channel apply only to int8; add it to --variants"
-        )
+    request = _request()
     source = _open_source()
-    from deeplab_tf.runs.config import read_config  # noqa: PLC0415
-    from export.conversion.pipeline import ExportPlan, export_files  # noqa: PLC0415
+    from export.conversion.pipeline import export_files  # noqa: PLC0415
 
-    config = read_config(pathlib.Path(FLAGS.run_dir)) if FLAGS.run_dir else None
-    if not [name for name in FLAGS.variants if name] and not source.quantization_aware:
-        variants.remove(Variant.QAT_INT8)
-    elif Variant.QAT_INT8 in variants and not source.quantization_aware:
-        raise ValueError(
-            "qat_int8 needs a run with quantization-aware training; train with "
-            "--quantize_delay_step of 0 or more"
-        )
-    if not source.choosable_heads:
-        heads = [Head.LOGITS]
-        logging.info("the graph keeps its own output: --heads applies to runs and Keras files")
-    labels_known = bool(FLAGS.run_dir or FLAGS.labels)
-    dataset = _calibration_dataset(config, variants, labels_known=labels_known)
-    if source.channels and dataset is not None:
-        dataset = dataset.with_channels(source.channels)
-    own = source.fixed_size if not [value for value in FLAGS.size if value] else None
-    height, width = own or _size(config, dataset)
-    if config is not None:
-        config.model.check_size(height, width)
-    _check_layers(source, height, width=width)
-    files, left_out = plan_files(
-        variants,
-        heads,
-        input_dtype=IoDtype(FLAGS.input_dtype),
-        output_dtype=IoDtype(FLAGS.output_dtype),
-    )
-    for line in left_out:
-        logging.warning("skipped: %s", line)
-    if not files:
-        raise ValueError("; ".join(left_out))
-    _protect_source()
-    plan = ExportPlan(
-        output_dir=_output_dir(),
-        height=height,
-        width=width,
-        files=files,
-        preprocessing=config.data.preprocessing
-        if config
-        else _given_preprocessing(source.channels or (dataset.channels if dataset else 3)),
-        label_set=_labels(dataset),
-        calibration_dataset=dataset,
-        calibration_images=FLAGS.calibration_images
-        or min(DEFAULT_CALIBRATION_IMAGES, len(dataset) if dataset else 0),
-        calibration_seed=FLAGS.calibration_seed,
-        overwrite=FLAGS.overwrite,
-        post_training=_post_training(),
-        target=target,
-    )
+    plan = request.plan(source)
     results = export_files(source, plan)
     failed = [result for result in results if result.failure]
     logging.info("%d of %d files in %s", len(results) - len(failed), len(results), plan.output_dir)
-    if target is not Target.NONE:
-        _log_placement(target, [result.path for result in results if result.path])
+    if plan.target is not Target.NONE:
+        _log_placement(plan.target, [result.path for result in results if result.path])
     return 1 if failed else 0
 
 
 def _output_dir() -> pathlib.Path:
     return pathlib.Path(FLAGS.output_dir or pathlib.Path(FLAGS.run_dir) / "tflite")
-
-
-def _for_edgetpu(variants: list[Variant], heads: list[Head]) -> tuple[list[Variant], list[Head]]:
-    """Returns full-integer variants and low-resolution logits, unless flags name others."""
-    if not [name for name in FLAGS.variants if name]:
-        variants = [Variant.INT8, Variant.QAT_INT8]
-    if wrong := [v.value for v in variants if v not in (Variant.INT8, Variant.QAT_INT8)]:
-        raise ValueError(
-            f"--target=edgetpu: expected variants int8 and qat_int8, got {', '.join(wrong)}; take "
-            "the others out of --variants"
-        )
-    if not FLAGS["heads"].present:
-        heads = [Head.LOGITS_LOW]
-    return variants, heads
 
 
 def _log_placement(target: Target, paths: list[pathlib.Path]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.children import run_command
 from tests.paths import ROOT
 
-PACKAGES = ("deeplab_tf", "tflite_tools", "export", "study")
+PACKAGES = ("deeplab_tf", "tflite_tools", "export", "study", "deeplab_tflite")
 """Each may import those before it, and no other."""
 UPWARD = "deeplab_tf/train.py"
 """The only module that may import upwards: its preset flags export and score what it trained."""
@@ -284,6 +284,17 @@ def test_evaluator_does_not_load_tensorflow():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+def test_python_interface_starts_no_tensorflow_to_read_files():
+    code = (
+        "import sys, deeplab_tflite as dt; first = len(sys.modules); dt.segment, dt.evaluate; "
+        "print(first < 100, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_modules_say_what_they_hold():

@@ -12,8 +12,8 @@ from absl import flags
 
 from deeplab_tf import command, sandbox
 from tflite_tools import evaluation_flags
-from tflite_tools.evaluation.evaluation import evaluate
 from tflite_tools.evaluation.mask_grid import grid_samples, write_grid
+from tflite_tools.evaluation.request import evaluate_request
 from tflite_tools.evaluation.tables import terminal_table, write_metrics
 from tflite_tools.evaluation.tiled import OFF, tiling_note
 from tflite_tools.file_list import unread_text
@@ -46,16 +46,14 @@ def main() -> int:
     request = evaluation_flags.read_request(
         tile_overlap=FLAGS.tile_overlap, mean_loss=FLAGS.mean_loss
     )
+    evaluation = evaluate_request(request)
+    results, unread, dataset = evaluation.results, evaluation.unread, evaluation.dataset
     options = request.options
-    contracts, unread = request.read_contracts()
-    dataset = request.open_dataset()
-    reference = request.reference_index(contracts)
-    results = evaluate(contracts, dataset, options=options, reference=reference)
     output_dir = _output_dir()
     write_metrics(results, dataset, options=options, output_dir=output_dir, unread=unread)
     if options.tile_overlap != OFF:
         sys.stdout.write(tiling_note(options.tile_overlap) + "\n\n")
-    table = terminal_table(results, dataset, options=options, reference=reference)
+    table = terminal_table(results, dataset, options=options, reference=evaluation.reference)
     sys.stdout.write(table + "\n")
     if unread:
         sys.stdout.write(unread_text(unread) + "\n")
@@ -67,7 +65,7 @@ def main() -> int:
         write_grid(working, dataset, samples=rows, path=picture, tile_overlap=options.tile_overlap)
         sys.stdout.write(f"\nmasks side by side: {picture}\n")
     sys.stdout.write(f"numbers: {output_dir / 'metrics.json'} and metrics.csv\n")
-    return 1 if unread or any(result.failure for result in results) else 0
+    return 1 if evaluation.failed else 0
 
 
 def _output_dir() -> pathlib.Path:

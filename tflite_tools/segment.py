@@ -19,17 +19,13 @@ from absl import flags
 
 from deeplab_tf import command, sandbox
 from deeplab_tf.data.label_list import read_label_list
-from deeplab_tf.data.preprocessing import Preprocessing
-from tflite_tools.contract import ModelContract, read_contract
 from tflite_tools.description.description import describe
 from tflite_tools.description.report import summary_lines
-from tflite_tools.evaluation.request import table_names
 from tflite_tools.evaluation_flags import define_normalization_flags, read_preprocessing
-from tflite_tools.file_list import UnreadFile, read_contracts, unread_text
-from tflite_tools.input_contract import PreprocessingSource
-from tflite_tools.segmentation.classes import ColorChoice, Model, class_list
+from tflite_tools.file_list import UnreadFile, unread_text
+from tflite_tools.segmentation.classes import ColorChoice, Model
+from tflite_tools.segmentation.models import Reading, open_models, without_normalization
 from tflite_tools.segmentation.overlay import percent
-from tflite_tools.segmentation.prediction import check_input
 from tflite_tools.segmentation.readings import FILE as READINGS
 from tflite_tools.segmentation.readings import write_readings
 from tflite_tools.segmentation.segmentation import (
@@ -76,28 +72,14 @@ def _define_flags() -> None:
     flags.DEFINE_integer("processes", 0, "Interpreters side by side; 0 = one per core.")
 
 
-def _contract(contract: ModelContract, given: Preprocessing | None, *, only: bool) -> ModelContract:
-    """Returns a contract with the caller's normalization; of several files only if it lacks one."""
-    stated = contract.preprocessing_source is not PreprocessingSource.ASSUMED
-    if given is None or (stated and not only):
-        return contract
-    return read_contract(contract.path, given, name=contract.name, output=FLAGS.output)
-
-
 def _models() -> tuple[list[Model], list[UnreadFile]]:
-    paths = [pathlib.Path(name) for name in FLAGS.model if name]
-    if not paths:
-        raise ValueError("expected a file, got none; give --model=FILE[,FILE...]")
-    given, paths = read_preprocessing(), list(dict.fromkeys(paths))
-    contracts, unread = read_contracts(paths, table_names(paths), output=FLAGS.output)
-    names = read_label_list(pathlib.Path(FLAGS.labels)) if FLAGS.labels else ()
-    models = []
-    for contract in contracts:
-        check_input(contract)
-        used = _contract(contract, given, only=len(paths) == 1)
-        classes = class_list(used, names=names, choice=ColorChoice(FLAGS.colors))
-        models.append(Model(used, classes))
-    return models, unread
+    reading = Reading(
+        read_preprocessing(),
+        FLAGS.output,
+        read_label_list(pathlib.Path(FLAGS.labels)) if FLAGS.labels else (),
+        ColorChoice(FLAGS.colors),
+    )
+    return open_models([pathlib.Path(name) for name in FLAGS.model if name], reading)
 
 
 def _ask(model: Model, source: Source, options: SegmentationOptions) -> str:
@@ -176,13 +158,8 @@ def main() -> int:
     _check_folders(options.output_dir)
     with contextlib.closing(open_source(FLAGS.input)) as source:
         source.with_fourth = any(model.contract.channels == 4 for model in models)
-        unknown = [
-            model
-            for model in models
-            if model.contract.preprocessing_source is PreprocessingSource.ASSUMED
-        ]
-        if unknown:
-            raise ValueError(_ask(unknown[0], source, options))
+        if unknown := without_normalization(models):
+            raise ValueError(_ask(unknown, source, options))
         result = Segmentation(models)
         try:
             segment(result, source, options=options)

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import enum
 import json
+import os
 import pathlib
 import shutil
 
@@ -34,7 +35,7 @@ class Phase(enum.Enum):
     """Quantization-aware training."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class RunFolder:
     """Paths of one run.
 
@@ -43,6 +44,9 @@ class RunFolder:
     """
 
     path: pathlib.Path
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        object.__setattr__(self, "path", pathlib.Path(path))
 
     @property
     def config(self) -> pathlib.Path:

@@ -113,8 +113,9 @@ def as_page(commands: dict[str, dict]) -> str:
         "# Commands",
         "",
         "Made from the commands' own flags when these pages are built. Each command also has a "
-        "console script where one is named; `--help` prints the same list. A boolean flag `--x` is "
-        "switched off by `--nox`. A list takes comma-separated values.",
+        "console script where one is named; `--help` prints the same list, `--version` the "
+        "version. A boolean flag `--x` is switched off by `--nox`. A list takes comma-separated "
+        "values.",
         "",
         "| command | console script |",
         "|---|---|",

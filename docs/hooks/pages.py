@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _COMMANDS = pathlib.Path(__file__).with_name("command_reference.py")
-_LIBRARIES = ("deeplab_tf", "tflite_tools", "export", "study")
+_LIBRARIES = ("deeplab_tflite", "deeplab_tf", "tflite_tools", "export", "study")
 _API, _API_FOLDER = "Python API", "reference/python/"
 _TOP_FILES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 

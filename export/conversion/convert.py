@@ -159,7 +159,9 @@ class ConverterProcess:
                 ),
             )
         try:
-            return self._pool.submit(convert, conversion).result()
+            with child_process.without_script():  # the first task starts the process
+                future = self._pool.submit(convert, conversion)
+            return future.result()
         except concurrent.futures.process.BrokenProcessPool as error:
             self._pool = None
             raise RuntimeError(

@@ -16,8 +16,8 @@ import typing
 
 import deeplab_tf
 import export
-import tflite_tools.flatbuffer
 from export.conversion.variants import RULES, FileSpec
+from tflite_tools import flatbuffer
 from tflite_tools.manifest import Manifest, read_manifest
 
 if typing.TYPE_CHECKING:
@@ -56,7 +56,7 @@ def folder_digest(folder: pathlib.Path) -> str:
 @functools.cache
 def code_digest() -> str:
     """Returns the sha256 of the sources that the content of a file depends on."""
-    packages = (deeplab_tf, export, tflite_tools.flatbuffer)
+    packages = (deeplab_tf, export, flatbuffer)
     paths = [
         path for package in packages for path in pathlib.Path(package.__path__[0]).rglob("*.py")
     ]

@@ -122,6 +122,7 @@ class RunSource(Source):
     Attributes:
         folder: of the run.
         best: whether to take the weights of the best validation instead of the last ones.
+        config: its configuration.
     """
 
     folder: RunFolder
@@ -129,20 +130,20 @@ class RunSource(Source):
     choosable_heads = True
 
     def __post_init__(self) -> None:
-        self._config = read_config(self.folder.path)
+        self.config = read_config(self.folder.path)
         if not any(self._weights(phase).is_file() for phase in Phase):
             raise FileNotFoundError(
                 f"{self.folder.path}: the run has not finished a phase; train it to the end, or "
                 "give --checkpoint=best if it was validated at least once"
             )
         self.quantization_aware = self._weights(Phase.QUANTIZED).is_file()
-        self.channels = self._config.model.channels
-        self.tolerated = self._config.quantization.scheme.is_stock
-        self.description = f"{self._config.model.describe()}, {self._config.data.dataset}"
+        self.channels = self.config.model.channels
+        self.tolerated = self.config.quantization.scheme.is_stock
+        self.description = f"{self.config.model.describe()}, {self.config.data.dataset}"
 
     def fingerprint(self) -> str:
         """Returns the sha256 of configuration and weights."""
-        config = json.dumps(self._config.to_json(), sort_keys=True)
+        config = json.dumps(self.config.to_json(), sort_keys=True)
         weights = [self._weights(phase) for phase in Phase if self._weights(phase).is_file()]
         return hashlib.sha256(f"{config} {file_digest(*weights)}".encode()).hexdigest()
 
@@ -153,9 +154,9 @@ class RunSource(Source):
     @property
     def named_outputs(self) -> tuple[tuple[int, str], ...]:
         """The outputs of an imported file, by their names there."""
-        if not isinstance(self._config.model, ImportedConfig):
+        if not isinstance(self.config.model, ImportedConfig):
             return ()
-        graph = self._config.model.description
+        graph = self.config.model.description
         return tuple((graph.outputs.index(node), name) for node, name in graph.named_outputs)
 
     def _weights(self, phase: Phase) -> pathlib.Path:
@@ -178,15 +179,15 @@ class RunSource(Source):
         Raises:
             ValueError: the weights do not fit the network.
         """
-        model = build_network(self._config.model, (height, width))
+        model = build_network(self.config.model, (height, width))
         stored = self._weights(phase)
         if phase is Phase.QUANTIZED:
-            config = self._config
+            config = self.config
             model = quantize_aware(
                 model, config.data.preprocessing.input_range, qat_scheme=config.quantization.scheme
             )
             arrays = read_weights(stored)
-        elif stored.is_file() and self._config.quantization.delay_step != 0:
+        elif stored.is_file() and self.config.quantization.delay_step != 0:
             arrays = read_weights(stored)
         else:
             arrays = self._arrays_inside_quantized()
@@ -208,7 +209,7 @@ class RunSource(Source):
         """
         models = {Phase.FLOAT: self.model(Phase.FLOAT, height, width)}
         if self._weights(Phase.QUANTIZED).is_file():
-            inside = build_network(self._config.model, (height, width))
+            inside = build_network(self.config.model, (height, width))
             self._load(inside, self._arrays_inside_quantized())
             models[Phase.QUANTIZED] = inside
         return models
@@ -227,12 +228,12 @@ class RunSource(Source):
     @property
     def sensor(self) -> Sensor | None:
         """The sensor of the run's range images; None for cameras."""
-        return self._config.data.sensor
+        return self.config.data.sensor
 
     @property
     def logits_alignment(self) -> Alignment:
         """Convention by which the network's logits are resized."""
-        return self._config.model.logits_alignment
+        return self.config.model.logits_alignment
 
     def float_model(self, height: int, width: int) -> keras.Model:
         """Builds the float network."""
@@ -246,34 +247,34 @@ class RunSource(Source):
         return freeze.freeze_model(model, head, alignment=self.logits_alignment)
 
 
-@dataclasses.dataclass
-class KerasFileSource(Source):
-    """A `.keras` or `.h5` file of stock layers that ends in logits.
+class KerasModelSource(Source):
+    """A Keras network of stock layers that ends in logits.
 
-    Attributes:
-        path: of the file.
+    Args:
+        model: the network, of Keras 2; not changed.
+        name: for messages and the manifest.
         output: layer that gives the output, where there are several; "" for the largest, of
             equal ones the first.
         keep_outputs: whether the files also give the other outputs.
+
+    Raises:
+        ValueError: it is no network of Keras 2 with an image as input and scores as output, or
+            its weights are not finite.
     """
 
-    path: pathlib.Path
-    output: str = ""
-    keep_outputs: bool = False
     choosable_heads = True
 
-    def fingerprint(self) -> str:
-        """Returns the sha256 of the file."""
-        return file_digest(self.path)
-
-    def __post_init__(self) -> None:
-        self.description = self.path.name
-        self._named: tuple[tuple[int, str], ...] = ()
-        self._model = self._with_chosen_output(read_keras_file(self.path))
+    def __init__(
+        self, model: keras.Model, name: str, *, output: str = "", keep_outputs: bool = False
+    ) -> None:
+        self.description = name
+        self._model, self._named = _with_chosen_output(
+            _of_keras2(model, name), name, output=output, keep=keep_outputs
+        )
         shapes = [self._model.input_shape, main_output(self._model).output_shape]
         if any(isinstance(shape, list) or len(shape) != 4 for shape in shapes):
             raise ValueError(
-                f"{self.path}: expected one input [batch, height, width, channels] and one output "
+                f"{name}: expected one input [batch, height, width, channels] and one output "
                 f"of the same rank, got {shapes[0]} and {shapes[1]}; give a segmentation network"
             )
         _, height, width, self.channels = self._model.input_shape
@@ -282,7 +283,7 @@ class KerasFileSource(Source):
         for weight in self._model.weights:
             if not np.isfinite(weight.numpy()).all():
                 raise ValueError(
-                    f"{self.path}: {weight.name} holds NaN or infinity; the training diverged"
+                    f"{name}: {weight.name} holds NaN or infinity; the training diverged"
                 )
 
     @property
@@ -290,28 +291,10 @@ class KerasFileSource(Source):
         """The outputs that are kept, by the names of their layers."""
         return self._named
 
-    def _with_chosen_output(self, model: keras.Model) -> keras.Model:
-        """Returns the network up to the chosen output, or with that output as its first."""
-        names = list(model.output_names)
-        if self.output and self.output not in names:
-            raise ValueError(f"{self.path}: no output {self.output!r}; it has {', '.join(names)}")
-        if len(names) == 1:
-            return model
-        chosen = names.index(self.output) if self.output else _largest(model.outputs)
-        if self.keep_outputs:
-            order = [chosen, *(place for place in range(len(names)) if place != chosen)]
-            self._named = tuple((order.index(place), name) for place, name in enumerate(names))
-            return keras.Model(model.inputs, [model.outputs[place] for place in order])
-        if not self.output:
-            logging.warning(
-                "%s has %d outputs (%s); %s is exported, --output chooses another, --keep_outputs "
-                "keeps all",
-                self.path,
-                len(names),
-                ", ".join(names),
-                names[chosen],
-            )
-        return keras.Model(model.inputs, model.outputs[chosen])
+    @property
+    def num_classes(self) -> int:
+        """Channels of the output."""
+        return main_output(self._model).output_shape[-1]
 
     def frozen(
         self, phase: Phase, head: Head, *, height: int, width: int
@@ -342,20 +325,82 @@ class KerasFileSource(Source):
             if not others:
                 return model
             reason = f"layer {others[0]!r} is no operator of the network graph"
-        logging.info("%s is converted to one graph first: %s", self.path, reason)
+        logging.info("%s is converted to one graph first: %s", self.description, reason)
         return super().float_model(height, width)
 
     def _resized(self, height: int, width: int) -> keras.Model:
         own = self._model.input_shape[1:3]
         if None not in own and own != (height, width):
             raise ValueError(
-                f"{self.path}: expected size {own[0]},{own[1]}, which it is built for, got "
+                f"{self.description}: expected size {own[0]},{own[1]}, which it is built for, got "
                 f"{height},{width}; give --size={own[0]},{own[1]}"
             )
         image = keras.Input((height, width, self._model.input_shape[-1]))
         model = keras.models.clone_model(self._model, input_tensors=image)
         model.set_weights(self._model.get_weights())
         return model
+
+
+class KerasFileSource(KerasModelSource):
+    """A `.keras` or `.h5` file of stock layers that ends in logits.
+
+    Args:
+        path: of the file.
+        output, keep_outputs: as of `KerasModelSource`.
+    """
+
+    def __init__(self, path: pathlib.Path, output: str = "", *, keep_outputs: bool = False) -> None:
+        self.path = path
+        super().__init__(read_keras_file(path), str(path), output=output, keep_outputs=keep_outputs)
+        self.description = path.name
+
+    def fingerprint(self) -> str:
+        """Returns the sha256 of the file."""
+        return file_digest(self.path)
+
+
+def _of_keras2(model: keras.Model, name: str) -> keras.Model:
+    if any(base.__module__.split(".")[0] == "keras" for base in type(model).__mro__):
+        raise ValueError(
+            f"{name}: is a network of Keras 3, which is in force if TensorFlow was imported before "
+            "deeplab_tflite, or if it was built with `import keras`; import deeplab_tflite first "
+            "and build with tf.keras, or save the network and give its .keras file"
+        )
+    if not isinstance(model, keras.Model) or not hasattr(model, "input_shape"):
+        raise ValueError(
+            f"{name}: expected a Keras network with an input of a known shape, got "
+            f"{type(model).__name__}; give a Functional or built Sequential one"
+        )
+    return model
+
+
+def _with_chosen_output(
+    model: keras.Model, name: str, *, output: str, keep: bool
+) -> tuple[keras.Model, tuple[tuple[int, str], ...]]:
+    """Returns the network up to the chosen output, or with that output as its first.
+
+    Also the outputs that are kept, by the names of their layers; () where one is left.
+    """
+    names = list(model.output_names)
+    if output and output not in names:
+        raise ValueError(f"{name}: no output {output!r}; it has {', '.join(names)}")
+    if len(names) == 1:
+        return model, ()
+    chosen = names.index(output) if output else _largest(model.outputs)
+    if keep:
+        order = [chosen, *(place for place in range(len(names)) if place != chosen)]
+        named = tuple((order.index(place), layer) for place, layer in enumerate(names))
+        return keras.Model(model.inputs, [model.outputs[place] for place in order]), named
+    if not output:
+        logging.warning(
+            "%s has %d outputs (%s); %s is exported, --output chooses another, --keep_outputs "
+            "keeps all",
+            name,
+            len(names),
+            ", ".join(names),
+            names[chosen],
+        )
+    return keras.Model(model.inputs, model.outputs[chosen]), ()
 
 
 def _largest(outputs: list[tf.Tensor]) -> int:

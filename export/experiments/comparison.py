@@ -18,11 +18,8 @@ from deeplab_tf import atomic_file, bounded_file
 from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.metrics.bootstrap import (
     Interval,
-    common_classes,
-    miou_difference,
     simultaneous_differences,
 )
-from deeplab_tf.metrics.resampling import Dependence
 from deeplab_tf.quantization.adaround.options import AdaRoundOptions
 from deeplab_tf.quantization.calibration.activation_ranges import RangeMethod
 from deeplab_tf.quantization.ptq.equalization import Relu6
@@ -34,6 +31,7 @@ from export.conversion.recipe import code_digest
 from export.conversion.source import Source
 from export.conversion.variants import FileSpec, Head, IoDtype, Variant
 from tflite_tools.contract import ModelContract, read_contract
+from tflite_tools.evaluation.differences import difference_from
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.evaluation.signal_to_noise import signal_to_noise_db
 from tflite_tools.flatbuffer.file_bytes import read_model_bytes
@@ -299,7 +297,7 @@ def _score(
         result, difference = results.get(method.name), None
         both: tuple[int, ...] = ()
         if method.name != REFERENCE:
-            difference, both = compare_with_float(
+            difference, both = difference_from(
                 results[REFERENCE], result, classes=classes, dependence=dependence
             )
         rows.append(
@@ -314,36 +312,6 @@ def _score(
             )
         )
     return rows
-
-
-def compare_with_float(
-    base: ModelResult,
-    result: ModelResult | None,
-    *,
-    classes: tuple[int, ...],
-    dependence: Dependence,
-) -> tuple[Interval | None, tuple[int, ...]]:
-    """Compares the mIoU of a file with that of float.
-
-    Args:
-        base: the result of float, with the confusion matrix of every image.
-        result: of the file, likewise; None where there is none.
-        classes: classes that means are taken over; empty for all.
-        dependence: which images belong together.
-
-    Returns:
-        the difference of mIoU with its interval, and the classes that both count; None and () where
-        a score is missing.
-    """
-    if result is None or result.image_matrices is None or base.image_matrices is None:
-        return None, ()
-    both = common_classes(base.image_matrices, result.image_matrices, classes=classes)
-    if not both:
-        return None, ()
-    difference = miou_difference(
-        base.image_matrices, result.image_matrices, classes=classes, dependence=dependence
-    )
-    return difference, both
 
 
 def _training_minutes(comparison: Comparison, method: Method) -> float:

@@ -4,10 +4,12 @@ import pathlib
 from collections.abc import Sequence
 
 from deeplab_tf.data.dataset import SegmentationDataset, hold_out, hold_out_groups
+from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from deeplab_tf.runs.config import read_config
 from deeplab_tf.runs.folder import RunFolder
 from export.conversion.source import RunSource
+from export.conversion.start_file import import_start
 
 
 class ExperimentRun:
@@ -93,3 +95,38 @@ class ExperimentRun:
         """Returns (height, width) of the network's input for the images of a list."""
         height, width = samples.image(0).shape[:2]
         return self.config.model.padded_size(height, width)
+
+
+def experiment_on_file(
+    path: pathlib.Path,
+    dataset: str,
+    *,
+    data_dir: str,
+    output_dir: str = "",
+    split: str = "train",
+    preprocessing: Preprocessing | None = None,
+) -> ExperimentRun:
+    """Imports a network file into the folder of the results, as the run of an experiment.
+
+    Args:
+        path: `.tflite`, `.keras`, `.h5`, or the folder of a SavedModel.
+        dataset: name of the data set.
+        data_dir: its folder.
+        output_dir: folder of the results; "" for `<name>_quantization`.
+        split: list that the input size of a network without its own is taken from.
+        preprocessing: normalization of the network's input; None for the file's own.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: the network cannot be read.
+    """
+    output_dir = output_dir or f"{path.stem}_quantization"
+    folder = import_start(
+        path,
+        pathlib.Path(output_dir),
+        dataset=open_dataset(dataset, data_dir, split=split),
+        data_dir=data_dir,
+        preprocessing=preprocessing,
+        batch_norm=False,
+    )
+    return ExperimentRun(str(folder), dataset, data_dir=data_dir, output_dir=output_dir)

@@ -8,7 +8,7 @@ from deeplab_tf.data.dataset import SegmentationDataset
 from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.data.registry import open_dataset
 from tflite_tools.contract import ModelContract
-from tflite_tools.evaluation.evaluation import EvaluationOptions
+from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.file_list import UnreadFile, read_contracts
 
 _VARIANT_ORDER = ("float32", "float16", "dynamic_range", "int16x8", "int8", "qat_int8")
@@ -22,7 +22,8 @@ class EvaluationRequest:
         models: `.tflite` files, before those of the run.
         run_dir: run folder, whose `tflite/*.tflite` are scored too, or None.
         reference: file that agreement is counted with; None for the file of variant float32.
-        dataset: registry name of the data set, or None for the one that the run was trained on.
+        dataset: registry name of the data set, or an open list, or None for the one that the run
+            was trained on.
         data_dir: folder of the data set; "" for the run's own.
         split: list of the data set.
         preprocessing: pixel normalization (mean, std); None for each file's own.
@@ -34,7 +35,7 @@ class EvaluationRequest:
     models: tuple[pathlib.Path, ...] = ()
     run_dir: pathlib.Path | None = None
     reference: pathlib.Path | None = None
-    dataset: str | None = None
+    dataset: str | SegmentationDataset | None = None
     data_dir: str = ""
     split: str = "val"
     preprocessing: Preprocessing | None = None
@@ -94,6 +95,8 @@ class EvaluationRequest:
             FileNotFoundError: the run folder has no configuration, or data are missing.
             ValueError: no data set is given, or the configuration cannot be read.
         """
+        if isinstance(self.dataset, SegmentationDataset):
+            return self.dataset
         if self.dataset is not None:
             return open_dataset(self.dataset, self.data_dir, split=self.split)
         if self.run_dir is None:
@@ -149,6 +152,47 @@ class EvaluationRequest:
             default: name of the folder inside the run folder, or inside the current one.
         """
         return pathlib.Path(given) if given else (self.run_dir or pathlib.Path()) / default
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The scores of files on one list.
+
+    Attributes:
+        results: one per file that could be read, in order.
+        unread: files that could not be read.
+        dataset: the list.
+        options: how the files were run.
+        reference: position of the file that agreement is counted with, or None.
+    """
+
+    results: list[ModelResult]
+    unread: list[UnreadFile]
+    dataset: SegmentationDataset
+    options: EvaluationOptions
+    reference: int | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a file could not be read or run."""
+        return bool(self.unread) or any(result.failure for result in self.results)
+
+
+def evaluate_request(request: EvaluationRequest) -> Evaluation:
+    """Scores the files of a request on its list.
+
+    Args:
+        request: files, list and options.
+
+    Raises:
+        FileNotFoundError: a file or a sample does not exist.
+        ValueError: no file can be read, a sample cannot, or settings do not fit together.
+    """
+    contracts, unread = request.read_contracts()
+    dataset = request.open_dataset()
+    reference = request.reference_index(contracts)
+    results = evaluate(contracts, dataset, options=request.options, reference=reference)
+    return Evaluation(results, unread, dataset, options=request.options, reference=reference)
 
 
 def table_names(paths: list[pathlib.Path]) -> list[str]:

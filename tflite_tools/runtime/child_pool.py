@@ -176,7 +176,8 @@ class ChildPool:
             args=(theirs, self._files, self._threads, self._quiet, limits),
             daemon=True,
         )
-        process.start()
+        with child_process.without_script():
+            process.start()
         theirs.close()
         return process, ours
 

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -47,7 +47,7 @@ class SegmentationOptions:
         processes: interpreters that work in parallel.
     """
 
-    output_dir: pathlib.Path
+    output_dir: pathlib.Path = pathlib.Path("segmentation")
     opacity: float = 0.55
     limit: int = 0
     tile_overlap: int = -1
@@ -168,8 +168,41 @@ def segment(result: Segmentation, source: Source, *, options: SegmentationOption
         ValueError: the only photo cannot be read, or no picture can.
         KeyboardInterrupt: Ctrl-C, after the files were completed.
     """
-    models = result.models
     folder = _Folder(options.output_dir, options.overwrite, written=result.written)
+    several = len(result.models) > 1
+    try:
+        with (
+            _output(source, options, folder=folder, several=several) as output,
+            contextlib.closing(segmented(result, source, options=options)) as pictures,
+        ):
+            for picture, drawn in pictures:
+                output.add(picture, drawn)
+    except KeyboardInterrupt:
+        result.interrupted = True
+        raise
+    finally:
+        if result.pictures:
+            folder.write_json(result.to_json())
+
+
+def segmented(
+    result: Segmentation, source: Source, *, options: SegmentationOptions
+) -> Generator[tuple[Picture, list[Drawn]], None, None]:
+    """Segments every picture and writes nothing; a picture is counted when the next is asked for.
+
+    Args:
+        result: of the files; filled while they run.
+        source: the pictures.
+        options: how they are segmented and drawn.
+
+    Yields:
+        A picture, and the mask and overlay of each file that did not fail.
+
+    Raises:
+        RuntimeError: every file fails.
+        ValueError: the only photo cannot be read, or no picture can.
+    """
+    models = result.models
     single = source.count == 1
     processes = 1 if single else options.processes
     contracts = [model.contract for model in models]
@@ -184,7 +217,6 @@ def segment(result: Segmentation, source: Source, *, options: SegmentationOption
             InterpreterPool(
                 contracts, processes, num_threads=options.processes if single else 1
             ) as pool,
-            _output(source, options, folder=folder, several=len(models) > 1) as output,
         ):
             predictions = predict_all(
                 pool,
@@ -197,17 +229,12 @@ def segment(result: Segmentation, source: Source, *, options: SegmentationOption
                 drawn = _draw(models, picture, found=found, opacity=options.opacity, source=source)
                 if not drawn:
                     break
-                output.add(picture, drawn)
+                yield picture, drawn
                 result.pictures.append(_numbers(picture, drawn, found=found, models=models))
                 bar.update()
             result.failures += [f"{contracts[m].path}: {text}" for m, text in pool.broken.items()]
-    except KeyboardInterrupt:
-        result.interrupted = True
-        raise
     finally:
         result.failures += source.failures
-        if result.pictures:
-            folder.write_json(result.to_json())
     if not result.pictures:
         raise RuntimeError("; ".join(result.failures) or "the input holds no picture")
 
@@ -261,7 +288,16 @@ def _numbers(
     )
 
 
-def _with_legend(drawn: Drawn, height: int | None = None) -> np.ndarray:
+def with_legend(drawn: Drawn, height: int | None = None) -> np.ndarray:
+    """Returns the overlay of a mask with the legend of its classes beside it.
+
+    Args:
+        drawn: the mask and its overlay.
+        height: of the legend; None for as high as it needs to be.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
+    """
     panel = overlay.legend(
         drawn.model.classes,
         drawn.model.classes.shares(drawn.mask),
@@ -406,7 +442,7 @@ class _PhotoOutput:
         for each in drawn:
             name = f"{picture.name}_{each.model.file_name}" if several else picture.name
             self.folder.save(f"{name}_mask.png", mask_image(each))
-            self.folder.save(f"{name}_overlay.jpg", Image.fromarray(_with_legend(each)))
+            self.folder.save(f"{name}_overlay.jpg", Image.fromarray(with_legend(each)))
         if several:
             sheet = comparison_sheet(picture.image, drawn)
             self.folder.save(f"{picture.name}_compared.jpg", Image.fromarray(sheet))
@@ -427,7 +463,7 @@ class _VideoOutput:
         if len(drawn) > 1:
             sheet = comparison_sheet(picture.image, drawn)
         else:
-            sheet = _with_legend(drawn[0], picture.image.shape[0])
+            sheet = with_legend(drawn[0], picture.image.shape[0])
         number = self.writer.frames
         self.writer.add(sheet, picture.seconds)
         for each in drawn if self.masks else ():

@@ -15,7 +15,6 @@ from export.experiments.comparison import (
     ComparisonResult,
     ComparisonRow,
     Method,
-    compare_with_float,
 )
 from export.experiments.comparison_report import (
     comparison_table,
@@ -26,6 +25,7 @@ from tests.children import run_command
 from tests.paths import CAMVID
 from tests.small_network import small_keras_model
 from tflite_tools.contract import read_contract
+from tflite_tools.evaluation.differences import difference_from
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult
 
 
@@ -167,7 +167,7 @@ def planted_rows():
         result = ModelResult(read_contract(CAMVID / "int8.tflite"), images=len(stack))
         result.matrix, result.image_matrices = stack.sum(0, dtype=np.int64), stack
         results.append(result)
-    difference, both = compare_with_float(results[0], results[1], classes=(), dependence=ALONE)
+    difference, both = difference_from(results[0], results[1], classes=(), dependence=ALONE)
     return [
         ComparisonRow(REFERENCE, results[0], difference=None, snr_db=None, minutes=0.0, failure=""),
         ComparisonRow(
@@ -221,7 +221,7 @@ def test_difference_is_over_the_classes_that_both_count_and_the_table_says_so(tm
 
 def test_a_failed_file_has_no_difference():
     (base, _) = planted_rows()
-    nothing = compare_with_float(base.result, None, classes=(), dependence=ALONE)
+    nothing = difference_from(base.result, None, classes=(), dependence=ALONE)
     assert nothing == (None, ())
 
 
