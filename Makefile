@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 DEMO := demo
 
-.PHONY: demo test test-fast test-clients test-frameworks mutants fuzz lint format docs clean
+.PHONY: demo test test-fast test-clients test-frameworks mutants fuzz lint format docs wheel clean
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -68,5 +68,9 @@ format: $(INSTALLED)
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# One file in dist/ that installs one import name, deeplab_tflite (docs/decisions.md).
+wheel: $(INSTALLED)
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf $(VENV) .mutants .fuzz $(DEMO) build site *.egg-info clients/.envs clients/browser/node_modules
+	rm -rf $(VENV) .mutants .fuzz $(DEMO) build dist site *.egg-info clients/.envs clients/browser/node_modules
