@@ -71,7 +71,7 @@ def open_dataset(name: str, data_dir: Path = "", *, split: str = "val") -> Segme
     return _open_dataset(name, os.fspath(data_dir), split=split)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Scores(Table):
     """Scores of files on a labelled list.
 
@@ -221,7 +221,7 @@ def evaluate(
     return Scores(evaluate_request(request))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Masks(Table):
     """Masks of pictures.
 
@@ -327,7 +327,7 @@ def segment(
         return Masks(result, [drawn for _, drawn in segmented(result, source, options=options)])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Findings(Table):
     """What is wrong with a file.
 

@@ -106,7 +106,7 @@ def training_config(
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrainedRun(Table):
     """A finished training; a path of its folder.
 
@@ -149,7 +149,7 @@ def train(config: TrainingConfig, run_dir: Path) -> TrainedRun:
     return TrainedRun(folder, train_run(config, folder))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ExportedFiles(Table):
     """The files of an export; iterates over the paths of those that were made.
 
@@ -229,7 +229,7 @@ def _members(name: str, values: Sequence[Any], *, kind: Any) -> tuple[Any, ...]:
     return tuple(command.enum_members(name, texts, kind=kind))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class QuantizedFile(Table):
     """An int8 file and the float file of the same network; a path of the first.
 
@@ -332,7 +332,7 @@ def _steps(name: str) -> PostTraining | None:
     return known[name]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class MethodScores(Table):
     """Scores of quantization methods.
 
@@ -443,7 +443,7 @@ def compare(
     return MethodScores(result, comparison)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ImportedNetwork(Table):
     """A network that was read from a `.tflite`; a path of its folder, which is a run to train.
 

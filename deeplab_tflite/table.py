@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
+from tflite_tools.text_table import align
+
 if TYPE_CHECKING:
     import pandas
 
@@ -46,6 +48,14 @@ class Table(abc.ABC):
                 "use rows()"
             ) from error
         return pandas.DataFrame(self.rows())
+
+    def __repr__(self) -> str:
+        rows = self.rows()
+        # Numbers to the right, as in the tables of the commands.
+        numbers = {name for row in rows for name, value in row.items() if isinstance(value, float)}
+        header = [(name, ">" if name in numbers else "<") for name in (rows[0] if rows else {})]
+        table = align(header, [[_cell(value) for value in row.values()] for row in rows])
+        return "\n".join([f"{type(self).__name__}:", table, *self.notes()])
 
     def _repr_html_(self) -> str:
         rows = self.rows()

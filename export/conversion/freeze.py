@@ -4,7 +4,10 @@ With a dynamic batch the converter turns every atrous convolution into SPACE_TO_
 and BATCH_TO_SPACE, and does not fold the batch norm behind it.
 """
 
+import contextlib
+import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -244,6 +247,19 @@ def write_saved_model(frozen: tf.types.experimental.ConcreteFunction, folder: pa
         module.serve = frozen
         # Nobody trains a frozen function; the gradients of swish could not be saved either.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-        tf.saved_model.save(module, str(temporary), signatures=frozen, options=options)
+        with _without_notes():
+            tf.saved_model.save(module, str(temporary), signatures=frozen, options=options)
         graph = frozen.graph.as_graph_def().SerializeToString()
         atomic_file.write_bytes(temporary / FROZEN_GRAPH, graph)
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keeps "Assets written to ..." out of notebooks, where TensorFlow shows its notes."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -100,8 +100,17 @@ def test_scores_as_a_table(scores):
         _ = scores["other"]
 
 
+def test_a_result_prints_as_a_table(scores):
+    title, header, float32, int8, *notes = repr(scores).splitlines()
+    assert title == "Scores:"
+    assert header.split()[:2] == ["file", "miou_percent"]
+    assert float32.startswith("float32 ")
+    assert int8.startswith("int8 ")
+    assert "12 images" in notes[0]
+
+
 def test_a_table_escapes_what_files_say():
-    @dataclasses.dataclass(frozen=True)
+    @dataclasses.dataclass(frozen=True, repr=False)
     class Named(Table):
         def rows(self):
             return [{"<b>": "<script>", "known": None, "share": 0.123456}]
