@@ -65,6 +65,7 @@ def _compress(folder):
     (folder / "output.txt").write_text(f"{done.returncode}\n{done.stdout}\n{done.stderr}")
 
 
+@pytest.mark.slow
 def test_the_file_meets_its_budget(compressed):
     folder, output = compressed
     assert output.startswith("0\n"), output[-2000:]
@@ -85,6 +86,7 @@ def test_the_file_meets_its_budget(compressed):
     assert len((folder / "compression.csv").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_the_result_is_a_run(compressed):
     folder, _ = compressed
     config = read_config(folder)
@@ -101,6 +103,7 @@ def test_the_result_is_a_run(compressed):
     np.testing.assert_array_equal(model(image), again(image))
 
 
+@pytest.mark.slow
 def test_an_earlier_result_is_not_replaced(compressed):
     folder, _ = compressed
     done = compress(f"--run_dir={folder.parent}", "--time=0.5")
