@@ -310,7 +310,10 @@ def benchmark_json(
         "options": dataclasses.asdict(options),
         "versions": versions,
         "machine": machine,
-        "models": [_result_json(result, peaks) for result in results],
+        "models": [
+            _result_json(result, peaks) | {"download_bytes": result.contract.download_bytes}
+            for result in results
+        ],
         "peaks": [_result_json(peak, peaks) for peak in peaks.values()],
         "profiles": [_profile_json(profile) for profile in profiles],
     }
@@ -321,7 +324,6 @@ def _result_json(result: Benchmark, peaks: dict[bool, Benchmark]) -> dict:
         "model": result.contract.name,
         "file": result.contract.path.name,
         "size_bytes": result.contract.size_bytes,
-        "download_bytes": result.contract.download_bytes,
         "multiply_adds": result.multiply_adds,
         "peak": "int8" if result.integer else "float32",
         "memory_mb": result.memory_mb,
