@@ -25,6 +25,8 @@ def command_modules() -> list[str]:
     found = []
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
+            if any(part.startswith(".") for part in path.relative_to(ROOT).parts):
+                continue  # environments of clients
             tree = ast.parse(path.read_text())
             if any(isinstance(n, ast.FunctionDef) and n.name == "console" for n in tree.body):
                 parts = path.relative_to(ROOT).with_suffix("").parts
