@@ -75,7 +75,7 @@ def define_timing_flags() -> None:
 
 
 def output_dir(given: str, *, default: str) -> pathlib.Path:
-    """Returns the folder for results, as `EvaluationRequest.output_dir` does, before any check.
+    """Returns the folder for results.
 
     Args:
         given: the command's --output_dir, or "".

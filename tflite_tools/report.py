@@ -45,7 +45,7 @@ def main() -> int:
         1 if a file could not be read or failed, else 0.
     """
     request = evaluation_flags.read_request(block_length=FLAGS.block_length)
-    output_dir = request.output_dir(FLAGS.output_dir, default="report")
+    output_dir = evaluation_flags.output_dir(FLAGS.output_dir, default="report")
     check_output_dir(output_dir, FLAGS.overwrite)
     run_config = request.run_config()
     contracts, unread = request.read_contracts()

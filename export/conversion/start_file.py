@@ -1,6 +1,5 @@
 """A file of any kind as the start of a training: imported into a folder that --init_from takes."""
 
-import hashlib
 import json
 import pathlib
 
@@ -12,6 +11,7 @@ from deeplab_tf.data.preprocessing import Preprocessing
 from deeplab_tf.runs.folder import Phase
 from export.conversion.foreign_operators import SAVED_MODEL
 from export.conversion.imported import float_file
+from export.conversion.recipe import file_digest
 from export.conversion.source import KerasFileSource, SavedModelSource, Source
 from export.conversion.variants import Head
 from tflite_tools.to_keras.convert import ImportConfig, convert
@@ -113,12 +113,7 @@ def _write_float_file(source: Source, path: pathlib.Path, *, size: tuple[int, in
 
 def _digest(path: pathlib.Path) -> str:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):  # a file may be larger than the memory
-                digest.update(block)
-    return digest.hexdigest()
+    return file_digest(*files)
 
 
 def _is_done(stored: pathlib.Path, record: dict) -> bool:

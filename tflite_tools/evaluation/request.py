@@ -144,15 +144,6 @@ class EvaluationRequest:
                 return index
         return None
 
-    def output_dir(self, given: str, *, default: str) -> pathlib.Path:
-        """Returns the folder for results.
-
-        Args:
-            given: the caller's choice, or "".
-            default: name of the folder inside the run folder, or inside the current one.
-        """
-        return pathlib.Path(given) if given else (self.run_dir or pathlib.Path()) / default
-
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:

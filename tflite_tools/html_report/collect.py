@@ -9,7 +9,6 @@ import importlib.metadata
 import math
 import pathlib
 import platform
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from tflite_tools.evaluation.boundaries import count_boundaries
 from tflite_tools.evaluation.evaluation import EvaluationOptions, ModelResult, evaluate
 from tflite_tools.evaluation.tables import kernels_line, notes_on_scores, result_to_json
 from tflite_tools.file_list import UnreadFile, unread_json
+from tflite_tools.json_values import finite
 from tflite_tools.manifest import Manifest, read_manifest
 from tflite_tools.versions import versions
 
@@ -115,7 +115,7 @@ class Report:
             "unread": unread_json(list(self.unread)),
             "phones": list(self.phones),
         }
-        return _finite(values)
+        return finite(values)
 
     def _classes(self) -> list[dict]:
         names, colors = self.dataset.label_set.names, self.dataset.label_set.colors
@@ -252,12 +252,3 @@ def _plain(interval: Interval | None) -> dict | None:
 def _mean(values: np.ndarray) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else math.nan
-
-
-def _finite(value: Any) -> Any:
-    """Replaces NaN and infinity by None, since JSON does not have them."""
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
