@@ -107,7 +107,7 @@ def render(document: dict, album: pictures.Album, *, report: Report) -> str:
         fewest_units=FEWEST_UNITS,
         recommendation=summary.recommendation(document),
         findings=summary.findings(document),
-        twins=summary.twins(document),
+        same_masks=summary.same_masks(document),
         warnings=summary.warnings(document),
         uneven=uneven(document),
         trade_off=charts.trade_off(document) if scored else "",

@@ -53,7 +53,7 @@ def recommendation(document: dict) -> str:
     )
 
 
-def twins(document: dict) -> dict[str, str]:
+def same_masks(document: dict) -> dict[str, str]:
     """Returns {file with a class map: file with logits} of those that give the same masks.
 
     Args:
@@ -84,13 +84,14 @@ def findings(document: dict) -> list[str]:
     Args:
         document: `Report.document()`.
     """
-    base, sentences, twin_of = _reference(document), [], twins(document)
+    base, sentences = _reference(document), []
+    class_maps, over_others = same_masks(document), uneven(document)
     for model in document["models"]:
         change = model.get("miou_change")
-        if base is None or not change or model["model"] in twin_of:
+        if base is None or not change or model["model"] in class_maps:
             continue
         words = [f"{model['model']}: {points(change['difference'])} points of mIoU"]
-        if model["model"] in uneven(document):
+        if model["model"] in over_others:
             words[0] += f" over the {len(model['changed_over'])} classes that both files count"
         if change["too_few"]:
             words.append(
@@ -103,7 +104,7 @@ def findings(document: dict) -> list[str]:
         if worst:
             name, lost = worst
             words.append(f"hurt most: {name} {points(lost['difference'])}")
-        same = [twin for twin, other in twin_of.items() if other == model["model"]]
+        same = [name for name, other in class_maps.items() if other == model["model"]]
         ending = f"; the same masks as a class map: {', '.join(same)}." if same else "."
         sentences.append(", ".join(words) + ending)
     return sentences

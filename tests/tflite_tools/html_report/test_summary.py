@@ -75,7 +75,7 @@ def test_class_maps_with_the_same_masks_are_folded():
         model("int8_argmax", miou=0.6901, change=(-0.01, -0.02, 0.005), head="argmax"),
         model("other_argmax", miou=0.5, change=(-0.2, -0.3, -0.1), head="argmax"),
     )
-    assert summary.twins(document(*files)) == {"int8_argmax": "int8"}
+    assert summary.same_masks(document(*files)) == {"int8_argmax": "int8"}
     first, second = summary.findings(document(*files))
     assert first.endswith("; the same masks as a class map: int8_argmax.")
     assert second.startswith("other_argmax")
