@@ -12,12 +12,12 @@ import sys
 
 import pytest
 import tensorflow as tf
-from PIL import Image
 
 from deeplab_tf.data.readers.synthetic import LABEL_SET as SCENE_CLASSES
 from deeplab_tf.data.readers.synthetic import draw_scene
 from tests.children import run_command
 from tests.deeplab_tf.data.convert import written
+from tests.docs import example_folder
 from tests.export.rewriting.tf_functions import converted
 from tests.phone_results import phone_result
 
@@ -169,19 +169,7 @@ def workplace(tmp_path_factory):
     """A folder in which the guides' commands find what they name."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "runs" / "mine" / "tflite").mkdir(parents=True)
-    for name in ("runs/mine/tflite/int8", "int8", "theirs"):
-        for suffix in (".tflite", ".json"):
-            shutil.copy(ZOO / f"int8{suffix}", folder / f"{name}{suffix}")
-    photos = folder / "photos"
-    for kind in ("images", "labels"):
-        (photos / kind).mkdir(parents=True)
-    for seed in range(10):
-        image, label = draw_scene(seed)
-        Image.fromarray(image).save(photos / "images" / f"{seed}.png")
-        Image.fromarray(label).save(photos / "labels" / f"{seed}.png")
-    names = json.loads((ZOO / "labels.json").read_text())["names"]
-    (photos / "classes.txt").write_text("\n".join(names))
-    Image.fromarray(draw_scene(0)[0]).save(folder / "street.jpg")
+    example_folder.fill(folder, ("runs/mine/tflite/int8", "int8", "theirs"))
     return folder
 
 

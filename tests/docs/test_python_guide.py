@@ -2,16 +2,15 @@
 
 import contextlib
 import io
-import json
 import re
-import shutil
 
 import pytest
 from PIL import Image
 
 import deeplab_tflite as dt
 from deeplab_tf.data.readers.synthetic import draw_scene
-from tests.paths import CAMVID, ROOT
+from tests.docs import example_folder
+from tests.paths import ROOT
 
 GUIDE = ROOT / "docs" / "guides" / "python.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
@@ -30,19 +29,7 @@ def section(title: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """What the examples name: photos, files, a picture."""
-    for name in ("int8", "theirs"):
-        for suffix in (".tflite", ".json"):
-            shutil.copy(CAMVID / f"int8{suffix}", tmp_path / f"{name}{suffix}")
-    photos = tmp_path / "photos"
-    for kind in ("images", "labels"):
-        (photos / kind).mkdir(parents=True)
-    for seed in range(10):
-        image, label = draw_scene(seed)
-        Image.fromarray(image).save(photos / "images" / f"{seed}.png")
-        Image.fromarray(label).save(photos / "labels" / f"{seed}.png")
-    names = json.loads((CAMVID / "labels.json").read_text())["names"]
-    (photos / "classes.txt").write_text("\n".join(names))
-    Image.fromarray(draw_scene(0)[0]).save(tmp_path / "street.jpg")
+    example_folder.fill(tmp_path, ("int8", "theirs"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
